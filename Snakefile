@@ -1,0 +1,346 @@
+"""The article, from images to PDF: `snakemake --cores 4`.
+
+`--configfile config/smoke.yaml` runs everything on tiny data, `--config data=PATH` on your own
+images. A rule is run again if its inputs change or the sections of the configuration that it
+watches; the settings themselves are read from the resolved copy in <results>/config.yaml.
+"""
+
+from pathlib import Path
+
+from vitdm import config as schema
+
+if not workflow.configfiles:
+
+    configfile: "config/paper.yaml"
+
+
+try:
+    SETTINGS = schema.build(config, ", ".join(map(str, workflow.configfiles)))
+    schema.check_data(SETTINGS)
+except schema.InputError as error:
+    raise WorkflowError(str(error)) from None
+
+OUT = SETTINGS.results
+CONFIG = f"{OUT}/config.yaml"
+schema.save(SETTINGS, CONFIG)
+
+FIGURES = "figures" if SETTINGS.publish else f"{OUT}/figures"
+TABLES = "paper/tables" if SETTINGS.publish else f"{OUT}/tables"
+PAPER = "paper" if SETTINGS.publish else f"{OUT}/paper"
+
+SHARDS = [f"{OUT}/shards/{k}-of-{SETTINGS.shards}" for k in range(SETTINGS.shards)]
+DATASET = multiext(f"{OUT}/dataset/", "images.npy", "catalog.csv", "dataset.json")
+PROCESSED = multiext(f"{OUT}/processed/", "images.npy", "catalog.csv", "dataset.json")
+RUN = ("metrics.json", "history.csv", "config.yaml", "model.safetensors")
+RUNS = [f"{run}_seed{k}" for run in SETTINGS.runs for k in range(SETTINGS.run_seeds)]
+FINAL = [f"seed{k}" for k in range(SETTINGS.final.seeds)]
+SIMULATED = SETTINGS.data == "simulate"
+
+# What each notebook reads, and the figures and tables of the article that it draws.
+NOTEBOOKS = {
+    "01_feature_discovery": {
+        "reads": [*DATASET, *PROCESSED, f"{OUT}/features.csv"],
+        "figures": ["lens_gallery", "processing_steps", "rotation_test", "feature_distributions"],
+        "tables": ["features"],
+    },
+    "02_feature_comparison": {
+        "reads": [*PROCESSED, f"{OUT}/features.csv"],
+        "figures": ["feature_auc", "feature_correlation"],
+        "tables": ["feature_ranking"],
+    },
+    "03_model": {
+        "reads": [*PROCESSED, *expand(f"{OUT}/runs/{{run}}/metrics.json", run=RUNS)],
+        "figures": ["shifted_patches", "attention", "training_history", "runs"],
+        "tables": ["runs"],
+    },
+    "04_optimisation": {
+        "reads": [f"{OUT}/tune/best.json", f"{OUT}/tune/trials.csv"],
+        "figures": ["tune_convergence", "tune_evaluations", "tune_objective", "tune_learning_rate"],
+        "tables": ["tune_best"],
+    },
+    "05_final_test": {
+        "reads": [*DATASET, f"{OUT}/features.csv", f"{OUT}/evaluation/metrics.json"],
+        "figures": ["roc_curve", "confusion_matrix", "failures", "headline"]
+        + ["sensitivity"] * SIMULATED,
+        "tables": ["results", "per_class", "confusion"],
+    },
+}
+
+
+def watch(*sections):
+    """Return the sections of the configuration whose change runs a rule again."""
+    return {name: SETTINGS.model_dump(mode="json")[name] for name in ("seed", *sections)}
+
+
+wildcard_constraints:
+    run="|".join(RUNS) or "none",
+    k="[0-9]+",
+
+
+localrules:
+    all,
+
+
+rule all:
+    input:
+        multiext(f"{PAPER}/paper", ".pdf", ".html", ".tex"),
+        expand(f"{OUT}/notebooks/{{name}}.ipynb", name=NOTEBOOKS),
+
+
+# -------------------------------------------------------------------------------- images
+
+if SIMULATED:
+
+    rule simulate:
+        input:
+            SETTINGS.population,
+        output:
+            multiext(
+                f"{OUT}/shards/{{k}}-of-{SETTINGS.shards}/",
+                "images.npy",
+                "catalog.csv",
+                "dataset.json",
+            ),
+        params:
+            out=lambda wildcards, output: Path(output[0]).parent,
+            shard=lambda wildcards: f"{wildcards.k}/{SETTINGS.shards}",
+            watch=watch("n_images"),
+        log:
+            f"{OUT}/logs/simulate_{{k}}.log",
+        conda:
+            "environment.yml"
+        shell:
+            "vitdm simulate --config {CONFIG} --shard {params.shard} --out {params.out}"
+            " 2>&1 | tee {log}"
+
+    rule merge:
+        input:
+            expand("{shard}/images.npy", shard=SHARDS),
+        output:
+            DATASET,
+        params:
+            shards=SHARDS,
+            out=f"{OUT}/dataset",
+        log:
+            f"{OUT}/logs/merge.log",
+        conda:
+            "environment.yml"
+        shell:
+            "vitdm merge {params.shards} --out {params.out} 2>&1 | tee {log}"
+
+else:
+
+    rule ingest:
+        input:
+            SETTINGS.data,
+        output:
+            DATASET,
+        params:
+            out=f"{OUT}/dataset",
+            watch=watch("n_images"),
+        log:
+            f"{OUT}/logs/ingest.log",
+        conda:
+            "environment.yml"
+        shell:
+            "vitdm ingest {input} --config {CONFIG} --out {params.out} 2>&1 | tee {log}"
+
+
+rule preprocess:
+    input:
+        DATASET,
+    output:
+        PROCESSED,
+    params:
+        dataset=f"{OUT}/dataset",
+        out=f"{OUT}/processed",
+        watch=watch("preprocess"),
+    log:
+        f"{OUT}/logs/preprocess.log",
+    conda:
+        "environment.yml"
+    shell:
+        "vitdm preprocess {params.dataset} --config {CONFIG} --out {params.out} 2>&1 | tee {log}"
+
+
+rule features:
+    input:
+        DATASET,
+    output:
+        f"{OUT}/features.csv",
+    params:
+        dataset=f"{OUT}/dataset",
+        watch=watch("preprocess", "features"),
+    log:
+        f"{OUT}/logs/features.log",
+    conda:
+        "environment.yml"
+    shell:
+        "vitdm features {params.dataset} --config {CONFIG} --out {output} 2>&1 | tee {log}"
+
+
+# ------------------------------------------------------------------------------ training
+
+
+rule train:
+    input:
+        PROCESSED,
+        features=f"{OUT}/features.csv",
+    output:
+        expand(f"{OUT}/runs/{{{{run}}}}/{{file}}", file=[*RUN, "predictions.csv"]),
+    params:
+        processed=f"{OUT}/processed",
+        out=f"{OUT}/runs/{{run}}",
+        name=lambda wildcards: wildcards.run.rpartition("_seed")[0],
+        seed=lambda wildcards: wildcards.run.rpartition("_seed")[2],
+        watch=watch("task", "model", "train", "runs"),
+    log:
+        f"{OUT}/logs/train_{{run}}.log",
+    conda:
+        "environment.yml"
+    shell:
+        "vitdm train {params.processed} --features {input.features} --config {CONFIG}"
+        " --run {params.name} --seed {params.seed} --out {params.out} 2>&1 | tee {log}"
+
+
+rule tune:
+    input:
+        PROCESSED,
+        features=f"{OUT}/features.csv",
+    output:
+        multiext(f"{OUT}/tune/", "best.json", "trials.csv"),
+    params:
+        processed=f"{OUT}/processed",
+        out=f"{OUT}/tune",
+        watch=watch("task", "model", "train", "tune"),
+    priority: 10  # the longest job: start it first
+    log:
+        f"{OUT}/logs/tune.log",
+    conda:
+        "environment.yml"
+    shell:
+        "vitdm tune {params.processed} --features {input.features} --config {CONFIG}"
+        " --out {params.out} 2>&1 | tee {log}"
+
+
+rule train_final:
+    input:
+        PROCESSED,
+        features=f"{OUT}/features.csv",
+        best=f"{OUT}/tune/best.json",
+    output:
+        expand(f"{OUT}/final/seed{{{{k}}}}/{{file}}", file=RUN),
+    params:
+        processed=f"{OUT}/processed",
+        search=f"{OUT}/tune",
+        out=f"{OUT}/final/seed{{k}}",
+        epochs=SETTINGS.final.epochs,
+        watch=watch("task", "model", "train"),
+    log:
+        f"{OUT}/logs/final_seed{{k}}.log",
+    conda:
+        "environment.yml"
+    shell:
+        "vitdm train {params.processed} --features {input.features} --config {CONFIG}"
+        " --final {params.search} --seed {wildcards.k} --out {params.out} 2>&1 | tee {log}"
+
+
+rule evaluate:  # the only rule that reads the test split
+    input:
+        PROCESSED,
+        features=f"{OUT}/features.csv",
+        runs=expand(f"{OUT}/final/{{seed}}/model.safetensors", seed=FINAL),
+    output:
+        multiext(f"{OUT}/evaluation/", "metrics.json", "predictions.csv", "roc.csv"),
+    params:
+        processed=f"{OUT}/processed",
+        runs=expand(f"{OUT}/final/{{seed}}", seed=FINAL),
+        out=f"{OUT}/evaluation",
+        bootstrap=SETTINGS.final.bootstrap,
+    log:
+        f"{OUT}/logs/evaluate.log",
+    conda:
+        "environment.yml"
+    shell:
+        "vitdm evaluate {params.processed} {params.runs} --features {input.features}"
+        " --config {CONFIG} --out {params.out} 2>&1 | tee {log}"
+
+
+# ------------------------------------------------------------------ notebooks and article
+
+
+rule convert_notebook:
+    input:
+        "notebooks/{name}.py",
+    output:
+        temp(f"{OUT}/notebooks/source/{{name}}.ipynb"),
+    log:
+        f"{OUT}/logs/convert_{{name}}.log",
+    conda:
+        "environment.yml"
+    shell:
+        "jupytext --quiet --to ipynb --output {output} {input} > {log} 2>&1"
+
+
+for name, notebook in NOTEBOOKS.items():
+
+    rule:
+        name:
+            f"notebook_{name[:2]}"
+        input:
+            notebook["reads"],
+            notebook=f"{OUT}/notebooks/source/{name}.ipynb",
+        output:
+            expand(
+                f"{FIGURES}/{{figure}}.{{ext}}",
+                figure=notebook["figures"],
+                ext=["pdf", "json"],
+            ),
+            report(
+                expand(f"{FIGURES}/{{figure}}.png", figure=notebook["figures"]),
+                category=name[3:].replace("_", " "),
+                caption="paper/report/figure.rst",
+            ),
+            report(
+                expand(f"{TABLES}/{{table}}.csv", table=notebook["tables"]),
+                category=name[3:].replace("_", " "),
+                caption="paper/report/table.rst",
+            ),
+            executed=f"{OUT}/notebooks/{name}.ipynb",
+            numbers=f"{OUT}/numbers/{name[:2]}.json",
+        params:
+            figures=FIGURES,
+            tables=TABLES,
+        retries: 1  # kernels that start together may race for a port (papermill issue 511)
+        log:
+            f"{OUT}/logs/notebook_{name}.log",
+        conda:
+            "environment.yml"
+        shell:
+            "papermill {input.notebook} {output.executed} --kernel python3 --cwd ."
+            " -p results {OUT} -p figures {params.figures} -p tables {params.tables}"
+            " --no-progress-bar > {log} 2>&1"
+
+
+rule paper:
+    input:
+        expand("paper/{file}", file=["paper.md", "references.bib", "crossref.lua"]),
+        expand("paper/{file}", file=["build.py", "article.typ", "article.css"]),
+        expand(f"{OUT}/numbers/{{name}}.json", name=[name[:2] for name in NOTEBOOKS]),
+        [f"{FIGURES}/{figure}.pdf" for n in NOTEBOOKS.values() for figure in n["figures"]],
+        [f"{TABLES}/{table}.csv" for n in NOTEBOOKS.values() for table in n["tables"]],
+    output:
+        report(f"{PAPER}/paper.pdf", category="article", caption="paper/report/paper.rst"),
+        multiext(f"{PAPER}/paper", ".html", ".tex"),
+    params:
+        figures=FIGURES,
+        tables=TABLES,
+        out=PAPER,
+        watch=SETTINGS.model_dump(mode="json"),
+    log:
+        f"{OUT}/logs/paper.log",
+    conda:
+        "environment.yml"
+    shell:
+        "python paper/build.py --results {OUT} --figures {params.figures}"
+        " --tables {params.tables} --out {params.out} 2>&1 | tee {log}"

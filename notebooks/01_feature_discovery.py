@@ -1,0 +1,325 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 1. Feature discovery
+#
+# A massive galaxy bends the light of whatever lies behind it. If a second galaxy stands almost
+# exactly behind the first, we see it several times, stretched into arcs or closed into a ring. Most
+# of the bending mass is dark, so the shape of the arcs is one of the few places where the small-scale
+# structure of dark matter can be seen at all. This notebook
+#
+# 1. says what clumps of dark matter do to an arc,
+# 2. looks at the images and at their noise,
+# 3. follows one image on its way to the network, and tests that way,
+# 4. defines numbers with a physical meaning, *features*, and shows how they are distributed.
+#
+# Nothing is trained here, and the test split is not looked at.
+
+# %% tags=["parameters"]
+results = "results/smoke"
+figures = "results/smoke/figures"
+tables = "results/smoke/tables"
+
+# %%
+from vitdm import notebook
+
+out = notebook.start(results, figures, tables, name="01_feature_discovery")
+
+# %%
+import cv2
+import numpy as np
+import pandas as pd
+
+from vitdm import config, dataset, features, plots, preprocess, simulate
+
+raw = dataset.Dataset.open(out.results / "dataset")
+processed = dataset.Dataset.open(out.results / "processed")
+measured = dataset.read_catalog(out.results / "features.csv")
+catalog, settings = processed.catalog, out.config.preprocess
+development = np.flatnonzero(catalog["split"] != "test")
+_, classes = raw.labels("multiclass")
+simulated = out.config.data == "simulate"
+population = config.load_population(out.config.population) if simulated else None
+print(f"{len(catalog)} images of {raw.images.shape[1]} × {raw.images.shape[2]} pixels")
+
+# %% [markdown]
+# The images are divided into four splits, each with the same proportion of the classes. **train** and
+# **valid** teach the models and stop their training in time, **opt** judges settings, and **test** is
+# opened once, in notebook 05.
+
+# %%
+# NBVAL_CHECK_OUTPUT
+pd.crosstab(catalog["class"], catalog["split"]).loc[classes, list(config.SPLITS)]
+
+# %% [markdown]
+# ## 1.1 The physics: what substructure does to an arc
+#
+# Let $\boldsymbol\theta$ be the direction in which we see a point and $\boldsymbol\beta$ the direction
+# in which it would stand without the lens. The two are related by the **lens equation**
+#
+# $$
+# \boldsymbol\beta = \boldsymbol\theta - \boldsymbol\alpha(\boldsymbol\theta), \qquad
+# \boldsymbol\alpha = \boldsymbol\alpha_\text{halo} + \sum_i \boldsymbol\alpha_i ,
+# $$
+#
+# where $\boldsymbol\alpha$ is the deflection: one smooth term for the halo, and one for each clump. A
+# point of mass $m$ at $\boldsymbol\theta_i$ deflects towards itself by
+#
+# $$
+# \boldsymbol\alpha_i = \theta_{\mathrm E,i}^2\,
+# \frac{\boldsymbol\theta - \boldsymbol\theta_i}{|\boldsymbol\theta - \boldsymbol\theta_i|^2},
+# \qquad
+# \theta_{\mathrm E,i} = \sqrt{\frac{4 G m}{c^2}\,\frac{D_{LS}}{D_L D_S}} \propto \sqrt m .
+# $$
+#
+# Lensing conserves surface brightness: it only moves light about. A clump next to an arc therefore
+# shifts the arc locally by about $|\boldsymbol\alpha_i|$, and, because it pulls neighbouring points by
+# different amounts, stretches or shrinks it there. Three consequences can be looked for:
+#
+# - **Local brightness.** A piece of arc that is stretched covers more pixels and is brighter in sum;
+#   an image may split, or gain a knot.
+# - **Local geometry.** The arc leaves the smooth curve that the halo alone would draw.
+# - **Global geometry.** All mass inside the ring adds to the deflection. If clumps come *on top of* the
+#   halo, the Einstein radius of the whole grows: the ring gets larger.
+#
+# **Cold dark matter** makes compact subhalos all over the halo. In a **condensate of axion-like
+# particles** with a mass near $10^{-23}$ eV, whose de Broglie wave is as large as a galaxy, vortices
+# can form instead. A vortex is modelled as a line of mass; the lighter the particle, the longer the
+# line. Its pull acts along the whole line, and far away from it as if it were a point.
+
+# %%
+if simulated:
+    half = (population.num_pix - 1) / 2
+    source = 0.4 * population.source_offset * np.array([1.0, 0.5])
+    perturbed = {}
+    for number, kind in enumerate(name for name in classes if name != "no_sub"):
+        draw = np.random.default_rng([out.config.seed, number])
+        x, y, masses, _ = simulate.draw_substructure(kind, draw, population)
+        image = simulate.render(population, *source, x, y, masses)
+        position = (half + x / population.pixel_scale, half + y / population.pixel_scale)
+        perturbed[kind] = (image, *position, 60 * masses / masses.max() if kind == "cdm" else 2)
+    smooth = simulate.render(population, *source, *np.empty((3, 0)))
+    out.figure(plots.perturbations(smooth, perturbed), "perturbations")
+else:
+    print("How these images were made is not known here, so this figure is not drawn.")
+
+# %% [markdown]
+# *Above*, the same source behind the same halo, without noise: smooth, and with substructure. *Below*,
+# what the substructure changed, in percent of the peak brightness; black dots are the masses, in the
+# middle panel with an area proportional to the mass. A red rim beside a blue one is a piece of arc
+# that moved. Two things strike the eye: the differences follow the whole ring, for the added mass
+# pushes all of it outwards, and finer structure stands near the heavier clumps. The network
+# has to find such differences in one noisy image, without the smooth twin to compare with.
+
+# %% [markdown]
+# ## 1.2 The images
+#
+# Each row shows lenses of one class, as the network sees them (section 1.4), on one brightness scale.
+
+# %%
+train = np.flatnonzero(catalog["split"] == "train")
+chosen = {name: train[(catalog["class"].iloc[train] == name).to_numpy()][:5] for name in classes}
+gallery = {name: np.array(processed.images[rows]) for name, rows in chosen.items()}
+pixel_scale = population.pixel_scale if simulated else None
+out.figure(plots.lens_gallery(gallery, pixel_scale), "lens_gallery")
+
+# %% [markdown]
+# Within a row the images differ mostly because the source stands at another place behind the lens: on
+# the axis it makes a ring, off the axis a long arc with a small counter-image across. Between rows
+# hardly any difference can be told by eye. That is the problem in one picture: the parameters nobody
+# asks for move more light than the one we want to know.
+#
+# ## 1.3 The noise
+#
+# To decide what is light of the source, we have to know the noise. Sky level and rms are measured in
+# each image by sigma clipping: take the median and the rms about it, drop the values
+# that are more than $3\sigma$ away, and repeat until nothing changes.
+
+# %%
+sample = development[:500]
+zero_pixel_fraction = float(np.mean([(raw.images[row] == 0).mean() for row in sample]))
+lights = [preprocess.detect(raw.images[row], settings) for row in sample]
+outside = [light.residual[light.mask == 0] / light.noise for light in lights]
+sky = np.concatenate([pixels[::7] for pixels in outside])
+sigma = float(np.median([light.sigma for light in lights]))
+out.figure(plots.noise_histogram(sky, sigma), "noise")
+print(f"{100 * zero_pixel_fraction:.1f} % of all pixels are exactly 0")
+
+# %% [markdown]
+# The histogram holds pixels outside the lensed area, each in units of the rms of its own image; the
+# curve is a Gaussian of that rms. For simulated images the left half is missing: the published
+# simulator clips negative values at zero before it draws Poisson counts, so that nearly half of all
+# pixels hold the same number, 0. An ordinary rms would then be too small by far, and clipping at
+# $3\sigma$ would run away: each round removes a part of the one-sided tail and lowers the rms, which
+# removes more. Where a tenth of the pixels or more is piled up at the smallest value, the rms is
+# therefore taken from the upper half alone, which the clipping left untouched. The histogram follows
+# the curve right of zero, so the measured rms is that of the noise *before* the clipping.
+#
+# ## 1.4 From the raw image to the input of the network
+#
+# 1. **Smooth** lightly (a Gaussian of one pixel), and measure the noise again: smoothing lowers it, for
+#    white noise to $\sigma / (2\sqrt\pi)$.
+# 2. **Threshold** at a multiple of that noise and remove single pixels (a morphological opening). What
+#    remains is the *lensed area*.
+# 3. The **region of interest** is the largest connected piece, with its holes filled, so that a ring
+#    counts as a disk. Its centre and axes follow from the moments of the flux $F$ within,
+#    $\mu_{pq} = \sum F\,(x - \bar x)^p (y - \bar y)^q$: the major axis has the angle
+#    $$\varphi = \tfrac12 \arctan \frac{2\mu_{11}}{\mu_{20} - \mu_{02}} ,$$
+#    and of its two directions we take the one with the longer tail (positive third moment).
+# 4. **De-rotate**, if so configured: turn the image until that axis lies along $+x$.
+# 5. **Cut** a square at the native resolution. Nothing is resized: resampling would smear the very
+#    scales on which subhalos act.
+# 6. **Stretch**: $\operatorname{arcsinh}[(I - I_\mathrm{sky}) / (s\,\sigma)]$ is linear in the noise and
+#    logarithmic in the arcs, so that bright and faint parts have similar weight.
+
+# %%
+# NBVAL_CHECK_OUTPUT
+pd.Series(settings.model_dump(), name="setting").to_frame()
+
+# %%
+elongated = (catalog["roi_elongation"].iloc[development] > 1.25).to_numpy()
+example = development[np.argmax(elongated)]
+image = np.array(raw.images[example])
+light = preprocess.detect(image, settings)
+square, roi = preprocess.process(image, settings)
+out.figure(plots.processing_steps(image, light, roi, square), "processing_steps")
+print(
+    f"sky {light.sky:.4g}, noise {light.sigma:.4g}, region {roi.area} px², angle {roi.angle:.0f}°"
+)
+
+# %% [markdown]
+# (a) The raw pixels in units of the noise. (b) The smoothed image; the white contour is the threshold.
+# (c) The region of interest, its centre (cross), and its major axis; the arrow points to the longer
+# tail. (d) What the network gets. Compare (a) and (d): the stretch brings out the faint ends of the
+# arcs, and the cut drops empty sky without touching a pixel of the rest.
+#
+# How much light does the cut lose? The fraction of the flux of the lensed area that is left inside it:
+
+# %%
+kept = []
+for light in lights:
+    flux = light.residual * light.mask
+    if flux.sum() > 0:
+        kept.append(preprocess.cut(flux, preprocess.roi_of(light), settings).sum() / flux.sum())
+print(f"kept: median {100 * np.median(kept):.2f} %, smallest {100 * np.min(kept):.2f} %")
+print(f"a region is found in {100 * catalog['roi_found'].mean():.2f} % of the images")
+
+# %% [markdown]
+# ## 1.5 Does the de-rotation work?
+#
+# A test that needs no truth: turn a raw image by a known angle, process both, and compare. If the
+# de-rotation does what it says, the result does not depend on the angle, and the two correlate
+# perfectly but for the interpolation of noise. Without de-rotation the correlation must fall.
+
+# %%
+turnable = {way: settings.model_copy(update={"derotate": way}) for way in (True, False)}
+rows = []
+for number in development[:100]:
+    image = np.array(raw.images[number])
+    height, width = image.shape
+    centre = ((width - 1) / 2, (height - 1) / 2)
+    reference = {way: preprocess.process(image, turnable[way]) for way in turnable}
+    roi = reference[True][1]
+    for angle in range(0, 360, 30):
+        matrix = cv2.getRotationMatrix2D(centre, angle, 1.0)
+        turned = cv2.warpAffine(
+            image, matrix, (width, height), flags=cv2.INTER_CUBIC, borderValue=roi.sky
+        )
+        for way in turnable:
+            again = preprocess.process(turned, turnable[way])[0]
+            alike = np.corrcoef(again.ravel(), reference[way][0].ravel())[0, 1]
+            rows.append((number, angle, way, roi.oriented, alike))
+rotations = pd.DataFrame(rows, columns=["row", "angle", "derotate", "oriented", "correlation"])
+out.figure(plots.rotation_test(rotations), "rotation_test")
+
+# %%
+turned = rotations[rotations["derotate"] & (rotations["angle"] > 0)]
+parts = {"all": turned, "with an orientation": turned[turned["oriented"]]}
+for name, part in parts.items():
+    low, middle = part["correlation"].quantile([0.05, 0.5])
+    print(f"{name} ({part['row'].nunique()} images): median {middle:.3f}, 5th percentile {low:.3f}")
+
+# %% [markdown]
+# Lines are medians over the images, bands hold the central 90 % of them. De-rotated images stay alike
+# at every angle. What is missing to one is mostly noise, which cubic interpolation smooths. The lower
+# edge of the band belongs to nearly round images: a ring has no long axis, its region is flagged as
+# *not oriented* and left as it is. At 180° the line without de-rotation may rise, for
+# a lens is roughly point-symmetric.
+#
+# Why, then, is de-rotation not always on? It interpolates pixels; and the simulated lenses all have the
+# same orientation of halo and shear, which a rotation hides. The network can learn from random mirror
+# images instead.
+
+# %%
+print("de-rotation in this run:", "on" if settings.derotate else "off")
+
+# %% [markdown]
+# ## 1.6 Physics features
+#
+# The network's verdict is a number without a reason. Features are numbers *with* one. They are measured
+# on the raw images, in units that do not depend on exposure time or brightness:
+#
+# - how much light there is (`lensed_area`, `total_flux_snr`, `peak_snr`) and how it is distributed over
+#   the pixels (`gini`),
+# - where it is (`ring_radius`, `ring_width`, `roi_elongation`),
+# - at several levels, given in percent of the peak: how many separate bright regions there are
+#   (`n_bright`), and how far the two most distant and the two closest stand apart (`max_separation`,
+#   `min_separation`). A ring is one region, whatever it surrounds. With fewer than two regions there is
+#   no distance, and the value is missing: not 0, not −1.
+#
+# The last kind has a classical meaning. For a singular isothermal lens the two images of a source at
+# $\beta$ stand at $\theta_\pm = \beta \pm \theta_{\mathrm E}$, so their separation is
+# $2\,\theta_{\mathrm E}$ *wherever the source is*.
+
+# %%
+definitions = features.table(out.config.features)
+out.table(definitions, "features")
+with pd.option_context("display.max_colwidth", None, "display.max_rows", None):
+    display(definitions.drop(columns="reference"))
+
+# %%
+names = features.feature_names(out.config.features)
+units = {name: features.definitions(out.config.features)[name].unit for name in names}
+values = measured.loc[development, names].assign(**{"class": catalog["class"]})
+out.figure(plots.feature_distributions(values, units), "feature_distributions")
+
+# %% [markdown]
+# One panel a feature, one line a class, each histogram of unit area over the images in which the feature
+# exists. Where the lines lie on one another the feature says nothing by itself. In the simulated images
+# the counts and the brightness are of that kind: the unknown position of the source changes them far more
+# than substructure does. The distances of the bright regions are not: the classes with substructure lie to
+# the right of the smooth one. Section 1.1 says why. The substructure was *added* to a halo that is the
+# same in every image, so it enlarges the Einstein radius, and a separation measures just that. This is a
+# property of the simulation rather than of nature, where no two halos weigh the same. How far each
+# feature alone gets is the subject of notebook 02.
+
+# %%
+low, middle = turned["correlation"].quantile([0.05, 0.5])
+numbers = {
+    "n_images": len(catalog),
+    **{f"n_{name}": int((catalog["class"] == name).sum()) for name in classes},
+    **{f"n_{name}": int((catalog["split"] == name).sum()) for name in config.SPLITS},
+    "image_side": raw.images.shape[1],
+    "crop_side": processed.images.shape[1],
+    "zero_pixel_fraction": zero_pixel_fraction,
+    "roi_found_fraction": float(catalog["roi_found"].mean()),
+    "flux_kept_median": float(np.median(kept)),
+    "rotation_corr_median": float(middle),
+    "rotation_corr_p05": float(low),
+    "n_rotation_images": int(rotations["row"].nunique()),
+}
+if simulated:
+    numbers |= {"pixel_scale": pixel_scale, "theta_E_smooth": float(catalog["theta_E"].iloc[0])}
+out.numbers(numbers)
+pd.Series(numbers, name="value", dtype=object).to_frame()

@@ -1,0 +1,346 @@
+"""Metrics and intervals against closed forms, explicit resampling and hand-made tables."""
+
+import json
+import math
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from sklearn import metrics
+
+from vitdm import dataset, evaluate, train
+from vitdm.config import InputError
+
+
+def gaussians(n, separation, seed, negatives=None):
+    """Labels and scores of two unit Gaussians: the AUC is Phi(separation / sqrt 2)."""
+    rng = np.random.default_rng(seed)
+    negatives = negatives or n
+    labels = np.repeat([0, 1], [negatives, n])
+    return labels, rng.normal(size=n + negatives) + separation * labels
+
+
+def table(classes, truth, probabilities):
+    """A table of predictions from true classes and rows of probabilities."""
+    frame = pd.DataFrame({"id": [f"{i:03d}" for i in range(len(truth))]})
+    frame["label"] = [classes.index(name) for name in truth]
+    frame["class"], frame["split"] = truth, "test"
+    frame[[f"p_{name}" for name in classes]] = np.asarray(probabilities, float)
+    return frame
+
+
+def random_tables(seeds=3, n=(200, 100, 100), signal=1.5):
+    """Tables of three classes with softmax probabilities, one a seed, of the same images."""
+    classes = ["no_sub", "cdm", "axion"]
+    rng = np.random.default_rng(7)
+    truth = np.repeat(classes, n)
+    image = rng.normal(size=(sum(n), 3)) + signal * np.eye(3)[np.repeat(range(3), n)]
+    tables = []
+    for _ in range(seeds):
+        logits = image + 0.3 * rng.normal(size=image.shape)
+        odds = np.exp(logits)
+        tables.append(table(classes, truth, odds / odds.sum(axis=1, keepdims=True)))
+    return tables
+
+
+@pytest.mark.parametrize("separation", [0.5, 2.0, 3.0])
+def test_auc_and_interval_of_two_gaussians(separation):
+    labels, scores = gaussians(1200, separation, seed=1, negatives=800)
+    truth = stats.norm.cdf(separation / math.sqrt(2))
+    found = evaluate.bootstrap_interval(evaluate.weighted_auc, labels, [scores], 1000, seed=3)
+    assert found.low < truth < found.high
+    assert found.value == pytest.approx(metrics.roc_auc_score(labels, scores), abs=1e-12)
+    # DeLong, DeLong and Clarke-Pearson (1988): variance from the placements of each score
+    above = (scores[labels == 1][:, None] > scores[labels == 0]).astype(float)
+    variance = above.mean(1).var(ddof=1) / 1200 + above.mean(0).var(ddof=1) / 800
+    width = 2 * 1.96 * math.sqrt(variance)
+    assert found.high - found.low == pytest.approx(width, rel=0.12)
+
+
+def test_interval_covers_the_truth_as_often_as_it_says():
+    truth = stats.norm.cdf(1 / math.sqrt(2))
+    inside = 0
+    for k in range(150):
+        labels, scores = gaussians(60, 1.0, seed=k)
+        found = evaluate.bootstrap_interval(evaluate.weighted_auc, labels, [scores], 250, seed=k)
+        inside += found.low <= truth <= found.high
+    assert 0.88 < inside / 150 <= 0.99  # 95 % ± 1.8 % and a little bias of the percentiles
+
+
+def test_weighted_auc_is_sklearns_on_explicitly_repeated_images():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(2, size=80)
+    scores = np.round(rng.normal(size=80) + labels, 1)  # with ties
+    weights = np.concatenate(list(evaluate.resamplings(labels, 20, seed=5)))
+    found = evaluate.weighted_auc(labels, scores, weights)
+    balanced = evaluate.weighted_balanced_accuracy(labels, scores, weights)
+    for b, counts in enumerate(weights.astype(int)):
+        drawn = np.repeat(np.arange(80), counts)
+        assert found[b] == pytest.approx(metrics.roc_auc_score(labels[drawn], scores[drawn]))
+        assert balanced[b] == pytest.approx(
+            metrics.balanced_accuracy_score(labels[drawn], scores[drawn] > 0.5)
+        )
+
+
+def test_resampling_keeps_each_stratum_and_repeats():
+    strata = np.array(["a"] * 5 + ["b"] * 20)
+    first, second = (
+        np.concatenate(list(evaluate.resamplings(strata, 600, seed=2))) for _ in range(2)
+    )
+    assert first.shape == (600, 25)
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_array_equal(first[:, :5].sum(axis=1), 5)
+    np.testing.assert_array_equal(first[:, 5:].sum(axis=1), 20)
+    np.testing.assert_allclose(first.mean(axis=0), 1, atol=0.2)
+    assert first[:, 0].var() == pytest.approx(0.8, abs=0.15)  # binomial: 5 draws of 1 in 5
+
+
+def test_all_seeds_see_the_same_resampled_images():
+    labels, scores = gaussians(150, 1.0, seed=4)
+    one = evaluate.bootstrap_interval(evaluate.weighted_auc, labels, [scores], 300, seed=1)
+    same = evaluate.bootstrap_interval(evaluate.weighted_auc, labels, [scores] * 4, 300, seed=1)
+    assert same == pytest.approx(one)  # independent draws would halve the width
+    mirrored = [scores, -scores]  # their areas add to 1 on the same images
+    sure = evaluate.bootstrap_interval(evaluate.weighted_auc, labels, mirrored, 300, seed=1)
+    assert sure == pytest.approx((0.5, 0.5, 0.5))
+
+
+def test_bootstrap_is_fast_enough_for_the_default_run():
+    labels, scores = gaussians(1250, 3.0, seed=0)
+    started = time.process_time()
+    evaluate.bootstrap_interval(evaluate.weighted_auc, labels, [scores] * 2, 500, seed=0)
+    assert time.process_time() - started < 3  # 1/16 of 2000 x 5000 x 4, allowed 20 s
+
+
+def test_auc_of_hard_labels_is_the_balanced_accuracy():
+    labels, scores = gaussians(300, 1.2, seed=8, negatives=500)
+    hard = (scores > 0.5).astype(float)
+    balanced = evaluate.weighted_balanced_accuracy(labels, scores, np.ones((1, 800)))[0]
+    assert evaluate.roc_auc(labels, hard) == pytest.approx(balanced)
+    assert balanced == pytest.approx(metrics.balanced_accuracy_score(labels, scores > 0.5))
+    assert evaluate.roc_auc(labels, scores) > balanced + 0.03
+
+
+def test_one_label_only_is_an_input_error():
+    with pytest.raises(InputError, match=r"found label \[1\] only"):
+        evaluate.roc_auc(np.ones(3, int), np.arange(3))
+    with pytest.raises(InputError, match="expected both"):
+        evaluate.bootstrap_interval(evaluate.weighted_auc, np.zeros(3), [np.arange(3)], 10, 0)
+
+
+def test_true_positive_rate_at_a_false_positive_rate():
+    labels = np.array([0, 0, 0, 0, 1, 1, 1, 1])
+    scores = np.array([0.1, 0.2, 0.3, 0.6, 0.25, 0.5, 0.7, 0.9])
+    assert evaluate.tpr_at_fpr(labels, scores, 0.0) == 0.5
+    assert evaluate.tpr_at_fpr(labels, scores, 0.24) == 0.5
+    assert evaluate.tpr_at_fpr(labels, scores, 0.25) == 0.75
+    assert evaluate.tpr_at_fpr(labels, scores, 0.5) == 1.0
+    for fpr, expected in ((0.0, 0.5), (0.25, 0.75), (0.5, 1.0)):
+        threshold = evaluate.threshold_at_fpr(labels, scores, fpr)
+        assert (scores[labels == 1] > threshold).mean() == expected
+        assert (scores[labels == 0] > threshold).mean() <= fpr
+
+
+def test_roc_band_of_one_gaussian_is_its_curve():
+    labels, scores = gaussians(4000, 1.5, seed=3)
+    p_sub = stats.norm.cdf(scores)  # any rising function leaves the curve as it is
+    truth = np.where(labels == 1, "sub", "no_sub")
+    one = table(["no_sub", "sub"], truth, np.column_stack([1 - p_sub, p_sub]))
+    band = evaluate.roc_band([one, one])
+    np.testing.assert_array_equal(band["tpr_low"], band["tpr_high"])
+    inner = band[(band["fpr"] > 0.02) & (band["fpr"] < 0.98)]
+    expected = stats.norm.cdf(stats.norm.ppf(inner["fpr"]) + 1.5)
+    np.testing.assert_allclose(inner["tpr"], expected, atol=0.03)
+    assert np.trapezoid(band["tpr"], band["fpr"]) == pytest.approx(
+        evaluate.roc_auc(labels, scores), abs=0.003
+    )
+
+
+CLASSES = ["no_sub", "cdm", "axion"]
+HAND = table(
+    CLASSES,
+    ["no_sub", "no_sub", "cdm", "cdm", "axion", "axion"],
+    [[0.8, 0.1, 0.1], [0.3, 0.4, 0.3], [0.2, 0.7, 0.1]]
+    + [[0.6, 0.3, 0.1], [0.1, 0.5, 0.4], [0.1, 0.1, 0.8]],
+)
+
+
+def test_per_class_auc_by_hand():
+    found = evaluate.per_class_auc(HAND)
+    # no_sub 0.8, 0.3 against 0.2, 0.6, 0.1, 0.1: 4 + 3 of 8 pairs; cdm 0.7, 0.3 against
+    # 0.1, 0.4, 0.5, 0.1: 4 + 2; axion 0.4, 0.8 against 0.1, 0.3, 0.1, 0.1: all
+    assert found == pytest.approx({"no_sub": 7 / 8, "cdm": 6 / 8, "axion": 1.0})
+    absent = evaluate.per_class_auc(HAND[HAND["class"] != "axion"])
+    assert math.isnan(absent["axion"]) and absent["no_sub"] == pytest.approx(3 / 4)
+
+
+def test_confusion_and_accuracies_by_hand():
+    np.testing.assert_array_equal(evaluate.confusion(HAND), [[1, 1, 0], [1, 1, 0], [0, 1, 1]])
+    assert evaluate.multiclass_accuracy(HAND) == pytest.approx(0.5)
+    labels, scores = evaluate.binary_scores(HAND)
+    np.testing.assert_array_equal(labels, [0, 0, 1, 1, 1, 1])
+    np.testing.assert_allclose(scores, [0.2, 0.7, 0.8, 0.4, 0.9, 0.9])
+    found = evaluate.summarise([HAND], n_bootstrap=20)
+    assert (found["n_missed"], found["n_false_alarms"], found["n_test_errors"]) == (1, 1, 2)
+    assert found["test_accuracy"] == pytest.approx(4 / 6)
+    assert found["test_balanced_accuracy"] == pytest.approx((1 / 2 + 3 / 4) / 2)
+    assert found["test_auc_macro"] == pytest.approx((7 / 8 + 6 / 8 + 1) / 3)
+    assert math.isnan(found["test_auc_seed_sd"])
+
+
+def test_predictions_without_the_null_class_are_refused():
+    with pytest.raises(InputError, match="expected p_no_sub"):
+        evaluate.binary_scores(HAND.drop(columns="p_no_sub"))
+
+
+def test_summary_of_several_seeds():
+    tables = random_tables()
+    found = evaluate.summarise(tables, n_bootstrap=200, seed=1)
+    labels = (tables[0]["class"] != "no_sub").astype(int)
+    aucs = [metrics.roc_auc_score(labels, 1 - t["p_no_sub"]) for t in tables]
+    assert found["test_auc_seeds"] == pytest.approx(aucs)
+    assert found["test_auc"] == pytest.approx(np.mean(aucs))
+    assert found["test_auc_seed_sd"] == pytest.approx(np.std(aucs, ddof=1))
+    mean = sum(t["p_no_sub"] for t in tables) / 3
+    assert found["test_ensemble_auc"] == pytest.approx(metrics.roc_auc_score(labels, 1 - mean))
+    assert found["test_ensemble_auc"] > found["test_auc"]  # averaging removes the seeds' noise
+    assert found["n_seeds"] == 3 and found["n_test"] == 400
+    for key in ("test_auc", "test_ensemble_auc", "test_balanced_accuracy", "test_auc_cdm"):
+        assert found[f"{key}_low"] < found[key] < found[f"{key}_high"]
+    assert found == evaluate.summarise(tables, n_bootstrap=200, seed=1)
+
+
+def test_seeds_of_different_images_are_refused():
+    first, second = random_tables(seeds=2)
+    with pytest.raises(InputError, match="differ"):
+        evaluate.ensemble([first, second.iloc[::-1].reset_index(drop=True)])
+
+
+def test_failures_are_the_most_confident_mistakes():
+    catalog = HAND[["id", "class", "split"]].assign(source="x", substructure_mass=range(6))
+    worst = evaluate.failures(HAND, catalog)
+    assert list(worst["id"]) == ["001", "003"]
+    assert list(worst["kind"]) == ["false_alarm", "miss"]
+    assert list(worst["predicted"]) == ["sub", "no_sub"]
+    np.testing.assert_allclose(worst["p_true"], [0.3, 0.4])
+    assert list(worst["substructure_mass"]) == [1, 3]
+    many = random_tables(seeds=1, signal=0.5)[0]
+    found = evaluate.failures(many, many[["id", "class"]], n=4)
+    assert dict(found["kind"].value_counts()) == {"miss": 4, "false_alarm": 4}
+    missed = many[many["class"] != "no_sub"]
+    assert found[found["kind"] == "miss"]["p_true"].min() == pytest.approx(
+        1 - missed["p_no_sub"].max()
+    )
+
+
+def test_completeness_in_bins_of_equal_number():
+    values = np.arange(100.0)
+    found = evaluate.completeness(values, values >= 50, bins=4)
+    assert list(found["n"]) == [25, 25, 25, 25] and list(found["rate"]) == [0, 0, 1, 1]
+    assert list(found["low"]) == [0, 25, 50, 75] and found["median"][0] == 12
+    # Wilson's interval for 0 of n ends at z^2 / (n + z^2)
+    z2 = stats.norm.ppf(0.975) ** 2
+    assert found["rate_low"][0] == 0 and found["rate_high"][0] == pytest.approx(z2 / (25 + z2))
+    assert len(evaluate.completeness(np.ones(7), np.ones(7, bool))) == 1
+
+
+# ------------------------------------------------------------------------ evaluate, end to end
+
+
+@pytest.fixture
+def processed(tmp_path):
+    """Forty images whose mean brightness tells the class, half of them in the test split."""
+    rng = np.random.default_rng(0)
+    classes = np.array(["no_sub", "no_sub", "cdm", "axion"] * 10)
+    level = pd.Series(classes).map({"no_sub": 0.0, "cdm": 1.0, "axion": 2.0}).to_numpy()
+    images = level[:, None, None] + 0.1 * rng.normal(size=(40, 8, 8))
+    catalog = pd.DataFrame({"id": [f"{i:04d}" for i in range(40)], "class": classes})
+    catalog["split"] = np.repeat(["train", "test"], 20)
+    catalog["source"] = "test"
+    catalog["substructure_mass"] = 1e9 * level
+    folder = tmp_path / "processed"
+    dataset.write(folder, images.astype(np.float32), catalog)
+    features = pd.DataFrame({"id": catalog["id"], "other": 0.0, "level": level})
+    features.iloc[::-1].to_csv(tmp_path / "features.csv", index=False)
+    return folder
+
+
+class FakeRun:
+    """Knows the brightness of each class; remembers what it was shown."""
+
+    classes = ["no_sub", "cdm", "axion"]
+
+    def __init__(self, feature_names=()):
+        self.feature_names = list(feature_names)
+        self.seen = []
+
+    def predict(self, images, features):
+        self.seen.append((np.array(images), features))
+        distance = np.abs(np.asarray(images).mean(axis=(1, 2))[:, None] - [0.0, 1.0, 2.0])
+        odds = np.exp(-5 * distance)
+        return odds / odds.sum(axis=1, keepdims=True)
+
+
+def folders(tmp_path, n=2):
+    made = [tmp_path / "final" / f"seed{k}" for k in range(n)]
+    for folder in made:
+        folder.mkdir(parents=True)
+        (folder / "metrics.json").write_text("{}")
+    return made
+
+
+def test_evaluate_end_to_end(tmp_path, processed, monkeypatch):
+    run = FakeRun(["level"])
+    monkeypatch.setattr(train, "load_run", lambda folder: run)
+    out = tmp_path / "out" / "evaluation"
+    arguments = (processed, tmp_path / "features.csv", folders(tmp_path), out)
+    result = evaluate.evaluate(*arguments, n_bootstrap=50, seed=1)
+
+    assert [len(images) for images, _ in run.seen] == [20, 20]  # the test split, once a run
+    np.testing.assert_array_equal(run.seen[0][0], np.load(processed / "images.npy")[20:])
+    np.testing.assert_array_equal(run.seen[0][1].ravel(), [0, 0, 1, 2] * 5)
+    assert result["test_auc"] == 1.0 and result["n_test"] == 20 and result["n_seeds"] == 2
+    assert {path.name for path in out.iterdir()} == {
+        *("metrics.json", "predictions.csv", "predictions_seed0.csv", "predictions_seed1.csv"),
+        *("roc.csv", "failures.csv", "evaluation.json"),
+    }
+    written = pd.read_csv(out / "predictions.csv", dtype={"id": str})
+    assert list(written) == ["id", "label", "class", "split", "p_no_sub", "p_cdm", "p_axion"]
+    assert list(written["id"]) == [f"{i:04d}" for i in range(20, 40)]
+    assert list(written["label"]) == [0, 0, 1, 2] * 5 and set(written["split"]) == {"test"}
+    saved = json.loads((out / "metrics.json").read_text())
+    assert saved["test_auc"] == 1.0 and saved["classes"] == run.classes
+    assert json.loads((out / "evaluation.json").read_text())["rule"] == "evaluate"
+    curve = pd.read_csv(out / "roc.csv")
+    assert np.trapezoid(curve["tpr"], curve["fpr"]) == pytest.approx(1.0)
+    assert len(pd.read_csv(out / "failures.csv")) == 0
+    evaluate.evaluate(*arguments, n_bootstrap=50, seed=1)  # over an earlier result
+    assert json.loads((out / "metrics.json").read_text()) == saved
+
+
+def test_evaluate_refuses_what_does_not_fit(tmp_path, processed, monkeypatch):
+    out, runs = tmp_path / "evaluation", folders(tmp_path, 1)
+
+    def refused(run, message, features=None, run_folders=runs, task="multiclass"):
+        monkeypatch.setattr(train, "load_run", lambda folder: run)
+        with pytest.raises(InputError, match=message):
+            evaluate.evaluate(processed, features, run_folders, out, task=task, n_bootstrap=10)
+        assert not out.exists()
+
+    features = tmp_path / "features.csv"
+    refused(FakeRun(["level"]), "seed0: found no feature table")
+    refused(FakeRun(["colour"]), r"features\.csv: found no column colour", features)
+    refused(FakeRun(), r"found a model of classes .*expected \['no_sub', 'sub'\]", task="binary")
+    refused(FakeRun(), "run folders: found", run_folders=[])
+    refused(FakeRun(), "with different names", run_folders=runs * 2)
+
+
+def test_evaluate_refuses_a_test_split_of_one_class(tmp_path):
+    catalog = pd.DataFrame({"id": list("abcd"), "class": ["cdm", "no_sub", "no_sub", "no_sub"]})
+    catalog["split"], catalog["source"] = ["train", "train", "test", "test"], "test"
+    dataset.write(tmp_path / "processed", np.zeros((4, 8, 8), np.float32), catalog)
+    with pytest.raises(InputError, match="split 'test'"):
+        evaluate.evaluate(tmp_path / "processed", None, folders(tmp_path, 1), tmp_path / "out")
+    assert not (tmp_path / "out").exists()

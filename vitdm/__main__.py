@@ -1,0 +1,199 @@
+"""The command line: ``vitdm simulate | ingest | merge | preprocess | features | train | …``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from vitdm import __version__, config
+from vitdm.config import InputError
+
+
+def _shard(text: str) -> tuple[int, int]:
+    try:
+        k, of = (int(part) for part in text.split("/"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"found {text!r}; expected k/n, such as 0/8") from None
+    return k, of
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    top = argparse.ArgumentParser(prog="vitdm", description=__doc__.split("\n")[0])
+    top.add_argument("--version", action="version", version=f"vitdm {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, help: str, *, out: str, needs_config: bool = True):
+        sub = commands.add_parser(name, help=help, description=help)
+        if needs_config:
+            sub.add_argument("--config", required=True, help="workflow configuration (YAML)")
+        if out:
+            sub.add_argument("--out", required=True, type=Path, help=out)
+        return sub
+
+    sub = command("simulate", "Simulate one shard of a lens population.", out="dataset folder")
+    sub.add_argument("--shard", type=_shard, default=(0, 1), help="k/n: which of how many shards")
+
+    sub = command("ingest", "Make a dataset of images in files.", out="dataset folder")
+    sub.add_argument("path", help="folder or archive in a DeepLense layout")
+
+    sub = command("merge", "Join shards into one dataset.", out="dataset folder", needs_config=False)
+    sub.add_argument("shards", nargs="+", type=Path)
+
+    sub = command("preprocess", "Cut, turn and stretch every image.", out="dataset folder")
+    sub.add_argument("dataset", type=Path)
+
+    sub = command("features", "Measure the physics features of every image.", out="CSV file")
+    sub.add_argument("dataset", type=Path)
+
+    sub = command("train", "Train one model.", out="run folder")
+    sub.add_argument("processed", type=Path, help="folder of processed images")
+    sub.add_argument("--features", type=Path, help="feature table (CSV)")
+    sub.add_argument("--run", help="name of an entry in the configuration's runs")
+    sub.add_argument("--seed", type=int, default=0, help="added to the configuration's seed")
+    sub.add_argument(
+        "--final",
+        type=Path,
+        metavar="TUNE",
+        help="train on all development data with the best values found in this search folder",
+    )
+
+    sub = command("tune", "Search the hyperparameters (gp_minimize).", out="search folder")
+    sub.add_argument("processed", type=Path)
+    sub.add_argument("--features", type=Path, help="feature table (CSV)")
+
+    sub = command("evaluate", "Open the test split: apply runs and score them.", out="folder")
+    sub.add_argument("processed", type=Path)
+    sub.add_argument("runs", nargs="+", type=Path)
+    sub.add_argument("--features", type=Path, help="feature table (CSV)")
+
+    sub = command("predict", "Classify images.", out="", needs_config=False)
+    sub.add_argument("images", nargs="+", help="jpg, png, npy or FITS files, or folders of them")
+    sub.add_argument("--run", required=True, nargs="+", type=Path, help="run folder(s); averaged")
+    sub.add_argument("--out", type=Path, help="CSV file; default: standard output")
+
+    sub = command("check", "Compare a rebuild with the reference.", out="", needs_config=False)
+    sub.add_argument("--results", default="results/paper")
+    sub.add_argument("--reference", default="paper/reference.json")
+    sub.add_argument("--write", action="store_true", help="make this run the reference instead")
+    return top
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    """Carry out one command; heavy imports happen only where they are needed."""
+    settings = config.load(arguments.config) if "config" in arguments else None
+    match arguments.command:
+        case "simulate":
+            from vitdm.simulate import simulate
+
+            population = config.load_population(settings.population)
+            simulate(
+                population, settings.n_images, settings.seed, arguments.out, arguments.shard
+            )
+        case "ingest":
+            from vitdm.dataset import ingest
+
+            ingest(arguments.path, arguments.out, settings.n_images, settings.seed)
+        case "merge":
+            from vitdm.dataset import merge
+
+            merge(arguments.shards, arguments.out)
+        case "preprocess":
+            from vitdm.preprocess import process_dataset
+
+            process_dataset(arguments.dataset, arguments.out, settings.preprocess)
+        case "features":
+            from vitdm.features import measure_dataset
+
+            measure_dataset(
+                arguments.dataset, arguments.out, settings.preprocess, settings.features
+            )
+        case "train":
+            _train(arguments, settings)
+        case "tune":
+            from vitdm.tune import tune
+
+            tune(arguments.processed, arguments.features, settings, arguments.out)
+        case "evaluate":
+            from vitdm.evaluate import evaluate
+
+            evaluate(
+                arguments.processed,
+                arguments.features,
+                arguments.runs,
+                arguments.out,
+                task=settings.task,
+                n_bootstrap=settings.final.bootstrap,
+                seed=settings.seed,
+            )
+        case "predict":
+            from vitdm.predict import predict_files
+
+            table = predict_files(arguments.images, arguments.run)
+            if arguments.out:
+                table.to_csv(arguments.out, index=False)
+            else:
+                table.to_csv(sys.stdout, index=False)
+        case "check":
+            from vitdm.check import check, read_numbers, write_reference
+
+            if arguments.write:
+                write_reference(read_numbers(arguments.results), arguments.reference)
+                return 0
+            return 1 if check(arguments.results, arguments.reference) else 0
+    return 0
+
+
+def _train(arguments: argparse.Namespace, settings: config.Config) -> None:
+    from vitdm.train import fit
+    from vitdm.tune import best_params, with_params
+
+    seed = settings.seed + arguments.seed
+    if arguments.final:
+        model, train = with_params(
+            settings, best_params(arguments.final), epochs=settings.final.epochs
+        )
+        splits = {"train_splits": ("train", "valid", "opt")}
+    else:
+        override = config.Override(label="")
+        if arguments.run is not None:
+            if arguments.run not in settings.runs:
+                known = ", ".join(settings.runs) or "none"
+                raise InputError(f"--run {arguments.run}: no such run; expected one of: {known}")
+            override = settings.runs[arguments.run]
+        model, train = settings.settings(override.model, override.train)
+        splits = {"train_splits": ("train",), "valid_split": "valid", "score_split": "opt"}
+    fit(
+        arguments.processed,
+        arguments.features,
+        settings,
+        model,
+        train,
+        seed=seed,
+        out=arguments.out,
+        label=arguments.out.name,
+        **splits,
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; what is wrong with the input becomes one message and exit status 2."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    arguments = parser().parse_args(argv)
+    try:
+        return _run(arguments)
+    except InputError as error:
+        print(f"vitdm {arguments.command}: error: {error}", file=sys.stderr)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"vitdm {arguments.command}: error: {where}{error.strerror}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print(f"vitdm {arguments.command}: interrupted", file=sys.stderr)
+        return 130
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

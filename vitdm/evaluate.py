@@ -1,0 +1,404 @@
+"""The final test: scores with intervals, and the only function that reads the test split.
+
+Two kinds of number come out. *Rates* (ROC-AUC, accuracies, true-positive rates) are the mean over
+the seeds: what one trained model reaches. *Counts* and pictures (confusion matrix, misses, false
+alarms, completeness) are of the ensemble, the mean of the seeds' probabilities.
+
+A table of predictions has the columns ``id, label, class, split`` and ``p_<class>`` for each class
+of the model, in its order; ``label`` is the index of the true class among these.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+from sklearn import metrics
+
+from vitdm.config import InputError
+from vitdm.dataset import Dataset
+from vitdm.provenance import atomic, sidecar, write_json
+
+NULL_CLASS = "no_sub"
+# The final models train on all development data: no image is left on which a threshold could be
+# chosen, and choosing it on the test images would be cheating. 0.5 is fixed beforehand.
+THRESHOLD = 0.5
+CHUNK = 250  # resamplings held in memory at a time
+
+Statistic = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+
+
+class Interval(NamedTuple):
+    """A statistic and its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+# ---------------------------------------------------------------------------- tables → arrays
+
+
+def model_classes(predictions: pd.DataFrame) -> list[str]:
+    """Return the classes of the model that made these predictions, in its order."""
+    return [name[2:] for name in predictions.columns if name.startswith("p_")]
+
+
+def probabilities(predictions: pd.DataFrame) -> np.ndarray:
+    """Return the probabilities of all classes, (n, K)."""
+    return predictions[[f"p_{name}" for name in model_classes(predictions)]].to_numpy(float)
+
+
+def binary_scores(predictions: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Return labels (n,), 1 for any substructure, and scores (n,), ``1 - p_no_sub``."""
+    if f"p_{NULL_CLASS}" not in predictions:
+        raise InputError(
+            f"predictions: found columns {', '.join(predictions.columns)}; expected p_{NULL_CLASS}"
+        )
+    labels = (predictions["class"] != NULL_CLASS).to_numpy().astype(int)
+    return labels, 1.0 - predictions[f"p_{NULL_CLASS}"].to_numpy(float)
+
+
+def ensemble(predictions: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Return the table of the mean over the seeds' probabilities; the tables share their rows."""
+    first = predictions[0]
+    for other in predictions[1:]:
+        if list(other.columns) != list(first.columns) or not other["id"].equals(first["id"]):
+            raise InputError("predictions: the seeds' tables differ in their images or classes")
+    mean = first.copy()
+    columns = [f"p_{name}" for name in model_classes(first)]
+    mean[columns] = np.mean([probabilities(table) for table in predictions], axis=0)
+    return mean
+
+
+# ------------------------------------------------------------------------------------- metrics
+
+
+def roc_auc(labels: np.ndarray, scores: np.ndarray) -> float:
+    """Return the area under the ROC curve; InputError if the labels are all the same."""
+    present = np.unique(labels)
+    if len(present) < 2:
+        raise InputError(f"ROC-AUC: found label {present.tolist()} only; expected both 0 and 1")
+    return float(metrics.roc_auc_score(labels, scores))
+
+
+def step_curve(labels: np.ndarray, scores: np.ndarray, fpr: np.ndarray) -> np.ndarray:
+    """Return the highest true-positive rate at a false-positive rate of at most ``fpr`` (m,)."""
+    x, y, _ = metrics.roc_curve(labels, scores, drop_intermediate=False)
+    return y[np.searchsorted(x, fpr, side="right") - 1]
+
+
+def tpr_at_fpr(labels: np.ndarray, scores: np.ndarray, fpr: float = 0.01) -> float:
+    """Return the highest true-positive rate with a false-positive rate of at most ``fpr``."""
+    return float(step_curve(labels, scores, np.array([fpr]))[0])
+
+
+def threshold_at_fpr(labels: np.ndarray, scores: np.ndarray, fpr: float) -> float:
+    """Return the lowest score above which at most the fraction ``fpr`` of the negatives lies."""
+    negatives = np.sort(scores[labels == 0])[::-1]
+    return float(negatives[min(int(fpr * len(negatives)), len(negatives) - 1)])
+
+
+def roc_band(predictions: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Return the ROC curve's mean, lowest and highest over the seeds: fpr, tpr, tpr_low, tpr_high.
+
+    The curves are averaged at fixed false-positive rates, dense towards 0 (vertical averaging,
+    Fawcett 2006, Pattern Recognition Letters 27, 861, section 8.1).
+    """
+    fpr = np.unique(np.concatenate([[0.0], np.geomspace(1e-4, 1, 400), np.linspace(0, 1, 201)]))
+    curves = np.array([step_curve(*binary_scores(table), fpr) for table in predictions])
+    fpr, curves = np.append(0.0, fpr), np.pad(curves, ((0, 0), (1, 0)))  # begin at the origin
+    return pd.DataFrame(
+        {
+            "fpr": fpr,
+            "tpr": curves.mean(axis=0),
+            "tpr_low": curves.min(axis=0),
+            "tpr_high": curves.max(axis=0),
+        }
+    )
+
+
+def per_class_auc(predictions: pd.DataFrame) -> dict[str, float]:
+    """Return the ROC-AUC of each class against the rest; NaN for a class without images."""
+    scores, labels = probabilities(predictions), predictions["label"].to_numpy()
+    return {
+        name: roc_auc(labels == k, scores[:, k]) if 0 < (labels == k).mean() < 1 else np.nan
+        for k, name in enumerate(model_classes(predictions))
+    }
+
+
+def confusion(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Return the counts of images: rows are true classes, columns the most probable class."""
+    classes = model_classes(predictions)
+    counts = np.zeros((len(classes), len(classes)), int)
+    np.add.at(counts, (predictions["label"], probabilities(predictions).argmax(axis=1)), 1)
+    return pd.DataFrame(counts, index=classes, columns=classes)
+
+
+def multiclass_accuracy(predictions: pd.DataFrame) -> float:
+    """Return the fraction of images whose most probable class is the true one."""
+    return float((probabilities(predictions).argmax(axis=1) == predictions["label"]).mean())
+
+
+def completeness(values: np.ndarray, found: np.ndarray, bins: int = 8) -> pd.DataFrame:
+    """Return the fraction found in bins of ``values`` with equal numbers of images.
+
+    ``values`` (n,) any unit, ``found`` (n,) boolean. Columns: median, low, high (of the bin, unit
+    of ``values``), n, rate, rate_low, rate_high (95 % Wilson interval, Wilson 1927, JASA 22, 209).
+    """
+    edges = np.unique(np.quantile(values, np.linspace(0, 1, min(bins, len(values)) + 1)))
+    index = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, max(len(edges) - 2, 0))
+    rows = []
+    for k in np.unique(index):
+        inside, hits = values[index == k], found[index == k]
+        low, high = stats.binomtest(int(hits.sum()), len(hits)).proportion_ci(method="wilson")
+        rows.append((np.median(inside), inside.min(), inside.max(), len(hits), hits.mean()))
+        rows[-1] += (low, high)
+    columns = ["median", "low", "high", "n", "rate", "rate_low", "rate_high"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+# ----------------------------------------------------------------------------------- bootstrap
+
+
+def weighted_auc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the ROC-AUC (B,) of samples in which image i stands ``weights[b, i]`` times (B, n).
+
+    The area is the probability that a positive outscores a negative, ties counting half. With the
+    negatives sorted once, the weight of those below each positive is one entry of a cumulative
+    sum, so a resampling costs one pass over the images and no sorting.
+    """
+    positive, negative = labels == 1, labels == 0
+    order = np.argsort(scores[negative], kind="stable")
+    ranked = scores[negative][order]
+    below = np.zeros((len(weights), len(ranked) + 1))
+    np.cumsum(weights[:, negative][:, order], axis=1, out=below[:, 1:])
+    left = np.searchsorted(ranked, scores[positive], side="left")
+    right = np.searchsorted(ranked, scores[positive], side="right")
+    wins = 0.5 * (below[:, left] + below[:, right])
+    copies = weights[:, positive]
+    return np.einsum("bi,bi->b", copies, wins) / (copies.sum(axis=1) * below[:, -1])
+
+
+def weighted_balanced_accuracy(
+    labels: np.ndarray, scores: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
+    """Return the mean (B,) of the two classes' fractions right at ``THRESHOLD``; see above."""
+    right = (scores > THRESHOLD) == (labels == 1)
+    rates = [
+        weights[:, side & right].sum(axis=1) / weights[:, side].sum(axis=1)
+        for side in (labels == 0, labels == 1)
+    ]
+    return np.mean(rates, axis=0)
+
+
+def resamplings(strata: np.ndarray, n: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield counts (≤ CHUNK, n images) of how often each image is drawn, n resamplings in all.
+
+    Each stratum is drawn with replacement to its own size. The same seed gives the same draws.
+    """
+    generator = np.random.default_rng(np.random.SeedSequence(seed))
+    members = [np.flatnonzero(strata == value) for value in np.unique(strata)]
+    total = len(strata)
+    for start in range(0, n, CHUNK):
+        size = min(CHUNK, n - start)
+        offset = total * np.arange(size)[:, None]
+        drawn = [
+            (ids[generator.integers(len(ids), size=(size, len(ids)))] + offset).ravel()
+            for ids in members
+        ]
+        counts = np.bincount(np.concatenate(drawn), minlength=size * total)
+        yield counts.reshape(size, total).astype(float)
+
+
+def bootstrap_interval(
+    statistic: Statistic,
+    labels: np.ndarray,
+    scores_list: Sequence[np.ndarray],
+    n: int,
+    seed: int,
+    level: float = 0.95,
+    strata: np.ndarray | None = None,
+) -> Interval:
+    """Return the mean of a statistic over the seeds with its bootstrap interval over the images.
+
+    ``statistic(labels, scores, weights)`` maps labels (N,), scores (N,) and counts (B, N) to (B,);
+    ``scores_list`` has one array (N,) a seed. All seeds see the same resampled images, and the
+    statistic is averaged over the seeds within each of the ``n`` resamplings; the interval holds
+    the central ``level`` of these means (percentile bootstrap, Efron and Tibshirani 1993, ch. 13).
+    It is stratified: each value of ``strata`` (default: the labels) keeps its number of images.
+    """
+    if len(np.unique(labels)) < 2:
+        raise InputError(f"bootstrap: found label {np.unique(labels).tolist()} only; expected both")
+
+    def mean(weights: np.ndarray) -> np.ndarray:
+        return np.mean([statistic(labels, scores, weights) for scores in scores_list], axis=0)
+
+    value = mean(np.ones((1, len(labels))))[0]
+    draws = [
+        mean(weights) for weights in resamplings(labels if strata is None else strata, n, seed)
+    ]
+    low, high = np.quantile(np.concatenate(draws), [0.5 - level / 2, 0.5 + level / 2])
+    return Interval(float(value), float(low), float(high))
+
+
+# -------------------------------------------------------------------------------------- summary
+
+
+def summarise(
+    predictions: Sequence[pd.DataFrame], n_bootstrap: int = 2000, seed: int = 0
+) -> dict[str, Any]:
+    """Return every number of the final test as a flat dictionary.
+
+    ``predictions`` has one table a seed, of the same images. ``test_auc_seed_sd`` is NaN for one
+    seed. Keys ending in ``_low`` and ``_high`` bound a 95 % bootstrap interval over the images,
+    stratified by class.
+    """
+    both = ensemble(predictions)
+    labels, mean_scores = binary_scores(both)
+    scores = [binary_scores(table)[1] for table in predictions]
+    classes, target = model_classes(both), both["label"].to_numpy()
+    aucs = [roc_auc(labels, entry) for entry in scores]
+    wrong = (mean_scores > THRESHOLD) != (labels == 1)
+    result: dict[str, Any] = {
+        "n_seeds": len(predictions),
+        "n_test": len(labels),
+        "test_auc_seeds": aucs,
+        "test_auc_seed_sd": float(np.std(aucs, ddof=1)) if len(aucs) > 1 else np.nan,
+        "test_accuracy": float(
+            np.mean([((entry > THRESHOLD) == (labels == 1)).mean() for entry in scores])
+        ),
+        "test_multiclass_accuracy": float(np.mean([multiclass_accuracy(t) for t in predictions])),
+        "test_tpr_at_fpr_01": float(np.mean([tpr_at_fpr(labels, entry) for entry in scores])),
+        "n_test_errors": int(wrong.sum()),
+        "n_missed": int((wrong & (labels == 1)).sum()),
+        "n_false_alarms": int((wrong & (labels == 0)).sum()),
+    }
+
+    def interval(
+        key: str, statistic: Statistic, truth: np.ndarray, entries: list[np.ndarray]
+    ) -> None:
+        strata = both["class"].to_numpy()
+        found = bootstrap_interval(statistic, truth, entries, n_bootstrap, seed, strata=strata)
+        result.update({key: found.value, f"{key}_low": found.low, f"{key}_high": found.high})
+
+    interval("test_auc", weighted_auc, labels, scores)
+    interval("test_ensemble_auc", weighted_auc, labels, [mean_scores])
+    interval("test_balanced_accuracy", weighted_balanced_accuracy, labels, scores)
+    by_class = [probabilities(table) for table in predictions]
+    present = [name for name, auc in per_class_auc(both).items() if not np.isnan(auc)]
+    for name in present:
+        k = classes.index(name)
+        one = (target == k).astype(int)
+        interval(f"test_auc_{name}", weighted_auc, one, [p[:, k] for p in by_class])
+    result["test_auc_macro"] = float(np.mean([result[f"test_auc_{name}"] for name in present]))
+    return result
+
+
+def failures(predictions: pd.DataFrame, catalog: pd.DataFrame, n: int = 20) -> pd.DataFrame:
+    """Return the ``n`` most confident misses and the ``n`` most confident false alarms.
+
+    Columns: id, class, predicted (``sub`` or ``no_sub``), kind (``miss`` or ``false_alarm``),
+    p_true (the probability given to the truth, substructure or not), then the truth columns of
+    the catalog. The worst come first.
+    """
+    labels, scores = binary_scores(predictions)
+    table = pd.DataFrame(
+        {
+            "id": predictions["id"],
+            "class": predictions["class"],
+            "predicted": np.where(scores > THRESHOLD, "sub", NULL_CLASS),
+            "kind": np.where(labels == 1, "miss", "false_alarm"),
+            "p_true": np.where(labels == 1, scores, 1 - scores),
+        }
+    )[(scores > THRESHOLD) != (labels == 1)]
+    table = table.sort_values(["p_true", "id"]).groupby("kind", sort=False).head(n)
+    truth = catalog.drop(columns=["class", "split", "source"], errors="ignore")
+    return table.merge(truth, on="id", how="left", validate="one_to_one").reset_index(drop=True)
+
+
+# --------------------------------------------------------------------------------- the test split
+
+
+def evaluate(
+    processed_folder: str | Path,
+    features_csv: str | Path | None,
+    run_folders: Sequence[str | Path],
+    out: str | Path,
+    *,
+    task: str = "multiclass",
+    n_bootstrap: int = 2000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Apply trained runs to the test split, write the folder ``out`` and return its metrics.
+
+    This is the only code that reads the test split. ``out`` gets metrics.json, predictions.csv
+    (mean over the runs), predictions_<run>.csv, roc.csv, failures.csv and the sidecar
+    evaluation.json; it appears complete or not at all. InputError if a run knows other classes
+    than the data set, needs features that are not given, or the test split has one class only.
+    """
+    # Lightning takes seconds to load, and the notebooks need only the metrics of this module.
+    from vitdm import train
+
+    started = time.time()
+    folders = [Path(folder) for folder in run_folders]
+    if not folders or len({folder.name for folder in folders}) < len(folders):
+        raise InputError(
+            f"run folders: found {[str(folder) for folder in folders]}; "
+            "expected at least one, with different names"
+        )
+    dataset = Dataset.open(processed_folder)
+    labels, classes = dataset.labels(task)
+    rows = dataset.rows("test")
+    catalog = dataset.catalog.iloc[rows].reset_index(drop=True)
+    images = dataset.images[rows]
+    tables = {}
+    for folder in folders:
+        run = train.load_run(folder)
+        if list(run.classes) != list(classes):
+            raise InputError(
+                f"{folder}: found a model of classes {list(run.classes)}; "
+                f"expected {list(classes)} as in {processed_folder}"
+            )
+        features = None
+        if names := list(run.feature_names):
+            if features_csv is None:
+                raise InputError(f"{folder}: found no feature table; expected one with {names}")
+            measured = train.read_features(features_csv, catalog["id"])
+            if absent := [name for name in names if name not in measured]:
+                raise InputError(f"{features_csv}: found no column {absent[0]}; expected {names}")
+            features = measured[names].to_numpy(np.float32)
+        table = catalog[["id", "class", "split"]].copy()
+        table.insert(1, "label", labels[rows])
+        probability = run.predict(images, features)
+        for k, name in enumerate(classes):
+            table[f"p_{name}"] = probability[:, k].astype(float)
+        tables[folder.name] = table
+
+    predictions = list(tables.values())
+    mean = ensemble(predictions)
+    truth, scores = binary_scores(mean)
+    fpr, tpr, _ = metrics.roc_curve(truth, scores)
+    result = summarise(predictions, n_bootstrap, seed)
+    with atomic(out) as folder:
+        folder.mkdir()
+        for name, table in tables.items():
+            table.to_csv(folder / f"predictions_{name}.csv", index=False)
+        mean.to_csv(folder / "predictions.csv", index=False)
+        pd.DataFrame({"fpr": fpr, "tpr": tpr}).to_csv(folder / "roc.csv", index=False)
+        failures(mean, catalog).to_csv(folder / "failures.csv", index=False)
+        write_json(folder / "metrics.json", {"classes": list(classes), "task": task, **result})
+        sidecar(
+            folder / "evaluation.json",
+            rule="evaluate",
+            seed=seed,
+            config={"task": task, "n_bootstrap": n_bootstrap, "threshold": THRESHOLD},
+            inputs=[processed_folder, *folders, *([features_csv] if features_csv else [])],
+            started=started,
+        )
+    return result

@@ -1,0 +1,229 @@
+"""A Vision Transformer for small data sets, in one file.
+
+Two ideas of Lee, Lee & Song (2021, arXiv:2112.13492) are switches of the plain Vision Transformer
+of Dosovitskiy et al. (2021, arXiv:2010.11929):
+
+- Shifted Patch Tokenization (SPT): a token sees its patch and the four diagonal half-patch shifts.
+- Locality Self-Attention (LSA): each head learns the scale of its logits, and no token attends to
+  itself.
+
+Letters in the shape comments: B images, C channels, H x W pixels, p patch side, N tokens, D width,
+h heads, d = D / h, F features, K classes.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vitdm import config
+
+
+def shift_patches(images: Tensor, patch_size: int) -> Tensor:
+    """Return the images with their four diagonal half-patch shifts on the channel axis.
+
+    (B, C, H, W) to (B, 5C, H, W): the image, then its content moved left-up, right-up, left-down
+    and right-down by ``patch_size // 2`` pixels, zeros where the image ends (arXiv:2112.13492,
+    eq. 2).
+    """
+    half = patch_size // 2
+    height, width = images.shape[-2:]
+    padded = functional.pad(images, (half, half, half, half))  # (B, C, H + 2 half, W + 2 half)
+    starts = ((2 * half, 2 * half), (2 * half, 0), (0, 2 * half), (0, 0))
+    shifted = [padded[..., y : y + height, x : x + width] for y, x in starts]
+    return torch.cat([images, *shifted], dim=1)
+
+
+class PatchEmbedding(nn.Module):
+    """Cut an image into patches and project each to a token; with SPT from the shifted stack."""
+
+    def __init__(self, patch_size: int, channels: int, embed_dim: int, spt: bool):
+        super().__init__()
+        self.patch_size = patch_size
+        self.spt = spt
+        values = channels * patch_size**2 * (5 if spt else 1)
+        self.norm = nn.LayerNorm(values) if spt else nn.Identity()
+        self.project = nn.Linear(values, embed_dim)
+
+    def forward(self, images: Tensor) -> Tensor:
+        p = self.patch_size
+        if self.spt:
+            images = shift_patches(images, p)  # (B, 5C, H, W)
+        b, c, height, width = images.shape
+        patches = images.view(b, c, height // p, p, width // p, p)
+        patches = patches.permute(0, 2, 4, 1, 3, 5).reshape(b, -1, c * p * p)  # (B, N, C p p)
+        return self.project(self.norm(patches))  # (B, N, D)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention; with LSA a learnt scale per head and a masked diagonal.
+
+    softmax(s_h Q K^T + M) V with M = -inf on the diagonal and s_h starting at d^(-1/2)
+    (arXiv:2112.13492, eqs. 5-7). Without LSA, s_h = d^(-1/2) and M = 0.
+    """
+
+    def __init__(self, embed_dim: int, num_heads: int, num_tokens: int, lsa: bool, dropout: float):
+        super().__init__()
+        self.num_heads = num_heads
+        self.lsa = lsa
+        self.dropout = dropout
+        self.qkv = nn.Linear(embed_dim, 3 * embed_dim, bias=False)
+        self.project = nn.Linear(embed_dim, embed_dim)
+        if lsa:
+            start = (embed_dim // num_heads) ** -0.5
+            self.scale = nn.Parameter(torch.full((num_heads, 1, 1), start))
+            mask = torch.zeros(num_tokens, num_tokens).fill_diagonal_(-math.inf)
+            self.register_buffer("mask", mask, persistent=False)
+
+    def _split(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        b, n, width = tokens.shape
+        qkv = self.qkv(tokens).view(b, n, 3, self.num_heads, width // self.num_heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, h, N, d)
+        if self.lsa:
+            # scaled_dot_product_attention divides by sqrt(d): put the learnt scale into q
+            q = q * (self.scale * q.shape[-1] ** 0.5)
+        return q, k, v
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        q, k, v = self._split(tokens)
+        mixed = functional.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=self.mask if self.lsa else None,
+            dropout_p=self.dropout if self.training else 0.0,
+        )  # (B, h, N, d)
+        return self.project(mixed.transpose(1, 2).flatten(2))  # (B, N, D)
+
+    def weights(self, tokens: Tensor) -> Tensor:
+        """Return the attention weights, (B, h, N, N); each row sums to 1."""
+        q, k, _ = self._split(tokens)
+        logits = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
+        if self.lsa:
+            logits = logits + self.mask
+        return logits.softmax(dim=-1)
+
+
+class Block(nn.Module):
+    """Attention and a two-layer perceptron, each behind a LayerNorm (pre-norm) and a shortcut."""
+
+    def __init__(self, settings: config.Model, num_tokens: int):
+        super().__init__()
+        width = settings.embed_dim
+        hidden = round(width * settings.mlp_ratio)
+        self.norm1 = nn.LayerNorm(width)
+        self.attention = Attention(
+            width, settings.num_heads, num_tokens, settings.lsa, settings.dropout
+        )
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+        self.drop = nn.Dropout(settings.dropout) if settings.dropout else nn.Identity()
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        tokens = tokens + self.drop(self.attention(self.norm1(tokens)))
+        return tokens + self.drop(self.mlp(self.norm2(tokens)))
+
+
+class ViT(nn.Module):
+    """Vision Transformer over square images, with or without physics features.
+
+    ``settings`` says which ideas are on; ``image_size`` is the side in pixels. Features join before
+    the head: standardised by the statistics of the training images, a missing one (NaN) put to the
+    mean and marked by an indicator, through one hidden layer, concatenated to the pooled token.
+    ValueError if the patches do not tile the image or the heads do not divide the width.
+    """
+
+    def __init__(
+        self,
+        settings: config.Model,
+        image_size: int,
+        num_classes: int,
+        num_features: int = 0,
+        channels: int = 1,
+    ):
+        super().__init__()
+        config.check_patches(settings, image_size)
+        self.settings = settings
+        width = settings.embed_dim
+        num_tokens = (image_size // settings.patch_size) ** 2 + (settings.pool == "cls")
+        self.embed = PatchEmbedding(settings.patch_size, channels, width, settings.spt)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width)) if settings.pool == "cls" else None
+        self.position = nn.Parameter(torch.zeros(1, num_tokens, width))
+        self.blocks = nn.ModuleList(Block(settings, num_tokens) for _ in range(settings.depth))
+        self.norm = nn.LayerNorm(width)
+        self.num_features = num_features
+        if num_features:
+            self.register_buffer("feature_mean", torch.zeros(num_features))
+            self.register_buffer("feature_std", torch.ones(num_features))
+            self.feature_embed = nn.Sequential(nn.Linear(2 * num_features, width), nn.GELU())
+        self.head = nn.Linear(width * (2 if num_features else 1), num_classes)
+        self.apply(_initialise)
+        nn.init.trunc_normal_(self.position, std=0.02)
+        if self.cls_token is not None:
+            nn.init.trunc_normal_(self.cls_token, std=0.02)
+
+    def tokens(self, images: Tensor) -> Tensor:
+        """Return the tokens that enter the first block, (B, N, D)."""
+        tokens = self.embed(images)
+        if self.cls_token is not None:
+            tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
+        return tokens + self.position
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """Return one vector an image, (B, D)."""
+        tokens = self.tokens(images)
+        for block in self.blocks:
+            tokens = block(tokens)
+        tokens = self.norm(tokens)
+        return tokens.mean(dim=1) if self.cls_token is None else tokens[:, 0]
+
+    def forward(self, images: Tensor, features: Tensor | None = None) -> Tensor:
+        """Return logits (B, K) of images (B, C, H, W) and, if the model has them, features (B, F)."""
+        pooled = self.forward_features(images)
+        if self.num_features:
+            assert features is not None, f"this model needs {self.num_features} features"
+            pooled = torch.cat([pooled, self.embed_features(features)], dim=1)
+        return self.head(pooled)
+
+    def embed_features(self, features: Tensor) -> Tensor:
+        """Return the hidden layer of the features, (B, D), from raw features (B, F)."""
+        missing = features.isnan()
+        standard = ((features - self.feature_mean) / self.feature_std).masked_fill(missing, 0.0)
+        return self.feature_embed(torch.cat([standard, missing.to(standard)], dim=1))
+
+    def standardise(self, features: Tensor) -> None:
+        """Keep mean and standard deviation of the training features (n, F), NaN left out."""
+        mean = features.nanmean(dim=0).nan_to_num(0.0)
+        std = (features - mean).square().nanmean(dim=0).sqrt().nan_to_num(1.0)
+        self.feature_mean.copy_(mean)
+        self.feature_std.copy_(torch.where(std > 0, std, 1.0))
+
+    def attention(self, images: Tensor) -> list[Tensor]:
+        """Return each block's attention weights, (B, h, N, N)."""
+        tokens = self.tokens(images)
+        weights = []
+        for block in self.blocks:
+            weights.append(block.attention.weights(block.norm1(tokens)))
+            tokens = block(tokens)
+        return weights
+
+    def parameter_groups(self, weight_decay: float) -> list[dict]:
+        """Return optimiser groups: weight decay on matrices only (no biases, norms, embeddings)."""
+        matrices, others = [], []
+        for name, parameter in self.named_parameters():
+            decays = parameter.ndim == 2 and name.endswith("weight")
+            (matrices if decays else others).append(parameter)
+        return [
+            {"params": matrices, "weight_decay": weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ]
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

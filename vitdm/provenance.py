@@ -1,0 +1,129 @@
+"""Where an artefact came from: a sidecar of JSON beside each, and writing that leaves no halves."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("torch", "lightning", "numpy", "pandas", "lenstronomy", "scikit-learn")
+PACKAGES += ("scikit-optimize", "opencv-python-headless", "matplotlib", "vitdm")
+_STARTED = time.time()
+
+
+@contextlib.contextmanager
+def atomic(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary sibling of a file or folder; it takes the name only if all went well."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        yield temporary
+        if path.is_dir() and temporary.is_dir():
+            shutil.rmtree(path)
+        os.replace(temporary, path)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        elif temporary.exists():
+            temporary.unlink()
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write JSON with sorted keys; NaN becomes null, for JSON knows no NaN."""
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(_plain(content), indent=2, sort_keys=True) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "tolist"):  # NumPy scalars and arrays
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, float) and value != value:
+        return None
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+def sha256(path: str | Path) -> str:
+    """Return the sha256 of a file, or of all files below a folder in the order of their names."""
+    digest = hashlib.sha256()
+    path = Path(path)
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if file.is_file():
+            with file.open("rb") as stream:
+                while block := stream.read(1 << 20):
+                    digest.update(block)
+    return digest.hexdigest()
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        answer = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return answer.stdout.strip()
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return versions
+
+
+def _peak_memory_mb() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (1 << 20 if sys.platform == "darwin" else 1 << 10), 1)
+
+
+def sidecar(
+    path: str | Path,
+    *,
+    rule: str,
+    seed: int | None = None,
+    config: Any = None,
+    inputs: Iterable[str | Path] = (),
+    started: float | None = None,
+    **more: Any,
+) -> None:
+    """Write what made an artefact to ``path`` (ends in .json): rule, commit, inputs, cost.
+
+    ``config`` is a pydantic model or a dictionary; its hash is kept. ``inputs`` are files or
+    folders; their sha256 are kept. ``started`` is ``time.time()`` at the beginning of the work
+    (default: of the process).
+    """
+    settings = config.model_dump(mode="json") if hasattr(config, "model_dump") else config
+    hashed = hashlib.sha256(json.dumps(_plain(settings), sort_keys=True).encode()).hexdigest()
+    dirty = _git("status", "--porcelain", "--untracked-files=no")
+    write_json(
+        path,
+        {
+            "rule": rule,
+            "commit": _git("rev-parse", "HEAD"),
+            "dirty": None if dirty is None else bool(dirty),
+            "config_sha256": None if settings is None else hashed,
+            "inputs": {str(entry): sha256(entry) for entry in inputs},
+            "seed": seed,
+            "versions": _versions(),
+            "seconds": round(time.time() - (started or _STARTED), 1),
+            "peak_memory_mb": _peak_memory_mb(),
+            **more,
+        },
+    )
