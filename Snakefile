@@ -101,16 +101,17 @@ if SIMULATED:
                 "catalog.csv",
                 "dataset.json",
             ),
-        params:
-            out=lambda wildcards, output: Path(output[0]).parent,
-            shard=lambda wildcards: f"{wildcards.k}/{SETTINGS.shards}",
-            watch=watch("n_images"),
         log:
             f"{OUT}/logs/simulate_{{k}}.log",
         conda:
             "environment.yml"
+        params:
+            config=CONFIG,
+            out=subpath(output[0], parent=True),
+            shard=lambda wildcards: f"{wildcards.k}/{SETTINGS.shards}",
+            watch=watch("n_images"),
         shell:
-            "vitdm simulate --config {CONFIG} --shard {params.shard} --out {params.out}"
+            "vitdm simulate --config {params.config} --shard {params.shard} --out {params.out}"
             " 2>&1 | tee {log}"
 
     rule merge:
@@ -118,13 +119,13 @@ if SIMULATED:
             expand("{shard}/images.npy", shard=SHARDS),
         output:
             DATASET,
-        params:
-            shards=SHARDS,
-            out=f"{OUT}/dataset",
         log:
             f"{OUT}/logs/merge.log",
         conda:
             "environment.yml"
+        params:
+            shards=SHARDS,
+            out=subpath(output[0], parent=True),
         shell:
             "vitdm merge {params.shards} --out {params.out} 2>&1 | tee {log}"
 
@@ -135,15 +136,16 @@ else:
             SETTINGS.data,
         output:
             DATASET,
-        params:
-            out=f"{OUT}/dataset",
-            watch=watch("n_images"),
         log:
             f"{OUT}/logs/ingest.log",
         conda:
             "environment.yml"
+        params:
+            config=CONFIG,
+            out=subpath(output[0], parent=True),
+            watch=watch("n_images"),
         shell:
-            "vitdm ingest {input} --config {CONFIG} --out {params.out} 2>&1 | tee {log}"
+            "vitdm ingest {input} --config {params.config} --out {params.out} 2>&1 | tee {log}"
 
 
 rule preprocess:
@@ -151,16 +153,17 @@ rule preprocess:
         DATASET,
     output:
         PROCESSED,
-    params:
-        dataset=f"{OUT}/dataset",
-        out=f"{OUT}/processed",
-        watch=watch("preprocess"),
     log:
         f"{OUT}/logs/preprocess.log",
     conda:
         "environment.yml"
+    params:
+        config=CONFIG,
+        dataset=subpath(input[0], parent=True),
+        out=subpath(output[0], parent=True),
+        watch=watch("preprocess"),
     shell:
-        "vitdm preprocess {params.dataset} --config {CONFIG} --out {params.out} 2>&1 | tee {log}"
+        "vitdm preprocess {params.dataset} --config {params.config} --out {params.out} 2>&1 | tee {log}"
 
 
 rule features:
@@ -168,15 +171,16 @@ rule features:
         DATASET,
     output:
         f"{OUT}/features.csv",
-    params:
-        dataset=f"{OUT}/dataset",
-        watch=watch("preprocess", "features"),
     log:
         f"{OUT}/logs/features.log",
     conda:
         "environment.yml"
+    params:
+        config=CONFIG,
+        dataset=subpath(input[0], parent=True),
+        watch=watch("preprocess", "features"),
     shell:
-        "vitdm features {params.dataset} --config {CONFIG} --out {output} 2>&1 | tee {log}"
+        "vitdm features {params.dataset} --config {params.config} --out {output} 2>&1 | tee {log}"
 
 
 # ------------------------------------------------------------------------------ training
@@ -188,18 +192,19 @@ rule train:
         features=f"{OUT}/features.csv",
     output:
         expand(f"{OUT}/runs/{{{{run}}}}/{{file}}", file=[*RUN, "predictions.csv"]),
-    params:
-        processed=f"{OUT}/processed",
-        out=f"{OUT}/runs/{{run}}",
-        name=lambda wildcards: wildcards.run.rpartition("_seed")[0],
-        seed=lambda wildcards: wildcards.run.rpartition("_seed")[2],
-        watch=watch("task", "model", "train", "runs"),
     log:
         f"{OUT}/logs/train_{{run}}.log",
     conda:
         "environment.yml"
+    params:
+        config=CONFIG,
+        processed=subpath(input[0], parent=True),
+        out=subpath(output[0], parent=True),
+        name=lambda wildcards: wildcards.run.rpartition("_seed")[0],
+        seed=lambda wildcards: wildcards.run.rpartition("_seed")[2],
+        watch=watch("task", "model", "train", "runs"),
     shell:
-        "vitdm train {params.processed} --features {input.features} --config {CONFIG}"
+        "vitdm train {params.processed} --features {input.features} --config {params.config}"
         " --run {params.name} --seed {params.seed} --out {params.out} 2>&1 | tee {log}"
 
 
@@ -209,17 +214,18 @@ rule tune:
         features=f"{OUT}/features.csv",
     output:
         multiext(f"{OUT}/tune/", "best.json", "trials.csv"),
-    params:
-        processed=f"{OUT}/processed",
-        out=f"{OUT}/tune",
-        watch=watch("task", "model", "train", "tune"),
-    priority: 10  # the longest job: start it first
     log:
         f"{OUT}/logs/tune.log",
+    priority: 10  # the longest job: start it first
     conda:
         "environment.yml"
+    params:
+        config=CONFIG,
+        processed=subpath(input[0], parent=True),
+        out=subpath(output[0], parent=True),
+        watch=watch("task", "model", "train", "tune"),
     shell:
-        "vitdm tune {params.processed} --features {input.features} --config {CONFIG}"
+        "vitdm tune {params.processed} --features {input.features} --config {params.config}"
         " --out {params.out} 2>&1 | tee {log}"
 
 
@@ -230,18 +236,19 @@ rule train_final:
         best=f"{OUT}/tune/best.json",
     output:
         expand(f"{OUT}/final/seed{{{{k}}}}/{{file}}", file=RUN),
-    params:
-        processed=f"{OUT}/processed",
-        search=f"{OUT}/tune",
-        out=f"{OUT}/final/seed{{k}}",
-        epochs=SETTINGS.final.epochs,
-        watch=watch("task", "model", "train"),
     log:
         f"{OUT}/logs/final_seed{{k}}.log",
     conda:
         "environment.yml"
+    params:
+        config=CONFIG,
+        processed=subpath(input[0], parent=True),
+        search=subpath(input.best, parent=True),
+        out=subpath(output[0], parent=True),
+        epochs=SETTINGS.final.epochs,
+        watch=watch("task", "model", "train"),
     shell:
-        "vitdm train {params.processed} --features {input.features} --config {CONFIG}"
+        "vitdm train {params.processed} --features {input.features} --config {params.config}"
         " --final {params.search} --seed {wildcards.k} --out {params.out} 2>&1 | tee {log}"
 
 
@@ -252,18 +259,19 @@ rule evaluate:  # the only rule that reads the test split
         runs=expand(f"{OUT}/final/{{seed}}/model.safetensors", seed=FINAL),
     output:
         multiext(f"{OUT}/evaluation/", "metrics.json", "predictions.csv", "roc.csv"),
-    params:
-        processed=f"{OUT}/processed",
-        runs=expand(f"{OUT}/final/{{seed}}", seed=FINAL),
-        out=f"{OUT}/evaluation",
-        bootstrap=SETTINGS.final.bootstrap,
     log:
         f"{OUT}/logs/evaluate.log",
     conda:
         "environment.yml"
+    params:
+        config=CONFIG,
+        processed=subpath(input[0], parent=True),
+        runs=expand(f"{OUT}/final/{{seed}}", seed=FINAL),
+        out=subpath(output[0], parent=True),
+        bootstrap=SETTINGS.final.bootstrap,
     shell:
         "vitdm evaluate {params.processed} {params.runs} --features {input.features}"
-        " --config {CONFIG} --out {params.out} 2>&1 | tee {log}"
+        " --config {params.config} --out {params.out} 2>&1 | tee {log}"
 
 
 # ------------------------------------------------------------------ notebooks and article
@@ -296,29 +304,30 @@ for name, notebook in NOTEBOOKS.items():
                 figure=notebook["figures"],
                 ext=["pdf", "json"],
             ),
-            report(
+            figures=report(
                 expand(f"{FIGURES}/{{figure}}.png", figure=notebook["figures"]),
                 category=name[3:].replace("_", " "),
                 caption="paper/report/figure.rst",
             ),
-            report(
+            tables=report(
                 expand(f"{TABLES}/{{table}}.csv", table=notebook["tables"]),
                 category=name[3:].replace("_", " "),
                 caption="paper/report/table.rst",
             ),
             executed=f"{OUT}/notebooks/{name}.ipynb",
             numbers=f"{OUT}/numbers/{name[:2]}.json",
-        params:
-            figures=FIGURES,
-            tables=TABLES,
-        retries: 1  # kernels that start together may race for a port (papermill issue 511)
         log:
             f"{OUT}/logs/notebook_{name}.log",
+        retries: 1  # kernels that start together may race for a port (papermill issue 511)
         conda:
             "environment.yml"
+        params:
+            results=subpath(output.numbers, ancestor=2),
+            figures=lambda wildcards, output: Path(output.figures[0]).parent,
+            tables=lambda wildcards, output: Path(output.tables[0]).parent,
         shell:
             "papermill {input.notebook} {output.executed} --kernel python3 --cwd ."
-            " -p results {OUT} -p figures {params.figures} -p tables {params.tables}"
+            " -p results {params.results} -p figures {params.figures} -p tables {params.tables}"
             " --no-progress-bar > {log} 2>&1"
 
 
@@ -326,21 +335,22 @@ rule paper:
     input:
         expand("paper/{file}", file=["paper.md", "references.bib", "crossref.lua"]),
         expand("paper/{file}", file=["build.py", "article.typ", "article.css"]),
-        expand(f"{OUT}/numbers/{{name}}.json", name=[name[:2] for name in NOTEBOOKS]),
-        [f"{FIGURES}/{figure}.pdf" for n in NOTEBOOKS.values() for figure in n["figures"]],
-        [f"{TABLES}/{table}.csv" for n in NOTEBOOKS.values() for table in n["tables"]],
+        numbers=[f"{OUT}/numbers/{name[:2]}.json" for name in NOTEBOOKS],
+        figures=[f"{FIGURES}/{figure}.pdf" for n in NOTEBOOKS.values() for figure in n["figures"]],
+        tables=[f"{TABLES}/{table}.csv" for n in NOTEBOOKS.values() for table in n["tables"]],
     output:
         report(f"{PAPER}/paper.pdf", category="article", caption="paper/report/paper.rst"),
         multiext(f"{PAPER}/paper", ".html", ".tex"),
-    params:
-        figures=FIGURES,
-        tables=TABLES,
-        out=PAPER,
-        watch=SETTINGS.model_dump(mode="json"),
     log:
         f"{OUT}/logs/paper.log",
     conda:
         "environment.yml"
+    params:
+        results=lambda wildcards, input: Path(input.numbers[0]).parents[1],
+        figures=lambda wildcards, input: Path(input.figures[0]).parent,
+        tables=lambda wildcards, input: Path(input.tables[0]).parent,
+        out=subpath(output[0], parent=True),
+        watch=SETTINGS.model_dump(mode="json"),
     shell:
-        "python paper/build.py --results {OUT} --figures {params.figures}"
+        "python paper/build.py --results {params.results} --figures {params.figures}"
         " --tables {params.tables} --out {params.out} 2>&1 | tee {log}"

@@ -16,8 +16,8 @@
 #
 # A massive galaxy bends the light of whatever lies behind it. If a second galaxy stands almost
 # exactly behind the first, we see it several times, stretched into arcs or closed into a ring. Most
-# of the bending mass is dark, so the shape of the arcs is one of the few places where the small-scale
-# structure of dark matter can be seen at all. This notebook
+# of the bending mass is dark, so the shape of the arcs is one of the few places where the
+# small-scale structure of dark matter can be seen at all. This notebook
 #
 # 1. says what clumps of dark matter do to an arc,
 # 2. looks at the images and at their noise,
@@ -54,9 +54,9 @@ population = config.load_population(out.config.population) if simulated else Non
 print(f"{len(catalog)} images of {raw.images.shape[1]} × {raw.images.shape[2]} pixels")
 
 # %% [markdown]
-# The images are divided into four splits, each with the same proportion of the classes. **train** and
-# **valid** teach the models and stop their training in time, **opt** judges settings, and **test** is
-# opened once, in notebook 05.
+# The images are divided into four splits, each with the same proportion of the classes. **train**
+# and **valid** teach the models and stop their training in time, **opt** judges settings, and
+# **test** is opened once, in notebook 05.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -65,16 +65,16 @@ pd.crosstab(catalog["class"], catalog["split"]).loc[classes, list(config.SPLITS)
 # %% [markdown]
 # ## 1.1 The physics: what substructure does to an arc
 #
-# Let $\boldsymbol\theta$ be the direction in which we see a point and $\boldsymbol\beta$ the direction
-# in which it would stand without the lens. The two are related by the **lens equation**
+# Let $\boldsymbol\theta$ be the direction in which we see a point and $\boldsymbol\beta$ the
+# direction in which it would stand without the lens. The two are related by the **lens equation**
 #
 # $$
 # \boldsymbol\beta = \boldsymbol\theta - \boldsymbol\alpha(\boldsymbol\theta), \qquad
 # \boldsymbol\alpha = \boldsymbol\alpha_\text{halo} + \sum_i \boldsymbol\alpha_i ,
 # $$
 #
-# where $\boldsymbol\alpha$ is the deflection: one smooth term for the halo, and one for each clump. A
-# point of mass $m$ at $\boldsymbol\theta_i$ deflects towards itself by
+# where $\boldsymbol\alpha$ is the deflection: one smooth term for the halo, and one for each clump.
+# A point of mass $m$ at $\boldsymbol\theta_i$ deflects towards itself by
 #
 # $$
 # \boldsymbol\alpha_i = \theta_{\mathrm E,i}^2\,
@@ -84,19 +84,19 @@ pd.crosstab(catalog["class"], catalog["split"]).loc[classes, list(config.SPLITS)
 # $$
 #
 # Lensing conserves surface brightness: it only moves light about. A clump next to an arc therefore
-# shifts the arc locally by about $|\boldsymbol\alpha_i|$, and, because it pulls neighbouring points by
-# different amounts, stretches or shrinks it there. Three consequences can be looked for:
+# shifts the arc locally by about $|\boldsymbol\alpha_i|$, and, because it pulls neighbouring points
+# by different amounts, stretches or shrinks it there. Three consequences can be looked for:
 #
-# - **Local brightness.** A piece of arc that is stretched covers more pixels and is brighter in sum;
-#   an image may split, or gain a knot.
+# - **Local brightness.** A piece of arc that is stretched covers more pixels and is brighter in
+#   sum; an image may split, or gain a knot.
 # - **Local geometry.** The arc leaves the smooth curve that the halo alone would draw.
-# - **Global geometry.** All mass inside the ring adds to the deflection. If clumps come *on top of* the
-#   halo, the Einstein radius of the whole grows: the ring gets larger.
+# - **Global geometry.** All mass inside the ring adds to the deflection. If clumps come *on top of*
+#   the halo, the Einstein radius of the whole grows: the ring gets larger.
 #
 # **Cold dark matter** makes compact subhalos all over the halo. In a **condensate of axion-like
-# particles** with a mass near $10^{-23}$ eV, whose de Broglie wave is as large as a galaxy, vortices
-# can form instead. A vortex is modelled as a line of mass; the lighter the particle, the longer the
-# line. Its pull acts along the whole line, and far away from it as if it were a point.
+# particles** with a mass near $10^{-23}$ eV, whose de Broglie wave is as large as a galaxy,
+# vortices can form instead. A vortex is modelled as a line of mass; the lighter the particle, the
+# longer the line. Its pull acts along the whole line, and far away from it as if it were a point.
 
 # %%
 if simulated:
@@ -115,17 +115,18 @@ else:
     print("How these images were made is not known here, so this figure is not drawn.")
 
 # %% [markdown]
-# *Above*, the same source behind the same halo, without noise: smooth, and with substructure. *Below*,
-# what the substructure changed, in percent of the peak brightness; black dots are the masses, in the
-# middle panel with an area proportional to the mass. A red rim beside a blue one is a piece of arc
-# that moved. Two things strike the eye: the differences follow the whole ring, for the added mass
-# pushes all of it outwards, and finer structure stands near the heavier clumps. The network
-# has to find such differences in one noisy image, without the smooth twin to compare with.
+# *Above*, the same source behind the same halo, without noise: smooth, and with substructure.
+# *Below*, what the substructure changed, in percent of the peak brightness; black dots are the
+# masses, in the middle panel with an area proportional to the mass. A red rim beside a blue one is
+# a piece of arc that moved. Two things strike the eye: the differences follow the whole ring, for
+# the added mass pushes all of it outwards, and finer structure stands near the heavier clumps. The
+# network has to find such differences in one noisy image, without the smooth twin to compare with.
 
 # %% [markdown]
 # ## 1.2 The images
 #
-# Each row shows lenses of one class, as the network sees them (section 1.4), on one brightness scale.
+# Each row shows lenses of one class, as the network sees them (section 1.4), on one brightness
+# scale.
 
 # %%
 train = np.flatnonzero(catalog["split"] == "train")
@@ -135,16 +136,16 @@ pixel_scale = population.pixel_scale if simulated else None
 out.figure(plots.lens_gallery(gallery, pixel_scale), "lens_gallery")
 
 # %% [markdown]
-# Within a row the images differ mostly because the source stands at another place behind the lens: on
-# the axis it makes a ring, off the axis a long arc with a small counter-image across. Between rows
-# hardly any difference can be told by eye. That is the problem in one picture: the parameters nobody
-# asks for move more light than the one we want to know.
+# Within a row the images differ mostly because the source stands at another place behind the lens:
+# on the axis it makes a ring, off the axis a long arc with a small counter-image across. Between
+# rows hardly any difference can be told by eye. That is the problem in one picture: the parameters
+# nobody asks for move more light than the one we want to know.
 #
 # ## 1.3 The noise
 #
-# To decide what is light of the source, we have to know the noise. Sky level and rms are measured in
-# each image by sigma clipping: take the median and the rms about it, drop the values
-# that are more than $3\sigma$ away, and repeat until nothing changes.
+# To decide what is light of the source, we have to know the noise. Sky level and rms are measured
+# in each image by sigma clipping: take the median and the rms about it, drop the values that are
+# more than $3\sigma$ away, and repeat until nothing changes.
 
 # %%
 sample = development[:500]
@@ -161,27 +162,27 @@ print(f"{100 * zero_pixel_fraction:.1f} % of all pixels are exactly 0")
 # curve is a Gaussian of that rms. For simulated images the left half is missing: the published
 # simulator clips negative values at zero before it draws Poisson counts, so that nearly half of all
 # pixels hold the same number, 0. An ordinary rms would then be too small by far, and clipping at
-# $3\sigma$ would run away: each round removes a part of the one-sided tail and lowers the rms, which
-# removes more. Where a tenth of the pixels or more is piled up at the smallest value, the rms is
-# therefore taken from the upper half alone, which the clipping left untouched. The histogram follows
-# the curve right of zero, so the measured rms is that of the noise *before* the clipping.
+# $3\sigma$ would run away: each round removes a part of the one-sided tail and lowers the rms,
+# which removes more. Where a tenth of the pixels or more is piled up at the smallest value, the rms
+# is therefore taken from the upper half alone, which the clipping left untouched. The histogram
+# follows the curve right of zero, so the measured rms is that of the noise *before* the clipping.
 #
 # ## 1.4 From the raw image to the input of the network
 #
-# 1. **Smooth** lightly (a Gaussian of one pixel), and measure the noise again: smoothing lowers it, for
-#    white noise to $\sigma / (2\sqrt\pi)$.
-# 2. **Threshold** at a multiple of that noise and remove single pixels (a morphological opening). What
-#    remains is the *lensed area*.
-# 3. The **region of interest** is the largest connected piece, with its holes filled, so that a ring
-#    counts as a disk. Its centre and axes follow from the moments of the flux $F$ within,
+# 1. **Smooth** lightly (a Gaussian of one pixel), and measure the noise again: smoothing lowers it,
+#    for white noise to $\sigma / (2\sqrt\pi)$.
+# 2. **Threshold** at a multiple of that noise and remove single pixels (a morphological opening).
+#    What remains is the *lensed area*.
+# 3. The **region of interest** is the largest connected piece, with its holes filled, so that a
+#    ring counts as a disk. Its centre and axes follow from the moments of the flux $F$ within,
 #    $\mu_{pq} = \sum F\,(x - \bar x)^p (y - \bar y)^q$: the major axis has the angle
 #    $$\varphi = \tfrac12 \arctan \frac{2\mu_{11}}{\mu_{20} - \mu_{02}} ,$$
 #    and of its two directions we take the one with the longer tail (positive third moment).
 # 4. **De-rotate**, if so configured: turn the image until that axis lies along $+x$.
 # 5. **Cut** a square at the native resolution. Nothing is resized: resampling would smear the very
 #    scales on which subhalos act.
-# 6. **Stretch**: $\operatorname{arcsinh}[(I - I_\mathrm{sky}) / (s\,\sigma)]$ is linear in the noise and
-#    logarithmic in the arcs, so that bright and faint parts have similar weight.
+# 6. **Stretch**: $\operatorname{arcsinh}[(I - I_\mathrm{sky}) / (s\,\sigma)]$ is linear in the
+#    noise and logarithmic in the arcs, so that bright and faint parts have similar weight.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -199,12 +200,13 @@ print(
 )
 
 # %% [markdown]
-# (a) The raw pixels in units of the noise. (b) The smoothed image; the white contour is the threshold.
-# (c) The region of interest, its centre (cross), and its major axis; the arrow points to the longer
-# tail. (d) What the network gets. Compare (a) and (d): the stretch brings out the faint ends of the
-# arcs, and the cut drops empty sky without touching a pixel of the rest.
+# (a) The raw pixels in units of the noise. (b) The smoothed image; the white contour is the
+# threshold. (c) The region of interest, its centre (cross), and its major axis; the arrow points to
+# the longer tail. (d) What the network gets. Compare (a) and (d): the stretch brings out the faint
+# ends of the arcs, and the cut drops empty sky without touching a pixel of the rest.
 #
-# How much light does the cut lose? The fraction of the flux of the lensed area that is left inside it:
+# How much light does the cut lose? The fraction of the flux of the lensed area that is left inside
+# it:
 
 # %%
 kept = []
@@ -251,15 +253,15 @@ for name, part in parts.items():
     print(f"{name} ({part['row'].nunique()} images): median {middle:.3f}, 5th percentile {low:.3f}")
 
 # %% [markdown]
-# Lines are medians over the images, bands hold the central 90 % of them. De-rotated images stay alike
-# at every angle. What is missing to one is mostly noise, which cubic interpolation smooths. The lower
-# edge of the band belongs to nearly round images: a ring has no long axis, its region is flagged as
-# *not oriented* and left as it is. At 180° the line without de-rotation may rise, for
-# a lens is roughly point-symmetric.
+# Lines are medians over the images, bands hold the central 90 % of them. De-rotated images stay
+# alike at every angle. What is missing to one is mostly noise, which cubic interpolation smooths.
+# The lower edge of the band belongs to nearly round images: a ring has no long axis, its region is
+# flagged as *not oriented* and left as it is. At 180° the line without de-rotation may rise, for a
+# lens is roughly point-symmetric.
 #
-# Why, then, is de-rotation not always on? It interpolates pixels; and the simulated lenses all have the
-# same orientation of halo and shear, which a rotation hides. The network can learn from random mirror
-# images instead.
+# Why, then, is de-rotation not always on? It interpolates pixels; and the simulated lenses all have
+# the same orientation of halo and shear, which a rotation hides. The network can learn from random
+# mirror images instead.
 
 # %%
 print("de-rotation in this run:", "on" if settings.derotate else "off")
@@ -267,26 +269,26 @@ print("de-rotation in this run:", "on" if settings.derotate else "off")
 # %% [markdown]
 # ## 1.6 Physics features
 #
-# The network's verdict is a number without a reason. Features are numbers *with* one. They are measured
-# on the raw images, in units that do not depend on exposure time or brightness:
+# The network's verdict is a number without a reason. Features are numbers *with* one. They are
+# measured on the raw images, in units that do not depend on exposure time or brightness:
 #
-# - how much light there is (`lensed_area`, `total_flux_snr`, `peak_snr`) and how it is distributed over
-#   the pixels (`gini`),
+# - how much light there is (`lensed_area`, `total_flux_snr`, `peak_snr`) and how it is distributed
+#   over the pixels (`gini`),
 # - where it is (`ring_radius`, `ring_width`, `roi_elongation`),
 # - at several levels, given in percent of the peak: how many separate bright regions there are
-#   (`n_bright`), and how far the two most distant and the two closest stand apart (`max_separation`,
-#   `min_separation`). A ring is one region, whatever it surrounds. With fewer than two regions there is
-#   no distance, and the value is missing: not 0, not −1.
+#   (`n_bright`), and how far the two most distant and the two closest stand apart
+#   (`max_separation`, `min_separation`). A ring is one region, whatever it surrounds. With fewer
+#   than two regions there is no distance, and the value is missing: not 0, not −1.
 #
-# The last kind has a classical meaning. For a singular isothermal lens the two images of a source at
-# $\beta$ stand at $\theta_\pm = \beta \pm \theta_{\mathrm E}$, so their separation is
+# The last kind has a classical meaning. For a singular isothermal lens the two images of a source
+# at $\beta$ stand at $\theta_\pm = \beta \pm \theta_{\mathrm E}$, so their separation is
 # $2\,\theta_{\mathrm E}$ *wherever the source is*.
 
 # %%
 definitions = features.table(out.config.features)
 out.table(definitions, "features")
 with pd.option_context("display.max_colwidth", None, "display.max_rows", None):
-    display(definitions.drop(columns="reference"))
+    print(definitions.drop(columns="reference").to_string(index=False))
 
 # %%
 names = features.feature_names(out.config.features)
@@ -295,14 +297,15 @@ values = measured.loc[development, names].assign(**{"class": catalog["class"]})
 out.figure(plots.feature_distributions(values, units), "feature_distributions")
 
 # %% [markdown]
-# One panel a feature, one line a class, each histogram of unit area over the images in which the feature
-# exists. Where the lines lie on one another the feature says nothing by itself. In the simulated images
-# the counts and the brightness are of that kind: the unknown position of the source changes them far more
-# than substructure does. The distances of the bright regions are not: the classes with substructure lie to
-# the right of the smooth one. Section 1.1 says why. The substructure was *added* to a halo that is the
-# same in every image, so it enlarges the Einstein radius, and a separation measures just that. This is a
-# property of the simulation rather than of nature, where no two halos weigh the same. How far each
-# feature alone gets is the subject of notebook 02.
+# One panel a feature, one line a class, each histogram of unit area over the images in which the
+# feature exists. Where the lines lie on one another the feature says nothing by itself. In the
+# simulated images the counts and the brightness are of that kind: the unknown position of the
+# source changes them far more than substructure does. The distances of the bright regions are not:
+# the classes with substructure lie to the right of the smooth one. Section 1.1 says why. The
+# substructure was *added* to a halo that is the same in every image, so it enlarges the Einstein
+# radius, and a separation measures just that. This is a property of the simulation rather than of
+# nature, where no two halos weigh the same. How far each feature alone gets is the subject of
+# notebook 02.
 
 # %%
 low, middle = turned["correlation"].quantile([0.05, 0.5])

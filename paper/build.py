@@ -103,8 +103,8 @@ def num(value: float | None, digits: int = 3) -> str:
 
 
 def plain(value: float | None) -> str:
-    """A setting as one would type it: 0.5, 70, 1e-05."""
-    return MISSING if value is None else f"{value:g}".replace("-", "−")
+    """A setting as one would type it, such as 0.5 or 70."""
+    return MISSING if value is None else f"{value:g}"
 
 
 def sci(value: float | None, digits: int = 1) -> str:
@@ -230,7 +230,9 @@ def render(source: Path, variables: dict[str, Any]) -> str:
     except jinja2.TemplateSyntaxError as error:
         raise InputError(f"{source.name}, line {error.lineno}: {error.message}") from error
     except (jinja2.UndefinedError, InputError, TypeError, ValueError) as error:
-        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(source)]
+        lines = [
+            f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(source)
+        ]
         where = f", line {lines[-1]}" if lines else ""
         raise InputError(f"{source.name}{where}: {error}") from error
 

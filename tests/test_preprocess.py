@@ -84,14 +84,27 @@ def test_background_ignores_what_is_no_number():
     assert estimate_background(np.full((9, 9), np.nan)) == (0.0, 0.0)
 
 
-def test_background_equals_plain_sigma_clipping():
-    image = (5 + noise(4) + 30 * ellipse(0, 1)).astype(np.float32)
+def test_background_without_light_equals_plain_sigma_clipping():
+    image = (5 + noise(4)).astype(np.float32)
     values = image.ravel().astype(float)
     for _ in range(10):
         median = np.median(values)
         sigma = np.sqrt(np.mean((values - median) ** 2))
         values = values[np.abs(values - median) <= 3 * sigma]
     assert estimate_background(image) == pytest.approx((median, sigma), rel=2e-3)
+
+
+def test_background_of_clipped_noise_is_not_raised_by_the_faint_wings_of_an_arc():
+    x, y = grid()
+    ring = 0.2 * np.exp(-0.5 * ((np.hypot(x - 75, y - 75) - 26) / 6) ** 2)
+    sky, sigma = estimate_background(np.clip(ring + noise(8, sigma=0.02), 0, None))
+    assert sky == pytest.approx(0, abs=0.001)
+    assert sigma == pytest.approx(0.02, rel=0.07)
+
+
+def test_background_of_an_image_full_of_light_is_still_a_number():
+    sky, sigma = estimate_background(ellipse(0, 1, side=40, sigma=30, x0=20, y0=20) * 1000)
+    assert 500 < sky < 1000 and 0 < sigma < 500
 
 
 # ------------------------------------------------------------------------ region of interest

@@ -7,6 +7,7 @@ does not fit is refused before any work starts, with a message that names the fi
 from __future__ import annotations
 
 import os
+import re
 import types
 import typing
 from pathlib import Path
@@ -344,8 +345,9 @@ def build(content: dict[str, Any], source: str = "configuration") -> Config:
     content = dict(content)
     data = content.get("data", "simulate")
     if isinstance(data, str) and data != "simulate":
-        stem = Path(data.rstrip("/")).name.split(".")[0] or "data"
-        content |= {"name": f"{content.get('name', 'data')}_{stem}", "publish": False}
+        stem = re.sub(r"[^A-Za-z0-9_-]", "_", Path(data.rstrip("/")).name.split(".")[0] or "data")
+        name = str(content.get("name", "data")).removesuffix(f"_{stem}")
+        content |= {"name": f"{name}_{stem}", "publish": False}
     try:
         return Config(**content)
     except ValidationError as error:

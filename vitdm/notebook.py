@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from IPython.display import Image, display
 from matplotlib.figure import Figure
 
 from vitdm import config, plots
@@ -32,8 +33,10 @@ class Notebook:
     config: Config
 
     def figure(self, figure: Figure, name: str) -> None:
-        """Save a figure as ``<figures>/<name>.png`` and ``.pdf``, with its sidecar."""
+        """Save a figure as ``<figures>/<name>.png`` and ``.pdf``, with its sidecar, and show it."""
         plots.save(figure, self.figures / name, **self._provenance())
+        plots.plt.close(figure)
+        display(Image(filename=self.figures / f"{name}.png", width=800))
 
     def table(self, table: pd.DataFrame, name: str) -> None:
         """Save a table as ``<tables>/<name>.csv``, with its sidecar."""

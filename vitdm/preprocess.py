@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -21,7 +22,9 @@ SMOOTHING = 1.0  # px, sigma of the Gaussian: below the width of an arc, above a
 ROUND = 1.1  # below this ratio of the rms axes, a shape has no orientation worth the name
 PILE_UP = 0.1  # this fraction of values at the smallest one means that the noise was clipped
 CHUNK = 256  # images read, processed and written at once
+SKY_FRACTION = 0.1  # if less of the image than this is away from light, all of it counts as sky
 _OPENING = np.ones((3, 3), np.uint8)
+_MARGIN = np.ones((7, 7), np.uint8)  # how far from light a pixel has to be to count as sky
 
 # An image is far too small to be worth OpenCV's threads: waking them costs more than they do.
 cv2.setNumThreads(1)
@@ -32,9 +35,9 @@ class Detection:
     """The light of an image that stands out of the noise; arrays have the image's shape.
 
     ``residual`` is image - sky (0 where the image has no number), ``smooth`` the smoothed image
-    above its own sky, ``sigma_smooth`` the noise that is left in it, ``mask`` (uint8) is 1 where
-    ``smooth`` exceeds the threshold, after opening. ``noise`` and ``noise_smooth`` are the rms
-    values to divide by: never 0, also where ``sigma`` is.
+    above its own sky, ``noise_smooth`` the noise that is left in it, ``mask`` (uint8) is 1 where
+    ``smooth`` exceeds the threshold, after opening. ``noise`` is ``sigma``, the rms of the
+    sky; where an image shows no noise at all, ``sigma`` is 0 and ``noise`` is not.
     """
 
     sky: float
@@ -96,20 +99,53 @@ def estimate_background(image: ArrayLike) -> tuple[float, float]:
     """Return the sky level and the noise rms of an image, both in its units, by sigma clipping.
 
     Median and rms are taken again and again without the values beyond 3 sigma of the median, until
-    none is left (at most 10 times). If a tenth of the values or more is piled up at the smallest
-    one (noise that was cut at zero), the rms is that of the upper half alone about the median.
-    Values that are no finite numbers are ignored. A constant image has rms 0; an image without a
-    finite number, sky 0 and rms 0.
+    none is left (at most 10 times); first of the smoothed image, to find its light, then of the
+    pixels that are well away from light. If a tenth of the values or more is piled up at the
+    smallest one (noise that was cut at zero), the rms is that of the upper half alone about the
+    median. Values that are no finite numbers are ignored. A constant image has rms 0; an image
+    without a finite number, sky 0 and rms 0.
     """
-    return _clipped_statistics(_as_image(image))
+    background = _background(_as_image(image))
+    return background.sky, background.sigma
 
 
-def _clipped_statistics(image: NDArray[np.float32]) -> tuple[float, float]:
-    values = np.sort(image, axis=None)  # sorted once, every clipping is a slice
-    first = np.searchsorted(values, -np.inf, side="right")
-    values = values[first : np.searchsorted(values, np.inf, side="left")]
-    if not values.size:
-        return 0.0, 0.0
+class _Background(NamedTuple):
+    sky: float
+    sigma: float
+    residual: NDArray[np.float32]  # image - sky; 0 where it has no number
+    smooth: NDArray[np.float32]  # the residual, smoothed, above the sky of its own
+    sigma_smooth: float
+
+
+def _background(image: NDArray[np.float32]) -> _Background:
+    finite = np.isfinite(image)
+    if not finite.any():
+        return _Background(0.0, 0.0, np.zeros_like(image), np.zeros_like(image), 0.0)
+    residual = image - image.min(where=finite, initial=np.inf)
+    if not finite.all():
+        residual[~finite] = np.median(residual[finite])
+    smooth = cv2.GaussianBlur(residual, (0, 0), SMOOTHING)
+    sparse = smooth[::2, ::2] if min(smooth.shape) > 64 else smooth  # the rest is correlated
+    sky_smooth, sigma_smooth = _clipped_statistics(sparse)
+    smooth -= np.float32(sky_smooth)
+    away = cv2.dilate(_opened(smooth > 3 * sigma_smooth), _MARGIN) == 0
+    away &= finite
+    if np.count_nonzero(away) < SKY_FRACTION * away.size:
+        away = finite
+    sky, sigma = _clipped_statistics(residual[away])
+    residual -= np.float32(sky)
+    residual[~finite] = 0.0
+    sky += float(image.min(where=finite, initial=np.inf))
+    return _Background(sky, sigma, residual, smooth, sigma_smooth)
+
+
+def _opened(pixels: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    return cv2.morphologyEx(pixels.astype(np.uint8), cv2.MORPH_OPEN, _OPENING)
+
+
+def _clipped_statistics(values: NDArray[np.float32]) -> tuple[float, float]:
+    """Return the median and the rms about it of the finite ``values``, clipped at 3 sigma."""
+    values = np.sort(values, axis=None)  # sorted once, every clipping is a slice
     pivot = values[values.size // 2]
     offsets = (values - pivot).astype(np.float64)
     piled_up = int(np.searchsorted(offsets, offsets[0], side="right")) >= PILE_UP * offsets.size
@@ -144,22 +180,12 @@ def detect(image: ArrayLike, settings: Preprocess) -> Detection:
     measured after the smoothing, for that is what reduces it, by a factor that depends on how the
     noise of neighbouring pixels is correlated.
     """
-    image = _as_image(image)
-    sky, sigma = _clipped_statistics(image)
-    residual = image - np.float32(sky)
-    finite = np.isfinite(residual)
-    if not finite.all():
-        residual[~finite] = 0.0
-    smooth = cv2.GaussianBlur(residual, (0, 0), SMOOTHING)
-    sparse = smooth[::2, ::2] if min(smooth.shape) > 64 else smooth  # the rest is correlated
-    sky_smooth, sigma_smooth = _clipped_statistics(sparse)
-    smooth -= np.float32(sky_smooth)
+    sky, sigma, residual, smooth, sigma_smooth = _background(_as_image(image))
     noise = _noise(sigma, residual)
     noise_smooth = sigma_smooth
     if noise != sigma or not sigma_smooth:
         noise_smooth = max(sigma_smooth, noise / (2 * math.sqrt(math.pi) * SMOOTHING))
-    mask = (smooth > settings.threshold * noise_smooth).astype(np.uint8)
-    mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, _OPENING)
+    mask = _opened(smooth > settings.threshold * noise_smooth)
     return Detection(sky, sigma, noise, residual, smooth, noise_smooth, mask)
 
 

@@ -1,0 +1,327 @@
+"""The article: what is missing stops the build, and what is there is numbered, linked, stable."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import re
+import shutil
+from pathlib import Path
+
+import jinja2
+import jinja2.meta
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import pytest
+
+from vitdm import config, provenance
+
+PAPER = Path(__file__).parents[1] / "paper"
+_spec = importlib.util.spec_from_file_location("build_paper", PAPER / "build.py")
+build = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(build)
+
+SMALL = r"""---
+title: A Small Paper
+author: [Nobody]
+link-citations: true
+abstract: The score is {{ test_auc | num(3) }}.
+---
+
+# First {#sec-first}
+
+See @fig-b, @tbl-scores, @eq-line, @sec-second and @known2000. The price is {{ rate | sci(1) }}.
+
+[$$y = a x + b$$]{#eq-line}
+
+![The first.]({{ figure("a") }}){#fig-a}
+
+![The second.]({{ figure("b") }}){#fig-b}
+
+# Second
+
+## Below {#sec-second}
+
+{{ table("scores", caption="Scores.", columns={"name": "Who", "auc": "ROC-AUC"}) }}
+
+{{ table("provenance", caption="What made each figure.") }}
+
+::: {#refs}
+:::
+"""
+
+BIB = """@article{known2000, author = {Known, A.}, title = {On Knowing}, journal = {J. Known},
+  year = {2000}, doi = {10.1000/known}}
+"""
+
+
+@pytest.fixture(scope="session")
+def picture(tmp_path_factory):
+    """A figure in both formats."""
+    path = tmp_path_factory.mktemp("picture") / "picture"
+    figure = plt.figure(figsize=(1, 1))
+    for suffix, metadata in ((".png", None), (".pdf", {"CreationDate": None})):
+        figure.savefig(path.with_suffix(suffix), metadata=metadata)
+    plt.close(figure)
+    return path
+
+
+class Project:
+    """The files that one build reads, in a folder of its own."""
+
+    def __init__(self, root: Path, picture: Path, **settings) -> None:
+        self.root, self.picture = root, picture
+        self.settings = config.build(
+            {
+                "name": "tiny",
+                "n_images": {"train": 20, "valid": 10, "opt": 10, "test": 10},
+                "runs": {"plain": {"label": "ViT"}, "spt": {"label": "ViT + SPT"}},
+                "tune": {"space": {"depth": {"type": "integer", "low": 1, "high": 3}}},
+                **settings,
+            }
+        )
+        config.save(self.settings, root / "results/config.yaml")
+        classes = ["no_sub", "cdm", "axion"] if "data" not in settings else ["no_sub", "sub"]
+        self.write(
+            "results/dataset/catalog.csv", "id,class\n" + "".join(f"{c},{c}\n" for c in classes)
+        )
+        self.write("results/evaluation/evaluation.json", '{"commit": "0123456789abcdef"}')
+        self.write("paper/references.bib", BIB)
+
+    def write(self, name: str, text: str) -> Path:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return path
+
+    def numbers(self, name: str = "05", **numbers) -> None:
+        self.write(f"results/numbers/{name}.json", json.dumps(numbers))
+
+    def figure(self, name: str, **sidecar) -> None:
+        for suffix in (".png", ".pdf"):
+            path = self.root / f"figures/{name}{suffix}"
+            path.parent.mkdir(exist_ok=True)
+            shutil.copy(self.picture.with_suffix(suffix), path)
+        provenance.write_json(self.root / f"figures/{name}.json", sidecar)
+
+    def build(self, source: Path | None = None, out: str = "out") -> int:
+        arguments = ["--source", source or self.root / "paper/paper.md", "--out", self.root / out]
+        for folder in ("results", "figures", "tables"):
+            arguments += [f"--{folder}", self.root / folder]
+        return build.main([str(argument) for argument in arguments])
+
+    def out(self, suffix: str, out: str = "out") -> str:
+        return (self.root / out / f"paper.{suffix}").read_text()
+
+
+@pytest.fixture
+def small(tmp_path, picture):
+    project = Project(tmp_path, picture)
+    project.write("paper/paper.md", SMALL)
+    project.write("tables/scores.csv", "name,auc,unused\nA_1,0.98765,1\nB,0.5,2\n")
+    project.numbers(test_auc=0.98765, rate=0.00123)
+    made = {"rule": "notebook_05", "notebook": "notebooks/05_final_test.py"}
+    project.figure("a", **made, config_sha256="a" * 64)
+    project.figure("b", **made, config_sha256="b" * 64)
+    return project
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory, picture):
+    project = small.__wrapped__(tmp_path_factory.mktemp("built"), picture)
+    assert project.build() == 0
+    return project
+
+
+def test_numbers_of_the_run_are_in_the_text(built):
+    assert "The score is 0.988." in built.out("html")
+    assert re.search(r"1\.2\s*\\times\s*10\^\{-3\}", built.out("tex"))
+    assert (built.root / "out/paper.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_references_are_numbered_links(built):
+    html, tex = built.out("html"), built.out("tex").replace("\n", " ")
+    for target, text in {
+        "fig-b": "Figure 2",
+        "tbl-scores": "Table 1",
+        "eq-line": "Equation 1",
+        "sec-second": "Section 2.1",
+    }.items():
+        assert re.search(
+            rf'<a\s+href="#{target}">{text.replace(" ", "(?:&nbsp;|\u00a0| )")}</a>', html
+        )
+        assert html.count(f'id="{target}"') == 1
+        assert f"\\hyperref[{target}]{{{text.replace(' ', '~')}}}" in tex
+        assert f"\\label{{{target}}}" in tex
+    assert re.search(r"<figcaption><strong>Figure.2\. </strong>The\s+second", html)
+    assert '<span class="number">(1)</span>' in html
+    assert 'href="#ref-known2000"' in html
+
+
+def test_html_is_one_file_and_tex_names_the_figures(built):
+    html = built.out("html")
+    assert not re.findall(r'(?:src|href)="(?!#|data:|https://doi\.org/)[^"]*"', html)
+    assert html.count("data:image/png") == 2
+    assert "<math" in html and "width=device-width" in html
+    assert "{../figures/a.pdf}" in built.out("tex")
+
+
+def test_table_has_the_chosen_columns_and_rounded_numbers(built):
+    html = built.out("html")
+    cells = re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", html)[:6]
+    assert cells == ["Who", "ROC-AUC", "A_1", "0.9877", "B", "0.5000"]
+
+
+def test_provenance_is_what_the_sidecars_say(built):
+    with (built.root / "tables/provenance.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    expected = {"rule": "notebook_05", "notebook": "05_final_test"}
+    assert rows == [
+        {"figure": "a", **expected, "config": "a" * 12},
+        {"figure": "b", **expected, "config": "b" * 12},
+    ]
+    sidecar = json.loads(built.out("json"))
+    assert sidecar["rule"] == "paper"
+    figure = built.root / "figures/a.pdf"
+    assert sidecar["inputs"][str(figure)] == provenance.sha256(figure)
+
+
+def test_same_inputs_same_bytes(built):
+    first = {s: (built.root / f"out/paper.{s}").read_bytes() for s in ("pdf", "html", "tex")}
+    assert built.build(out="again") == 0
+    assert first == {s: (built.root / f"again/paper.{s}").read_bytes() for s in first}
+
+
+def replaced(old: str, new: str):
+    def spoil(project: Project) -> None:
+        assert old in SMALL
+        project.write("paper/paper.md", SMALL.replace(old, new))
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    ("spoil", "named"),
+    [
+        (replaced("{{ rate", "{{ no_such_rate"), ["no_such_rate", "paper.md, line 10"]),
+        (replaced("@fig-b", "@fig-nowhere"), ["@fig-nowhere", "does not exist"]),
+        (replaced("@known2000", "@unknown2000"), ["unknown2000"]),
+        (replaced("{#fig-b}", "{#fig-a}"), ["fig-a", "twice"]),
+        (replaced('figure("b")', 'figure("c")'), ["figure 'c'", "line 16"]),
+        (replaced('table("scores"', 'table("lost"'), ["table 'lost'", "line 22"]),
+        (replaced('"auc":', '"area":'), ["'scores'", "'area'", "unused"]),
+        (replaced("num(3)", "num(3"), ["paper.md, line 5"]),
+        (lambda project: project.numbers("04", test_auc=1), ["test_auc", "04.json", "05.json"]),
+        (lambda project: project.numbers(test_auc=None), ["rate", "line 10"]),
+        (lambda project: project.numbers(classes=3), ["classes", "reserves"]),
+        (lambda project: shutil.rmtree(project.root / "results/numbers"), ["numbers"]),
+        (lambda project: (project.root / "results/dataset/catalog.csv").unlink(), ["catalog.csv"]),
+    ],
+)
+def test_what_is_missing_is_named_and_nothing_is_written(small, capsys, spoil, named):
+    spoil(small)
+    assert small.build() == 1
+    message = capsys.readouterr().err
+    assert all(name in message for name in named), message
+    assert "Traceback" not in message
+    assert not list((small.root / "out").glob("*")) and not list((small.root / "out").glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        (build.num(-0.0004, 3), "0.000"),
+        (build.num(-0.25, 2), "−0.25"),
+        (build.num(None), "n/a"),
+        (build.sci(1e9, 0), "$10^{9}$"),
+        (build.sci(2.5e-4), r"$2.5\times 10^{-4}$"),
+        (build.pct(0.1234), "12.3\u00a0%"),
+        (build.minutes(90), "1.5\u00a0minutes"),
+        (build.integer(14000), "14\u00a0000"),
+        (build.effect(0.01, 0.002), "helps"),
+        (build.effect(-0.01, 0.002), "hurts"),
+        (build.effect(0.003, 0.002), "unclear"),
+        (build.effect(0.01, None), "unknown"),
+        (build._cell("0.00131"), "0.00131"),
+        (build._cell("412345"), "412\u00a0345"),
+        (build._cell("a|b_c"), r"a\|b\_c"),
+    ],
+)
+def test_formats(shown, expected):
+    assert shown == expected
+
+
+# ---------------------------------------------------------------------------- the article itself
+
+
+def article() -> str:
+    return (PAPER / "paper.md").read_text()
+
+
+def test_results_hold_no_typed_decimals():
+    def typed(text: str) -> list[str]:
+        bare = re.sub(r"\{\{.*?\}\}|\{%.*?%\}|^%%.*?$", "", text, flags=re.S | re.M)
+        return re.findall(r"\d\.\d", bare)
+
+    results = re.search(r"^# Results .*?(?=^# )", article(), flags=re.S | re.M)[0]
+    assert len(results) > 2000
+    assert typed(results) == []
+    assert typed(results + "an AUC of 0.99") == ["0.9"]
+
+
+def test_every_citation_has_an_entry_and_every_entry_is_cited():
+    keys = set(re.findall(r"@([\w-]+)", article()))
+    cited = {key for key in keys if not re.match(r"(fig|tbl|eq|sec)-", key)}
+    entries = re.split(r"^@\w+\{", (PAPER / "references.bib").read_text(), flags=re.M)[1:]
+    assert cited == {entry.split(",")[0] for entry in entries}
+    for entry in entries:
+        assert re.search(r"^  (doi|url) = \{\S+\}", entry, flags=re.M), entry
+
+
+def synthetic(project: Project) -> None:
+    """Give every number, figure and table that the article asks for a made-up value."""
+    environment = jinja2.Environment(
+        comment_start_string="<!--#", comment_end_string="#-->", line_statement_prefix="%%"
+    )
+    for name in ("num", "plain", "sci", "pct", "minutes", "integer"):
+        environment.filters[name] = str
+    reserved = {"classes", "simulated", "config", "population", "commit", "versions", "numbers"}
+    keys = jinja2.meta.find_undeclared_variables(environment.parse(article()))
+    numbers = dict.fromkeys(keys - reserved - {"figure", "table", "effect"}, 0.5)
+    numbers |= {"best_feature": "ring_radius", "most_sensitive": "depth", "best_run": "plain"}
+    numbers |= {f"n_{name}": 10 for name in ("no_sub", "sub")} | {"run_plain_auc": 0.123456789}
+    numbers |= {"run_plain_sd": None, "test_auc": 0.987654, "gain_spt": 0.1, "gain_spt_sd": 0.01}
+    if project.settings.data == "simulate":
+        numbers |= {f"test_auc_{name}": 0.9 for name in ("no_sub", "cdm", "axion")}
+    else:
+        absent = ("missed_mass_median", "found_mass_median", "theta_E_smooth", "test_auc_cdm")
+        numbers = {k: v for k, v in numbers.items() if k not in absent + ("test_auc_axion",)}
+    project.numbers(**numbers)
+    for name in re.findall(r'figure\("(\w+)"\)', article()):
+        if name != "sensitivity" or project.settings.data == "simulate":
+            project.figure(name, rule="r", notebook="n")
+    for name, rest in re.findall(r'table\("(\w+)"(.*?)\)\s*\}\}', article()):
+        columns = re.findall(r'"(\w+)": "', rest) or ["name", "value"]
+        project.write(
+            f"tables/{name}.csv", ",".join(columns) + "\n" + ",".join("1" for _ in columns) + "\n"
+        )
+
+
+@pytest.mark.parametrize("settings", [{}, {"data": "lenses.tgz"}], ids=["simulated", "files"])
+def test_the_article_builds(tmp_path, picture, capsys, settings):
+    project = Project(tmp_path, picture, **settings)
+    synthetic(project)
+    assert project.build(PAPER / "paper.md") == 0, capsys.readouterr().err
+    html, tex = project.out("html"), project.out("tex")
+    assert "0.9877" in html and "0123456789ab" in html
+    assert not re.search(r"\{\{|\{%|\?\?|@(fig|tbl|eq|sec)-|\{#|^%%", html)
+    assert ("shortcut of Model I" in html) == ("data" not in settings)
+    assert "a measurable gain" in html
+    # What pdflatex knows (Latin-1 and the punctuation of its utf8 input), or the preamble declares
+    declared = {chr(int(code, 16)) for code in re.findall(r"UnicodeCharacter\{(\w+)\}", tex)}
+    odd = {character for character in tex if ord(character) > 0xFF} - declared - set("−–—‘’“”…ŁłŠš")
+    assert not odd
