@@ -116,11 +116,12 @@ else:
 
 # %% [markdown]
 # *Above*, the same source behind the same halo, without noise: smooth, and with substructure.
-# *Below*, what the substructure changed, in percent of the peak brightness; black dots are the
-# masses, in the middle panel with an area proportional to the mass. A red rim beside a blue one is
-# a piece of arc that moved. Two things strike the eye: the differences follow the whole ring, for
-# the added mass pushes all of it outwards, and finer structure stands near the heavier clumps. The
-# network has to find such differences in one noisy image, without the smooth twin to compare with.
+# *Below*, what the substructure changed, in percent of the peak brightness. Circles are the
+# subhalos, their area proportional to the mass; the line is the vortex. A red rim beside a blue one
+# is a piece of arc that moved. Two things strike the eye: the differences follow the whole ring,
+# for the added mass pushes all of it outwards, and finer structure stands near heavy subhalos that
+# lie on the ring. The network has to find such differences in one noisy image, without the smooth
+# twin to compare with.
 
 # %% [markdown]
 # ## 1.2 The images
@@ -158,14 +159,20 @@ out.figure(plots.noise_histogram(sky, sigma), "noise")
 print(f"{100 * zero_pixel_fraction:.1f} % of all pixels are exactly 0")
 
 # %% [markdown]
-# The histogram holds pixels outside the lensed area, each in units of the rms of its own image; the
-# curve is a Gaussian of that rms. For simulated images the left half is missing: the published
-# simulator clips negative values at zero before it draws Poisson counts, so that nearly half of all
-# pixels hold the same number, 0. An ordinary rms would then be too small by far, and clipping at
-# $3\sigma$ would run away: each round removes a part of the one-sided tail and lowers the rms,
-# which removes more. Where a tenth of the pixels or more is piled up at the smallest value, the rms
-# is therefore taken from the upper half alone, which the clipping left untouched. The histogram
-# follows the curve right of zero, so the measured rms is that of the noise *before* the clipping.
+# The histogram holds pixels outside the lensed area, each in units of the rms of its own image, on
+# a logarithmic axis; the curve is a Gaussian of that rms. In the simulated images the left half is
+# missing: the published simulator clips negative values at zero before it draws Poisson counts, so
+# that nearly half of all pixels hold the same number, 0, the spike. This has two consequences for
+# the measurement:
+#
+# - An ordinary rms would be too small by far, and clipping at $3\sigma$ would run away: each round
+#   removes a part of the one-sided tail and lowers the rms, which removes more. Where a tenth of
+#   the pixels or more is piled up at the smallest value, the rms is therefore taken from the upper
+#   half alone, which the clipping left untouched.
+# - The faint wings of the arcs lie in that half too. Only pixels well away from any light are used.
+#
+# Where the histogram follows the curve right of zero, the measured rms is that of the noise
+# *before* it was clipped.
 #
 # ## 1.4 From the raw image to the input of the network
 #
@@ -222,7 +229,9 @@ print(f"a region is found in {100 * catalog['roi_found'].mean():.2f} % of the im
 #
 # A test that needs no truth: turn a raw image by a known angle, process both, and compare. If the
 # de-rotation does what it says, the result does not depend on the angle, and the two correlate
-# perfectly but for the interpolation of noise. Without de-rotation the correlation must fall.
+# perfectly but for the interpolation of noise. Without de-rotation the correlation must fall. The
+# corners, where a turned square has no pixels, are filled with the reflected sky of the image, so
+# that the noise which the processing measures is still noise.
 
 # %%
 turnable = {way: settings.model_copy(update={"derotate": way}) for way in (True, False)}
@@ -235,9 +244,8 @@ for number in development[:100]:
     roi = reference[True][1]
     for angle in range(0, 360, 30):
         matrix = cv2.getRotationMatrix2D(centre, angle, 1.0)
-        turned = cv2.warpAffine(
-            image, matrix, (width, height), flags=cv2.INTER_CUBIC, borderValue=roi.sky
-        )
+        how = {"flags": cv2.INTER_CUBIC, "borderMode": cv2.BORDER_REFLECT}
+        turned = cv2.warpAffine(image, matrix, (width, height), **how)
         for way in turnable:
             again = preprocess.process(turned, turnable[way])[0]
             alike = np.corrcoef(again.ravel(), reference[way][0].ravel())[0, 1]
@@ -253,11 +261,13 @@ for name, part in parts.items():
     print(f"{name} ({part['row'].nunique()} images): median {middle:.3f}, 5th percentile {low:.3f}")
 
 # %% [markdown]
-# Lines are medians over the images, bands hold the central 90 % of them. De-rotated images stay
-# alike at every angle. What is missing to one is mostly noise, which cubic interpolation smooths.
-# The lower edge of the band belongs to nearly round images: a ring has no long axis, its region is
-# flagged as *not oriented* and left as it is. At 180° the line without de-rotation may rise, for a
-# lens is roughly point-symmetric.
+# Lines are medians over the images, bands hold the central 90 % of them. The median of the
+# de-rotated images stays close to one at every angle. What is missing is noise, which cubic
+# interpolation smooths: at multiples of 90°, where no pixel has to be interpolated to turn the raw
+# image, the median is highest. The lower edge of the band belongs to nearly round images: a ring
+# has no long axis, so its region is flagged as *not oriented* and left as it is. That is why its
+# correlation is printed with and without them. Without de-rotation the correlation falls, and how
+# far depends on how much the brightness varies along the ring.
 #
 # Why, then, is de-rotation not always on? It interpolates pixels; and the simulated lenses all have
 # the same orientation of halo and shear, which a rotation hides. The network can learn from random
@@ -298,14 +308,14 @@ out.figure(plots.feature_distributions(values, units), "feature_distributions")
 
 # %% [markdown]
 # One panel a feature, one line a class, each histogram of unit area over the images in which the
-# feature exists. Where the lines lie on one another the feature says nothing by itself. In the
-# simulated images the counts and the brightness are of that kind: the unknown position of the
-# source changes them far more than substructure does. The distances of the bright regions are not:
-# the classes with substructure lie to the right of the smooth one. Section 1.1 says why. The
-# substructure was *added* to a halo that is the same in every image, so it enlarges the Einstein
-# radius, and a separation measures just that. This is a property of the simulation rather than of
-# nature, where no two halos weigh the same. How far each feature alone gets is the subject of
-# notebook 02.
+# feature exists, without the lowest 5 % and the highest 0.5 % of the values. Where the lines lie on
+# one another the feature says nothing by itself. In the simulated images the counts and the
+# brightness are of that kind: the unknown position of the source changes them far more than
+# substructure does. The distances of the bright regions are not: the classes with substructure lie
+# to the right of the smooth one. Section 1.1 says why. The substructure was *added* to a halo that
+# is the same in every image, so it enlarges the Einstein radius, and a separation measures just
+# that. This is a property of the simulation rather than of nature, where no two halos weigh the
+# same. How far each feature alone gets is the subject of notebook 02.
 
 # %%
 low, middle = turned["correlation"].quantile([0.05, 0.5])

@@ -158,7 +158,7 @@ def _cell(text: str) -> str:
     if value and not 1e-3 <= abs(value) < 1e5:
         return sci(value)
     magnitude = math.floor(math.log10(abs(value) or 1))
-    return num(value, max(0, 3 - magnitude) if magnitude >= 0 else max(4, 2 - magnitude))
+    return f"{value:.3g}" if magnitude < -2 else num(value, min(4, max(0, 3 - magnitude)))
 
 
 # ---------------------------------------------------------------------------------- the rendering
@@ -296,13 +296,14 @@ def build(source: Path, results: Path, figures: Path, tables: Path, out: Path) -
 def typeset(text: str, figures: Path, out: Path, pdf: Path) -> None:
     """Compile Typst to PDF: its own fonts and a fixed date, so the same text is the same bytes."""
     root = os.path.commonpath([out.resolve(), figures.resolve()])
-    with provenance.atomic(out / ".paper.typ") as file:
+    file = out / f".paper.{os.getpid()}.typ"  # beside the PDF: figures are relative to it
+    try:
         file.write_text(text.replace("dot.circle", "dot.o"))  # pandoc 3.9 has Typst's old name
-        try:
-            content = typst.compile(file, root=root, ignore_system_fonts=True, timestamp=0)
-        except RuntimeError as error:
-            raise InputError(f"paper: typst: {error}") from error
-    (out / ".paper.typ").unlink()
+        content = typst.compile(file, root=root, ignore_system_fonts=True, timestamp=0)
+    except RuntimeError as error:
+        raise InputError(f"paper: typst: {error}") from error
+    finally:
+        file.unlink(missing_ok=True)
     pdf.write_bytes(content)
 
 

@@ -67,7 +67,8 @@ def test_a_rebuild_equal_to_its_reference_passes(tmp_path, capsys):
 def test_tolerances_cover_the_headline_and_nothing_accidental():
     assert check.tolerance_of("test_auc") == (0.004, "absolute")
     assert check.tolerance_of("run_spt_lsa_auc") == (0.03, "absolute")
-    for key in ("test_auc_low", "test_auc_cdm_high", "run_spt_sd", "best_feature", "tune_seconds"):
+    assert check.tolerance_of("test_auc_low") == (0.004, "absolute")
+    for key in ("test_auc_cdm_high", "run_spt_sd", "best_feature", "tune_seconds"):
         assert check.tolerance_of(key) is None
     assert all(t >= 0 and kind in ("absolute", "relative") for t, kind in check.TOLERANCES.values())
 
@@ -106,3 +107,12 @@ def test_no_reference_without_headline_numbers(tmp_path):
     with pytest.raises(InputError, match="test_auc: found nan"):
         check.write_reference({"test_auc": math.nan}, tmp_path / "reference.json")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_fill_numbers_replaces_what_was_there(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("AUC <!-- number: auc -->0.1 and <!-- number: low --> | x 0.5\n")
+    check.fill_numbers(page, {"auc": 0.98765, "low": 0.9})
+    assert page.read_text() == "AUC <!-- number: auc -->0.988 and <!-- number: low -->0.900 | x 0.5\n"
+    with pytest.raises(InputError, match="low"):
+        check.fill_numbers(page, {"auc": 0.98765})

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vitdm import __version__, config
 from vitdm.config import InputError
+from vitdm.provenance import atomic
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -77,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
     sub = command("check", "Compare a rebuild with the reference.", out="", needs_config=False)
     sub.add_argument("--results", default="results/paper")
     sub.add_argument("--reference", default="paper/reference.json")
-    sub.add_argument("--write", action="store_true", help="make this run the reference instead")
+    sub.add_argument("--write", action="store_true", help="make this run the reference (and the README's numbers) instead")
     return top
 
 
@@ -133,28 +134,35 @@ def _run(arguments: argparse.Namespace) -> int:
 
             table = predict_files(arguments.images, arguments.run)
             if arguments.out:
-                table.to_csv(arguments.out, index=False)
+                with atomic(arguments.out) as temporary:
+                    table.to_csv(temporary, index=False)
             else:
                 table.to_csv(sys.stdout, index=False)
         case "check":
-            from vitdm.check import check, read_numbers, write_reference
+            from vitdm.check import check, fill_numbers, read_numbers, write_reference
 
             if arguments.write:
-                write_reference(read_numbers(arguments.results), arguments.reference)
+                numbers = read_numbers(arguments.results)
+                write_reference(numbers, arguments.reference)
+                fill_numbers("README.md", numbers)
                 return 0
             return 1 if check(arguments.results, arguments.reference) else 0
     return 0
 
 
 def _train(arguments: argparse.Namespace, settings: config.Config) -> None:
-    from vitdm.train import fit
+    from vitdm.train import Diverged, fit
     from vitdm.tune import best_params, with_params
 
     seed = settings.seed + arguments.seed
     if arguments.final:
-        model, train = with_params(
-            settings, best_params(arguments.final), epochs=settings.final.epochs
-        )
+        params = best_params(arguments.final)
+        try:
+            model, train = with_params(settings, params, epochs=settings.final.epochs)
+        except ValueError as error:
+            raise InputError(
+                f"{arguments.final}: found {params}, which does not fit {arguments.config}: {error}"
+            ) from error
         splits = {"train_splits": ("train", "valid", "opt")}
     else:
         override = config.Override(label="")
@@ -165,17 +173,20 @@ def _train(arguments: argparse.Namespace, settings: config.Config) -> None:
             override = settings.runs[arguments.run]
         model, train = settings.settings(override.model, override.train)
         splits = {"train_splits": ("train",), "valid_split": "valid", "score_split": "opt"}
-    fit(
-        arguments.processed,
-        arguments.features,
-        settings,
-        model,
-        train,
-        seed=seed,
-        out=arguments.out,
-        label=arguments.out.name,
-        **splits,
-    )
+    try:
+        fit(
+            arguments.processed,
+            arguments.features,
+            settings,
+            model,
+            train,
+            seed=seed,
+            out=arguments.out,
+            label=arguments.out.name,
+            **splits,
+        )
+    except Diverged as error:
+        raise InputError(f"{arguments.out}: {error}; expected a lower learning rate") from error
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -188,7 +199,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"vitdm {arguments.command}: error: {error}", file=sys.stderr)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print(f"vitdm {arguments.command}: error: {where}{error.strerror}", file=sys.stderr)
+        reason = error.strerror or error
+        print(f"vitdm {arguments.command}: error: {where}{reason}", file=sys.stderr)
     except KeyboardInterrupt:
         print(f"vitdm {arguments.command}: interrupted", file=sys.stderr)
         return 130

@@ -189,7 +189,7 @@ class Tune(Section):
     n_initial_points: int = Field(6, ge=1)
     n_train: int | None = Field(None, ge=1, description="training images of a trial; null: all")
     epochs: int = Field(8, ge=1)
-    space: dict[str, Dimension]
+    space: dict[str, Dimension] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _names_known(self) -> Tune:
@@ -197,9 +197,9 @@ class Tune(Section):
         for name in self.space:
             if name not in known:
                 raise ValueError(f"space: {name!r} is no key of model or train: {sorted(known)}")
-        if self.n_initial_points > self.n_calls:
+        if self.n_initial_points >= self.n_calls:  # the start is a call of its own
             raise ValueError(
-                f"n_initial_points = {self.n_initial_points} exceeds n_calls = {self.n_calls}"
+                f"n_initial_points = {self.n_initial_points} is not below n_calls = {self.n_calls}"
             )
         return self
 
@@ -265,6 +265,10 @@ class Config(Section):
             try:
                 model, _ = self.settings(override.model, override.train)
                 check_patches(model, self.preprocess.size)
+            except ValidationError as error:
+                schema = Model if error.title == Model.__name__ else Train
+                where = f"runs.{name}.{error.title.lower()}"
+                raise ValueError(str(_explain(error, schema, where))) from error
             except ValueError as error:
                 raise ValueError(f"runs.{name}: {error}") from error
         return self
@@ -284,9 +288,9 @@ class Config(Section):
 
 
 def check_patches(model: Model, size: int) -> None:
-    """Raise ValueError unless the patches tile the image."""
+    """Raise InputError, a ValueError, unless the patches tile the image."""
     if size % model.patch_size:
-        raise ValueError(
+        raise InputError(
             f"patch_size = {model.patch_size} does not divide the image side preprocess.size = {size}"
         )
 
@@ -296,7 +300,7 @@ def _read_yaml(path: str | Path) -> dict[str, Any]:
         content = yaml.safe_load(Path(path).read_text())
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected keys and values, found {type(content).__name__}")

@@ -211,7 +211,7 @@ def roi_of(light: Detection) -> Roi:
     mask = cv2.drawContours(np.zeros_like(light.mask), [contour], -1, 1, cv2.FILLED)
     left, top, columns, rows = cv2.boundingRect(contour)
     box = np.s_[top : top + rows, left : left + columns]
-    x, y, angle, elongation = _shape(np.where(mask[box], light.residual[box], 0), mask[box])
+    x, y, angle, elongation = _shape(np.where(mask[box], light.smooth[box], 0), mask[box])
     oriented = elongation >= ROUND
     return Roi(
         found=True,
@@ -229,13 +229,14 @@ def roi_of(light: Detection) -> Roi:
 
 
 def _shape(flux: NDArray, mask: NDArray[np.uint8]) -> tuple[float, float, float, float]:
-    """Return centre x, y, angle (deg) and elongation from the moments of the flux."""
+    """Return centre x, y, angle (deg) and elongation from the moments of the smoothed flux."""
     moments = cv2.moments(flux)
     if moments["m00"] <= 0:
         moments = cv2.moments(mask, binaryImage=True)
     total = moments["m00"]
     mu20, mu11, mu02 = (moments[name] / total for name in ("mu20", "mu11", "mu02"))
-    middle, radius = 0.5 * (mu20 + mu02), math.hypot(0.5 * (mu20 - mu02), mu11)
+    middle = 0.5 * (mu20 + mu02) - SMOOTHING**2  # second moments add in a convolution
+    radius = math.hypot(0.5 * (mu20 - mu02), mu11)
     pixel = 1 / 12  # the second moment of a single pixel: nothing seen is narrower
     elongation = math.sqrt(max(middle + radius, pixel) / max(middle - radius, pixel))
     angle = 0.5 * math.atan2(2 * mu11, mu20 - mu02)

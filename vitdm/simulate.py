@@ -54,7 +54,7 @@ def _theta_E_per_sqrt_mass(population: Population) -> float:
     else:
         d_l = cosmology.angular_diameter_distance(population.z_lens)
         d_s = cosmology.angular_diameter_distance(population.z_source)
-        d_ls = cosmology.angular_diameter_distance_z1z2(population.z_lens, population.z_source)
+        d_ls = cosmology.angular_diameter_distance(population.z_lens, population.z_source)
     squared = 4 * constants.G * constants.M_sun / constants.c**2 * d_ls / (d_l * d_s)
     return float(np.sqrt(squared.to_value(units.dimensionless_unscaled)) * 180 / np.pi * 3600)
 

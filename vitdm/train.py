@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from vitdm import config
 from vitdm.config import Config, InputError, Model, RunSettings, Train
-from vitdm.dataset import Dataset
+from vitdm.dataset import Dataset, read_catalog
 from vitdm.model import ViT
 from vitdm.provenance import atomic, sidecar, write_json
 
@@ -146,7 +146,8 @@ class Recipe(lightning.LightningModule):
         def factor(step: int) -> float:
             if step < warmup:
                 return (step + 1) / warmup
-            return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (self.total_steps - warmup)))
+            decay = max(1, self.total_steps - warmup)
+            return 0.5 * (1 + math.cos(math.pi * (step - warmup) / decay))
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
         return {
@@ -192,8 +193,16 @@ class Run:
     def predict(self, images: np.ndarray, features: np.ndarray | None = None) -> np.ndarray:
         """Return the probability of each class, (n, K), of processed images (n, H, W).
 
-        ``features`` (n, F) in the order of ``feature_names``, NaN where missing.
+        ``features`` (n, F) in the order of ``feature_names``, NaN where missing. InputError if they
+        are not given, or not as many as the model was trained with.
         """
+        expected = len(self.feature_names)
+        found = 0 if features is None else np.shape(features)[1]
+        if expected and found != expected:
+            raise InputError(
+                f"features: found {found} features of each image; expected {expected}: "
+                f"{', '.join(self.feature_names)}"
+            )
         self.model.eval()
         probabilities = []
         with torch.inference_mode():
@@ -216,11 +225,11 @@ def load_run(folder: str | Path) -> Run:
     if missing:
         raise InputError(f"{folder}: incomplete run; missing {', '.join(missing)}")
     settings = config.load_run_settings(folder / "config.yaml")
-    model = ViT(
-        settings.model, settings.image_size, len(settings.classes), len(settings.feature_names)
-    )
     weights = folder / "model.safetensors"
     try:
+        model = ViT(
+            settings.model, settings.image_size, len(settings.classes), len(settings.feature_names)
+        )
         model.load_state_dict(load_file(weights))
     except Exception as error:  # safetensors and torch raise many kinds
         raise InputError(f"{weights}: does not fit config.yaml of the run ({error})") from error
@@ -229,7 +238,13 @@ def load_run(folder: str | Path) -> Run:
 
 def read_features(path: str | Path, ids: pd.Series) -> pd.DataFrame:
     """Return the rows of a feature table in the order of ``ids``; InputError if some are missing."""
-    table = pd.read_csv(path, dtype={"id": str}).set_index("id")
+    table = read_catalog(path)
+    if "id" not in table:
+        raise InputError(f"{path}: found columns {', '.join(table)}; expected id and the features")
+    table = table.set_index("id")
+    text = table.select_dtypes(exclude="number").columns
+    if len(text):
+        raise InputError(f"{path}: {text[0]}: found text; expected numbers")
     absent = ids[~ids.isin(table.index)]
     if len(absent):
         raise InputError(f"{path}: no features of {len(absent)} images, such as {absent.iloc[0]!r}")
@@ -301,6 +316,11 @@ def fit(
         if valid_split:
             state = torch.load(best.best_model_path, weights_only=True)["state_dict"]
             vit.load_state_dict({k.removeprefix("model."): v for k, v in state.items()})
+        if not all(parameter.isfinite().all() for parameter in vit.parameters()):
+            raise Diverged(
+                f"the weights are not finite after epoch {len(recipe.history)}, "
+                f"at learning rate {train.learning_rate:.3g}"
+            )
 
     run = Run(
         RunSettings(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import skopt
 from scipy.optimize import OptimizeResult
@@ -206,9 +208,50 @@ def load_result(folder: str | Path, settings: Config) -> OptimizeResult:
     return optimiser.tell(points, [objective_value(auc) for auc in table["roc_auc"]])
 
 
+def setting_grid(dimension: skopt_space.Dimension, points: int = 25) -> list[Any]:
+    """Return values that span a dimension of the search, evenly spaced on its own scale."""
+    if isinstance(dimension, skopt_space.Categorical):
+        return list(dimension.categories)
+    if isinstance(dimension, skopt_space.Integer):
+        spaced = np.linspace(dimension.low, dimension.high, points)
+        return np.unique(spaced.round().astype(int)).tolist()
+    spaced = np.geomspace if dimension.prior == "log-uniform" else np.linspace
+    values = spaced(dimension.low, dimension.high, points)
+    return values.clip(dimension.low, dimension.high).tolist()
+
+
+def partial_dependence(
+    search: OptimizeResult, names: Sequence[str], samples: int = 200, seed: int = 0
+) -> np.ndarray:
+    """Return what the Gaussian process predicts for some settings, all others averaged out.
+
+    ``search`` comes from ``load_result``. The result is log10(1 - AUC), one axis a name, on its
+    ``setting_grid``: the mean prediction over ``samples`` random settings of the other dimensions
+    (Friedman 2001, Annals of Statistics 29, 1189, section 8.2).
+    """
+    dimensions = search.space.dimensions
+    ends = np.cumsum([dimension.transformed_size for dimension in dimensions])
+    places, columns = [], []  # of each name, in the transformed space: where, and its grid
+    for name in names:
+        i = next(i for i, dimension in enumerate(dimensions) if dimension.name == name)
+        grid = dimensions[i].transform(setting_grid(dimensions[i]))
+        places.append(slice(ends[i] - dimensions[i].transformed_size, ends[i]))
+        columns.append(np.reshape(grid, (len(grid), -1)))
+    others = search.space.transform(search.space.rvs(samples, random_state=seed))
+    result = np.empty([len(column) for column in columns])
+    for index in np.ndindex(*result.shape):
+        for place, column, k in zip(places, columns, index, strict=True):
+            others[:, place] = column[k]
+        result[index] = search.models[-1].predict(others).mean()
+    return result
+
+
 def best_params(folder: str | Path) -> dict[str, Any]:
     """Return the parameters that a finished search chose."""
     path = Path(folder) / "best.json"
     if not path.is_file():
         raise InputError(f"{path}: no such file; run the search first")
-    return json.loads(path.read_text())["params"]
+    try:
+        return dict(json.loads(path.read_text())["params"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: found no parameters ({error}); run the search again") from error

@@ -1,0 +1,100 @@
+"""Tiny lenses and a tiny run that several test modules share."""
+
+import pytest
+import yaml
+
+from vitdm import config
+
+POPULATION = {
+    "name": "tiny",
+    "description": "Model I on 48 pixels",
+    "num_pix": 48,
+    "pixel_scale": 0.1,
+    "psf_fwhm": 0.17,
+}
+SETTINGS = {
+    "name": "tiny",
+    "seed": 7,
+    "n_images": {"train": 20, "valid": 8, "opt": 8, "test": 12},
+    "shards": 2,
+    "preprocess": {"size": 32},
+    "model": {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2, "features": True},
+    "train": {"epochs": 1, "batch_size": 8},
+    "runs": {"plain": {"label": "ViT", "model": {"spt": False, "lsa": False, "features": False}}},
+    "tune": {
+        "n_calls": 2,
+        "n_initial_points": 1,
+        "epochs": 1,
+        "space": {"learning_rate": {"type": "real", "low": 1e-4, "high": 1e-2, "log": True}},
+    },
+    "final": {"seeds": 1, "epochs": 1, "bootstrap": 20},
+}
+
+
+@pytest.fixture(scope="session")
+def population():
+    return config.Population(**POPULATION)
+
+
+@pytest.fixture(scope="session")
+def settings():
+    return config.build(SETTINGS)
+
+
+@pytest.fixture(scope="session")
+def config_file(tmp_path_factory):
+    """The settings and the population of the tiny lenses, as files."""
+    folder = tmp_path_factory.mktemp("config")
+    (folder / "population.yaml").write_text(yaml.safe_dump(POPULATION))
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(SETTINGS | {"population": str(folder / "population.yaml")}))
+    return path
+
+
+@pytest.fixture(scope="session")
+def lenses(tmp_path_factory, population, settings):
+    """A data set of 48 simulated lenses of 48 pixels."""
+    from vitdm.simulate import simulate
+
+    out = tmp_path_factory.mktemp("lenses") / "dataset"
+    simulate(population, settings.n_images, settings.seed, out, progress=False)
+    return out
+
+
+@pytest.fixture(scope="session")
+def processed(lenses, settings):
+    from vitdm.preprocess import process_dataset
+
+    process_dataset(lenses, lenses.parent / "processed", settings.preprocess, progress=False)
+    return lenses.parent / "processed"
+
+
+@pytest.fixture(scope="session")
+def features_csv(lenses, settings):
+    from vitdm.features import measure_dataset
+
+    out = lenses.parent / "features.csv"
+    measure_dataset(lenses, out, settings.preprocess, settings.features, progress=False)
+    return out
+
+
+@pytest.fixture(scope="session")
+def run_folder(processed, features_csv, settings):
+    """A run of one epoch with features, trained on ``train`` and scored on ``opt``."""
+    from vitdm.train import fit
+
+    out = processed.parent / "runs" / "joint_seed0"
+    fit(
+        processed,
+        features_csv,
+        settings,
+        settings.model,
+        settings.train,
+        train_splits=("train",),
+        valid_split="valid",
+        score_split="opt",
+        seed=3,
+        out=out,
+        progress=False,
+    )
+    return out

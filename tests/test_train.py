@@ -1,0 +1,363 @@
+"""Training on toy images whose answer is known, and the run folder that it leaves."""
+
+import json
+import math
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+from sklearn.metrics import roc_auc_score
+
+from vitdm import config, dataset
+from vitdm.config import InputError, Model, Train
+from vitdm.dataset import Dataset
+from vitdm.model import ViT
+from vitdm.train import Batches, Diverged, Recipe, fit, load_run, read_features
+
+MODEL = Model(patch_size=4, embed_dim=16, depth=1, num_heads=2)
+SIZES = {"train": 64, "valid": 32, "opt": 32, "test": 16}
+ALL = ("train", "valid", "opt")
+
+
+def toy(folder, signal=1.5, poison=None, seed=0):
+    """Noise of 16 pixels; ``sub`` has a bright blob at a random place; split ``poison`` is NaN."""
+    rng = np.random.default_rng(seed)
+    n = sum(SIZES.values())
+    kinds = np.array(["no_sub", "sub"])[np.arange(n) % 2]
+    splits = np.repeat(list(SIZES), list(SIZES.values()))
+    images = rng.normal(size=(n, 16, 16)).astype(np.float32)
+    for i in np.flatnonzero(kinds == "sub"):
+        y, x = rng.integers(2, 11, size=2)
+        images[i, y : y + 4, x : x + 4] += 4 * signal
+    if poison:
+        images[splits == poison] = np.nan
+    ids = [f"{i:03d}" for i in range(n)]
+    catalog = pd.DataFrame({"id": ids, "class": kinds, "split": splits, "source": "toy"})
+    dataset.write(folder, images, catalog, rule="toy")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def blobs(tmp_path_factory):
+    return toy(tmp_path_factory.mktemp("toy") / "blobs")
+
+
+@pytest.fixture(scope="module")
+def noise(tmp_path_factory):
+    return toy(tmp_path_factory.mktemp("toy") / "noise", signal=0)
+
+
+def train(folder, settings, model=MODEL, features=None, splits=("train",), **options):
+    keys = set(options) & set(Train.model_fields)
+    recipe = {"epochs": 1, "batch_size": 16} | {key: options.pop(key) for key in keys}
+    return fit(
+        folder,
+        features,
+        settings,
+        model,
+        Train(**recipe),
+        train_splits=splits,
+        progress=False,
+        **options,
+    )
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def same(first, second):
+    return all(np.array_equal(first[name], second[name]) for name in first)
+
+
+# ------------------------------------------------------------------------ learning
+
+
+def test_a_bright_blob_is_learnt(blobs, settings):
+    found = train(
+        blobs, settings, epochs=25, learning_rate=3e-3, valid_split="valid", score_split="opt"
+    )
+    assert found["roc_auc"] > 0.95 and found["valid_roc_auc"] > 0.95
+
+
+def test_the_seed_decides_everything(blobs, settings, tmp_path):
+    options = {"valid_split": "valid", "score_split": "opt"}
+    runs = {}
+    for name, seed in (("first", 1), ("again", 1), ("other", 2)):
+        torch.manual_seed(hash(name) % 1000)  # the global state plays no part …
+        state = torch.get_rng_state()
+        runs[name] = train(blobs, settings, seed=seed, out=tmp_path / name, **options)
+        assert torch.equal(torch.get_rng_state(), state)  # … and is left alone
+    auc = {name: (run["roc_auc"], run["valid_roc_auc"]) for name, run in runs.items()}
+    assert auc["first"] == auc["again"] != auc["other"]
+    assert same(weights(tmp_path / "first"), weights(tmp_path / "again"))
+    assert not same(weights(tmp_path / "first"), weights(tmp_path / "other"))
+
+
+def test_the_best_weights_are_kept_and_training_stops(noise, settings, tmp_path):
+    found = train(
+        noise,
+        settings,
+        epochs=30,
+        patience=2,
+        learning_rate=3e-3,
+        valid_split="valid",
+        out=tmp_path / "run",
+    )
+    history = pd.read_csv(tmp_path / "run" / "history.csv")
+    assert found["epochs"] == len(history) == found["best_epoch"] + 2 < 30
+    assert history["valid_roc_auc"].idxmax() + 1 == found["best_epoch"]
+    data = Dataset.open(noise)
+    rows = data.rows("valid")
+    scores = load_run(tmp_path / "run").predict(data.images[rows])[:, 1]
+    kinds = data.catalog["class"][rows] == "sub"
+    assert roc_auc_score(kinds, scores) == pytest.approx(found["valid_roc_auc"], abs=2e-3)
+    assert found["valid_roc_auc"] == history["valid_roc_auc"].max()
+
+
+def test_without_validation_all_epochs_run(noise, settings, tmp_path):
+    found = train(noise, settings, epochs=3, patience=1, splits=ALL, out=tmp_path / "run")
+    assert found["epochs"] == 3 and found["n_train"] == 128
+    assert "valid_roc_auc" not in found and "roc_auc" not in found
+    assert pd.read_csv(tmp_path / "run" / "history.csv")["valid_roc_auc"].isna().all()
+    assert not (tmp_path / "run" / "predictions.csv").exists()
+
+
+def test_the_test_split_is_never_read(tmp_path, settings):
+    clean, poisoned = toy(tmp_path / "clean"), toy(tmp_path / "nan", poison="test")
+    options = {"valid_split": "valid", "score_split": "opt"}
+    assert np.isnan(Dataset.open(poisoned).images).any()
+    for name, splits, more in (("one", ("train",), options), ("all", ALL, {})):
+        for folder in (clean, poisoned):
+            train(folder, settings, splits=splits, out=tmp_path / name / folder.name, **more)
+        assert same(weights(tmp_path / name / "clean"), weights(tmp_path / name / "nan"))
+    scores = [
+        json.loads((tmp_path / "one" / name / "metrics.json").read_text())["roc_auc"]
+        for name in ("clean", "nan")
+    ]
+    assert scores[0] == scores[1]
+
+
+def test_fewer_training_images(blobs, settings, tmp_path):
+    counts = {n: train(blobs, settings, n_train=n)["n_train"] for n in (10, 64, 1000)}
+    assert counts == {10: 10, 64: 64, 1000: 64}
+
+
+# ------------------------------------------------------------------------ divergence
+
+
+def test_a_huge_learning_rate_diverges(blobs, settings, tmp_path):
+    with pytest.raises(Diverged, match=r"epoch \d+, batch 1, at learning rate \de\+\d+"):
+        train(blobs, settings, learning_rate=1e9, epochs=20, batch_size=64, out=tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_lost_in_the_last_step_are_no_run(blobs, settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        Recipe, "on_train_end", lambda recipe: recipe.model.head.bias.data.fill_(math.nan)
+    )
+    with pytest.raises(Diverged, match=r"weights are not finite after epoch 1, .* rate 0\.001"):
+        train(blobs, settings, out=tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nan_in_an_image_is_told_with_its_batch(tmp_path, settings):
+    folder = toy(tmp_path / "nan", poison="valid")
+    message = r"the loss became nan in epoch 1, batch \d+, at learning rate \d"
+    with pytest.raises(Diverged, match=message):
+        train(folder, settings, splits=("train", "valid"))
+
+
+# ------------------------------------------------------------------------ the recipe
+
+
+def schedule(total, epochs=1, **settings):
+    """The learning rate of each step, and after the last."""
+    net = ViT(MODEL, 16, 2)
+    recipe = Recipe(net, Train(learning_rate=0.1, epochs=epochs, **settings), total)
+    made = recipe.configure_optimizers()
+    rates = []
+    for _ in range(total + 1):
+        rates.append(made["optimizer"].param_groups[0]["lr"])
+        made["optimizer"].step()
+        made["lr_scheduler"]["scheduler"].step()
+    assert made["lr_scheduler"]["interval"] == "step"
+    return rates
+
+
+def test_learning_rate_rises_and_falls_like_a_cosine():
+    rates = schedule(20, warmup=0.2)
+    np.testing.assert_allclose(rates[:4], [0.025, 0.05, 0.075, 0.1])
+    expected = [0.1 * math.cos(math.pi / 2 * k / 16) ** 2 for k in range(17)]
+    np.testing.assert_allclose(rates[4:], expected, atol=1e-12)
+
+
+@pytest.mark.parametrize(("total", "warmup"), [(1, 0.2), (1, 0.0), (2, 0.9)])
+def test_a_schedule_that_is_all_warmup(total, warmup):
+    rates = schedule(total, warmup=warmup)
+    assert rates[total - 1] == pytest.approx(0.1) and np.isfinite(rates).all()
+
+
+def test_one_step_is_enough_to_train(blobs, settings):
+    assert train(blobs, settings, n_train=8)["epochs"] == 1  # one batch: all warm-up
+
+
+def test_batches_hold_every_image_once_with_its_label():
+    n = 10
+    arrays = (torch.arange(n * 4.0).view(n, 1, 2, 2), torch.zeros(n, 0), torch.arange(n))
+    batches = Batches(arrays, 4, torch.Generator().manual_seed(0), flips=True)
+    assert len(batches) == 3
+    seen = {"labels": [], "flips": set()}
+    for _ in range(8):
+        for images, _, labels in batches:
+            seen["labels"] += labels.tolist()
+            for image, label in zip(images, labels, strict=True):
+                value = (image[0] - 4 * label).int().flatten().tolist()
+                seen["flips"].add(tuple(value))
+    assert sorted(seen["labels"]) == sorted(list(range(n)) * 8)
+    assert seen["labels"][:n] != list(range(n)) and seen["labels"][:n] != seen["labels"][n : 2 * n]
+    # the image, mirrored up-down, left-right, and both
+    assert seen["flips"] == {(0, 1, 2, 3), (2, 3, 0, 1), (1, 0, 3, 2), (3, 2, 1, 0)}
+    plain = list(Batches(arrays, 4))
+    assert torch.equal(torch.cat([images for images, *_ in plain]), arrays[0])
+
+
+# ------------------------------------------------------------------------ features
+
+
+def test_features_are_standardised_by_the_training_images(blobs, settings, tmp_path):
+    catalog = Dataset.open(blobs).catalog
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"id": catalog["id"], "area": rng.normal(5, 2, len(catalog))})
+    table["gap"] = np.where(rng.random(len(catalog)) < 0.5, np.nan, 3 * table["area"])
+    table.loc[(catalog["split"] != "train").to_numpy(), ["area", "gap"]] += 1000
+    shuffled = table.sample(frac=1, random_state=0)  # rows are found by their id
+    shuffled.to_csv(tmp_path / "features.csv", index=False)
+    model = MODEL.model_copy(update={"features": True})
+    train(
+        blobs, settings, model, tmp_path / "features.csv", valid_split="valid", out=tmp_path / "r"
+    )
+    run, known = load_run(tmp_path / "r"), table[catalog["split"] == "train"]
+    assert run.feature_names == ["area", "gap"]
+    mean, std = known[["area", "gap"]].mean(), known[["area", "gap"]].std(ddof=0)
+    np.testing.assert_allclose(run.model.feature_mean, mean, rtol=1e-5)
+    np.testing.assert_allclose(run.model.feature_std, std, rtol=1e-4)
+
+
+def test_wrong_feature_tables_are_refused(tmp_path, blobs, settings):
+    model = MODEL.model_copy(update={"features": True})
+    with pytest.raises(InputError, match=r"model\.features is on: a feature table is needed"):
+        train(blobs, settings, model)
+    ids = Dataset.open(blobs).catalog["id"]
+    path = tmp_path / "f.csv"
+    for content, message in (
+        ("id,area\n000,1\n", "no features of 143 images, such as '001'"),
+        ("name,area\n000,1\n", "expected id"),
+        ("id,area\n000,large\n", "area: found text; expected numbers"),
+        ("", "cannot be read"),
+    ):
+        path.write_text(content)
+        with pytest.raises(InputError, match=r"f\.csv: .*" + message):
+            read_features(path, ids)
+    with pytest.raises(InputError, match=r"none\.csv: "):
+        read_features(tmp_path / "none.csv", ids)
+
+
+# ------------------------------------------------------------------------ run folders
+
+
+def test_run_folder_is_complete(run_folder, processed, features_csv, settings):
+    names = {"config.yaml", "metrics.json", "history.csv", "predictions.csv"}
+    names |= {"model.safetensors", "run.json"}
+    assert {path.name for path in run_folder.iterdir()} == names
+    history = pd.read_csv(run_folder / "history.csv")
+    columns = ["epoch", "train_loss", "valid_loss", "valid_roc_auc", "learning_rate", "seconds"]
+    assert list(history) == columns
+    written = json.loads((run_folder / "metrics.json").read_text())
+    assert written["epochs"] == written["best_epoch"] == len(history) == 1
+    assert written["n_train"] == 20 and written["seconds"] > 0
+    assert written["parameters"] == sum(
+        value.size for name, value in weights(run_folder).items() if "feature_" not in name[:13]
+    ) + sum(value.size for name, value in weights(run_folder).items() if "feature_embed" in name)
+
+    data, run = Dataset.open(processed), load_run(run_folder)
+    assert run.classes == ["no_sub", "cdm", "axion"]
+    assert run.settings.preprocess == settings.preprocess and run.settings.seed == 3
+    rows = data.rows("opt")
+    predictions = pd.read_csv(run_folder / "predictions.csv")
+    assert predictions["id"].tolist() == data.catalog["id"][rows].tolist()
+    kinds = data.catalog["class"][rows]
+    assert predictions["label"].tolist() == [run.classes.index(kind) for kind in kinds]
+    assert written["roc_auc"] == pytest.approx(
+        roc_auc_score(kinds != "no_sub", 1 - predictions["p_no_sub"])
+    )
+    table = pd.read_csv(features_csv).set_index("id").loc[predictions["id"]]
+    found = run.predict(data.images[rows], table.to_numpy())
+    np.testing.assert_allclose(found, predictions.filter(like="p_"), atol=1e-6)
+    np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-6)
+
+
+def test_predictions_do_not_depend_on_the_company(run_folder, processed, features_csv):
+    images = np.array(Dataset.open(processed).images)
+    table = pd.read_csv(features_csv).drop(columns="id").to_numpy()
+    run = load_run(run_folder)
+    many = run.predict(np.tile(images, (6, 1, 1)), np.tile(table, (6, 1)))  # more than one batch
+    np.testing.assert_allclose(many, np.tile(run.predict(images, table), (6, 1)), atol=1e-5)
+    np.testing.assert_allclose(many[5], run.predict(images[5:6], table[5:6])[0], atol=1e-5)
+
+
+def test_features_that_a_run_needs(run_folder, processed):
+    run, images = load_run(run_folder), Dataset.open(processed).images[:2]
+    n = len(run.feature_names)
+    with pytest.raises(InputError, match=f"found 0 features .*expected {n}: lensed_area"):
+        run.predict(images)
+    with pytest.raises(InputError, match=f"found 3 features .*expected {n}"):
+        run.predict(images, np.zeros((2, 3)))
+
+
+@pytest.mark.parametrize(
+    "name", ["config.yaml", "metrics.json", "history.csv", "model.safetensors"]
+)
+def test_an_incomplete_run_is_refused(run_folder, tmp_path, name):
+    shutil.copytree(run_folder, tmp_path / "run")
+    (tmp_path / "run" / name).unlink()
+    with pytest.raises(InputError, match=f"run: incomplete run; missing {name}$"):
+        load_run(tmp_path / "run")
+    with pytest.raises(InputError, match="nowhere: no such run folder"):
+        load_run(tmp_path / "nowhere")
+
+
+def test_damaged_weights_are_refused(run_folder, tmp_path):
+    shutil.copytree(run_folder, tmp_path / "run")
+    path = tmp_path / "run" / "model.safetensors"
+    whole = path.read_bytes()
+    for content in (b"", whole[: len(whole) // 2], b"<html>" + whole):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"model\.safetensors: does not fit"):
+            load_run(tmp_path / "run")
+    tensors = weights(run_folder)
+    for changed in ({"head.bias": np.zeros(7, np.float32)}, {"extra": np.zeros(2, np.float32)}):
+        save_file(tensors | changed, path)
+        with pytest.raises(InputError, match=r"model\.safetensors: does not fit"):
+            load_run(tmp_path / "run")
+
+
+def test_a_wrong_config_of_a_run_is_refused(run_folder, tmp_path):
+    shutil.copytree(run_folder, tmp_path / "run")
+    path = tmp_path / "run" / "config.yaml"
+    text = path.read_text()
+    path.write_text(text.replace("image_size: 32", "image_size: 30"))
+    with pytest.raises(InputError, match="patch_size = 8 does not divide .* = 30"):
+        load_run(tmp_path / "run")
+    path.write_text(text.replace("image_size: 32", "image_size: wide"))
+    with pytest.raises(InputError, match=r"config\.yaml: image_size: .* found 'wide'"):
+        load_run(tmp_path / "run")
+
+
+def test_images_of_another_size_are_refused(blobs, settings):
+    model = config.Model(patch_size=5, embed_dim=16, num_heads=2)
+    with pytest.raises(InputError, match="patch_size = 5 does not divide .* = 16"):
+        train(blobs, settings, model)
