@@ -49,12 +49,13 @@ NOTEBOOKS = {
         "tables": ["feature_ranking"],
     },
     "03_model": {
-        "reads": [*PROCESSED, *expand(f"{OUT}/runs/{{run}}/metrics.json", run=RUNS)],
+        "reads": [*PROCESSED, f"{OUT}/features.csv"]
+        + expand(f"{OUT}/runs/{{run}}/metrics.json", run=RUNS),
         "figures": ["shifted_patches", "attention", "training_history", "runs"],
         "tables": ["runs"],
     },
     "04_optimisation": {
-        "reads": [f"{OUT}/tune/best.json", f"{OUT}/tune/trials.csv"],
+        "reads": [*PROCESSED, f"{OUT}/tune/best.json", f"{OUT}/tune/trials.csv"],
         "figures": ["tune_convergence", "tune_evaluations", "tune_objective", "tune_learning_rate"],
         "tables": ["tune_best"],
     },

@@ -343,7 +343,7 @@ for key, (without, with_, text) in pairs.items():
     numbers |= {key: gain.mean(), f"{key}_sd": variance**0.5}
     verdict = "beyond" if abs(gain.mean()) > 2 * variance**0.5 else "not beyond"
     print(f"{text}: {gain.mean():+.4f} ± {variance**0.5:.4f}, {verdict} twice its error")
-if settings.run_seeds == 1:
+if settings.run_seeds == 1 and numbers:
     print("One seed only: the scatter of the training is unknown and not in these errors.")
 
 # %% [markdown]

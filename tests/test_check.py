@@ -113,6 +113,7 @@ def test_fill_numbers_replaces_what_was_there(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("AUC <!-- number: auc -->0.1 and <!-- number: low --> | x 0.5\n")
     check.fill_numbers(page, {"auc": 0.98765, "low": 0.9})
-    assert page.read_text() == "AUC <!-- number: auc -->0.988 and <!-- number: low -->0.900 | x 0.5\n"
+    filled = "AUC <!-- number: auc -->0.988 and <!-- number: low -->0.900 | x 0.5\n"
+    assert page.read_text() == filled
     with pytest.raises(InputError, match="low"):
         check.fill_numbers(page, {"auc": 0.98765})

@@ -200,8 +200,10 @@ def test_links_of_the_documents_lead_somewhere(document):
 
 def test_design_names_every_module_and_every_dependency():
     design = (ROOT / "docs/design.md").read_text()
-    house = set(re.findall(r"^  (\w+\.py) ", design, re.MULTILINE))
-    assert house == {path.name for path in (ROOT / "vitdm").glob("*.py")} - {"__init__.py"}
+    house = set(re.findall(r"^  (\w+(?:\.py|/)) ", design, re.MULTILINE))
+    modules = {path.name for path in (ROOT / "vitdm").glob("*.py")} - {"__init__.py"}
+    packages = {f"{path.parent.name}/" for path in (ROOT / "vitdm").glob("*/__init__.py")}
+    assert house == modules | packages
     table = design.split("## Dependencies")[1]
     rows = set(re.findall(r"^\| ([\w-]+)(?: \(dev\))? \|", table, re.MULTILINE)) - {"package"}
     assert {canonicalize_name(row) for row in rows} == names(RUNTIME) | names(DEV)

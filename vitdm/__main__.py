@@ -40,7 +40,9 @@ def parser() -> argparse.ArgumentParser:
     sub = command("ingest", "Make a dataset of images in files.", out="dataset folder")
     sub.add_argument("path", help="folder or archive in a DeepLense layout")
 
-    sub = command("merge", "Join shards into one dataset.", out="dataset folder", needs_config=False)
+    sub = command(
+        "merge", "Join shards into one dataset.", out="dataset folder", needs_config=False
+    )
     sub.add_argument("shards", nargs="+", type=Path)
 
     sub = command("preprocess", "Cut, turn and stretch every image.", out="dataset folder")
@@ -78,7 +80,11 @@ def parser() -> argparse.ArgumentParser:
     sub = command("check", "Compare a rebuild with the reference.", out="", needs_config=False)
     sub.add_argument("--results", default="results/paper")
     sub.add_argument("--reference", default="paper/reference.json")
-    sub.add_argument("--write", action="store_true", help="make this run the reference (and the README's numbers) instead")
+    sub.add_argument(
+        "--write",
+        action="store_true",
+        help="make this run the reference (and the README's numbers) instead",
+    )
     return top
 
 
@@ -90,9 +96,7 @@ def _run(arguments: argparse.Namespace) -> int:
             from vitdm.simulate import simulate
 
             population = config.load_population(settings.population)
-            simulate(
-                population, settings.n_images, settings.seed, arguments.out, arguments.shard
-            )
+            simulate(population, settings.n_images, settings.seed, arguments.out, arguments.shard)
         case "ingest":
             from vitdm.dataset import ingest
 

@@ -158,7 +158,9 @@ class Real(Section):
     @model_validator(mode="after")
     def _ordered(self) -> Real:
         if not self.low < self.high or (self.log and self.low <= 0):
-            raise ValueError(f"needs low < high (and low > 0 if log), found {self.low}, {self.high}")
+            raise ValueError(
+                f"needs low < high (and low > 0 if log), found {self.low}, {self.high}"
+            )
         return self
 
 
@@ -251,7 +253,7 @@ class Config(Section):
     features: Features = Features()
     model: Model = Model()
     train: Train = Train()
-    runs: dict[str, Override] = {}
+    runs: dict[str, Override] = Field(min_length=1, description="compared in notebook 03")
     run_seeds: int = Field(1, ge=1, description="seeds of each comparison run")
     tune: Tune
     final: Final = Final()
@@ -259,7 +261,9 @@ class Config(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Config:
         if set(self.n_images) != set(SPLITS):
-            raise ValueError(f"n_images: needs {', '.join(SPLITS)}, found {', '.join(self.n_images)}")
+            raise ValueError(
+                f"n_images: needs {', '.join(SPLITS)}, found {', '.join(self.n_images)}"
+            )
         check_patches(self.model, self.preprocess.size)
         for name, override in self.runs.items():
             try:
@@ -291,7 +295,8 @@ def check_patches(model: Model, size: int) -> None:
     """Raise InputError, a ValueError, unless the patches tile the image."""
     if size % model.patch_size:
         raise InputError(
-            f"patch_size = {model.patch_size} does not divide the image side preprocess.size = {size}"
+            f"patch_size = {model.patch_size} does not divide the image side "
+            f"preprocess.size = {size}"
         )
 
 

@@ -181,7 +181,7 @@ class ViT(nn.Module):
         return tokens.mean(dim=1) if self.cls_token is None else tokens[:, 0]
 
     def forward(self, images: Tensor, features: Tensor | None = None) -> Tensor:
-        """Return logits (B, K) of images (B, C, H, W) and, if the model has them, features (B, F)."""
+        """Return logits (B, K) of images (B, C, H, W) and features (B, F), if the model has any."""
         pooled = self.forward_features(images)
         if self.num_features:
             assert features is not None, f"this model needs {self.num_features} features"

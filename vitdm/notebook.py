@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Image, display
 from matplotlib.figure import Figure
@@ -35,7 +36,7 @@ class Notebook:
     def figure(self, figure: Figure, name: str) -> None:
         """Save a figure as ``<figures>/<name>.png`` and ``.pdf``, with its sidecar, and show it."""
         plots.save(figure, self.figures / name, **self._provenance())
-        plots.plt.close(figure)
+        plt.close(figure)
         display(Image(filename=self.figures / f"{name}.png", width=800))
 
     def table(self, table: pd.DataFrame, name: str) -> None:
@@ -64,8 +65,8 @@ def needs(name: str, settings: Config) -> list[str]:
     return {
         "01": ["processed/dataset.json", "features.csv"],
         "02": ["processed/dataset.json", "features.csv"],
-        "03": ["processed/dataset.json", *(f"{run}/metrics.json" for run in runs)],
-        "04": ["tune/best.json"],
+        "03": ["processed/dataset.json", "features.csv", *(f"{run}/metrics.json" for run in runs)],
+        "04": ["processed/dataset.json", "tune/best.json"],
         "05": ["evaluation/metrics.json", "features.csv"],
     }[name[:2]]
 

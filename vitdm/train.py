@@ -174,6 +174,9 @@ class Progress(Callback):
     def teardown(self, *_: Any, **__: Any) -> None:
         self.bar.close()
 
+    def on_exception(self, *_: Any) -> None:
+        self.bar.close()  # what is said next gets a line of its own
+
 
 @dataclass(frozen=True)
 class Run:
@@ -237,7 +240,7 @@ def load_run(folder: str | Path) -> Run:
 
 
 def read_features(path: str | Path, ids: pd.Series) -> pd.DataFrame:
-    """Return the rows of a feature table in the order of ``ids``; InputError if some are missing."""
+    """Return the rows of a feature table in the order of ``ids``; InputError if some are absent."""
     table = read_catalog(path)
     if "id" not in table:
         raise InputError(f"{path}: found columns {', '.join(table)}; expected id and the features")
@@ -271,8 +274,9 @@ def fit(
 
     ``processed`` is a data set folder of processed images. With ``valid_split`` the weights of the
     epoch with the best validation ROC-AUC are kept and training stops early; without, all epochs
-    are run and the last weights kept. ``score_split`` is predicted at the end (``predictions.csv``).
-    ``n_train`` limits the training images. Raises Diverged if the loss becomes NaN or infinite.
+    are run and the last weights kept. ``score_split`` is predicted at the end, in
+    ``predictions.csv``. ``n_train`` limits the training images. Raises Diverged if the loss or a
+    weight becomes NaN or infinite.
     """
     data = Dataset.open(processed)
     size = data.images.shape[-1]

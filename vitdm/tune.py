@@ -35,19 +35,9 @@ def skopt_dimensions(space: dict[str, config.Dimension]) -> list[skopt_space.Dim
             case Integer():
                 dimension = skopt_space.Integer(entry.low, entry.high, name=name)
             case Categorical():
-                # ordered choices (sizes) as one-hot categories would lose their order: use the rank
-                dimension = skopt_space.Categorical(
-                    entry.choices, transform=_encoding(entry), name=name
-                )
+                dimension = skopt_space.Categorical(entry.choices, name=name)
         dimensions.append(dimension)
     return dimensions
-
-
-def _encoding(entry: Categorical) -> str:
-    numbers = all(
-        isinstance(c, (int, float)) and not isinstance(c, bool) for c in entry.choices
-    )
-    return "label" if numbers and entry.choices == sorted(entry.choices) else "onehot"
 
 
 def _split(params: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -1,0 +1,254 @@
+"""The command line: every stage on a folder of images, and what wrong input gets."""
+
+import json
+import re
+import shutil
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from vitdm.__main__ import main
+from vitdm.dataset import Dataset
+
+
+def run(*arguments):
+    return main([str(argument) for argument in arguments])
+
+
+def snapshot(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+
+@pytest.fixture(scope="module")
+def jpgs(tmp_path_factory):
+    """A DeepLense layout: 24 rings of 40 pixels a class, those of ``sub`` with a gap."""
+    folder, rng = tmp_path_factory.mktemp("jpgs") / "lenses", np.random.default_rng(0)
+    y, x = np.indices((40, 40)) - 19.5
+    for name in ("sub", "no_sub"):
+        (folder / name).mkdir(parents=True)
+        for i in range(24):
+            ring = 200 * np.exp(-((np.hypot(x, y) - 12) ** 2) / 8)
+            if name == "sub":
+                ring *= np.cos(np.arctan2(y, x) - rng.uniform(0, 6.28)) < 0.8
+            image = np.clip(ring + rng.normal(20, 5, ring.shape), 0, 255).astype(np.uint8)
+            cv2.imwrite(str(folder / name / f"image_{i}.jpg"), np.dstack([image] * 3))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def done(jpgs, config_file, tmp_path_factory):
+    """The results of all stages; no stage before the last is shown the test split."""
+    out = tmp_path_factory.mktemp("results")
+    with_config = ("--config", config_file, "--out")
+    assert run("ingest", jpgs, *with_config, out / "dataset") == 0
+    assert run("preprocess", out / "dataset", *with_config, out / "processed") == 0
+    assert run("features", out / "dataset", *with_config, out / "features.csv") == 0
+
+    blind = out / "blind"
+    shutil.copytree(out / "processed", blind / "processed")
+    test = (Dataset.open(out / "processed").catalog["split"] == "test").to_numpy()
+    images = np.load(blind / "processed" / "images.npy")
+    images[test] = np.nan
+    np.save(blind / "processed" / "images.npy", images)
+    table = pd.read_csv(out / "features.csv").set_index("id").astype(float)
+    table[test] = np.inf
+    table.reset_index().to_csv(blind / "features.csv", index=False)
+
+    seen = (blind / "processed", "--features", blind / "features.csv", *with_config)
+    assert run("train", *seen, out / "runs" / "plain_seed1", "--run", "plain", "--seed", 1) == 0
+    assert run("tune", *seen, out / "tune") == 0
+    assert run("train", *seen, out / "final" / "seed0", "--final", out / "tune") == 0
+    command = ("evaluate", out / "processed", out / "final" / "seed0")
+    assert run(*command, "--features", out / "features.csv", *with_config, out / "evaluation") == 0
+    return out
+
+
+def test_stages_from_a_folder_of_images(done, jpgs):
+    catalog = Dataset.open(done / "dataset").catalog
+    assert len(catalog) == 48 and set(catalog["class"]) == {"sub", "no_sub"}
+    assert catalog["split"].value_counts().to_dict() == {
+        "train": 20,
+        "test": 12,
+        "valid": 8,
+        "opt": 8,
+    }
+    row = catalog.iloc[3]
+    written = cv2.imread(str(jpgs / f"{row['id']}.jpg"), cv2.IMREAD_GRAYSCALE)
+    np.testing.assert_array_equal(Dataset.open(done / "dataset").images[3], written)
+    assert Dataset.open(done / "processed").images.shape == (48, 32, 32)
+    assert pd.read_csv(done / "features.csv")["id"].tolist() == catalog["id"].tolist()
+
+
+def test_a_named_run_has_its_settings(done):
+    folder = done / "runs" / "plain_seed1"
+    settings = yaml.safe_load((folder / "config.yaml").read_text())
+    assert settings["model"]["spt"] is settings["model"]["features"] is False
+    assert settings["model"]["embed_dim"] == 16
+    assert settings["seed"] == 8 and settings["classes"] == ["no_sub", "sub"]
+    assert settings["train_splits"] == ["train"] and settings["feature_names"] == []
+    scored = pd.read_csv(folder / "predictions.csv")["id"]
+    catalog = Dataset.open(done / "dataset").catalog
+    assert set(scored) == set(catalog["id"][catalog["split"] == "opt"])
+
+
+def test_the_final_run_has_the_best_settings_and_all_data(done):
+    best = json.loads((done / "tune" / "best.json").read_text())
+    assert len(pd.read_csv(done / "tune" / "trials.csv")) == 2 and best["failed"] == 0
+    settings = yaml.safe_load((done / "final" / "seed0" / "config.yaml").read_text())
+    assert settings["train"]["learning_rate"] == best["params"]["learning_rate"]
+    assert settings["train_splits"] == ["train", "valid", "opt"] and settings["n_train"] == 36
+    assert len(settings["feature_names"]) > 5
+    assert not (done / "final" / "seed0" / "predictions.csv").exists()
+
+
+def test_only_the_last_stage_sees_the_test_split(done):
+    predictions = pd.read_csv(done / "evaluation" / "predictions.csv")
+    assert len(predictions) == 12 and (predictions["split"] == "test").all()
+    np.testing.assert_allclose(predictions[["p_no_sub", "p_sub"]].sum(axis=1), 1, atol=1e-6)
+    metrics = json.loads((done / "evaluation" / "metrics.json").read_text())
+    assert metrics["n_test"] == 12 and 0 <= metrics["test_auc"] <= 1
+
+
+def test_predict(done, jpgs, tmp_path, capsys):
+    command = ("predict", jpgs, "--run", done / "final" / "seed0")
+    assert run(*command) == 0
+    captured = capsys.readouterr().out
+    assert run(*command, "--out", tmp_path / "new" / "p.csv") == 0
+    assert (tmp_path / "new" / "p.csv").read_text() == captured
+    assert snapshot(tmp_path) == ["new", "new/p.csv"]
+    table = pd.read_csv(tmp_path / "new" / "p.csv")
+    assert list(table) == ["file", "p_no_sub", "p_sub", "class", "lens_found"] and len(table) == 48
+    np.testing.assert_allclose(table[["p_no_sub", "p_sub"]].sum(axis=1), 1, atol=2e-6)
+    # the test images again, this time from their files
+    known = pd.read_csv(done / "evaluation" / "predictions.csv").set_index("id")
+    table.index = table["file"].str.removeprefix(f"{jpgs}/").str.removesuffix(".jpg")
+    np.testing.assert_allclose(table.loc[known.index, "p_sub"], known["p_sub"], atol=1e-4)
+
+
+def test_simulate_and_merge(config_file, lenses, tmp_path):
+    for k in range(2):
+        options = ("--shard", f"{k}/2", "--out", tmp_path / str(k))
+        assert run("simulate", "--config", config_file, *options) == 0
+    assert run("merge", tmp_path / "0", tmp_path / "1", "--out", tmp_path / "all") == 0
+    merged = (tmp_path / "all" / "images.npy").read_bytes()
+    assert merged == (lenses / "images.npy").read_bytes()
+
+
+# ------------------------------------------------------------------------ wrong input
+
+
+def change(source, folder, **keys):
+    content = yaml.safe_load(source.read_text()) | keys
+    path = folder / "changed.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+WRONG = {
+    "missing config": (
+        "tune {done}/processed --config {tmp}/no.yaml --out {tmp}/out",
+        r"no\.yaml: cannot be read",
+    ),
+    "wrong key": (
+        "tune {done}/processed --config {bad} --out {tmp}/out",
+        r"changed\.yaml: colour: unknown key; expected one of",
+    ),
+    "unknown run": (
+        "train {done}/processed --config {config} --run plan --out {tmp}/out",
+        "--run plan: no such run; expected one of: plain",
+    ),
+    "no data set": (
+        "preprocess {tmp} --config {config} --out {tmp}/out",
+        "no dataset: images.npy, catalog.csv, dataset.json missing",
+    ),
+    "missing folder of images": (
+        "ingest {tmp}/gone --config {config} --out {tmp}/out",
+        "gone: does not exist; expected a folder or archive",
+    ),
+    "shard": (
+        "simulate --config {config} --shard 2/2 --out {tmp}/out",
+        "shard 2/2: expected k/n with 0 <= k < n",
+    ),
+    "features needed": (
+        "train {done}/processed --config {config} --out {tmp}/out",
+        "model.features is on: a feature table is needed",
+    ),
+    "missing features": (
+        "train {done}/processed --config {config} --features {tmp}/no.csv --out {tmp}/out",
+        r"no\.csv: ",
+    ),
+    "no search": (
+        "train {done}/processed --config {config} --final {tmp} --out {tmp}/out",
+        r"best\.json: no such file; run the search first",
+    ),
+    "search of another space": (
+        "train {done}/processed --config {config} --final {search} --out {tmp}/out",
+        "search: found .*num_heads.*does not fit .*tiny.yaml: .*embed_dim = 16 .* num_heads = 3",
+    ),
+    "divergence": (
+        "train {blind}/processed --config {hot} --run plain --out {tmp}/out",
+        "out: .*learning rate 1e.09.*; expected a lower learning rate",
+    ),
+    "incomplete run": (
+        "evaluate {done}/processed {broken} --config {config} --out {tmp}/out",
+        "broken: incomplete run; missing model.safetensors",
+    ),
+    "run folder": ("predict {image} --run {tmp}/gone", "gone: no such run folder"),
+    "missing image": ("predict {tmp}/gone.png --run {run}", r"gone\.png: does not exist"),
+    "damaged image": ("predict {damaged} --run {run}", r"damaged\.jpg: .*truncated"),
+    "no image": ("predict {config} --run {run}", r"tiny\.yaml: unknown kind of file; expected"),
+    "empty folder": ("predict {empty} --run {run}", "empty: found no image"),
+    "output below a file": ("predict {image} --run {run} --out {config}/p.csv", r"tiny\.yaml"),
+    "no reference": ("check --reference {tmp}/no.json", r"no\.json: cannot be read"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_input_gets_one_message(done, jpgs, config_file, tmp_path, capsys, name):
+    out, inputs = tmp_path / "here", tmp_path / "inputs"
+    for folder in (out, inputs, inputs / "empty", inputs / "search", inputs / "hot"):
+        folder.mkdir()
+    image = jpgs / "sub" / "image_0.jpg"
+    (inputs / "damaged.jpg").write_bytes(image.read_bytes()[:-50])
+    (inputs / "search" / "best.json").write_text('{"params": {"num_heads": 3}}')
+    shutil.copytree(done / "final" / "seed0", inputs / "broken")
+    (inputs / "broken" / "model.safetensors").unlink()
+    hot = {"train": {"learning_rate": 1e9, "epochs": 30, "batch_size": 8, "warmup": 0.0}}
+    places = {
+        "tmp": out,
+        "done": done,
+        "config": config_file,
+        "image": image,
+        "run": done / "final" / "seed0",
+        "blind": done / "blind",
+        "bad": change(config_file, inputs, colour=1),
+        "hot": change(config_file, inputs / "hot", **hot),
+    }
+    places |= {path.name.split(".")[0]: path for path in inputs.iterdir()} | {"hot": places["hot"]}
+    command, message = WRONG[name]
+    assert run(*(word.format(**places) for word in command.split())) == 2
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err + captured.out
+    errors = [line for line in captured.err.splitlines() if ": error: " in line]
+    assert len(errors) == 1 and errors[0].startswith(f"vitdm {command.split()[0]}: error: ")
+    assert re.search(message, captured.err, re.S), captured.err
+    assert captured.out == "" and snapshot(out) == []  # nothing half-written
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("", "required: COMMAND"),
+        ("trian", "invalid choice: 'trian'"),
+        ("simulate --out x", "required: --config"),
+        ("simulate --config c --out x --shard one", "found 'one'; expected k/n, such as 0/8"),
+        ("predict a.png", "required: --run"),
+    ],
+)
+def test_wrong_usage(capsys, command, message):
+    with pytest.raises(SystemExit) as stopped:
+        main(command.split())
+    assert stopped.value.code == 2 and message in capsys.readouterr().err

@@ -1,0 +1,130 @@
+"""Sidecars, and writing that leaves no halves."""
+
+import hashlib
+import importlib.metadata
+import json
+import math
+import platform
+import subprocess
+import time
+
+import numpy as np
+import pytest
+from conftest import SETTINGS
+
+from vitdm import config, provenance
+from vitdm.provenance import atomic, sha256, sidecar, write_json
+
+
+def git(*arguments, **options):
+    answer = subprocess.run(["git", *arguments], capture_output=True, text=True, **options)
+    return answer.stdout.strip() if answer.returncode == 0 else None
+
+
+def test_sidecar_tells_where_an_artefact_came_from(tmp_path):
+    (tmp_path / "in.csv").write_bytes(b"abc")
+    started = time.time() - 5
+    inputs, settings = [tmp_path / "in.csv"], config.build(SETTINGS)
+    path = tmp_path / "out.json"
+    sidecar(path, rule="fit", seed=4, config=settings, inputs=inputs, started=started, extra=[1])
+    found = json.loads(path.read_text())
+    assert (found["rule"], found["seed"], found["extra"]) == ("fit", 4, [1])
+    assert found["commit"] == git("rev-parse", "HEAD")
+    known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, B.1
+    assert found["inputs"] == {str(tmp_path / "in.csv"): known}
+    text = json.dumps(settings.model_dump(mode="json"), sort_keys=True)
+    assert found["config_sha256"] == hashlib.sha256(text.encode()).hexdigest()
+    assert found["versions"]["python"] == platform.python_version()
+    assert found["versions"]["torch"] == importlib.metadata.version("torch")
+    assert 5 <= found["seconds"] < 10 and 10 < found["peak_memory_mb"] < 1e5
+
+
+def test_hash_of_the_config_follows_its_content(tmp_path):
+    def hashed(content):
+        sidecar(tmp_path / "s.json", rule="x", config=content)
+        return json.loads((tmp_path / "s.json").read_text())["config_sha256"]
+
+    assert hashed({"a": 1, "b": 2}) == hashed({"b": 2, "a": 1}) != hashed({"a": 1, "b": 3})
+    assert hashed(None) is None
+
+
+def test_a_dirty_tree_is_told(tmp_path, monkeypatch):
+    def told():
+        sidecar(tmp_path / "s.json", rule="x")
+        found = json.loads((tmp_path / "s.json").read_text())
+        return found["commit"], found["dirty"]
+
+    (tmp_path / "repository").mkdir()
+    monkeypatch.chdir(tmp_path / "repository")
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+    assert told() == (None, None)
+    (tmp_path / "repository" / "a").write_text("1")
+    author = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+    for command in (["init", "-q"], ["add", "a"], [*author, "commit", "-qm", "a"]):
+        git(*command, check=True)
+    commit = git("rev-parse", "HEAD")
+    assert told() == (commit, False)
+    (tmp_path / "repository" / "b").write_text("new files do not matter")
+    assert told() == (commit, False)
+    (tmp_path / "repository" / "a").write_text("2")
+    assert told() == (commit, True)
+
+
+def test_sha256_of_a_folder(tmp_path):
+    content = {"b/2": b"two", "a": b"one", "b/10": b"x" * (3 << 20)}
+    for name, value in content.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(value)
+    joined = b"".join(content[name] for name in ("a", "b/10", "b/2"))
+    assert sha256(tmp_path) == hashlib.sha256(joined).hexdigest()
+    assert sha256(tmp_path / "a") == hashlib.sha256(b"one").hexdigest()
+    (tmp_path / "b/2").write_bytes(b"twO")
+    assert sha256(tmp_path) != hashlib.sha256(joined).hexdigest()
+
+
+def test_atomic_leaves_no_halves(tmp_path):
+    path = tmp_path / "deep" / "table.csv"
+    for content in ("old", "new"):
+        with atomic(path) as temporary:
+            temporary.write_text(content)
+            assert temporary.parent == path.parent and temporary.suffix == ".csv"
+    with pytest.raises(RuntimeError), atomic(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "new" and list(path.parent.iterdir()) == [path]
+
+
+def test_atomic_folder_replaces_the_old_one_whole(tmp_path):
+    folder = tmp_path / "run"
+    for name in ("old", "new"):
+        with atomic(folder) as temporary:
+            temporary.mkdir()
+            (temporary / name).touch()
+            assert name == "old" or (folder / "old").exists()  # until the last moment
+    with pytest.raises(KeyboardInterrupt), atomic(folder) as temporary:
+        temporary.mkdir()
+        (temporary / "half").touch()
+        raise KeyboardInterrupt
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert [path.name for path in folder.iterdir()] == ["new"]
+
+
+def test_json_is_plain_and_sorted(tmp_path):
+    content = {"b": math.nan, "a": [np.float64("nan"), np.int64(3), np.array([1.5, np.nan])]}
+    content |= {"c": tmp_path, 4: (np.bool_(True), "µ")}
+    write_json(tmp_path / "x.json", content)
+    text = (tmp_path / "x.json").read_text()
+    assert "NaN" not in text and text.index('"a"') < text.index('"b"')
+    assert json.loads(text) == {
+        "a": [None, 3, [1.5, None]],
+        "b": None,
+        "c": str(tmp_path),
+        "4": [True, "µ"],
+    }
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "x.json", {"a": object()})
+    assert (tmp_path / "x.json").read_text() == text
+
+
+def test_packages_of_the_sidecar_are_installed():
+    assert set(provenance._versions()) == {"python", *provenance.PACKAGES}

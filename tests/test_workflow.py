@@ -1,0 +1,134 @@
+"""The Snakefile: what it plans for simulated lenses and for images in files; what it refuses."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from vitdm import config
+
+ROOT = Path(__file__).resolve().parents[1]
+SMOKE = config.load(ROOT / "config/smoke.yaml")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """An empty working directory with the repository's inputs and none of its results."""
+    place = tmp_path_factory.mktemp("workflow")
+    for name in ("config", "notebooks", "paper", "environment.yml", "vitdm"):
+        (place / name).symlink_to(ROOT / name)
+    return place
+
+
+def plan(folder, *options):
+    """A dry run: exit status, what it said, and the number of jobs of each rule."""
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "-n"]
+    command += ["--quiet", "rules"] if "--quiet" in options else []
+    answer = subprocess.run(
+        [*command, "--directory", str(folder), *options],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        check=False,
+    )
+    text = answer.stdout + answer.stderr
+    # the table of jobs is printed before and after the plan
+    jobs = dict(re.findall(r"^(\w+) +(\d+)$", text, re.M))
+    return answer.returncode, text, {name: int(count) for name, count in jobs.items()}
+
+
+NOTEBOOKS = {f"notebook_0{k}": 1 for k in range(1, 6)}
+REST = {"preprocess": 1, "features": 1, "train": len(SMOKE.runs), "tune": 1, "evaluate": 1}
+REST |= {"train_final": SMOKE.final.seeds, "convert_notebook": 5, "paper": 1, "all": 1} | NOTEBOOKS
+
+
+def test_plan_of_simulated_lenses(folder):
+    status, text, jobs = plan(folder, "--configfile", "config/smoke.yaml")
+    assert status == 0, text
+    total = jobs.pop("total")
+    assert jobs == REST | {"simulate": SMOKE.shards, "merge": 1}
+    assert total == sum(jobs.values())
+    assert config.load(folder / "results/smoke/config.yaml") == SMOKE
+    assert [path.name for path in (folder / "results/smoke").iterdir()] == ["config.yaml"]
+    blocks = {
+        match[1]: match[2]
+        for match in re.finditer(r"^rule (\w+):\n(.*?)(?:\n\n|\n\[|\Z)", text, re.M | re.S)
+    }
+    assert {name for name, block in blocks.items() if "evaluation/metrics" in block} == {
+        "evaluate",
+        "notebook_05",
+    }
+    # nothing of a workflow that is not to be published lands in the repository's folders
+    written = re.findall(r"^    output: (.*)$", text, re.M)
+    assert all(path.startswith("results/") for line in written for path in line.split(", "))
+
+
+def test_plan_of_images_in_files(folder, tmp_path):
+    layout = tmp_path / "my lenses"
+    for name in ("no_sub", "sub"):
+        (layout / name).mkdir(parents=True)
+        for i in range(4):
+            image = np.random.default_rng(i).integers(0, 255, (64, 64)).astype(np.uint8)
+            cv2.imwrite(str(layout / name / f"{i}.jpg"), image)
+    options = ("--configfile", "config/smoke.yaml", "--config", f"data={layout}")
+    status, text, jobs = plan(folder, *options)
+    assert status == 0, text
+    jobs.pop("total")
+    assert jobs == REST | {"ingest": 1}
+    assert str(layout) in text and "results/smoke_my_lenses/dataset/images.npy" in text
+    assert "sensitivity" not in text  # needs the truth of simulated lenses
+
+
+def test_what_the_workflow_refuses(folder, tmp_path):
+    """Each in one message without a traceback, and no results folder is made."""
+    before = sorted(path.name for path in (folder / "results").glob("*"))
+    for setting, message in (
+        (f"data={tmp_path}/gone", f"data: {tmp_path}/gone: no such file or folder"),
+        ("colour=3", "smoke.yaml: colour: unknown key; expected one of: data, features"),
+    ):
+        status, text, _ = plan(folder, "--configfile", "config/smoke.yaml", "--config", setting)
+        assert status != 0 and message in text and "Traceback" not in text
+    assert sorted(path.name for path in (folder / "results").glob("*")) == before
+
+
+# ------------------------------------------------------------------------ who reads the test split
+
+
+def readers_of_the_test_split(source):
+    """Names of the functions that call something with the split "test"."""
+    found = set()
+    for function in ast.walk(ast.parse(source)):
+        if isinstance(function, ast.FunctionDef):
+            for node in ast.walk(function):
+                if isinstance(node, ast.Call):
+                    values = [*node.args, *(keyword.value for keyword in node.keywords)]
+                    flat = [leaf for value in values for leaf in ast.walk(value)]
+                    if any(isinstance(v, ast.Constant) and v.value == "test" for v in flat):
+                        found.add(function.name)
+    return found
+
+
+def test_readers_are_found():
+    source = 'def f(d): return d.rows("test")\ndef g(d): return d.rows("train")\n'
+    source += 'def h(d): return fit(train_splits=("train", "test"))'
+    assert readers_of_the_test_split(source) == {"f", "h"}
+
+
+def test_only_the_final_test_reads_the_test_split():
+    found = {
+        (path.name, name)
+        for path in (ROOT / "vitdm").glob("*.py")
+        for name in readers_of_the_test_split(path.read_text())
+    }
+    assert found == {("evaluate.py", "evaluate")}
+    shown = {
+        path.name
+        for path in (ROOT / "notebooks").glob("*.py")
+        if re.search(r"rows\([^)]*['\"]test['\"]", path.read_text())
+    }
+    assert shown <= {"05_final_test.py"}  # which draws what ``evaluate`` found

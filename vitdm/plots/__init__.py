@@ -1,0 +1,54 @@
+"""One function per figure; each draws what it is given and returns the figure."""
+
+from vitdm.plots.data import (
+    feature_auc,
+    feature_correlation,
+    feature_distributions,
+    lens_gallery,
+    noise_histogram,
+    perturbations,
+    processing_steps,
+    rotation_test,
+)
+from vitdm.plots.model import attention, runs, shifted_patches, training_history
+from vitdm.plots.style import COLOURS, NAMES, WIDTH, save, style
+from vitdm.plots.test import confusion_matrix, failures, headline, roc_curve, sensitivity
+from vitdm.plots.tuning import (
+    COLLAPSED,
+    setting_name,
+    tune_convergence,
+    tune_evaluations,
+    tune_learning_rate,
+    tune_objective,
+)
+
+__all__ = [
+    "COLLAPSED",
+    "COLOURS",
+    "NAMES",
+    "WIDTH",
+    "attention",
+    "confusion_matrix",
+    "failures",
+    "feature_auc",
+    "feature_correlation",
+    "feature_distributions",
+    "headline",
+    "lens_gallery",
+    "noise_histogram",
+    "perturbations",
+    "processing_steps",
+    "roc_curve",
+    "rotation_test",
+    "runs",
+    "save",
+    "sensitivity",
+    "setting_name",
+    "shifted_patches",
+    "style",
+    "training_history",
+    "tune_convergence",
+    "tune_evaluations",
+    "tune_learning_rate",
+    "tune_objective",
+]

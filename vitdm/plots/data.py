@@ -1,0 +1,238 @@
+"""What images and features look like (notebooks 01 and 02)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+
+from vitdm.plots.style import COLOURS, NAMES, WIDTH
+
+
+def lens_gallery(lenses: dict[str, np.ndarray], pixel_scale: float | None = None) -> plt.Figure:
+    """Draw lenses as the network sees them: a row a class, (n, size, size) images each.
+
+    All images share one scale, the stretched value above the sky. ``pixel_scale`` (arcsec) adds a
+    bar of one arcsecond. How to read it: the classes look alike; what differs between images of a
+    class, the position of the source, is far larger than what differs between classes.
+    """
+    columns = max(len(images) for images in lenses.values())
+    figure, grid = plt.subplots(
+        len(lenses),
+        columns,
+        figsize=(WIDTH, (WIDTH - 0.4) / columns * len(lenses)),
+        squeeze=False,
+        layout="constrained",
+    )
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+    high = max(np.quantile(images, 0.9995) for images in lenses.values())
+    for axes in grid.flat:
+        axes.set(xticks=[], yticks=[])
+        sns.despine(ax=axes, left=True, bottom=True)
+    for row, (name, images) in zip(grid, lenses.items(), strict=True):
+        row[0].set_ylabel(NAMES[name].replace(" ", "\n"), color=COLOURS[name], fontsize=9)
+        for axes, image in zip(row, images, strict=False):
+            axes.imshow(image, vmin=0, vmax=high)
+    if pixel_scale:
+        axes, side = grid[-1][0], grid[-1][0].get_xlim()[1]
+        axes.plot([0.06 * side, 0.06 * side + 1 / pixel_scale], [0.07 * side] * 2, "w", lw=2)
+        axes.text(0.06 * side, 0.1 * side, '1"', color="w", va="bottom")
+    return figure
+
+
+def perturbations(smooth: np.ndarray, perturbed: dict[str, tuple]) -> plt.Figure:
+    """Draw what substructure does to one lens: without noise, with the same source.
+
+    ``smooth`` (H, W) has no substructure; ``perturbed`` maps a class to its image (H, W) and the
+    positions x, y (px) and sizes (points²) of its masses. Above: the images. Below: the difference
+    to the smooth lens in percent of its peak, red brighter, blue fainter; circles are the masses.
+    """
+    figure, grid = plt.subplots(
+        2,
+        1 + len(perturbed),
+        figsize=(WIDTH, 2.1 * WIDTH / (1 + len(perturbed))),
+        layout="constrained",
+    )
+    peak = float(smooth.max())
+    rows, columns = np.nonzero(smooth > 0.01 * peak)
+    middle = [(columns.min() + columns.max()) / 2, (rows.min() + rows.max()) / 2]
+    half = 0.6 * max(np.ptp(columns), np.ptp(rows))
+    for axes in grid.flat:
+        axes.set(xticks=[], yticks=[])
+        sns.despine(ax=axes, left=True, bottom=True)
+    differences = [100 * (image - smooth) / peak for image, *_ in perturbed.values()]
+    limit = max(np.abs(difference).max() for difference in differences)
+    grid[0][0].imshow(smooth, vmin=0, vmax=peak)
+    grid[0][0].set_title(NAMES["no_sub"], color=COLOURS["no_sub"])
+    for k, (name, (image, x, y, sizes)) in enumerate(perturbed.items(), 1):
+        grid[0][k].imshow(image, vmin=0, vmax=peak)
+        grid[0][k].set_title(NAMES[name], color=COLOURS[name])
+        shown = grid[1][k].imshow(differences[k - 1], cmap="RdBu_r", vmin=-limit, vmax=limit)
+        grid[1][k].scatter(x, y, s=sizes, ec="k", fc="none", lw=0.6)
+    xlim, ylim = ((centre - half, centre + half) for centre in middle)
+    for axes in grid.flat:
+        axes.set(xlim=xlim, ylim=ylim)
+    scale = grid[1][0].inset_axes([0.1, 0.55, 0.8, 0.06])
+    figure.colorbar(shown, cax=scale, orientation="horizontal", label="difference / peak (%)")
+    return figure
+
+
+def noise_histogram(pixels: np.ndarray, sigma: float) -> plt.Figure:
+    """Draw the distribution of sky pixels and the Gaussian of the measured noise.
+
+    ``pixels`` (n,) are sky-subtracted, in units of the measured rms ``sigma`` (image units, in the
+    legend). A spike at the left edge is noise that was clipped at zero: the Gaussian describes what
+    is right of the sky, and continues to the left where the clipped half would be.
+    """
+    figure, axes = plt.subplots(figsize=(WIDTH / 1.6, 2.4), layout="tight")
+    bins = np.arange(-4.1, 4.2, 0.2)
+    axes.hist(pixels, bins, density=True, color="0.75", label="pixels outside the lensed area")
+    x = np.linspace(-4, 4, 200)
+    label = f"Gaussian, $\\sigma$ = {sigma:.3g}"
+    axes.plot(x, np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi), color=COLOURS["cdm"], label=label)
+    axes.set(xlabel=r"(pixel $-$ sky) / $\sigma$", ylabel="density", yscale="log", ylim=(1e-3, 40))
+    axes.legend(loc="upper right", fontsize=7)
+    return figure
+
+
+def processing_steps(image: np.ndarray, light: Any, roi: Any, square: np.ndarray) -> plt.Figure:
+    """Draw the way from a raw image to what the network sees, in four steps.
+
+    ``image`` (H, W) raw, ``light`` and ``roi`` what ``preprocess`` finds in it, ``square``
+    (size, size) the result. (a) raw pixels; (b) smoothed, in units of the noise, with the contour
+    of the threshold; (c) the region of interest, its centre and major axis, the arrow towards the
+    longer tail; (d) cut and stretched.
+    """
+    figure, grid = plt.subplots(1, 4, figsize=(WIDTH, 1.95), layout="constrained")
+    for axes, letter, title in zip(
+        grid, "abcd", ("raw", "smoothed / noise", "region of interest", "stretched"), strict=True
+    ):
+        axes.set(xticks=[], yticks=[])
+        axes.set_title(f"({letter}) {title}", loc="left", fontsize=8)
+        sns.despine(ax=axes, left=True, bottom=True)
+    residual = light.residual / light.noise
+    steps = [residual, light.smooth / light.noise_smooth, residual, square]
+    for axes, step in zip(grid, steps, strict=True):
+        high = np.quantile(step, 0.9995)
+        shown = axes.imshow(step, vmin=min(0, np.quantile(step, 0.01)), vmax=high)
+        figure.colorbar(shown, ax=axes, location="bottom", shrink=0.9, aspect=14, pad=0.02)
+    grid[1].contour(light.mask, [0.5], colors="w", linewidths=0.7)
+    if roi.found:
+        grid[2].contour(roi.mask, [0.5], colors="w", linewidths=0.7)
+        grid[2].plot(roi.x, roi.y, "+", color="c", ms=7)
+    if roi.oriented:
+        length = 0.3 * len(image)
+        dx, dy = (length * f(np.radians(roi.angle)) for f in (np.cos, np.sin))
+        arrow = {"arrowstyle": "->", "color": "c", "lw": 1.2}
+        start, end = (roi.x - dx, roi.y - dy), (roi.x + dx, roi.y + dy)
+        grid[2].annotate("", end, start, arrowprops=arrow)
+    return figure
+
+
+def rotation_test(table: pd.DataFrame) -> plt.Figure:
+    """Draw how alike an image and its rotated copy are after processing, against the angle.
+
+    ``table`` has the columns angle (deg), derotate (bool), correlation. Lines are medians over the
+    images, bands hold the central 90 %. If the de-rotation works, its line stays at one.
+    """
+    figure, axes = plt.subplots(figsize=(WIDTH / 1.4, 2.7), layout="tight")
+    styles = {True: ("de-rotated", COLOURS["no_sub"]), False: ("as it is", COLOURS["cdm"])}
+    for derotate, (label, colour) in styles.items():
+        groups = table[table["derotate"] == derotate].groupby("angle")["correlation"]
+        low, middle, high = (groups.quantile(q) for q in (0.05, 0.5, 0.95))
+        axes.fill_between(middle.index, low, high, color=colour, alpha=0.2, lw=0)
+        axes.plot(middle.index, middle, "o-", color=colour, ms=3.5, label=label)
+    axes.axhline(0, color="0.6", lw=0.8, ls=":")
+    axes.set(xlabel="rotation of the raw image (deg)", ylabel="correlation with the unrotated")
+    axes.set(xticks=range(0, 361, 60), xlim=(-5, 365), ylim=(min(-0.1, axes.get_ylim()[0]), 1.03))
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    return figure
+
+
+def feature_distributions(values: pd.DataFrame, units: dict[str, str]) -> plt.Figure:
+    """Draw the distribution of each feature, one line a class.
+
+    ``values`` has a column class and one a feature; ``units`` names the features to draw, with
+    their units. Each histogram has unit area over the images in which the feature exists; the axis
+    leaves out the lowest 5 % (a long tail of merged regions) and the highest 0.5 %. Lines that
+    coincide: the feature says nothing by itself.
+    """
+    columns, rows = 4, -(-len(units) // 4)
+    figure, grid = plt.subplots(
+        rows, columns, figsize=(WIDTH, 1.28 * rows), squeeze=False, layout="constrained"
+    )
+    classes = [name for name in COLOURS if name in set(values["class"])]
+    for axes in grid.flat[len(units) :]:
+        axes.axis("off")
+    for axes, (feature, unit) in zip(grid.flat, units.items(), strict=False):
+        known = values[feature].dropna()
+        low, high = known.quantile([0.05, 0.995]) if len(known) else (0.0, 1.0)
+        bins = np.linspace(low, high if high > low else low + 1, 31)
+        if feature.startswith("n_"):
+            bins = np.arange(np.floor(low) - 0.5, high + 1)
+        for name in classes:
+            chosen = known[values.loc[known.index, "class"] == name]
+            weights = np.full(len(chosen), 1 / max(len(chosen), 1))
+            axes.hist(chosen, bins, weights=weights, histtype="step", lw=1.1, color=COLOURS[name])
+        axes.set(yticks=[])
+        axes.tick_params(labelsize=7, pad=1.5, length=2.5)
+        axes.set_title(feature + (f" ({unit})" if unit else ""), fontsize=7, pad=2)
+        sns.despine(ax=axes, left=True)
+    handles = [plt.Line2D([], [], color=COLOURS[name]) for name in classes]
+    names = [NAMES[name] for name in classes]
+    figure.legend(handles, names, loc="outside lower center", ncols=len(classes))
+    return figure
+
+
+def feature_auc(ranking: pd.DataFrame, together: tuple[float, float, float]) -> plt.Figure:
+    """Draw the ROC-AUC of each feature alone, and of all together, with 95 % intervals.
+
+    ``ranking`` has the columns name, roc_auc, low, high, sign (the best first); ``together`` is the
+    value, low and high of a classifier on all features (star, band). One half is chance. The colour
+    tells whether substructure makes the feature larger or smaller.
+    """
+    size = (WIDTH / 1.25, 1 + 0.185 * len(ranking))
+    figure, axes = plt.subplots(figsize=size, layout="constrained")
+    rows = np.arange(len(ranking), 0, -1)
+    signs = [(1, COLOURS["cdm"], "larger"), (-1, COLOURS["no_sub"], "smaller")]
+    for sign, colour, label in signs:
+        chosen = (ranking["sign"] == sign).to_numpy()
+        if chosen.any():
+            part = ranking[chosen]
+            error = [part["roc_auc"] - part["low"], part["high"] - part["roc_auc"]]
+            label = f"{label} with substructure"
+            style = {"fmt": "o", "ms": 4, "lw": 1.2, "color": colour, "label": label}
+            axes.errorbar(part["roc_auc"], rows[chosen], xerr=error, **style)
+    value, low, high = together
+    axes.axvspan(low, high, color=COLOURS["axion"], alpha=0.25, lw=0)
+    axes.plot(value, 0, "*", ms=9, color=COLOURS["axion"])
+    axes.axvline(0.5, color="0.6", lw=0.8, ls=":")
+    axes.set_yticks([*rows, 0], [*ranking["name"], "all features together"], fontsize=7.5)
+    axes.set(xlabel="ROC-AUC, substructure against none", ylim=(-0.7, len(ranking) + 0.7))
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    return figure
+
+
+def feature_correlation(matrix: pd.DataFrame) -> plt.Figure:
+    """Draw the rank correlations of the features with one another and with the target.
+
+    ``matrix`` is square and symmetric, of Spearman coefficients. Red: they grow together; blue: one
+    falls as the other grows. Blocks of strong colour are features that say the same thing.
+    """
+    side = 1.6 + 0.225 * len(matrix)
+    figure, axes = plt.subplots(figsize=(min(side + 0.5, WIDTH), min(side, WIDTH - 0.5)))
+    sns.heatmap(
+        matrix,
+        cmap="RdBu_r",
+        vmin=-1,
+        vmax=1,
+        square=True,
+        ax=axes,
+        linewidths=0.3,
+        cbar_kws={"label": "Spearman's rank correlation", "shrink": 0.8},
+    )
+    axes.tick_params(labelsize=7, length=0)
+    return figure

@@ -1,0 +1,169 @@
+"""Tokens, attention and trainings (notebook 03)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from scipy import ndimage
+
+from vitdm.plots.style import NAMES, WIDTH
+
+
+def shifted_patches(stack: np.ndarray, patch_size: int, patch: tuple[int, int]) -> plt.Figure:
+    """Draw an image, its four half-patch shifts, and what one token sees of each.
+
+    ``stack`` (5, H, W) are the channels of ``model.shift_patches``; ``patch`` is the (row, column)
+    of the token. Above: the five channels with the grid of patches; the box is the token's patch,
+    the dashed box all pixels of the original that it sees. Below: the box of each channel, cut out.
+    """
+    half = patch_size // 2
+    y, x = patch[0] * patch_size, patch[1] * patch_size
+    moves = [(-half, -half), (half, -half), (-half, half), (half, half)]
+    titles = ["image", *(f"moved by\n({dx:+d}, {dy:+d}) px".replace("-", "−") for dx, dy in moves)]
+    figure, grid = plt.subplots(
+        2,
+        5,
+        figsize=(WIDTH, 2.75),
+        layout="constrained",
+        gridspec_kw={"height_ratios": [1, 0.72]},
+    )
+    limits = {"vmin": float(stack.min()), "vmax": float(stack.max())}
+    for k, (channel, title) in enumerate(zip(stack, titles, strict=True)):
+        above, below = grid[:, k]
+        above.imshow(channel, **limits)
+        for edge in range(patch_size, max(channel.shape), patch_size):
+            above.axhline(edge - 0.5, color="white", lw=0.3, alpha=0.5)
+            above.axvline(edge - 0.5, color="white", lw=0.3, alpha=0.5)
+        boxes = [(0, patch_size, "-")] + ([(-half, 2 * patch_size, "--")] if k == 0 else [])
+        for offset, side, dash in boxes:
+            corner = (x + offset - 0.5, y + offset - 0.5)
+            box = plt.Rectangle(corner, side, side, fill=False, ec="cyan", lw=1.1, ls=dash)
+            above.add_patch(box)
+        above.set_title(title, fontsize=8)
+        below.imshow(channel[y : y + patch_size, x : x + patch_size], **limits)
+        for axes in (above, below):
+            axes.set(xticks=[], yticks=[])
+            sns.despine(ax=axes, left=True, bottom=True)
+    grid[0][0].set_ylabel("channels")
+    grid[1][0].set_ylabel("one token's\nvalues")
+    return figure
+
+
+def attention(
+    images: np.ndarray, names: list[str], maps: dict[str, np.ndarray], heads: int = 4
+) -> plt.Figure:
+    """Draw where the last block looks: a row a class, a column a head, a group a model.
+
+    ``images`` (K, H, W) of the classes ``names``; ``maps`` holds, under the label of each model,
+    its attention weights (K, h, n, n) on the n x n patches, of which at most ``heads`` are drawn.
+    Colours are in units of even attention (1 / number of patches): dark patches are ignored, light
+    ones attended to; the contour is the lensed light of the image.
+    """
+    drawn = {label: weights[:, :heads] for label, weights in maps.items()}
+    widths = [1.0]
+    for weights in drawn.values():
+        widths += [0.12] + [1.0] * weights.shape[1]
+    unit = min((WIDTH - 0.7) / (sum(widths) + 0.6), 1.3)
+    figure, grid = plt.subplots(
+        len(names),
+        len(widths),
+        figsize=(unit * (sum(widths) + 0.6), unit * len(names) + 0.45),
+        squeeze=False,
+        gridspec_kw={"width_ratios": widths, "wspace": 0.05, "hspace": 0.05},
+    )
+    even = {label: weights * weights.shape[-1] ** 2 for label, weights in drawn.items()}
+    every = np.concatenate([weights.ravel() for weights in even.values()])
+    limits = dict(zip(("vmin", "vmax"), np.quantile(every, [0.005, 0.995]), strict=True))
+    side = images.shape[-1]
+    extent = (-0.5, side - 0.5, -0.5, side - 0.5)
+    for axes in grid.flat:
+        axes.set(xticks=[], yticks=[])
+        sns.despine(ax=axes, left=True, bottom=True)
+    for row, image, name in zip(grid, images, names, strict=True):
+        row[0].imshow(image)
+        text = NAMES.get(name, name).replace(" ", "\n")
+        row[0].set_ylabel(text, fontsize=8, rotation=0, ha="right", va="center")
+    column = 1
+    for label, weights in even.items():
+        for h in range(weights.shape[1]):
+            for row, image, one in zip(grid, images, weights[:, h], strict=True):
+                axes = row[column + 1 + h]
+                shown = axes.imshow(one, extent=extent, cmap="viridis", **limits)
+                light = ndimage.gaussian_filter(image, 1.5)
+                level = light.min() + 0.45 * np.ptp(light)
+                axes.contour(light, [level], colors="white", linewidths=0.5)
+            grid[0][column + 1 + h].set_title(f"head {h + 1}", fontsize=7, pad=2)
+        first = grid[0][column + 1].get_position()
+        last = grid[0][column + weights.shape[1]].get_position()
+        height = first.y1 + 0.26 / figure.get_figheight()
+        figure.text((first.x0 + last.x1) / 2, height, label, ha="center", va="center", fontsize=8.5)
+        column += 1 + weights.shape[1]
+    for spacer in [k for k, width in enumerate(widths) if width < 1]:
+        for row in grid:
+            row[spacer].axis("off")
+    bar = figure.colorbar(shown, ax=grid, fraction=0.03, pad=0.015, aspect=25)
+    bar.set_label("attention / even attention")
+    return figure
+
+
+def _run_colours(labels: list[str]) -> dict[str, Any]:
+    palette = "colorblind" if len(labels) <= 10 else "husl"
+    return dict(zip(labels, sns.color_palette(palette, len(labels)), strict=True))
+
+
+def training_history(history: pd.DataFrame) -> plt.Figure:
+    """Draw the loss in training and the ROC-AUC in validation of each run, epoch by epoch.
+
+    ``history`` has the columns label, seed, epoch, train_loss, valid_roc_auc. One colour is one
+    run, one thin line one seed; the dot marks the epoch whose weights were kept. The loss includes
+    label smoothing, so it cannot reach 0.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 2.6), layout="constrained")
+    colours = _run_colours(list(history["label"].unique()))
+    named = set()
+    for (label, _), run in history.groupby(["label", "seed"], sort=False):
+        line = {"color": colours[label], "lw": 0.9, "marker": ".", "ms": 2.5}
+        left.plot(run["epoch"], run["train_loss"], **line)
+        right.plot(run["epoch"], run["valid_roc_auc"], **line)
+        kept = run.loc[run["valid_roc_auc"].idxmax()]
+        text = None if label in named else label
+        right.plot(
+            kept["epoch"], kept["valid_roc_auc"], "o", ms=5, mew=0, color=colours[label], label=text
+        )
+        named.add(label)
+    left.set(xlabel="epoch", ylabel="loss on train")
+    right.set(xlabel="epoch", ylabel="ROC-AUC on valid")
+    for axes, letter in ((left, "a"), (right, "b")):
+        axes.set_title(f"({letter})", loc="left")
+        axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True, min_n_ticks=1))
+    columns = min(3, len(colours))
+    figure.legend(loc="outside lower center", ncols=columns, handletextpad=0.2)
+    return figure
+
+
+def runs(scores: pd.DataFrame) -> plt.Figure:
+    """Draw the ROC-AUC of the compared models on ``opt``: a point a seed, a bar their mean.
+
+    ``scores`` has the columns label, seed, roc_auc, in the order of the rows to draw. The spread of
+    the points of a row is what the random seed does; rows that differ by less tell nothing.
+    """
+    labels = list(scores["label"].unique())
+    colours = _run_colours(labels)
+    figure, axes = plt.subplots(figsize=(WIDTH * 0.85, 0.75 + 0.3 * len(labels)), layout="tight")
+    for row, label in enumerate(labels):
+        values = scores.loc[scores["label"] == label, "roc_auc"]
+        colour = colours[label]
+        axes.plot(values, [row] * len(values), "o", ms=5, mew=0, alpha=0.75, color=colour)
+        axes.plot([values.mean()] * 2, [row - 0.3, row + 0.3], color=colour, lw=2.2)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set(ylim=(len(labels) - 0.5, -0.5), xlabel="ROC-AUC on opt, substructure or not")
+    axes.margins(x=0.08)
+    axes.grid(axis="x", color="0.9", lw=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(axis="y", length=0)
+    return figure
