@@ -19,6 +19,9 @@ from typing import Any
 
 PACKAGES = ("torch", "lightning", "numpy", "pandas", "lenstronomy", "scikit-learn")
 PACKAGES += ("scikit-optimize", "opencv-python-headless", "matplotlib", "vitdm")
+#: committed copies of what a run makes; a rebuild changes them, and that does not make it dirty
+GENERATED = tuple(f":!{path}" for path in ("figures", "paper/tables", "paper/reference.json"))
+GENERATED += tuple(f":!paper/paper.{suffix}" for suffix in ("pdf", "html", "tex", "json"))
 _STARTED = time.time()
 
 
@@ -111,7 +114,7 @@ def sidecar(
     """
     settings = config.model_dump(mode="json") if hasattr(config, "model_dump") else config
     hashed = hashlib.sha256(json.dumps(_plain(settings), sort_keys=True).encode()).hexdigest()
-    dirty = _git("status", "--porcelain", "--untracked-files=no")
+    dirty = _git("status", "--porcelain", "--untracked-files=no", "--", ".", *GENERATED)
     write_json(
         path,
         {

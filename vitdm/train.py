@@ -113,7 +113,7 @@ class Recipe(lightning.LightningModule):
         self._labels.append(labels)
 
     def on_validation_epoch_end(self) -> None:
-        logits, labels = torch.cat(self._logits), torch.cat(self._labels)
+        logits, labels = torch.cat(self._logits).cpu(), torch.cat(self._labels).cpu()
         self._logits.clear()
         self._labels.clear()
         scores = 1 - logits.softmax(dim=1)[:, 0]
@@ -161,7 +161,6 @@ class Progress(Callback):
 
     def __init__(self, label: str, total: int):
         self.bar = tqdm(total=total, desc=label, unit="batch", mininterval=5, ncols=100)
-        self.best = math.nan
 
     def on_train_batch_end(self, *_: Any) -> None:
         self.bar.update()

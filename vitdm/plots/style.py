@@ -37,6 +37,7 @@ def style() -> None:
             "ytick.labelsize": 8,
             "image.cmap": "inferno",
             "image.origin": "lower",
+            "image.interpolation": "none",  # pixels as measured; in a PDF also much smaller
             "axes.spines.top": False,
             "axes.spines.right": False,
             "pdf.fonttype": 42,
