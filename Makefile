@@ -9,6 +9,10 @@ BIN       := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SNAKEMAKE := $(BIN)/snakemake --cores $(CORES)
 
+# A double click in JupyterLab opens notebooks/*.py as notebooks.
+VIEWER  := $(VENV)/share/jupyter/lab/settings/overrides.json
+OPEN_PY := '{"@jupyterlab/docmanager-extension:plugin":{"defaultViewers":{"python":"Jupytext Notebook"}}}'
+
 # Commands of the rules (vitdm, python, jupytext, papermill) come from the environment above.
 export PATH := $(abspath $(BIN)):$(PATH)
 export PYTHONNOUSERSITE := 1
@@ -42,6 +46,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 	$(PYTHON) -m venv "$(VENV)"
 	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.lock
 	$(BIN)/python -m pip install --disable-pip-version-check --no-deps -e .
+	mkdir -p "$(dir $(VIEWER))" && echo $(OPEN_PY) > "$(VIEWER)"
 	@touch "$@"
 
 results: $(INSTALLED)
@@ -59,6 +64,7 @@ test: $(INSTALLED)
 	$(BIN)/python -m pytest tests
 	rm -rf results/smoke
 	$(SNAKEMAKE) --configfile config/smoke.yaml
+	$(SNAKEMAKE) --configfile config/smoke.yaml --dry-run | grep 'Nothing to be done'
 	$(BIN)/python -m pytest --nbval-lax --nbval-current-env results/smoke/notebooks/*.ipynb
 
 check: $(INSTALLED)

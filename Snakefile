@@ -22,7 +22,6 @@ except schema.InputError as error:
 
 OUT = SETTINGS.results
 CONFIG = f"{OUT}/config.yaml"
-schema.save(SETTINGS, CONFIG)
 
 FIGURES = "figures" if SETTINGS.publish else f"{OUT}/figures"
 TABLES = "paper/tables" if SETTINGS.publish else f"{OUT}/tables"
@@ -40,7 +39,9 @@ SIMULATED = SETTINGS.data == "simulate"
 NOTEBOOKS = {
     "01_feature_discovery": {
         "reads": [*DATASET, *PROCESSED, f"{OUT}/features.csv"],
-        "figures": ["lens_gallery", "processing_steps", "rotation_test", "feature_distributions"],
+        "figures": ["lens_gallery", "noise", "processing_steps", "rotation_test"]
+        + ["feature_distributions"]
+        + ["perturbations"] * SIMULATED,
         "tables": ["features"],
     },
     "02_feature_comparison": {
@@ -68,9 +69,24 @@ NOTEBOOKS = {
 }
 
 
-def watch(*sections):
-    """Return the sections of the configuration whose change runs a rule again."""
-    return {name: SETTINGS.model_dump(mode="json")[name] for name in ("seed", *sections)}
+def watch(*sections, **more):
+    """Return the settings whose change runs a rule again: whole sections, and single values."""
+    settings = SETTINGS.model_dump(mode="json")
+    return {name: settings[name] for name in ("seed", *sections)} | more
+
+
+def watch_run(wildcards):
+    """Return the settings that a comparison run depends on; its label is not among them."""
+    override = SETTINGS.runs[wildcards.run.rpartition("_seed")[0]]
+    return watch("task", "model", "train", changes=override.model_dump(exclude={"label"}))
+
+
+# The search and the final training have numbers of epochs of their own.
+RECIPE = SETTINGS.train.model_dump(mode="json", exclude={"epochs"})
+
+
+onstart:
+    schema.save(SETTINGS, CONFIG)
 
 
 wildcard_constraints:
@@ -144,9 +160,9 @@ else:
         params:
             config=CONFIG,
             out=subpath(output[0], parent=True),
-            watch=watch("n_images"),
+            watch=watch("n_images", files=schema.fingerprint(SETTINGS.data)),
         shell:
-            "vitdm ingest {input} --config {params.config} --out {params.out} 2>&1 | tee {log}"
+            "vitdm ingest {input:q} --config {params.config} --out {params.out} 2>&1 | tee {log}"
 
 
 rule preprocess:
@@ -179,7 +195,7 @@ rule features:
     params:
         config=CONFIG,
         dataset=subpath(input[0], parent=True),
-        watch=watch("preprocess", "features"),
+        watch=watch("features", threshold=SETTINGS.preprocess.threshold),
     shell:
         "vitdm features {params.dataset} --config {params.config} --out {output} 2>&1 | tee {log}"
 
@@ -203,7 +219,7 @@ rule train:
         out=subpath(output[0], parent=True),
         name=lambda wildcards: wildcards.run.rpartition("_seed")[0],
         seed=lambda wildcards: wildcards.run.rpartition("_seed")[2],
-        watch=watch("task", "model", "train", "runs"),
+        watch=watch_run,
     shell:
         "vitdm train {params.processed} --features {input.features} --config {params.config}"
         " --run {params.name} --seed {params.seed} --out {params.out} 2>&1 | tee {log}"
@@ -224,7 +240,7 @@ rule tune:
         config=CONFIG,
         processed=subpath(input[0], parent=True),
         out=subpath(output[0], parent=True),
-        watch=watch("task", "model", "train", "tune"),
+        watch=watch("task", "model", "tune", train=RECIPE),
     shell:
         "vitdm tune {params.processed} --features {input.features} --config {params.config}"
         " --out {params.out} 2>&1 | tee {log}"
@@ -246,8 +262,7 @@ rule train_final:
         processed=subpath(input[0], parent=True),
         search=subpath(input.best, parent=True),
         out=subpath(output[0], parent=True),
-        epochs=SETTINGS.final.epochs,
-        watch=watch("task", "model", "train"),
+        watch=watch("task", "model", train=RECIPE, epochs=SETTINGS.final.epochs),
     shell:
         "vitdm train {params.processed} --features {input.features} --config {params.config}"
         " --final {params.search} --seed {wildcards.k} --out {params.out} 2>&1 | tee {log}"
@@ -259,7 +274,14 @@ rule evaluate:  # the only rule that reads the test split
         features=f"{OUT}/features.csv",
         runs=expand(f"{OUT}/final/{{seed}}/model.safetensors", seed=FINAL),
     output:
-        multiext(f"{OUT}/evaluation/", "metrics.json", "predictions.csv", "roc.csv"),
+        multiext(
+            f"{OUT}/evaluation/",
+            "metrics.json",
+            "predictions.csv",
+            "roc.csv",
+            "failures.csv",
+            "evaluation.json",
+        ),
     log:
         f"{OUT}/logs/evaluate.log",
     conda:
@@ -269,7 +291,7 @@ rule evaluate:  # the only rule that reads the test split
         processed=subpath(input[0], parent=True),
         runs=expand(f"{OUT}/final/{{seed}}", seed=FINAL),
         out=subpath(output[0], parent=True),
-        bootstrap=SETTINGS.final.bootstrap,
+        watch=watch("task", bootstrap=SETTINGS.final.bootstrap),
     shell:
         "vitdm evaluate {params.processed} {params.runs} --features {input.features}"
         " --config {params.config} --out {params.out} 2>&1 | tee {log}"
@@ -305,6 +327,7 @@ for name, notebook in NOTEBOOKS.items():
                 figure=notebook["figures"],
                 ext=["pdf", "json"],
             ),
+            expand(f"{TABLES}/{{table}}.json", table=notebook["tables"]),
             figures=report(
                 expand(f"{FIGURES}/{{figure}}.png", figure=notebook["figures"]),
                 category=name[3:].replace("_", " "),
@@ -326,6 +349,7 @@ for name, notebook in NOTEBOOKS.items():
             results=subpath(output.numbers, ancestor=2),
             figures=lambda wildcards, output: Path(output.figures[0]).parent,
             tables=lambda wildcards, output: Path(output.tables[0]).parent,
+            watch=SETTINGS.model_dump(mode="json"),
         shell:
             "papermill {input.notebook} {output.executed} --kernel python3 --cwd ."
             " -p results {params.results} -p figures {params.figures} -p tables {params.tables}"

@@ -24,7 +24,8 @@
 # 3. follows one image on its way to the network, and tests that way,
 # 4. defines numbers with a physical meaning, *features*, and shows how they are distributed.
 #
-# Nothing is trained here, and the test split is not looked at.
+# Nothing is trained here, and the test split is not looked at: apart from counting the images of
+# each split, everything below is measured on the development images, train, valid and opt.
 
 # %% tags=["parameters"]
 results = "results/smoke"
@@ -40,6 +41,7 @@ out = notebook.start(results, figures, tables, name="01_feature_discovery")
 import cv2
 import numpy as np
 import pandas as pd
+from IPython.display import Markdown, display
 
 from vitdm import config, dataset, features, plots, preprocess, simulate
 
@@ -222,7 +224,8 @@ for light in lights:
     if flux.sum() > 0:
         kept.append(preprocess.cut(flux, preprocess.roi_of(light), settings).sum() / flux.sum())
 print(f"kept: median {100 * np.median(kept):.2f} %, smallest {100 * np.min(kept):.2f} %")
-print(f"a region is found in {100 * catalog['roi_found'].mean():.2f} % of the images")
+roi_found = float(catalog["roi_found"].iloc[development].mean())
+print(f"a region is found in {100 * roi_found:.2f} % of the development images")
 
 # %% [markdown]
 # ## 1.5 Does the de-rotation work?
@@ -280,7 +283,7 @@ print("de-rotation in this run:", "on" if settings.derotate else "off")
 # ## 1.6 Physics features
 #
 # The network's verdict is a number without a reason. Features are numbers *with* one. They are
-# measured on the raw images, in units that do not depend on exposure time or brightness:
+# measured on the raw images, in units of the noise or of pixels:
 #
 # - how much light there is (`lensed_area`, `total_flux_snr`, `peak_snr`) and how it is distributed
 #   over the pixels (`gini`),
@@ -297,8 +300,8 @@ print("de-rotation in this run:", "on" if settings.derotate else "off")
 # %%
 definitions = features.table(out.config.features)
 out.table(definitions, "features")
-with pd.option_context("display.max_colwidth", None, "display.max_rows", None):
-    print(definitions.drop(columns="reference").to_string(index=False))
+shown = definitions.drop(columns="reference").style.hide(axis="index")
+shown.set_properties(**{"text-align": "left", "white-space": "normal"})
 
 # %%
 names = features.feature_names(out.config.features)
@@ -309,16 +312,22 @@ out.figure(plots.feature_distributions(values, units), "feature_distributions")
 # %% [markdown]
 # One panel a feature, one line a class, each histogram of unit area over the images in which the
 # feature exists, without the lowest 5 % and the highest 0.5 % of the values. Where the lines lie on
-# one another the feature says nothing by itself. In the simulated images the counts and the
-# brightness are of that kind: the unknown position of the source changes them far more than
-# substructure does. The distances of the bright regions are not: the classes with substructure lie
-# to the right of the smooth one. Section 1.1 says why. The substructure was *added* to a halo that
-# is the same in every image, so it enlarges the Einstein radius, and a separation measures just
-# that. This is a property of the simulation rather than of nature, where no two halos weigh the
-# same. How far each feature alone gets is the subject of notebook 02.
+# one another the feature says nothing by itself. How far each feature alone gets is the subject of
+# notebook 02.
+
+# %%
+expected = """In Model I one expects the counts and the brightness to say little: the unknown
+position of the source changes them far more than substructure does. The distances of the bright
+regions should say more, with the classes of substructure to the right of the smooth one. Section
+1.1 says why. The substructure was *added* to a halo that is the same in every image, so it enlarges
+the Einstein radius, and a separation measures just that. This is a property of the simulation
+rather than of nature, where no two halos weigh the same."""
+if simulated:
+    display(Markdown(expected))
 
 # %%
 low, middle = turned["correlation"].quantile([0.05, 0.5])
+as_it_is = rotations[~rotations["derotate"] & (rotations["angle"] > 0)]["correlation"].median()
 numbers = {
     "n_images": len(catalog),
     **{f"n_{name}": int((catalog["class"] == name).sum()) for name in classes},
@@ -326,13 +335,15 @@ numbers = {
     "image_side": raw.images.shape[1],
     "crop_side": processed.images.shape[1],
     "zero_pixel_fraction": zero_pixel_fraction,
-    "roi_found_fraction": float(catalog["roi_found"].mean()),
+    "roi_found_fraction": roi_found,
     "flux_kept_median": float(np.median(kept)),
     "rotation_corr_median": float(middle),
     "rotation_corr_p05": float(low),
+    "rotation_corr_plain_median": float(as_it_is),
     "n_rotation_images": int(rotations["row"].nunique()),
 }
 if simulated:
-    numbers |= {"pixel_scale": pixel_scale, "theta_E_smooth": float(catalog["theta_E"].iloc[0])}
+    theta_E = float(catalog["theta_E"].iloc[development[0]])  # the same in every image
+    numbers |= {"pixel_scale": pixel_scale, "theta_E_smooth": theta_E}
 out.numbers(numbers)
 pd.Series(numbers, name="value", dtype=object).to_frame()

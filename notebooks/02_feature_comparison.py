@@ -87,21 +87,22 @@ out.table(ranking, "feature_ranking")
 ranking.round(3)
 
 # %% [markdown]
-# In the simulated images the **separations** lead, those at high levels before those at low ones,
-# and `ring_radius` follows. The reason is in the lens equation (notebook 01): the two images of a
+# In Model I one expects the **separations** to lead, those at high levels before those at low ones,
+# and `ring_radius` to follow. The reason is in the lens equation (notebook 01): the two images of a
 # source behind an isothermal lens are $2\,\theta_{\mathrm E}$ apart wherever the source stands, so
 # that the nuisance which rules all the other features, the unknown source position, drops out. At a
 # high level only the brightest knots are left, whose centroids are sharp; at a low level the
 # regions are long arcs, or merge. The ring's mean radius also measures $\theta_{\mathrm E}$, but
 # still depends on where the source is, for the brighter image lies farther out.
 #
-# What these features see is therefore *not the shape of the substructure but its mass*. It comes on
-# top of a halo that is the same in every image, so that any mass added shows as a larger Einstein
-# radius. In a population in which halos differ, as they do in nature, this advantage would vanish.
+# Where features of size lead, they see *not the shape of the substructure but its mass*. In Model I
+# it comes on top of a halo that is the same in every image, so that any mass added shows as a
+# larger Einstein radius. In a population in which halos differ, as they do in nature, this
+# advantage would vanish.
 #
-# The **numbers of bright regions**, made to count the knots that subhalos cause, say little. A lens
-# has two or four images to begin with, how many of them merge depends on the source, and the noise
-# splits regions at high levels.
+# The **numbers of bright regions**, made to count the knots that subhalos cause, need not say much.
+# A lens has two or four images to begin with, how many of them merge depends on the source, and the
+# noise splits regions at high levels.
 
 # %%
 best = ranking.iloc[0]
@@ -121,9 +122,8 @@ out.figure(plots.feature_correlation(correlation), "feature_correlation")
 # hardly any). The first row and column is the target. Red means that they grow together, blue that
 # one falls as the other grows. Strong colour off the diagonal marks features that repeat one
 # another: brightness and area both follow the magnification, and neighbouring levels count nearly
-# the same regions. Note that the features which correlate most strongly *with one another* are not
-# those that correlate with the target: most of what varies from image to image is the source
-# position.
+# the same regions. The features which correlate most strongly *with one another* need not be those
+# that correlate with the target: much of what varies from image to image is the source position.
 #
 # ## 2.3 All features together
 #
@@ -153,11 +153,12 @@ print(
 # Points whose interval holds one half (dotted) cannot be told from guessing. The star and the green
 # band are the classifier that sees all features, scored on images it was not trained with.
 #
-# How much the whole exceeds its best part is worth a thought. The features that are useless *alone*
-# need not be useless *beside others*: brightness, area and elongation tell where the source is, and
-# once that is known, what is left of a separation or a radius is due to the mass. To see it, the
-# same classifier is trained on two halves of the table: the *sizes* (separations and ring radius),
-# and the rest.
+# How much the whole exceeds its best part, if it does, is worth a thought. Features that are
+# useless *alone* need not be useless *beside others*: brightness, area and elongation tell where
+# the source is, and once that is known, what is left of a separation or a radius is due to the
+# mass. To see whether it is so, the same classifier is trained on two halves of the table: the
+# *sizes* (separations and ring radius), and the rest. If the sizes alone do as well as all, the
+# rest adds nothing; the numbers below decide.
 
 # %%
 size = np.array(["separation" in name or name == "ring_radius" for name in names])

@@ -221,8 +221,9 @@ inside.round(4)
 # The loss is the cross-entropy of the classes with label smoothing $\epsilon$: the target is $1 -
 # \epsilon + \epsilon/K$ for the true one of the $K$ classes and $\epsilon/K$ for the others, which
 # keeps the network from becoming ever more certain of images that it has already got right. AdamW
-# descends; the learning rate rises linearly, then falls to zero along a cosine; images are
-# mirrored at random, since the sky knows no left and right. The configuration:
+# descends; the learning rate rises linearly, then falls to zero along a cosine; if `flips` is on,
+# images are mirrored at random. That is a symmetry of the sky; in the simulated population, whose
+# source has a fixed orientation, mirrored images are slightly foreign. The configuration:
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -302,13 +303,12 @@ table.round({"roc_auc": 4, "sd": 4, "seconds": 1})
 # to its own number (paired bootstrap: both runs and all seeds see the same draw, so that images
 # which are hard for all of them cancel). The second term says how much it depends on the *random
 # numbers* of the training. It exists only with two or more seeds; with a single seed it is
-# unknown, and the error below is then too small. With very few seeds it is itself a rough
-# estimate. The bootstrap already contains a little of the second term, so the sum errs on the safe
-# side.
+# unknown, and the error below is then too small. Where the second term dominates it rests on
+# $S - 1$ degrees of freedom.
 #
-# A difference is called "beyond twice its error" if $|\Delta| > 2\sigma$. Chance alone does this
-# in about one of twenty comparisons, so among several one should not make much of a single one
-# that only just does.
+# A difference is called "beyond twice its error" if $|\Delta| > 2\sigma$. With two seeds chance
+# alone exceeds twice the error in three comparisons of ten, with many in one of twenty. A
+# difference that only just does is a hint, not evidence, and so is a single one among several.
 
 # %%
 null, first = f"p_{classes[0]}", next(iter(predictions.values()))
@@ -344,7 +344,7 @@ for key, (without, with_, text) in pairs.items():
     verdict = "beyond" if abs(gain.mean()) > 2 * variance**0.5 else "not beyond"
     print(f"{text}: {gain.mean():+.4f} ± {variance**0.5:.4f}, {verdict} twice its error")
 if settings.run_seeds == 1 and numbers:
-    print("One seed only: the scatter of the training is unknown and not in these errors.")
+    print("One seed only: the scatter between trainings is unknown and not in these errors.")
 
 # %% [markdown]
 # The lines above are the verdict, whichever way it goes. Two remarks on how far it reaches. The

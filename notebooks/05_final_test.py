@@ -23,10 +23,10 @@
 #    development images (train, valid and opt together), for a number of epochs fixed beforehand;
 # 3. each of them looked at each test image once, and the probabilities were written down.
 #
-# A single function of the library, `vitdm.evaluate.evaluate`, reads the test split. Nothing was
-# changed after seeing its outcome: a test that is used for a decision, however small, is no longer
-# a test, because one keeps the choice that happens to suit *these* images. For the same reason no
-# threshold is tuned here. No image is left to tune it on, so an image is called
+# A single function of the library, `vitdm.evaluate.evaluate`, applies models to the test split. No
+# step of the workflow depends on its outcome: a test that is used for a decision, however small, is
+# no longer a test, because one keeps the choice that happens to suit *these* images. For the same
+# reason no threshold is tuned here. No image is left to tune it on, so an image is called
 # "substructure" when its probability exceeds one half.
 #
 # The notebook trains nothing; it reads tables, explains and draws.
@@ -46,6 +46,7 @@ import json
 
 import numpy as np
 import pandas as pd
+from IPython.display import Markdown, display
 from scipy import stats
 
 from vitdm import dataset, evaluate, plots
@@ -57,9 +58,10 @@ mean = dataset.read_catalog(folder / "predictions.csv")
 images = dataset.Dataset.open(out.results / "dataset")
 test = images.rows("test")
 truth = images.catalog.iloc[test].set_index("id").loc[mean["id"]].reset_index()
-features = pd.read_csv(out.results / "features.csv", dtype={"id": str}).set_index("id")
-features = features.loc[mean["id"]].reset_index(drop=True)
-classes = evaluate.model_classes(mean)
+measured = pd.read_csv(out.results / "features.csv", dtype={"id": str}).set_index("id")
+features = measured.loc[mean["id"]].reset_index(drop=True)
+classes = evaluate.model_classes(mean)  # of the model: a binary one calls any substructure "sub"
+kinds = [name for name in dataset.CLASSES if name in set(truth["class"])]  # of the images
 labels, scores = evaluate.binary_scores(mean)
 print(f"{len(mean)} test images, {len(seeds)} models, classes: {', '.join(classes)}")
 
@@ -75,8 +77,9 @@ print(f"{len(mean)} test images, {len(seeds)} models, classes: {', '.join(classe
 # \mathrm{FPR}(t) = P(s > t \mid \text{no substructure}).
 # $$
 #
-# The true-positive rate is the *completeness* of a search, the false-positive rate its
-# contamination. As $t$ falls from 1 to 0 both grow from 0 to 1, and the curve they trace is the
+# The true-positive rate is the *completeness* of a search, the false-positive rate the fraction of
+# smooth lenses that are flagged; how contaminated the flagged sample is also depends on how common
+# substructure is. As $t$ falls from 1 to 0 both grow from 0 to 1, and the curve they trace is the
 # **ROC curve**. The area under it,
 #
 # $$
@@ -149,6 +152,8 @@ rows = {
     "test_tpr_at_fpr_01": "true-positive rate at 1 % false positives",
     "test_multiclass_accuracy": "accuracy among all classes",
 }
+if len(classes) == 2:  # the same as the accuracy
+    del rows["test_multiclass_accuracy"]
 table = pd.DataFrame(
     [
         (text, metrics[key], metrics.get(f"{key}_low"), metrics.get(f"{key}_high"))
@@ -183,16 +188,17 @@ out.figure(plots.roc_curve(band, n_negative=int((labels == 0).sum())), "roc_curv
 # %% [markdown]
 # ### Class by class
 #
-# The network does not only say *whether* there is substructure but *which* kind. The ROC-AUC of a
-# class takes its probability as the score and all other classes as the negatives ("one against the
-# rest"); the macro average is the plain mean of these.
+# A network with more than two classes says not only *whether* there is substructure but *which*
+# kind. The ROC-AUC of a class takes its probability as the score and all other classes as the
+# negatives ("one against the rest"); the macro average is the plain mean of these. With two classes
+# all of them are the same number.
 
 # %%
 per_class = pd.DataFrame(
     [
-        (name, int((mean["class"] == name).sum()))
+        (name, int((mean["label"] == label).sum()))
         + tuple(metrics[f"test_auc_{name}{end}"] for end in ("", "_low", "_high"))
-        for name in classes
+        for label, name in enumerate(classes)
         if f"test_auc_{name}" in metrics
     ],
     columns=["class", "images", "roc_auc", "low", "high"],
@@ -206,7 +212,9 @@ per_class.round(4)
 # to the most probable class of the ensemble (column). Percentages are fractions of the row. Off the
 # diagonal two kinds of mistake must be told apart: between the substructure classes, the model saw
 # that something is there and named it wrongly; in the first row and the first column, it raised a
-# false alarm or missed something.
+# false alarm or missed something. The misses and false alarms of section 5.4 are counted at a
+# probability of substructure of one half; with three classes the first column need not agree with
+# them, for no_sub can be the most probable class at less than that.
 
 # %%
 counts = evaluate.confusion(mean)
@@ -241,7 +249,7 @@ axes = {
 }
 panels = []
 for name, (column, unit, label) in axes.items():
-    if name in classes and column in truth:  # truth is known for simulated images
+    if name in kinds and column in truth:  # truth is known for simulated images
         chosen = ((truth["class"] == name) & truth[column].notna()).to_numpy()
         bins = int(np.clip(chosen.sum() // 20, 1, 10))
         values = truth[column].to_numpy()[chosen] / unit
@@ -280,7 +288,7 @@ properties = features[[c for c in ("peak_snr", "total_flux_snr") if c in feature
 if {"source_x", "source_y"} <= set(truth):
     properties["source_offset"] = np.hypot(truth["source_x"], truth["source_y"])
 for name, (column, *_) in axes.items():
-    if name in classes and column in truth:
+    if name in kinds and column in truth:
         properties[column] = truth[column].where(truth["class"] == name)
 lines = []
 for column in properties:
@@ -317,45 +325,62 @@ else:
 # of the lens galaxy, or a spread of lens masses.
 
 # %%
+explained = r"""**A shortcut in the simulated population.** In the default population (DeepLense
+Model I, which is followed as published) every halo is the same, and substructure is put *on top* of
+it. A lens with substructure is therefore simply heavier, and its ring a little larger:
+
+$$
+\theta_E^2 \propto M_\text{halo}(<\theta_E) + m, \qquad M_\text{halo}(<\theta) \propto \theta
+\quad\Rightarrow\quad
+\frac{\delta\theta_E}{\theta_E} \approx \frac{m}{M_\text{halo}(<\theta_E)} ,
+$$
+
+with $m$ the mass of the substructure within the ring, $m \ll M$. The mean surface density inside
+$\theta_E$ is the critical one. The isothermal halo contributes a mass that grows as $\theta$, so
+the radius grows by the full fraction of added mass and not by half of it. Where the smooth mass is
+known exactly, the size of the ring alone gives the substructure away, without a single clump being
+seen. In nature the masses of halos scatter by far more than substructure adds, and this clue does
+not exist. The ROC-AUC on these images must not be read as a power to find subhalos in the sky."""
 if out.config.data == "simulate":
-    print(f"Population: {out.config.population}. The next paragraphs are about it.")
+    display(Markdown(explained))
 else:
-    print("Images from files: the paragraphs on the simulated shortcut need not hold for them.")
+    print("How these images were made, and what else tells their classes apart, is not known here.")
 
 # %% [markdown]
-# **A shortcut in the simulated population.** In the default population (DeepLense Model I, which is
-# followed as published) every halo is the same, and substructure is put *on top* of it. A lens with
-# substructure is therefore simply heavier, and its ring a little larger:
-#
-# $$
-# \theta_E \propto \sqrt{M(<\theta_E)}
-# \quad\Rightarrow\quad
-# \frac{\delta\theta_E}{\theta_E} \approx \frac12\,\frac{\delta M}{M}.
-# $$
-#
-# Where the smooth mass is known exactly, the size of the ring alone gives the substructure away,
-# without a single clump being seen. In nature the masses of halos scatter by far more than
-# substructure adds, and this clue does not exist. The ROC-AUC on these images must not be
-# read as a power to find subhalos in the sky.
-#
-# A demonstration without any network: take one crude feature, the flux-weighted mean radius of the
-# lensed light (`ring_radius`), and use it alone as the score on the same test images. An area
-# above 1/2 is what this population hands out for the size of the ring; a proper lens model
-# measures $\theta_E$ much better than this average does.
+# **How far does size alone get?** A demonstration without any network: take one crude measure of
+# size and use it alone as the score of the test images, larger meaning substructure. One is
+# `ring_radius`, the flux-weighted mean radius of the lensed light. The other is the size feature
+# (`ring_radius` or one of the separations) that did best on the *train and valid* images. Nothing
+# is fitted to the test images, and nothing is chosen on them: feature and direction are fixed
+# before. An image in which the feature does not exist is left out; `measured` is the fraction that
+# remains. In Model I an area above 1/2 is what the population hands out for the size of the ring; a
+# lens model measures $\theta_E$ much better than these do.
 
 # %%
-if "ring_radius" in features and features["ring_radius"].notna().any():
-    known = features["ring_radius"].notna().to_numpy()
-    radius = features["ring_radius"].to_numpy()
-    interval = evaluate.bootstrap_interval(
-        evaluate.weighted_auc, labels[known], [radius[known]], 1000, out.config.seed
-    )
-    print(
-        "ring_radius alone, ROC-AUC on the test images: {:.3f} ({:.3f} to {:.3f})".format(*interval)
-    )
-    print(pd.Series(radius).groupby(mean["class"]).median().round(2).to_string())
-else:
-    print("The table of features has no ring_radius.")
+known = images.catalog.iloc[images.rows("train", "valid")]
+answers = (known["class"] != "no_sub").to_numpy()
+before = {}  # ROC-AUC of each size feature on the train and valid images
+for name in [c for c in measured if c.startswith(("ring_radius", "max_separation"))]:
+    value, there = measured[name].loc[known["id"]].to_numpy(), features[name].notna()
+    if len(set(answers[np.isfinite(value)])) == len(set(labels[there])) == 2:
+        before[name] = evaluate.roc_auc(answers[np.isfinite(value)], value[np.isfinite(value)])
+best = max(before, key=before.get, default=None)
+wanted = {"ring_radius": "ring_radius", "size_feature": best}
+shortcut = {"size_feature": best}
+for key, name in wanted.items():
+    if name in before:
+        there, n = features[name].notna().to_numpy(), out.config.final.bootstrap
+        value, strata = features[name].to_numpy()[there], mean["class"].to_numpy()[there]
+        interval = evaluate.bootstrap_interval(
+            evaluate.weighted_auc, labels[there], [value], n, out.config.seed, strata=strata
+        )
+        ends = [f"{key}_test_auc{end}" for end in ("", "_low", "_high")]
+        shortcut |= dict(zip(ends, interval, strict=True)) | {f"{key}_measured": there.mean()}
+        print("{}: ROC-AUC on the test images {:.3f} ({:.3f} to {:.3f})".format(name, *interval))
+        print(f"measured in {there.mean():.1%} of them; medians [px] by class:")
+        print(features[name].groupby(mean["class"]).median().round(2).to_string())
+if not before:
+    print("The table of features holds no measure of size.")
 
 # %% [markdown]
 # ## 5.6 The project in one picture
@@ -368,11 +393,11 @@ if {"source_x", "source_y"} <= set(truth):
     distance = np.hypot(truth["source_x"] - 0.14, truth["source_y"] - 0.10)
 else:
     distance = pd.Series(0.0, index=truth.index)
-shown = [distance[truth["class"] == name].idxmin() for name in classes]
+shown = [distance[truth["class"] == name].idxmin() for name in kinds]
 ids = truth["id"].iloc[shown]
 auc = f"ROC-AUC\n{metrics['test_auc']:.3f}"
 lenses = images.images[position[ids].to_numpy()]
-out.figure(plots.headline(lenses, classes, band, auc), "headline")
+out.figure(plots.headline(lenses, kinds, band, auc), "headline")
 
 # %% [markdown]
 # ## 5.7 Numbers for the article
@@ -384,9 +409,15 @@ for key in ("test_auc_seeds", "n_test"):  # a list; and notebook 01 tells the se
 numbers["final_epochs"] = out.config.final.epochs
 first = sorted((out.results / "final").glob("seed*/metrics.json"))[0]
 numbers["final_parameters"] = json.loads(first.read_text())["parameters"]
-if "substructure_mass" in properties:
+if out.config.data == "simulate":
+    numbers |= shortcut
+if "substructure_mass" in properties:  # of the CDM lenses
     mass = properties["substructure_mass"]
-    numbers["missed_mass_median"] = float(mass[missed].median())
-    numbers["found_mass_median"] = float(mass[~missed].median())
+    of_missed, of_found = mass[missed].dropna(), mass[~missed].dropna()
+    numbers["n_missed_cdm"] = len(of_missed)
+    numbers["missed_mass_median"] = float(of_missed.median())
+    numbers["found_mass_median"] = float(of_found.median())
+    if len(of_missed) and len(of_found):
+        numbers["missed_mass_p"] = float(stats.mannwhitneyu(of_missed, of_found).pvalue)
 out.numbers(numbers)
 pd.Series(numbers, dtype=object).to_frame("value")

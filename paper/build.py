@@ -31,6 +31,7 @@ from vitdm import config as configuration  # noqa: E402
 from vitdm import provenance  # noqa: E402
 from vitdm.config import InputError  # noqa: E402
 from vitdm.dataset import CLASSES  # noqa: E402
+from vitdm.plots import setting_name  # noqa: E402
 
 PROVENANCE = ("figure", "rule", "notebook", "config")
 MISSING = "n/a"  # what a run could not measure, such as a scatter from one seed
@@ -122,15 +123,23 @@ def pct(value: float | None, digits: int = 1) -> str:
 
 
 def minutes(value: float | None) -> str:
-    """Seconds in minutes."""
+    """Seconds in minutes, or in seconds where there is not one minute of them."""
     if value is None:
         return MISSING
+    if value < 60:
+        return f"{num(value, 0)}\u00a0seconds"
     return f"{num(value / 60, 1 if value < 600 else 0)}\u00a0minutes"
 
 
 def integer(value: float | None) -> str:
     """A whole number in groups of three."""
     return MISSING if value is None else f"{round(value):,}".replace(",", "\u00a0")
+
+
+def setting(key: str, unit: bool = False) -> str:
+    """A key of the model or train section in the words of the figures and tables."""
+    name, bracket, rest = setting_name(key).partition(" [")
+    return f"{name} \\[{rest.rstrip(']')}\\]" if unit and bracket else name
 
 
 def effect(gain: float | None, error: float | None) -> str:
@@ -142,9 +151,14 @@ def effect(gain: float | None, error: float | None) -> str:
     return "helps" if gain > 0 else "hurts"
 
 
-def _cell(text: str) -> str:
-    """Format one cell of a CSV file for a Markdown table, numbers to three or four figures."""
+def _cell(text: str, digits: int | None = None) -> str:
+    """Format one cell of a CSV file for a Markdown table, numbers to three or four figures.
+
+    ``digits`` fixes the decimals instead. An empty cell becomes a dash.
+    """
     text = text.strip()
+    if not text:
+        return "–"
     try:
         value = float(text)
     except ValueError:
@@ -153,6 +167,8 @@ def _cell(text: str) -> str:
         return " ".join(text.split())
     if not math.isfinite(value):
         return MISSING
+    if digits is not None:
+        return num(value, digits)
     if value == int(value) and "." not in text and "e" not in text.lower():
         return integer(value)
     if value and not 1e-3 <= abs(value) < 1e5:
@@ -180,24 +196,40 @@ class Sources:
             self.used.append(file)
         return Path(os.path.relpath(self.figures / name, self.out)).as_posix()
 
-    def table(self, name: str, caption: str, columns: dict[str, str] | None = None) -> str:
-        """Return a pipe table of a CSV file: ``columns`` maps its names to headers, in order."""
+    def table(
+        self,
+        name: str,
+        caption: str,
+        columns: dict[str, str] | None = None,
+        *,
+        digits: dict[str, int] | None = None,
+        words: dict[str, str] | None = None,
+    ) -> str:
+        """Return a pipe table of a CSV file: ``columns`` maps its names to headers, in order.
+
+        ``digits`` fixes the decimals of a column; ``words`` replaces cells, and headers that
+        ``columns`` does not give.
+        """
+        digits, words = digits or {}, words or {}
         file = self.tables / f"{name}.csv"
         if not file.is_file():
             raise InputError(f"table {name!r}: {file} does not exist")
         rows = _csv(file)
         if not rows:
             raise InputError(f"table {name!r}: {file} has no rows")
-        columns = columns or {key: _cell(key) for key in rows[0]}
+        columns = columns or {key: words.get(key) or _cell(key) for key in rows[0]}
         for key in columns:
             if key not in rows[0]:
                 raise InputError(f"table {name!r}: found no column {key!r}; has {list(rows[0])}")
         self.used.append(file)
-        cells = [[_cell(row[key] or "") for key in columns] for row in rows]
+        cells = [
+            [words.get(row[key] or "") or _cell(row[key] or "", digits.get(key)) for key in columns]
+            for row in rows
+        ]
         lines = ["| " + " | ".join(columns.values()) + " |", "|"]
         for column, (key, header) in enumerate(columns.items()):
             longest = max(len(header), *(len(row[column]) for row in cells))
-            dashes = "-" * min(longest + 2, 60)  # the relative width, where a table is wide
+            dashes = "-" * min(longest + 4, 60)  # the relative width, where a table is wide
             numeric = all(_is_number(row[key]) for row in rows)
             lines[1] += (f"{dashes}:" if numeric else f":{dashes}") + "|"
         lines += ["| " + " | ".join(row) + " |" for row in cells]
@@ -220,7 +252,7 @@ def render(source: Path, variables: dict[str, Any]) -> str:
         line_statement_prefix="%%",
         keep_trailing_newline=True,
     )
-    for function in (num, plain, sci, pct, minutes, integer):
+    for function in (num, plain, sci, pct, minutes, integer, setting):
         environment.filters[function.__name__] = function
     environment.globals["effect"] = effect
     try:
@@ -264,6 +296,7 @@ def build(source: Path, results: Path, figures: Path, tables: Path, out: Path) -
         "config": settings.model_dump(mode="json"),
         "population": _population(settings) if simulated else None,
         "commit": run.get("commit") or "unknown",
+        "dirty": bool(run.get("dirty")),
         "versions": run.get("versions") or {},
         "numbers": numbers,
         "figure": sources.figure,

@@ -27,7 +27,7 @@ SETTINGS = {
         "epochs": 1,
         "space": {"learning_rate": {"type": "real", "low": 1e-4, "high": 1e-2, "log": True}},
     },
-    "final": {"seeds": 1, "epochs": 1, "bootstrap": 20},
+    "final": {"seeds": 1, "epochs": 2, "bootstrap": 20},
 }
 
 

@@ -101,6 +101,8 @@ def test_the_final_run_has_the_best_settings_and_all_data(done):
     assert settings["train"]["learning_rate"] == best["params"]["learning_rate"]
     assert settings["train_splits"] == ["train", "valid", "opt"] and settings["n_train"] == 36
     assert len(settings["feature_names"]) > 5
+    metrics = json.loads((done / "final" / "seed0" / "metrics.json").read_text())
+    assert metrics["epochs"] == 2  # final.epochs, not train.epochs
     assert not (done / "final" / "seed0" / "predictions.csv").exists()
 
 
@@ -216,7 +218,8 @@ def test_wrong_input_gets_one_message(done, jpgs, config_file, tmp_path, capsys,
     (inputs / "search" / "best.json").write_text('{"params": {"num_heads": 3}}')
     shutil.copytree(done / "final" / "seed0", inputs / "broken")
     (inputs / "broken" / "model.safetensors").unlink()
-    hot = {"train": {"learning_rate": 1e9, "epochs": 30, "batch_size": 8, "warmup": 0.0}}
+    recipe = {"learning_rate": 1e9, "epochs": 30, "batch_size": 8, "warmup": 0.0}
+    hot = {"runs": {"plain": {"label": "", "model": {"features": False}, "train": recipe}}}
     places = {
         "tmp": out,
         "done": done,
@@ -236,6 +239,18 @@ def test_wrong_input_gets_one_message(done, jpgs, config_file, tmp_path, capsys,
     assert len(errors) == 1 and errors[0].startswith(f"vitdm {command.split()[0]}: error: ")
     assert re.search(message, captured.err, re.S), captured.err
     assert captured.out == "" and snapshot(out) == []  # nothing half-written
+
+
+def test_a_fault_of_the_disk_is_no_traceback(jpgs, tmp_path, monkeypatch, capsys):
+    for fault in (OSError("disk on fire"), OSError(28, "No space left", "/x")):
+
+        def burn(*_, fault=fault):
+            raise fault
+
+        monkeypatch.setattr("vitdm.predict.predict_files", burn)
+        assert run("predict", jpgs, "--run", tmp_path) == 2
+    said = "vitdm predict: error: {}\n"
+    assert capsys.readouterr().err == said.format("disk on fire") + said.format("/x: No space left")
 
 
 @pytest.mark.parametrize(

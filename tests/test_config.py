@@ -1,6 +1,7 @@
 """What a wrong configuration gets: a message with the file, the key and what would be right."""
 
 import copy
+import re
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,22 @@ from conftest import SETTINGS
 
 from vitdm import config
 from vitdm.config import InputError
+from vitdm.messages import checked
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOWS = ("config/paper.yaml", "config/smoke.yaml")
 DELETE = object()
+
+
+REAL = {"type": "real", "low": 0.1, "high": 0.9}
+
+
+def integers(low, high):
+    return {"type": "integer", "low": low, "high": high}
+
+
+def choices(*values):
+    return {"type": "categorical", "choices": list(values)}
 
 
 def with_change(key, value, content=SETTINGS):
@@ -52,9 +65,13 @@ def with_change(key, value, content=SETTINGS):
             "n_images: needs train, valid, opt, test, found test, train, valid",
         ),
         ("n_images.trian", 5, "n_images.trian.*found 'trian'"),
-        ("model.patch_size", 7, "patch_size = 7 does not divide .*preprocess.size = 32"),
+        ("model.patch_size", 7, r"\(file\): patch_size = 7 does not divide .*preprocess.size = 32"),
         ("model.num_heads", 3, "model: embed_dim = 16 is not a multiple of num_heads = 3"),
-        ("tune.space.lr", {"type": "real", "low": 1, "high": 2}, "tune: .*'lr' is no key of model"),
+        (
+            "tune.space.lr",
+            REAL,
+            "tune.space.lr: unknown key; expected one of: batch_size, .*warmup",
+        ),
         ("tune.space.depth", {"type": "integer", "low": 3, "high": 3}, "tune.space.depth.*low < h"),
         ("tune.space.depth", {"type": "reel"}, "tune.space.depth: .*'reel'.*'real', 'integer'"),
         ("tune.space.dropout", {"type": "real", "low": 0, "high": 0.5, "log": True}, "low > 0"),
@@ -62,12 +79,25 @@ def with_change(key, value, content=SETTINGS):
         ("tune.space", {}, "tune.space: .*at least 1"),
         ("tune.n_initial_points", 2, "tune: n_initial_points = 2 is not below n_calls = 2"),
         ("runs.plain.label", DELETE, "runs.plain.label: missing"),
-        ("runs.plain.modle", {}, "runs.plain.modle: unknown key"),
-        ("runs.plain.model.dept", 4, "runs.plain.model: dept: unknown key; expected one of: depth"),
-        ("runs.plain.model.depth", "x", "runs.plain.model: depth: .*valid integer.*found 'x'"),
+        (
+            "runs.plain.modle",
+            {},
+            "runs.plain.modle: unknown key; expected one of: label, model, tr",
+        ),
+        ("runs.plain.model.dept", 4, "runs.plain.model.dept: unknown key; expected one of: depth"),
+        ("runs.plain.model.depth", "x", "runs.plain.model.depth: .*valid integer.*found 'x'"),
         ("runs.plain.model.num_heads", 3, "runs.plain.model: .*embed_dim = 16 .*num_heads = 3"),
         ("runs.plain.model.patch_size", 7, "runs.plain: patch_size = 7 does not divide"),
-        ("runs.plain.train", {"epochs": 0}, "runs.plain.train: epochs: .*found 0"),
+        ("runs.plain.train", {"epochs": 0}, "runs.plain.train.epochs: .*found 0"),
+        ("runs.my run", {"label": "x"}, r"runs\.my run: .*pattern.*found 'my run'"),
+        ("runs.2nd", {"label": "x"}, r"runs\.2nd: .*pattern.*found '2nd'"),
+        ("runs.a/b", {"label": "x"}, r"runs\.a/b: .*pattern.*found 'a/b'"),
+        ("runs", {3: {"label": "x"}}, r"runs\.3: .*valid string, found 3"),
+        ("name", ".hidden", "name: .*pattern.*found '.hidden'"),
+        ("name", "..", r"name: .*pattern.*found '\.\.'"),
+        ("data", "", "data: expected 'simulate', or a folder or archive of images, found ''"),
+        ("data", " ", "data: expected 'simulate', or a folder or archive of images, found ' '"),
+        ("train.accelerator", "gpu", "train.accelerator: .*'cpu' or 'auto', found 'gpu'"),
     ],
 )
 def test_a_wrong_key_is_named_with_its_file(tmp_path, key, value, message):
@@ -76,6 +106,96 @@ def test_a_wrong_key_is_named_with_its_file(tmp_path, key, value, message):
     with pytest.raises(InputError, match=r"mine\.yaml: .*" + message) as caught:
         config.load(path)
     assert "pydantic" not in str(caught.value) and "validation error" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "entry", "key", "message"),
+    [
+        # the start of the search, which is the configuration itself
+        ("depth", integers(2, 4), "", "the start, model.depth = 1, .*expected a value from 2 to 4"),
+        ("depth", choices(2, 3), "", r"the start, model.depth = 1, .*expected one of \[2, 3\]"),
+        ("learning_rate", REAL, "", "the start, train.learning_rate = 0.001, .*from 0.1 to 0.9"),
+        ("spt", choices("no", "off"), ".choices", r"found \[False, F.* once"),
+        # what the key itself would refuse
+        (
+            "embed_dim",
+            choices("a", 16),
+            ".choices.0",
+            "Input should be a valid integer.* found 'a'",
+        ),
+        ("embed_dim", choices(16, [8]), ".choices.1", r"Input .* valid integer, found \[8\]"),
+        ("depth", integers(0, 4), ".low", "Input .*greater than or equal to 1, found 0"),
+        ("dropout", {"type": "real", "low": 0, "high": 1}, ".high", "Input .*less than 1, found 1"),
+        ("pool", choices("cls", "max"), ".choices.1", "Input .*'cls' or 'mean', found 'max'"),
+        ("learning_rate", choices(0, 1e-3), ".choices.0", "Input .*greater than 0, found 0"),
+        ("dropout", REAL | {"high": float("inf")}, ".high", "Input .*finite number, found inf"),
+        # numbers between those that the key takes
+        ("depth", {"type": "real", "low": 1, "high": 4}, ".type", "found 'real'; .*integer or cat"),
+        ("spt", integers(0, 1), ".type", "found 'integer'; expected categorical"),
+        ("pool", REAL, ".type", "found 'real'; expected categorical"),
+        # without effect
+        ("epochs", integers(1, 9), "", "has no effect: .*final.epochs.*; expected one of: batch"),
+        ("patience", integers(1, 9), "", "has no effect: .*; expected one of: batch_size, clip, d"),
+        ("accelerator", choices("cpu", "auto"), "", "has no effect: .*expected one of: batch_size"),
+        # keys of the dimension
+        (
+            "depth",
+            integers(1, 2) | {"foo": 1},
+            ".foo",
+            "unknown key; expected one of: high, low, t",
+        ),
+        (
+            "depth",
+            choices(1, 2) | {"log": 1},
+            ".log",
+            "unknown key; expected one of: choices, type",
+        ),
+        ("depth", {"type": "integer", "low": 1}, ".high", "missing"),
+    ],
+)
+def test_what_no_search_may_vary(name, entry, key, message):
+    with pytest.raises(InputError) as caught:
+        config.build(with_change(f"tune.space.{name}", entry), "mine.yaml")
+    (line,) = str(caught.value).splitlines()
+    assert re.match(rf"mine\.yaml: tune\.space\.{name}{re.escape(key)}: {message}", line), line
+
+
+def test_choices_get_the_type_of_the_key():
+    space = {"learning_rate": choices("1e-3", 1), "spt": choices(True, False)}
+    entries = config.build(with_change("tune.space", space)).tune.space
+    assert entries["learning_rate"].choices == [1e-3, 1.0]  # YAML 1.1 reads 1e-3 as text
+    assert entries["spt"].choices == [True, False]
+    edges = {"depth": integers(1, 2), "dropout": {"type": "real", "low": 0, "high": 0.5}}
+    assert set(config.build(with_change("tune.space", edges)).tune.space) == set(edges)
+
+
+def test_a_name_that_is_no_text(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(SETTINGS | {1: 2}))
+    for load in (config.load, config.load_population, config.load_run_settings):
+        with pytest.raises(InputError, match=r"mine\.yaml: 1: Keys should be strings"):
+            load(path)
+
+
+def test_every_wrong_run_and_dimension_gets_its_line():
+    content = with_change("runs.plain.model", {"dept": 1, "depth": 0})
+    content = with_change("runs.other", {"label": "x", "model": {"patch_size": 7}}, content)
+    content = with_change("tune.space.depth", integers(2, 3), content)
+    with pytest.raises(InputError) as caught:
+        config.build(content, "mine.yaml")
+    assert [line.split(": ")[:2] for line in str(caught.value).splitlines()] == [
+        ["mine.yaml", key]
+        for key in ("runs.plain.model.depth", "runs.plain.model.dept", "runs.other")
+        + ("tune.space.depth",)
+    ]
+
+
+def test_a_key_where_nothing_is_known_is_just_unknown():
+    class Loose(config.Section):
+        pairs: tuple[config.Final, ...]
+
+    with pytest.raises(InputError, match=r"^f: pairs\.0\.sead: unknown key$"):
+        checked(Loose, {"pairs": [{"sead": 1}]}, "f")
 
 
 def test_every_wrong_key_gets_its_line():
@@ -116,6 +236,57 @@ def test_a_wrong_population_is_named(tmp_path):
     first, second = str(caught.value).splitlines()
     assert "p.yaml: z_lens: " in first and "found 'far'" in first
     assert "p.yaml: z_sorce: unknown key; expected one of: H0, Om0" in second
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("z_source", 0.5, "expected more than z_lens = 0.5, found 0.5"),
+        ("z_lens", 2, "expected more than z_lens = 2.0, found 1.0"),
+        ("e2", 1, r"expected e1\^2 \+ e2\^2 < 1, found e1 = 0.1, found 1"),
+        ("e1", -1, r"expected e1\^2 \+ e2\^2 < 1, found e1 = -1.0"),
+        ("source_e1", 1, r"expected source_e1\^2 \+ source_e2\^2 < 1, found source_e1 = 1.0"),
+        ("gamma1", 1, r"expected gamma1\^2 \+ gamma2\^2 < 1, found gamma1 = 1.0"),
+        ("gamma2", float("nan"), "finite number, found nan"),
+        ("H0", float("inf"), "finite number, found inf"),
+        ("log10_exposure_time", [4, 3], r"expected low <= high, found \[4, 3\]"),
+        ("log10_axion_mass", [-22, -24], r"expected low <= high, found \[-22, -24\]"),
+        ("subhalo_mass_range", [1e9, 1e6], "expected low <= high, found"),
+        ("subhalo_mass_range", [0, 1e6], "subhalo_mass_range.0: .*greater than 0, found 0"),
+        ("subhalo_radius_range", [2, 1], "expected low <= high, found"),
+        ("subhalo_radius_range", [-1, 1], "subhalo_radius_range.0: .*equal to 0, found -1"),
+        ("class_fractions", {"no_sub": 1}, "found no_sub; expected no_sub and cdm, axion or both"),
+        ("class_fractions", {"cdm": 1, "axion": 1}, "found axion, cdm; expected no_sub and cdm"),
+        ("class_fractions", {}, "found none; expected no_sub and cdm, axion or both"),
+        (
+            "class_fractions",
+            {"no_sub": 1, "sub": 1},
+            "class_fractions.sub: .*'no_sub', 'cdm' or 'axion', found 'sub'",
+        ),
+        ("class_fractions", {"no_sub": 1, "cdm": 0}, "class_fractions.cdm: .*than 0, found 0"),
+    ],
+)
+def test_impossible_lenses(tmp_path, key, value, message):
+    path = tmp_path / "p.yaml"
+    path.write_text(yaml.safe_dump({"name": "x", "description": "y", key: value}))
+    with pytest.raises(InputError, match=r"^.*p\.yaml: ") as caught:
+        config.load_population(path)
+    (line,) = str(caught.value).splitlines()
+    named = key if key[-1] != "1" else key[:-1] + "2"
+    named = "z_source" if key == "z_lens" else named
+    assert f"p.yaml: {named}" in line and re.search(message, line), line
+
+
+def test_lenses_at_the_edge_of_what_is_possible():
+    edge = {
+        "log10_exposure_time": [3, 3],
+        "subhalo_radius_range": [0, 0],
+        "e1": 0.99,
+        "z_lens": 0.9,
+    }
+    edge |= {"class_fractions": {"cdm": 1, "no_sub": 3}, "subhalo_mass_range": [1e6, 1e6]}
+    population = config.Population(name="x", description="y", **edge)
+    assert population.class_fractions == {"cdm": 1, "no_sub": 3}
 
 
 def test_values_take_their_place():
@@ -171,6 +342,15 @@ def test_data_from_files_gets_a_name_of_its_own(data, name):
     settings = config.build(SETTINGS | {"data": data, "publish": True})
     assert settings.name == name and settings.publish == (data == "simulate")
     assert settings.results == f"results/{name}" and settings.data == data
+
+
+def test_home_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    (tmp_path / "me" / "lenses").mkdir(parents=True)
+    settings = config.build(SETTINGS | {"data": "~/lenses/"})
+    assert settings.data == f"{tmp_path}/me/lenses/" and settings.name == "tiny_lenses"
+    config.check_data(settings)
+    assert config.build(SETTINGS | {"data": "~"}).name == "tiny_me"
 
 
 def test_data_that_is_not_there(tmp_path):

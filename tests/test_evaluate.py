@@ -330,7 +330,7 @@ def test_evaluate_refuses_what_does_not_fit(tmp_path, processed, monkeypatch):
         assert not out.exists()
 
     features = tmp_path / "features.csv"
-    refused(FakeRun(["level"]), "seed0: found no feature table")
+    refused(FakeRun(["level"]), "found no feature table; expected one with level")
     refused(FakeRun(["colour"]), r"features\.csv: found no column colour", features)
     refused(FakeRun(), r"found a model of classes .*expected \['no_sub', 'sub'\]", task="binary")
     refused(FakeRun(), "run folders: found", run_folders=[])

@@ -256,7 +256,7 @@ def test_features_are_standardised_and_gaps_marked():
     net = vit(features=3)
     raw = np.array([[1.0, 5, np.nan], [3, 5, np.nan], [np.nan, 5, np.nan], [8, 5, np.nan]])
     net.standardise(torch.from_numpy(raw).float())
-    new = np.array([[4.0, 7, np.nan], [np.nan, 5, 2]])
+    new = np.array([[9.0, 7, np.nan], [np.nan, 5, 2]])
     mean, std = np.array([4.0, 5, 0]), np.array([np.std([1, 3, 8]), 1, 1])
     values = np.where(np.isnan(new), 0, (new - mean) / std)
     values = np.concatenate([values, np.isnan(new)], axis=1)

@@ -80,7 +80,7 @@ class Project:
                 "name": "tiny",
                 "n_images": {"train": 20, "valid": 10, "opt": 10, "test": 10},
                 "runs": {"plain": {"label": "ViT"}, "spt": {"label": "ViT + SPT"}},
-                "tune": {"space": {"depth": {"type": "integer", "low": 1, "high": 3}}},
+                "tune": {"space": {"depth": {"type": "integer", "low": 1, "high": 4}}},
                 **settings,
             }
         )
@@ -241,6 +241,12 @@ def test_what_is_missing_is_named_and_nothing_is_written(small, capsys, spoil, n
         (build.sci(2.5e-4), r"$2.5\times 10^{-4}$"),
         (build.pct(0.1234), "12.3\u00a0%"),
         (build.minutes(90), "1.5\u00a0minutes"),
+        (build.minutes(4.2), "4\u00a0seconds"),
+        (build.setting("patch_size"), "patch side"),
+        (build.setting("patch_size", unit=True), r"patch side \[px\]"),
+        (build.setting("clip"), "clip"),
+        (build._cell(""), "–"),
+        (build._cell("12.345", 1), "12.3"),
         (build.integer(14000), "14\u00a0000"),
         (build.effect(0.01, 0.002), "helps"),
         (build.effect(-0.01, 0.002), "hurts"),
@@ -287,19 +293,24 @@ def synthetic(project: Project) -> None:
     environment = jinja2.Environment(
         comment_start_string="<!--#", comment_end_string="#-->", line_statement_prefix="%%"
     )
-    for name in ("num", "plain", "sci", "pct", "minutes", "integer"):
+    for name in ("num", "plain", "sci", "pct", "minutes", "integer", "setting"):
         environment.filters[name] = str
     reserved = {"classes", "simulated", "config", "population", "commit", "versions", "numbers"}
+    reserved |= {"dirty", "dict"}
     keys = jinja2.meta.find_undeclared_variables(environment.parse(article()))
     numbers = dict.fromkeys(keys - reserved - {"figure", "table", "effect"}, 0.5)
     numbers |= {"best_feature": "ring_radius", "most_sensitive": "depth", "best_run": "plain"}
+    numbers |= {"size_feature": "max_separation_80", "run_seeds": 2, "n_missed_cdm": 3}
+    numbers |= {"tune_luck": 3.1, "missed_mass_p": 0.2, "rotation_corr_plain_median": 0.4}
     numbers |= {f"n_{name}": 10 for name in ("no_sub", "sub")} | {"run_plain_auc": 0.123456789}
     numbers |= {"run_plain_sd": None, "test_auc": 0.987654, "gain_spt": 0.1, "gain_spt_sd": 0.01}
     if project.settings.data == "simulate":
         numbers |= {f"test_auc_{name}": 0.9 for name in ("no_sub", "cdm", "axion")}
     else:
         absent = ("missed_mass_median", "found_mass_median", "theta_E_smooth", "test_auc_cdm")
-        numbers = {k: v for k, v in numbers.items() if k not in absent + ("test_auc_axion",)}
+        absent += ("missed_mass_p", "n_missed_cdm")
+        absent += ("test_auc_axion", *(k for k in numbers if re.match("size_|ring_radius_", k)))
+        numbers = {k: v for k, v in numbers.items() if k not in absent}
     project.numbers(**numbers)
     for name in re.findall(r'figure\("(\w+)"\)', article()):
         if name != "sensitivity" or project.settings.data == "simulate":

@@ -35,7 +35,7 @@ def files(lenses, tmp_path_factory):
 def test_predictions_are_those_of_the_stages(lenses, run_folder, processed, features_csv):
     run, data = load_run(run_folder), Dataset.open(lenses)
     rows = [0, 5, 9]
-    found, lens = predict(run, [data.images[i] for i in rows])
+    found, lens = predict([run], [data.images[i] for i in rows])
     table = pd.read_csv(features_csv)[run.feature_names].to_numpy()[rows]
     expected = run.predict(Dataset.open(processed).images[rows], table)
     np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -85,7 +85,7 @@ def test_runs_of_another_kind_are_refused(files, run_folder, tmp_path):
 
 def test_images_without_a_lens_get_an_answer(run_folder):
     images = [np.zeros((40, 40)), np.random.default_rng(0).normal(size=(64, 50))]
-    p, found = predict(load_run(run_folder), images)
+    p, found = predict([load_run(run_folder)], images)
     assert not found.any() and np.isfinite(p).all()
     np.testing.assert_allclose(p.sum(axis=1), 1, atol=1e-6)
 

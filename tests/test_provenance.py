@@ -54,19 +54,20 @@ def test_a_dirty_tree_is_told(tmp_path, monkeypatch):
         found = json.loads((tmp_path / "s.json").read_text())
         return found["commit"], found["dirty"]
 
-    (tmp_path / "repository").mkdir()
-    monkeypatch.chdir(tmp_path / "repository")
+    home = tmp_path / "repository"  # where the module lies, whatever the working directory
+    (home / "vitdm").mkdir(parents=True)
+    monkeypatch.setattr(provenance, "__file__", str(home / "vitdm" / "provenance.py"))
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
     assert told() == (None, None)
-    (tmp_path / "repository" / "a").write_text("1")
+    (home / "a").write_text("1")
     author = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
     for command in (["init", "-q"], ["add", "a"], [*author, "commit", "-qm", "a"]):
-        git(*command, check=True)
-    commit = git("rev-parse", "HEAD")
+        git(*command, check=True, cwd=home)
+    commit = git("rev-parse", "HEAD", cwd=home)
     assert told() == (commit, False)
-    (tmp_path / "repository" / "b").write_text("new files do not matter")
+    (home / "b").write_text("new files do not matter")
     assert told() == (commit, False)
-    (tmp_path / "repository" / "a").write_text("2")
+    (home / "a").write_text("2")
     assert told() == (commit, True)
 
 

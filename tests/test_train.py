@@ -18,11 +18,11 @@ from vitdm.model import ViT
 from vitdm.train import Batches, Diverged, Recipe, fit, load_run, read_features
 
 MODEL = Model(patch_size=4, embed_dim=16, depth=1, num_heads=2)
-SIZES = {"train": 64, "valid": 32, "opt": 32, "test": 16}
+SIZES = {"train": 128, "valid": 32, "opt": 32, "test": 16}
 ALL = ("train", "valid", "opt")
 
 
-def toy(folder, signal=1.5, poison=None, seed=0):
+def toy(folder, signal=1.0, poison=None, seed=0):
     """Noise of 16 pixels; ``sub`` has a bright blob at a random place; split ``poison`` is NaN."""
     rng = np.random.default_rng(seed)
     n = sum(SIZES.values())
@@ -30,8 +30,8 @@ def toy(folder, signal=1.5, poison=None, seed=0):
     splits = np.repeat(list(SIZES), list(SIZES.values()))
     images = rng.normal(size=(n, 16, 16)).astype(np.float32)
     for i in np.flatnonzero(kinds == "sub"):
-        y, x = rng.integers(2, 11, size=2)
-        images[i, y : y + 4, x : x + 4] += 4 * signal
+        y, x = rng.integers(0, 9, size=2)
+        images[i, y : y + 8, x : x + 8] += 4 * signal
     if poison:
         images[splits == poison] = np.nan
     ids = [f"{i:03d}" for i in range(n)]
@@ -120,7 +120,7 @@ def test_the_best_weights_are_kept_and_training_stops(noise, settings, tmp_path)
 
 def test_without_validation_all_epochs_run(noise, settings, tmp_path):
     found = train(noise, settings, epochs=3, patience=1, splits=ALL, out=tmp_path / "run")
-    assert found["epochs"] == 3 and found["n_train"] == 128
+    assert found["epochs"] == 3 and found["n_train"] == 192
     assert "valid_roc_auc" not in found and "roc_auc" not in found
     assert pd.read_csv(tmp_path / "run" / "history.csv")["valid_roc_auc"].isna().all()
     assert not (tmp_path / "run" / "predictions.csv").exists()
@@ -142,15 +142,15 @@ def test_the_test_split_is_never_read(tmp_path, settings):
 
 
 def test_fewer_training_images(blobs, settings, tmp_path):
-    counts = {n: train(blobs, settings, n_train=n)["n_train"] for n in (10, 64, 1000)}
-    assert counts == {10: 10, 64: 64, 1000: 64}
+    counts = {n: train(blobs, settings, n_train=n)["n_train"] for n in (10, 128, 1000)}
+    assert counts == {10: 10, 128: 128, 1000: 128}
 
 
 # ------------------------------------------------------------------------ divergence
 
 
 def test_a_huge_learning_rate_diverges(blobs, settings, tmp_path):
-    with pytest.raises(Diverged, match=r"epoch \d+, batch 1, at learning rate \de\+\d+"):
+    with pytest.raises(Diverged, match=r"epoch \d+, batch \d, at learning rate [\d.]+e\+\d+"):
         train(blobs, settings, learning_rate=1e9, epochs=20, batch_size=64, out=tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
 
@@ -169,6 +169,16 @@ def test_nan_in_an_image_is_told_with_its_batch(tmp_path, settings):
     message = r"the loss became nan in epoch 1, batch \d+, at learning rate \d"
     with pytest.raises(Diverged, match=message):
         train(folder, settings, splits=("train", "valid"))
+
+
+def test_a_run_that_cannot_be_written_whole_is_not_written(blobs, settings, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("vitdm.train.save_file", full)
+    with pytest.raises(OSError, match="no space left"):
+        train(blobs, settings, out=tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
 
 
 # ------------------------------------------------------------------------ the recipe
@@ -254,7 +264,7 @@ def test_wrong_feature_tables_are_refused(tmp_path, blobs, settings):
     ids = Dataset.open(blobs).catalog["id"]
     path = tmp_path / "f.csv"
     for content, message in (
-        ("id,area\n000,1\n", "no features of 143 images, such as '001'"),
+        ("id,area\n000,1\n", "no features of 207 images, such as '001'"),
         ("name,area\n000,1\n", "expected id"),
         ("id,area\n000,large\n", "area: found text; expected numbers"),
         ("", "cannot be read"),

@@ -119,6 +119,15 @@ def test_a_diverged_trial_counts_as_chance_and_is_kept(tmp_path, monkeypatch):
     assert len(tune.load_result(tmp_path, settings).func_vals) == 8
 
 
+def test_the_best_may_be_the_first(tmp_path, monkeypatch):
+    aucs = iter(np.linspace(0.9, 0.6, 7))
+    outcome = {"valid_roc_auc": 0.7, "epochs": 1}
+    monkeypatch.setattr(tune, "fit", lambda *_, **__: outcome | {"roc_auc": next(aucs)})
+    result = tune.tune("processed", None, searching(n_calls=7), tmp_path, progress=False)
+    assert result["params"] == result["start"] and result["roc_auc"] == 0.9
+    assert result["start_roc_auc"] == 0.9 and result["failed"] == 0
+
+
 def test_the_seed_repeats_the_search(search, tmp_path, monkeypatch):
     def points(**changes):
         monkeypatch.setattr(tune, "fit", fake_fit([]))
@@ -169,13 +178,10 @@ def test_objective_still_tells_good_models_apart():
     assert np.isfinite(tune.objective_value(1.0))
 
 
-def test_a_start_outside_the_space_is_refused(tmp_path):
-    space = {"learning_rate": {"type": "real", "low": 1e-3, "high": 1e-2}}
-    with pytest.raises(InputError, match=r"tune\.space\.learning_rate: the start, 2e-05 .*outside"):
-        tune.tune("processed", None, searching(space), tmp_path, progress=False)
-    space = {"embed_dim": {"type": "categorical", "choices": [32, 64]}}
-    with pytest.raises(InputError, match=r"tune\.space\.embed_dim: the start, 16 "):
-        tune.tune("processed", None, searching(space), tmp_path, progress=False)
+def test_a_refused_search_leaves_nothing(tmp_path):
+    with pytest.raises(InputError, match="a feature table is needed|no dataset"):
+        tune.tune(tmp_path / "gone", None, searching(), tmp_path / "out", progress=False)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_parameters_that_do_not_go_together():

@@ -53,8 +53,7 @@ def test_plan_of_simulated_lenses(folder):
     total = jobs.pop("total")
     assert jobs == REST | {"simulate": SMOKE.shards, "merge": 1}
     assert total == sum(jobs.values())
-    assert config.load(folder / "results/smoke/config.yaml") == SMOKE
-    assert [path.name for path in (folder / "results/smoke").iterdir()] == ["config.yaml"]
+    assert not (folder / "results").exists()  # a dry run leaves nothing
     blocks = {
         match[1]: match[2]
         for match in re.finditer(r"^rule (\w+):\n(.*?)(?:\n\n|\n\[|\Z)", text, re.M | re.S)
@@ -100,22 +99,19 @@ def test_what_the_workflow_refuses(folder, tmp_path):
 
 
 def readers_of_the_test_split(source):
-    """Names of the functions that call something with the split "test"."""
-    found = set()
-    for function in ast.walk(ast.parse(source)):
-        if isinstance(function, ast.FunctionDef):
-            for node in ast.walk(function):
-                if isinstance(node, ast.Call):
-                    values = [*node.args, *(keyword.value for keyword in node.keywords)]
-                    flat = [leaf for value in values for leaf in ast.walk(value)]
-                    if any(isinstance(v, ast.Constant) and v.value == "test" for v in flat):
-                        found.add(function.name)
-    return found
+    """Names of the functions in which the split "test" is named."""
+    return {
+        function.name
+        for function in ast.walk(ast.parse(source))
+        if isinstance(function, ast.FunctionDef)
+        for node in ast.walk(function)
+        if isinstance(node, ast.Constant) and node.value == "test"
+    }
 
 
 def test_readers_are_found():
     source = 'def f(d): return d.rows("test")\ndef g(d): return d.rows("train")\n'
-    source += 'def h(d): return fit(train_splits=("train", "test"))'
+    source += 'def h(d): return fit(**{"train_splits": ("train", "test")})'
     assert readers_of_the_test_split(source) == {"f", "h"}
 
 

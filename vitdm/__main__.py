@@ -104,7 +104,11 @@ def _run(arguments: argparse.Namespace) -> int:
         case "merge":
             from vitdm.dataset import merge
 
-            merge(arguments.shards, arguments.out)
+            merge(
+                arguments.shards,
+                arguments.out,
+                inputs=[folder / "images.npy" for folder in arguments.shards],
+            )
         case "preprocess":
             from vitdm.preprocess import process_dataset
 

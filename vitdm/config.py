@@ -1,79 +1,33 @@
 """The schema of ``config/*.yaml``, and nothing else.
 
-Every setting of the workflow is declared here once, with its type, bounds and meaning. A file that
-does not fit is refused before any work starts, with a message that names the file and the key.
+Every setting of the workflow is declared here once, with its type, bounds and meaning; those of
+simulated lenses are in ``vitdm.population``. A file that does not fit is refused before any work
+starts, with a message that names the file and the key (``vitdm.messages``).
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
-import types
-import typing
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from vitdm.messages import InputError, Section, checked, read_yaml, report, wrong
+from vitdm.population import Population
 
 SPLITS = ("train", "valid", "opt", "test")
-
-
-class InputError(ValueError):
-    """What the user gave (file, key, value) is wrong; the message says what would be right."""
-
-
-class Section(BaseModel):
-    """A part of the configuration: unknown keys are errors, values do not change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-# ---------------------------------------------------------------------------- lens population
-
-
-class Population(Section):
-    """A population of simulated lenses (``config/populations/*.yaml``); see ``docs/data.md``."""
-
-    name: str
-    description: str
-    references: list[str] = []
-    num_pix: int = Field(150, ge=16, description="pixels on a side")
-    pixel_scale: float = Field(0.05, gt=0, description="arcsec per pixel")
-    psf_fwhm: float = Field(0.087, gt=0, description="FWHM of the Gaussian PSF, arcsec")
-    psf_truncation: float = Field(3.0, gt=0, description="PSF kernel cut, in units of its sigma")
-    z_lens: float = Field(0.5, gt=0)
-    z_source: float = Field(1.0, gt=0)
-    H0: float = Field(70.0, gt=0, description="km/s/Mpc")
-    Om0: float = Field(0.3, gt=0, lt=1)
-    halo_mass: float = Field(1e12, gt=0, description="solar masses; sets the SIE's theta_E")
-    e1: float = 0.1
-    e2: float = 0.0
-    gamma1: float = 0.05
-    gamma2: float = 0.0
-    source_amp: float = Field(20.0, gt=0)
-    source_R_sersic: float = Field(0.25, gt=0, description="arcsec")
-    source_n_sersic: float = Field(1.0, gt=0)
-    source_e1: float = -0.1
-    source_e2: float = 0.1
-    source_offset: float = Field(0.35, ge=0, description="source centre uniform in ± this, arcsec")
-    background_rms: float = Field(0.01, ge=0, description="rms of the sky per pixel, counts/s")
-    log10_exposure_time: tuple[float, float] = (3.0, 3.5)
-    n_subhalos: int = Field(25, ge=0)
-    n_subhalos_distribution: Literal["fixed", "poisson"] = "fixed"
-    subhalo_mass_range: tuple[float, float] = (1e6, 1e10)
-    subhalo_mass_slope: float = Field(-0.9, lt=0, description="dN/dm is proportional to m^slope")
-    subhalo_radius_range: tuple[float, float] = (0.25, 2.0)
-    log10_axion_mass: tuple[float, float] = (-24.0, -22.0)
-    vortex_mass: float = Field(3e10, gt=0, description="solar masses")
-    vortex_points: int = Field(100, ge=1)
-    distances: Literal["luminosity", "angular_diameter"] = Field(
-        "luminosity", description="the distances that turn a mass into theta_E of a point mass"
-    )
-    noise: Literal["double_poisson", "single"] = Field(
-        "double_poisson", description="Poisson noise twice and a clip, as coded; or one realisation"
-    )
-    class_fractions: dict[str, float] = {"no_sub": 0.5, "cdm": 0.25, "axion": 0.25}
 
 
 # ------------------------------------------------------------------------------ image processing
@@ -136,6 +90,9 @@ class Train(Section):
     clip: float = Field(1.0, gt=0, description="norm at which the gradient is clipped")
     flips: bool = Field(True, description="random mirror images while training")
     patience: int = Field(6, ge=1, description="epochs without a better validation ROC-AUC")
+    accelerator: Literal["cpu", "auto"] = Field(
+        "cpu", description="cpu: runs side by side on the processor; auto: a GPU if there is one"
+    )
 
 
 class Override(Section):
@@ -150,6 +107,8 @@ class Override(Section):
 
 
 class Real(Section):
+    model_config = ConfigDict(allow_inf_nan=False)
+
     type: Literal["real"]
     low: float
     high: float
@@ -184,6 +143,14 @@ class Categorical(Section):
 Dimension = Annotated[Real | Integer | Categorical, Field(discriminator="type")]
 
 
+#: keys that no search may vary, and why
+NOT_TUNED = {
+    "epochs": "tune.epochs and final.epochs take its place",
+    "patience": "the final training has a fixed number of epochs",
+    "accelerator": "it does not change what is learned",
+}
+
+
 class Tune(Section):
     """Bayesian optimisation (``vitdm.tune``): the names of ``space`` are keys of model or train."""
 
@@ -193,12 +160,42 @@ class Tune(Section):
     epochs: int = Field(8, ge=1)
     space: dict[str, Dimension] = Field(min_length=1)
 
+    @field_validator("space")
+    @classmethod
+    def _values_allowed(cls, space: dict[str, Dimension]) -> dict[str, Dimension]:
+        """Refuse what the key would refuse; the choices get the type of the key."""
+        fields = {**Model.model_fields, **Train.model_fields}
+        known = ", ".join(sorted(fields.keys() - NOT_TUNED))
+        fitting, lines = {}, []
+        for name, entry in space.items():
+            if name not in fields or name in NOT_TUNED:
+                found = f"has no effect: {NOT_TUNED[name]}" if name in fields else "unknown key"
+                lines.append((name, f"{found}; expected one of: {known}"))
+                continue
+            kind = fields[name].annotation
+            ranges = {int: ["integer"], float: ["real", "integer"]}.get(kind, [])
+            if entry.type not in [*ranges, "categorical"]:
+                expected = " or ".join([*ranges, "categorical"])
+                lines.append((f"{name}.type", f"found {entry.type!r}; expected {expected}"))
+                continue
+            keys = ("choices",) if isinstance(entry, Categorical) else ("low", "high")
+            value = Annotated[kind, fields[name]]
+            check = TypeAdapter(dict[str, list[value] if "choices" in keys else value])
+            try:
+                update = check.validate_python({key: getattr(entry, key) for key in keys})
+            except ValidationError as error:
+                lines += report(error, None, name)
+                continue
+            choices = update.get("choices", [])
+            if len(set(choices)) < len(choices):
+                lines.append((f"{name}.choices", f"found {choices}; expected each value once"))
+            fitting[name] = entry.model_copy(update=update) if choices else entry
+        if lines:
+            raise wrong(lines)
+        return fitting
+
     @model_validator(mode="after")
-    def _names_known(self) -> Tune:
-        known = set(Model.model_fields) | set(Train.model_fields)
-        for name in self.space:
-            if name not in known:
-                raise ValueError(f"space: {name!r} is no key of model or train: {sorted(known)}")
+    def _calls_left(self) -> Tune:
         if self.n_initial_points >= self.n_calls:  # the start is a call of its own
             raise ValueError(
                 f"n_initial_points = {self.n_initial_points} is not below n_calls = {self.n_calls}"
@@ -239,7 +236,9 @@ class RunSettings(Section):
 class Config(Section):
     """A whole workflow."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$", description="results go to results/<name>/")
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="results go to results/<name>/"
+    )
     publish: bool = Field(False, description="figures, tables and paper into figures/ and paper/")
     seed: int = Field(0, ge=0)
     data: str = Field("simulate", description="'simulate', or a folder or archive of images")
@@ -253,10 +252,19 @@ class Config(Section):
     features: Features = Features()
     model: Model = Model()
     train: Train = Train()
-    runs: dict[str, Override] = Field(min_length=1, description="compared in notebook 03")
+    runs: dict[Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")], Override] = Field(
+        min_length=1, description="compared in notebook 03"
+    )
     run_seeds: int = Field(1, ge=1, description="seeds of each comparison run")
     tune: Tune
     final: Final = Final()
+
+    @field_validator("data")
+    @classmethod
+    def _data_named(cls, data: str) -> str:
+        if not data.strip():
+            raise ValueError("expected 'simulate', or a folder or archive of images")
+        return os.path.expanduser(data)
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
@@ -265,17 +273,39 @@ class Config(Section):
                 f"n_images: needs {', '.join(SPLITS)}, found {', '.join(self.n_images)}"
             )
         check_patches(self.model, self.preprocess.size)
+        lines = self._wrong_runs() + self._wrong_starts()
+        if lines:
+            raise wrong(lines)
+        return self
+
+    def _wrong_runs(self) -> list[tuple[str, str]]:
+        lines = []
         for name, override in self.runs.items():
             try:
                 model, _ = self.settings(override.model, override.train)
                 check_patches(model, self.preprocess.size)
             except ValidationError as error:
                 schema = Model if error.title == Model.__name__ else Train
-                where = f"runs.{name}.{error.title.lower()}"
-                raise ValueError(str(_explain(error, schema, where))) from error
-            except ValueError as error:
-                raise ValueError(f"runs.{name}: {error}") from error
-        return self
+                lines += report(error, schema, f"runs.{name}.{error.title.lower()}")
+            except InputError as error:
+                lines.append((f"runs.{name}", str(error)))
+        return lines
+
+    def _wrong_starts(self) -> list[tuple[str, str]]:
+        """Return where the first trial of the search, the configuration itself, lies outside."""
+        lines = []
+        for name, entry in self.tune.space.items():
+            section = "model" if name in Model.model_fields else "train"
+            start = getattr(getattr(self, section), name)
+            if isinstance(entry, Categorical):
+                inside, expected = start in entry.choices, f"one of {entry.choices}"
+            else:
+                inside = entry.low <= start <= entry.high
+                expected = f"a value from {entry.low} to {entry.high}"
+            if not inside:
+                message = f"the start, {section}.{name} = {start!r}, lies outside"
+                lines.append((f"tune.space.{name}", f"{message}; expected {expected}"))
+        return lines
 
     def settings(
         self, model: dict[str, Any] | None = None, train: dict[str, Any] | None = None
@@ -300,53 +330,9 @@ def check_patches(model: Model, size: int) -> None:
         )
 
 
-def _read_yaml(path: str | Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(Path(path).read_text())
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: expected keys and values, found {type(content).__name__}")
-    return content
-
-
-def _explain(error: ValidationError, schema: type[BaseModel], source: str) -> InputError:
-    """Turn pydantic's report into lines that name the file, the key and what is expected."""
-    lines = []
-    for entry in error.errors():
-        location = entry["loc"]
-        key = ".".join(str(part) for part in location) or "(file)"
-        if entry["type"] == "extra_forbidden":
-            allowed = _keys_at(schema, location[:-1])
-            expected = f"one of: {', '.join(allowed)}" if allowed else "no such key"
-            lines.append(f"{source}: {key}: unknown key; expected {expected}")
-        elif entry["type"] == "missing":
-            lines.append(f"{source}: {key}: missing")
-        else:
-            found = entry.get("input")
-            message = entry["msg"].removeprefix("Value error, ")
-            shown = "" if isinstance(found, dict) else f", found {found!r}"
-            lines.append(f"{source}: {key}: {message}{shown}")
-    return InputError("\n".join(lines))
-
-
-def _keys_at(schema: Any, location: tuple[Any, ...]) -> list[str]:
-    for part in location:
-        field = getattr(schema, "model_fields", {}).get(part)
-        annotation = field.annotation if field else None
-        if isinstance(annotation, types.GenericAlias) or typing.get_origin(annotation):
-            annotation = next(
-                (a for a in typing.get_args(annotation) if isinstance(a, type)), annotation
-            )
-        schema = annotation
-    return sorted(getattr(schema, "model_fields", {}))
-
-
-def load(path: str | Path, overrides: dict[str, Any] | None = None) -> Config:
+def load(path: str | Path) -> Config:
     """Read and check a workflow configuration; InputError names each wrong key."""
-    return build(_read_yaml(path) | (overrides or {}), str(path))
+    return build(read_yaml(path), str(path))
 
 
 def build(content: dict[str, Any], source: str = "configuration") -> Config:
@@ -354,13 +340,11 @@ def build(content: dict[str, Any], source: str = "configuration") -> Config:
     content = dict(content)
     data = content.get("data", "simulate")
     if isinstance(data, str) and data != "simulate":
-        stem = re.sub(r"[^A-Za-z0-9_-]", "_", Path(data.rstrip("/")).name.split(".")[0] or "data")
+        place = Path(os.path.expanduser(data).rstrip("/"))
+        stem = re.sub(r"[^A-Za-z0-9_-]", "_", place.name.split(".")[0] or "data")
         name = str(content.get("name", "data")).removesuffix(f"_{stem}")
         content |= {"name": f"{name}_{stem}", "publish": False}
-    try:
-        return Config(**content)
-    except ValidationError as error:
-        raise _explain(error, Config, source) from error
+    return checked(Config, content, source)
 
 
 def check_data(settings: Config) -> None:
@@ -374,20 +358,26 @@ def check_data(settings: Config) -> None:
         )
 
 
+def fingerprint(path: str | Path) -> str:
+    """Return a hash of the names, sizes and times of a file, or of all files in a folder."""
+    path = Path(path)
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    facts = [
+        (str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns)
+        for file in files
+        if file.is_file()
+    ]
+    return hashlib.sha256(repr(facts).encode()).hexdigest()
+
+
 def load_population(path: str | Path) -> Population:
     """Read and check a population of lenses; InputError names each wrong key."""
-    try:
-        return Population(**_read_yaml(path))
-    except ValidationError as error:
-        raise _explain(error, Population, str(path)) from error
+    return checked(Population, read_yaml(path), str(path))
 
 
 def load_run_settings(path: str | Path) -> RunSettings:
     """Read the ``config.yaml`` of a run; InputError names each wrong key."""
-    try:
-        return RunSettings(**_read_yaml(path))
-    except ValidationError as error:
-        raise _explain(error, RunSettings, str(path)) from error
+    return checked(RunSettings, read_yaml(path), str(path))
 
 
 def save(config: BaseModel, path: str | Path) -> None:

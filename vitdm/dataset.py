@@ -229,15 +229,7 @@ def _check_classes(classes: set[str], where: str, hint: str = "") -> None:
 @contextlib.contextmanager
 def _new_folder(folder: str | Path) -> Iterator[Path]:
     """Yield a temporary folder that replaces ``folder``, unless that holds other people's files."""
-    folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder}: is a file; expected a folder to write a dataset to")
-    entries = {entry.name for entry in folder.iterdir()} if folder.exists() else set()
-    other = sorted(name for name in entries - set(FILES) if not name.startswith("."))
-    if other:
-        raise InputError(
-            f"{folder}: found {other[0]!r}; expected an empty folder, or a dataset to replace"
-        )
+    provenance.check_replaceable(folder, FILES)
     with provenance.atomic(folder) as temporary:
         temporary.mkdir(exist_ok=True)
         yield temporary

@@ -22,12 +22,13 @@ from sklearn import metrics
 
 from vitdm.config import InputError
 from vitdm.dataset import Dataset
-from vitdm.provenance import atomic, sidecar, write_json
+from vitdm.provenance import atomic, check_replaceable, sidecar, write_json
 
 NULL_CLASS = "no_sub"
 # The final models train on all development data: no image is left on which a threshold could be
 # chosen, and choosing it on the test images would be cheating. 0.5 is fixed beforehand.
 THRESHOLD = 0.5
+FILES = ("metrics.json", "predictions*.csv", "roc.csv", "failures.csv", "evaluation.json")
 CHUNK = 250  # resamplings held in memory at a time
 
 Statistic = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -352,11 +353,11 @@ def evaluate(
             f"run folders: found {[str(folder) for folder in folders]}; "
             "expected at least one, with different names"
         )
+    check_replaceable(out, FILES)
     dataset = Dataset.open(processed_folder)
-    labels, classes = dataset.labels(task)
+    _, classes = dataset.labels(task)
     rows = dataset.rows("test")
     catalog = dataset.catalog.iloc[rows].reset_index(drop=True)
-    images = dataset.images[rows]
     tables = {}
     for folder in folders:
         run = train.load_run(folder)
@@ -365,19 +366,9 @@ def evaluate(
                 f"{folder}: found a model of classes {list(run.classes)}; "
                 f"expected {list(classes)} as in {processed_folder}"
             )
-        features = None
-        if names := list(run.feature_names):
-            if features_csv is None:
-                raise InputError(f"{folder}: found no feature table; expected one with {names}")
-            measured = train.read_features(features_csv, catalog["id"])
-            if absent := [name for name in names if name not in measured]:
-                raise InputError(f"{features_csv}: found no column {absent[0]}; expected {names}")
-            features = measured[names].to_numpy(np.float32)
-        table = catalog[["id", "class", "split"]].copy()
-        table.insert(1, "label", labels[rows])
-        probability = run.predict(images, features)
-        for k, name in enumerate(classes):
-            table[f"p_{name}"] = probability[:, k].astype(float)
+        table = train.predictions_table(run, dataset, rows, features_csv, task)
+        table.insert(2, "class", catalog["class"])
+        table.insert(3, "split", catalog["split"])
         tables[folder.name] = table
 
     predictions = list(tables.values())

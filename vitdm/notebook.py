@@ -54,6 +54,7 @@ class Notebook:
             "rule": f"notebook_{self.name[:2]}",
             "notebook": f"notebooks/{self.name}.py",
             "config_file": str(self.results / "config.yaml"),
+            "inputs": [self.results / file for file in needs(self.name, self.config)],
             "config": self.config,
             "seed": self.config.seed,
         }
@@ -88,5 +89,6 @@ def start(results: str, figures: str, tables: str, *, name: str) -> Notebook:
             raise config.InputError(f"{', '.join(missing)}: missing; run snakemake first")
         print(f"No results yet: building them from {SMOKE}, a minute or two …")
         command = [sys.executable, "-m", "snakemake", "--cores", "2", "--configfile", SMOKE]
-        subprocess.run([*command, *missing], check=True)
+        here = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        subprocess.run([*command, *missing], check=True, env=os.environ | {"PATH": here})
     return Notebook(name, folder, Path(figures), Path(tables), settings)

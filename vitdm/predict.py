@@ -11,22 +11,34 @@ import pandas as pd
 from vitdm.config import InputError, RunSettings
 from vitdm.features import measure
 from vitdm.preprocess import process
-from vitdm.readers import fill_missing, load_images
+from vitdm.readers import load_images
 from vitdm.train import Run, load_run
 
 
-def predict(run: Run, images: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def predict(runs: Sequence[Run], images: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Return the probability of each class (n, K) of raw images, and where a lens was found (n,).
 
-    Each image is (H, W), of any size and unit; it is processed as the run's training images were.
+    Each image is (H, W), of any size and unit; it is processed as the runs' training images were.
+    Several runs, which must agree in classes, processing and features, are averaged. InputError if
+    a run needs features that are not measured here.
     """
-    settings = run.settings
+    settings = runs[0].settings
     crops, regions = zip(*(process(image, settings.preprocess) for image in images), strict=True)
-    features = None
-    if run.feature_names:
+    crops, measured = np.stack(crops), None
+    if any(run.feature_names for run in runs):
         rows = [measure(image, settings.preprocess, settings.features) for image in images]
-        features = pd.DataFrame(rows)[run.feature_names].to_numpy(np.float32)
-    return run.predict(np.stack(crops), features), np.array([region.found for region in regions])
+        measured = pd.DataFrame(rows)
+    answers = []
+    for run in runs:
+        features = None
+        if names := run.feature_names:
+            if absent := [name for name in names if name not in measured]:
+                raise InputError(
+                    f"run: needs the feature {absent[0]!r}, which vitdm cannot measure"
+                )
+            features = measured[names].to_numpy(np.float32)
+        answers.append(run.predict(crops, features))
+    return np.mean(answers, axis=0), np.array([region.found for region in regions])
 
 
 def predict_files(paths: Iterable[str | Path], folders: Sequence[str | Path]) -> pd.DataFrame:
@@ -44,15 +56,14 @@ def predict_files(paths: Iterable[str | Path], folders: Sequence[str | Path]) ->
     names, images = [], []
     for path, image in load_images(paths):
         names.append(str(path))
-        images.append(fill_missing(image, path))
-    answers = [predict(run, images) for run in runs]
-    probability = np.mean([p for p, _ in answers], axis=0)
+        images.append(image)
+    probability, found = predict(runs, images)
     classes = runs[0].classes
     table = pd.DataFrame({"file": names})
     for k, name in enumerate(classes):
         table[f"p_{name}"] = probability[:, k].round(6)
     table["class"] = np.array(classes)[probability.argmax(axis=1)]
-    table["lens_found"] = answers[0][1].astype(int)
+    table["lens_found"] = found.astype(int)
     return table
 
 

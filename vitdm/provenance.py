@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import hashlib
 import importlib.metadata
 import json
@@ -17,6 +18,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from vitdm.config import InputError
+
 PACKAGES = ("torch", "lightning", "numpy", "pandas", "lenstronomy", "scikit-learn")
 PACKAGES += ("scikit-optimize", "opencv-python-headless", "matplotlib", "vitdm")
 #: committed copies of what a run makes; a rebuild changes them, and that does not make it dirty
@@ -28,7 +31,7 @@ _STARTED = time.time()
 @contextlib.contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
     """Yield a temporary sibling of a file or folder; it takes the name only if all went well."""
-    path = Path(path)
+    path = Path(path).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
     try:
@@ -43,6 +46,24 @@ def atomic(path: str | Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+def check_replaceable(folder: str | Path, known: Iterable[str]) -> None:
+    """Raise InputError if a folder to be written holds files of other names than ``known``.
+
+    ``known`` are patterns such as ``predictions*.csv``; hidden files do not count.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file; expected a folder to write to")
+    patterns = tuple(known)
+    for entry in sorted(folder.iterdir()) if folder.exists() else []:
+        hidden = entry.name.startswith(".")
+        if not hidden and not any(fnmatch.fnmatchcase(entry.name, p) for p in patterns):
+            raise InputError(
+                f"{folder}: found {entry.name!r}; expected an empty folder, or an earlier result "
+                f"to replace ({', '.join(patterns)})"
+            )
+
+
 def write_json(path: str | Path, content: Any) -> None:
     """Write JSON with sorted keys; NaN becomes null, for JSON knows no NaN."""
     with atomic(path) as temporary:
@@ -52,6 +73,8 @@ def write_json(path: str | Path, content: Any) -> None:
 def _plain(value: Any) -> Any:
     if hasattr(value, "tolist"):  # NumPy scalars and arrays
         value = value.tolist()
+    if hasattr(value, "model_dump"):  # pydantic
+        value = value.model_dump(mode="json")
     if isinstance(value, dict):
         return {str(key): _plain(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
@@ -64,11 +87,13 @@ def _plain(value: Any) -> Any:
 
 
 def sha256(path: str | Path) -> str:
-    """Return the sha256 of a file, or of all files below a folder in the order of their names."""
+    """Return the sha256 of a file, or of the names and contents of all files below a folder."""
     digest = hashlib.sha256()
     path = Path(path)
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
         if file.is_file():
+            if file != path:
+                digest.update(f"{file.relative_to(path).as_posix()}\0".encode())
             with file.open("rb") as stream:
                 while block := stream.read(1 << 20):
                     digest.update(block)
@@ -76,8 +101,13 @@ def sha256(path: str | Path) -> str:
 
 
 def _git(*arguments: str) -> str | None:
+    """Return what git says of the repository that this file lies in, None without one."""
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), *arguments]
     try:
-        answer = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
+        answer = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
     return answer.stdout.strip()
@@ -112,8 +142,7 @@ def sidecar(
     folders; their sha256 are kept. ``started`` is ``time.time()`` at the beginning of the work
     (default: of the process).
     """
-    settings = config.model_dump(mode="json") if hasattr(config, "model_dump") else config
-    hashed = hashlib.sha256(json.dumps(_plain(settings), sort_keys=True).encode()).hexdigest()
+    hashed = hashlib.sha256(json.dumps(_plain(config), sort_keys=True).encode()).hexdigest()
     dirty = _git("status", "--porcelain", "--untracked-files=no", "--", ".", *GENERATED)
     write_json(
         path,
@@ -121,7 +150,7 @@ def sidecar(
             "rule": rule,
             "commit": _git("rev-parse", "HEAD"),
             "dirty": None if dirty is None else bool(dirty),
-            "config_sha256": None if settings is None else hashed,
+            "config_sha256": None if config is None else hashed,
             "inputs": {str(entry): sha256(entry) for entry in inputs},
             "seed": seed,
             "versions": _versions(),

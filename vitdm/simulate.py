@@ -1,7 +1,7 @@
 """Lens populations: images and a truth catalog, rendered by lenstronomy.
 
-Image ``i`` of a population depends on the seed and on ``i`` alone, so that any number of shards
-gives the same bytes.
+Image ``i`` of a population depends on the seed, its index and the number of images (from which its
+class is drawn), whatever the number of shards.
 """
 
 from __future__ import annotations
@@ -176,7 +176,8 @@ def add_noise(
 
     ``single``: one Poisson realisation of the light plus Gaussian sky noise. ``double_poisson``: as
     in the published code, Poisson noise and sky noise are added, then the sum is clipped at 0 and
-    drawn from a Poisson distribution once more.
+    drawn from a Poisson distribution once more. (There the first draw is a normal one of the
+    Poisson variance; here it is a Poisson draw, of the same mean and variance.)
     """
     t = exposure_time
     counts = rng.poisson(np.clip(image, 0, None) * t).astype(float)

@@ -27,7 +27,7 @@ from vitdm import config
 from vitdm.config import Config, InputError, Model, RunSettings, Train
 from vitdm.dataset import Dataset, read_catalog
 from vitdm.model import ViT
-from vitdm.provenance import atomic, sidecar, write_json
+from vitdm.provenance import atomic, check_replaceable, sidecar, write_json
 
 RUN_FILES = ("config.yaml", "metrics.json", "history.csv", "model.safetensors")
 
@@ -247,6 +247,9 @@ def read_features(path: str | Path, ids: pd.Series) -> pd.DataFrame:
     text = table.select_dtypes(exclude="number").columns
     if len(text):
         raise InputError(f"{path}: {text[0]}: found text; expected numbers")
+    if not table.index.is_unique:
+        twice = table.index[table.index.duplicated()][0]
+        raise InputError(f"{path}: id {twice!r} occurs twice; expected one row an image")
     absent = ids[~ids.isin(table.index)]
     if len(absent):
         raise InputError(f"{path}: no features of {len(absent)} images, such as {absent.iloc[0]!r}")
@@ -277,6 +280,9 @@ def fit(
     ``predictions.csv``. ``n_train`` limits the training images. Raises Diverged if the loss or a
     weight becomes NaN or infinite.
     """
+    started = time.time()
+    if out is not None:
+        check_replaceable(out, (*RUN_FILES, "predictions.csv", "run.json"))
     data = Dataset.open(processed)
     size = data.images.shape[-1]
     config.check_patches(model, size)
@@ -289,7 +295,7 @@ def fit(
         names, features = list(table.columns), table.to_numpy(np.float32)
 
     def arrays(rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-        images = torch.from_numpy(np.array(data.images[rows], dtype=np.float32))[:, None]
+        images = torch.from_numpy(np.asarray(data.images[rows], dtype=np.float32))[:, None]
         return images, torch.from_numpy(features[rows]), torch.from_numpy(labels[rows]).long()
 
     rows = data.rows(*train_splits)
@@ -356,11 +362,16 @@ def fit(
     predictions = None
     if score_split:
         scored = data.rows(score_split)
-        predictions = predictions_table(run, data, features, scored)
+        predictions = predictions_table(run, data, scored, features_csv, settings.task)
         score = 1 - predictions[f"p_{classes[0]}"]
         metrics["roc_auc"] = float(roc_auc_score(predictions["label"] > 0, score))
     if out is not None:
-        _write_run(run, out, history, metrics, predictions)
+        provenance = {
+            "rule": "train" if valid_split else "train_final",
+            "inputs": inputs_of(processed, features_csv if model.features else None),
+            "started": started,
+        }
+        _write_run(run, out, history, metrics, predictions, provenance)
     return metrics
 
 
@@ -370,7 +381,7 @@ def _train(
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     trainer = lightning.Trainer(
-        accelerator="auto",
+        accelerator=train.accelerator,
         devices=1,
         max_epochs=train.epochs,
         gradient_clip_val=train.clip,
@@ -388,13 +399,33 @@ def _train(
     recipe.model.to("cpu")
 
 
+def inputs_of(processed: str | Path, features_csv: str | Path | None) -> list[Path]:
+    """Return the files that a training reads, for its sidecar."""
+    files = [Path(processed) / "images.npy", Path(processed) / "catalog.csv"]
+    return files if features_csv is None else [*files, Path(features_csv)]
+
+
 def predictions_table(
-    run: Run, data: Dataset, features: np.ndarray, rows: np.ndarray
+    run: Run, data: Dataset, rows: np.ndarray, features_csv: str | Path | None, task: str
 ) -> pd.DataFrame:
-    """Return id, label and the probability of each class of some rows of a data set."""
-    labels, _ = data.labels(run.settings.task)
-    probabilities = run.predict(data.images[rows], features[rows])
-    table = pd.DataFrame({"id": data.catalog["id"].to_numpy()[rows], "label": labels[rows]})
+    """Return id, label and the probability of each class of some rows of a processed data set.
+
+    InputError if the run needs features that the table does not have.
+    """
+    labels, _ = data.labels(task)
+    ids = data.catalog["id"].iloc[rows]
+    features = None
+    if names := list(run.feature_names):
+        if features_csv is None:
+            raise InputError(
+                f"features: found no feature table; expected one with {', '.join(names)}"
+            )
+        measured = read_features(features_csv, ids)
+        if absent := [name for name in names if name not in measured]:
+            raise InputError(f"{features_csv}: found no column {absent[0]}; expected {names}")
+        features = measured[names].to_numpy(np.float32)
+    probabilities = run.predict(data.images[rows], features)
+    table = pd.DataFrame({"id": ids.to_numpy(), "label": labels[rows]})
     for k, name in enumerate(run.classes):
         table[f"p_{name}"] = probabilities[:, k]
     return table
@@ -406,6 +437,7 @@ def _write_run(
     history: pd.DataFrame,
     metrics: dict[str, Any],
     predictions: pd.DataFrame | None,
+    provenance: dict[str, Any],
 ) -> None:
     with atomic(out) as folder:
         folder.mkdir()
@@ -415,4 +447,4 @@ def _write_run(
             predictions.to_csv(folder / "predictions.csv", index=False)
         save_file(run.model.state_dict(), folder / "model.safetensors")
         write_json(folder / "metrics.json", metrics)
-        sidecar(folder / "run.json", rule="train", seed=run.settings.seed, config=run.settings)
+        sidecar(folder / "run.json", seed=run.settings.seed, config=run.settings, **provenance)

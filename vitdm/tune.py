@@ -19,7 +19,7 @@ from tqdm import tqdm
 from vitdm import config
 from vitdm.config import Categorical, Config, InputError, Integer, Model, Real, Train
 from vitdm.provenance import atomic, sidecar, write_json
-from vitdm.train import Diverged, fit
+from vitdm.train import Diverged, fit, inputs_of
 
 CHANCE = 0.5
 
@@ -77,7 +77,6 @@ def tune(
     ``best.json``.
     """
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
     started = time.time()
     search, names = settings.tune, list(settings.tune.space)
     dimensions = skopt_dimensions(search.space)
@@ -85,11 +84,6 @@ def tune(
         name: getattr(settings.model if name in Model.model_fields else settings.train, name)
         for name in names
     }
-    for name, value, dimension in zip(names, start.values(), dimensions, strict=True):
-        if value not in dimension:
-            raise InputError(
-                f"tune.space.{name}: the start, {value!r} of the configuration, lies outside"
-            )
     trials: list[dict[str, Any]] = []
     bar = tqdm(total=search.n_calls, desc="tune", unit="trial", ncols=100, disable=not progress)
 
@@ -131,7 +125,12 @@ def tune(
     }
     write_json(out / "best.json", result)
     sidecar(
-        out / "tune.json", rule="tune", seed=settings.seed, config=settings.tune, started=started
+        out / "tune.json",
+        rule="tune",
+        seed=settings.seed,
+        config={"tune": settings.tune, "model": settings.model, "train": settings.train},
+        inputs=inputs_of(processed, features_csv if settings.model.features else None),
+        started=started,
     )
     return result
 
