@@ -229,7 +229,7 @@ class Sources:
         lines = ["| " + " | ".join(columns.values()) + " |", "|"]
         for column, (key, header) in enumerate(columns.items()):
             longest = max(len(header), *(len(row[column]) for row in cells))
-            dashes = "-" * min(longest + 4, 60)  # the relative width, where a table is wide
+            dashes = "-" * min(longest + 2, 60)  # the relative width, where a table is wide
             numeric = all(_is_number(row[key]) for row in rows)
             lines[1] += (f"{dashes}:" if numeric else f":{dashes}") + "|"
         lines += ["| " + " | ".join(row) + " |" for row in cells]

@@ -76,7 +76,7 @@ def test_sha256_of_a_folder(tmp_path):
     for name, value in content.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(value)
-    joined = b"".join(content[name] for name in ("a", "b/10", "b/2"))
+    joined = b"".join(name.encode() + b"\0" + content[name] for name in ("a", "b/10", "b/2"))
     assert sha256(tmp_path) == hashlib.sha256(joined).hexdigest()
     assert sha256(tmp_path / "a") == hashlib.sha256(b"one").hexdigest()
     (tmp_path / "b/2").write_bytes(b"twO")
