@@ -151,7 +151,7 @@ out.figure(plots.lens_gallery(gallery, pixel_scale), "lens_gallery")
 # more than $3\sigma$ away, and repeat until nothing changes.
 
 # %%
-sample = development[:500]
+sample = development[:: max(1, len(development) // 500)]
 zero_pixel_fraction = float(np.mean([(raw.images[row] == 0).mean() for row in sample]))
 lights = [preprocess.detect(raw.images[row], settings) for row in sample]
 outside = [light.residual[light.mask == 0] / light.noise for light in lights]
@@ -239,7 +239,7 @@ print(f"a region is found in {100 * roi_found:.2f} % of the development images")
 # %%
 turnable = {way: settings.model_copy(update={"derotate": way}) for way in (True, False)}
 rows = []
-for number in development[:100]:
+for number in development[:: max(1, len(development) // 100)][:100]:
     image = np.array(raw.images[number])
     height, width = image.shape
     centre = ((width - 1) / 2, (height - 1) / 2)
