@@ -126,6 +126,13 @@ def _peak_memory_mb() -> float:
     return round(peak / (1 << 20 if sys.platform == "darwin" else 1 << 10), 1)
 
 
+def _shown(path: str | Path) -> str:
+    """Return a path as seen from here; one elsewhere stays as it is."""
+    path = Path(path)
+    here = Path.cwd()
+    return path.relative_to(here).as_posix() if path.is_relative_to(here) else str(path)
+
+
 def sidecar(
     path: str | Path,
     *,
@@ -151,7 +158,7 @@ def sidecar(
             "commit": _git("rev-parse", "HEAD"),
             "dirty": None if dirty is None else bool(dirty),
             "config_sha256": None if config is None else hashed,
-            "inputs": {str(entry): sha256(entry) for entry in inputs},
+            "inputs": {_shown(entry): sha256(entry) for entry in inputs},
             "seed": seed,
             "versions": _versions(),
             "seconds": round(time.time() - (started or _STARTED), 1),
