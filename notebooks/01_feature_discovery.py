@@ -103,15 +103,15 @@ pd.crosstab(catalog["class"], catalog["split"]).loc[classes, list(config.SPLITS)
 # %%
 if simulated:
     half = (population.num_pix - 1) / 2
-    source = 0.4 * population.source_offset * np.array([1.0, 0.5])
+    pixel = population.instrument.pixel_scale
     perturbed = {}
-    for number, kind in enumerate(name for name in classes if name != "no_sub"):
-        draw = np.random.default_rng([out.config.seed, number])
-        x, y, masses, _ = simulate.draw_substructure(kind, draw, population)
-        image = simulate.render(population, *source, x, y, masses)
-        position = (half + x / population.pixel_scale, half + y / population.pixel_scale)
-        perturbed[kind] = (image, *position, 60 * masses / masses.max() if kind == "cdm" else 2)
-    smooth = simulate.render(population, *source, *np.empty((3, 0)))
+    for kind in (name for name in classes if name != "no_sub"):
+        system = simulate.draw(0, kind, out.config.seed, population)
+        image = simulate.render(system, population)
+        position = (half + system.x / pixel, half + system.y / pixel)
+        size = 60 * system.masses / system.masses.max() if kind == "cdm" else 2
+        perturbed[kind] = (image, *position, size)
+    smooth = simulate.render(simulate.smooth(system), population)
     out.figure(plots.perturbations(smooth, perturbed), "perturbations")
 else:
     print("How these images were made is not known here, so this figure is not drawn.")
@@ -135,7 +135,7 @@ else:
 train = np.flatnonzero(catalog["split"] == "train")
 chosen = {name: train[(catalog["class"].iloc[train] == name).to_numpy()][:5] for name in classes}
 gallery = {name: np.array(processed.images[rows]) for name, rows in chosen.items()}
-pixel_scale = population.pixel_scale if simulated else None
+pixel_scale = population.instrument.pixel_scale if simulated else None
 out.figure(plots.lens_gallery(gallery, pixel_scale), "lens_gallery")
 
 # %% [markdown]

@@ -1,17 +1,16 @@
 """Tiny lenses and a tiny run that several test modules share."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 
 from vitdm import config
 
-POPULATION = {
-    "name": "tiny",
-    "description": "Model I on 48 pixels",
-    "num_pix": 48,
-    "pixel_scale": 0.1,
-    "psf_fwhm": 0.17,
-}
+ROOT = Path(__file__).parents[1]
+POPULATION = yaml.safe_load((ROOT / "config/populations/model_i.yaml").read_text())
+POPULATION |= {"name": "tiny", "description": "Model I on 48 pixels", "num_pix": 48}
+POPULATION["instrument"] |= {"pixel_scale": 0.1, "psf_fwhm": 0.17}
 SETTINGS = {
     "name": "tiny",
     "seed": 7,
