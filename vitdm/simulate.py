@@ -99,7 +99,7 @@ def halo_mass(theta_E: float, population: Population) -> float:
 
 def draw(index: int, kind: str, seed: int, population: Population) -> System:
     """Draw lens ``index`` of a population, of class ``no_sub``, ``cdm`` or ``axion``."""
-    macro, substructure, _ = _streams(index, seed)
+    macro, substructure, _ = streams(index, seed)
     system = _draw_smooth(macro, population)
     if kind == "cdm":
         system = _add_subhalos(system, substructure, population)
@@ -116,7 +116,7 @@ def draw(index: int, kind: str, seed: int, population: Population) -> System:
     return replace(system, kind=kind, truth=truth)
 
 
-def _streams(index: int, seed: int) -> list[np.random.Generator]:
+def streams(index: int, seed: int) -> list[np.random.Generator]:
     """Return the random numbers of the smooth lens, of the substructure and of the noise."""
     sequence = np.random.SeedSequence(seed, spawn_key=(index,))
     return [np.random.default_rng(child) for child in sequence.spawn(3)]
@@ -316,7 +316,7 @@ def simulate_one(
     system = draw(index, kind, seed, population)
     image = render(system, population)
     instrument = population.instrument
-    noise = _streams(index, seed)[2]
+    noise = streams(index, seed)[2]
     image = add_noise(image, system.exposure_time, noise, population)
     if instrument.double_image:
         image = image + image
