@@ -102,23 +102,14 @@ pd.crosstab(catalog["class"], catalog["split"]).loc[classes, list(config.SPLITS)
 
 # %%
 if simulated:
-    half = (population.num_pix - 1) / 2
-    pixel = population.instrument.pixel_scale
-    perturbed = {}
-    for kind in (name for name in classes if name != "no_sub"):
-        system = simulate.draw(0, kind, out.config.seed, population)
-        image = simulate.render(system, population)
-        position = (half + system.x / pixel, half + system.y / pixel)
-        size = 60 * system.masses / system.masses.max() if kind == "cdm" else 2
-        perturbed[kind] = (image, *position, size)
-    smooth = simulate.render(simulate.smooth(system), population)
-    out.figure(plots.perturbations(smooth, perturbed), "perturbations")
+    same = {"id": catalog["id"].iloc[0], "class": classes, "seed": out.config.seed}
+    out.figure(plots.perturbations(plots.simulated(pd.DataFrame(same), population)), "perturbations")
 else:
     print("How these images were made is not known here, so this figure is not drawn.")
 
 # %% [markdown]
 # *Above*, the same source behind the same halo, without noise: smooth, and with substructure.
-# *Below*, what the substructure changed, in percent of the peak brightness. Circles are the
+# *Below*, what the substructure changed, in units of the noise of a pixel. Circles are the
 # subhalos, their area proportional to the mass; the line is the vortex. A red rim beside a blue one
 # is a piece of arc that moved. Two things strike the eye: the differences follow the whole ring,
 # for the added mass pushes all of it outwards, and finer structure stands near heavy subhalos that
@@ -128,15 +119,14 @@ else:
 # %% [markdown]
 # ## 1.2 The images
 #
-# Each row shows lenses of one class, as the network sees them (section 1.4), on one brightness
-# scale.
+# Each row shows lenses of one class, as the network sees them (section 1.4), from
+# its own sky to its own peak.
 
 # %%
-train = np.flatnonzero(catalog["split"] == "train")
-chosen = {name: train[(catalog["class"].iloc[train] == name).to_numpy()][:5] for name in classes}
-gallery = {name: np.array(processed.images[rows]) for name, rows in chosen.items()}
+chosen = catalog[catalog["split"] == "train"].groupby("class").head(5)["class"]
+gallery = [plots.Example(processed.images[row], kind) for row, kind in chosen.items()]
 pixel_scale = population.instrument.pixel_scale if simulated else None
-out.figure(plots.lens_gallery(gallery, pixel_scale), "lens_gallery")
+out.figure(plots.population_gallery(gallery, pixel_scale), "lens_gallery")
 
 # %% [markdown]
 # Within a row the images differ mostly because the source stands at another place behind the lens:

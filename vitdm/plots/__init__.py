@@ -4,13 +4,12 @@ from vitdm.plots.data import (
     feature_auc,
     feature_correlation,
     feature_distributions,
-    lens_gallery,
     noise_histogram,
-    perturbations,
     processing_steps,
     rotation_test,
 )
 from vitdm.plots.model import attention, runs, shifted_patches, training_history
+from vitdm.plots.populations import Example, perturbations, population_gallery, simulated
 from vitdm.plots.style import COLOURS, NAMES, WIDTH, save, style
 from vitdm.plots.test import confusion_matrix, failures, headline, roc_curve, sensitivity
 from vitdm.plots.tuning import (
@@ -25,6 +24,7 @@ from vitdm.plots.tuning import (
 __all__ = [
     "COLLAPSED",
     "COLOURS",
+    "Example",
     "NAMES",
     "WIDTH",
     "attention",
@@ -34,9 +34,9 @@ __all__ = [
     "feature_correlation",
     "feature_distributions",
     "headline",
-    "lens_gallery",
     "noise_histogram",
     "perturbations",
+    "population_gallery",
     "processing_steps",
     "roc_curve",
     "rotation_test",
@@ -45,6 +45,7 @@ __all__ = [
     "sensitivity",
     "setting_name",
     "shifted_patches",
+    "simulated",
     "style",
     "training_history",
     "tune_convergence",

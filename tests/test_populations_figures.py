@@ -1,0 +1,134 @@
+"""What the figures of a population say: the truth, the substructure's place and its effect."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from vitdm import config, plots, simulate
+from vitdm.plots.populations import caption
+
+
+@pytest.fixture(autouse=True)
+def _close():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def marginal():
+    return config.load_population("config/populations/marginal.yaml")
+
+
+def rows(population, kinds, index=3):
+    name = f"{population.name}_{index:06d}"
+    return pd.DataFrame({"id": name, "class": kinds, "seed": 5})
+
+
+def panels(figure):
+    """Return the axes that show an image."""
+    return [axes for axes in figure.axes if axes.get_images() and not axes.get_label()]
+
+
+def test_the_difference_is_that_of_the_same_lens_with_and_without_substructure(marginal):
+    smooth, cdm = plots.simulated(rows(marginal, ["no_sub", "cdm"]), marginal)
+    assert smooth.difference is None and len(smooth.masses) == 0
+    assert cdm.truth["theta_E"] == smooth.truth["theta_E"]
+    # without light there is only the noise of the sky; elsewhere Poisson noise adds to it
+    time, sky = cdm.truth["exposure_time"], marginal.instrument.background_rms
+    noise = np.sqrt(sky**2 + smooth.image / time)
+    np.testing.assert_allclose(cdm.difference, (cdm.image - smooth.image) / noise, atol=1e-9)
+    assert cdm.unit == "noise" and np.abs(cdm.difference).max() > 1
+
+
+def test_substructure_is_marked_where_it_is(marginal):
+    (lens,) = plots.simulated(rows(marginal, ["cdm"]), marginal)
+    largest = lens.masses.argmax()
+    truth, scale = lens.truth, marginal.instrument.pixel_scale
+    assert lens.masses[largest] == truth["max_subhalo_mass"]
+    middle = (marginal.num_pix - 1) / 2
+    assert lens.x[largest] == pytest.approx(middle + truth["max_subhalo_x"] / scale)
+    assert lens.y[largest] == pytest.approx(middle + truth["max_subhalo_y"] / scale)
+
+    figure = plots.population_gallery([lens])
+    (marks,) = [axes.collections[0] for axes in panels(figure) if axes.collections]
+    np.testing.assert_allclose(marks.get_offsets()[largest], (lens.x[largest], lens.y[largest]))
+    areas = np.sort(marks.get_sizes())
+    np.testing.assert_allclose(areas / areas[-1], np.sort(lens.masses) / lens.masses.max())
+
+
+def test_a_vortex_is_a_line_of_its_length(marginal):
+    (lens,) = plots.simulated(rows(marginal, ["axion"]), marginal)
+    figure = plots.population_gallery([lens])
+    (line,) = [axes.lines[0] for axes in panels(figure) if axes.lines]
+    length = np.hypot(*np.ptp(line.get_xydata(), axis=0)) * marginal.instrument.pixel_scale
+    assert length == pytest.approx(lens.truth["vortex_length"])
+
+
+def test_a_population_without_noise_is_compared_with_the_peak(population):
+    instrument = population.instrument.model_copy(update={"noise": "none"})
+    silent = population.model_copy(update={"instrument": instrument})
+    smooth, axion = plots.simulated(rows(silent, ["no_sub", "axion"]), silent)
+    expected = (axion.image - smooth.image) / smooth.image.max()
+    np.testing.assert_allclose(axion.difference, expected, atol=1e-12)
+    assert axion.unit == "peak"
+
+
+def test_gallery_has_a_row_a_class_and_one_below_for_what_changed(marginal):
+    examples = plots.simulated(rows(marginal, ["cdm", "no_sub", "axion"]), marginal)
+    figure = plots.population_gallery([*examples, examples[0]], 0.05, half_width=40)
+    shown = panels(figure)
+    assert len(shown) == 4 + 3  # the images, and three differences
+    assert all(np.ptp(axes.get_xlim()) == 80 for axes in shown)
+    captions = [axes.get_title() for axes in shown if axes.get_title()]
+    assert len(captions) == 4
+    assert f"N {examples[0].truth['n_subhalos']}" in captions[1]
+    assert "N " not in captions[0] + captions[3] and "L " in captions[3]
+    texts = [text.get_text() for axes in figure.axes for text in axes.texts]
+    assert texts == ['1"']
+
+
+def test_images_from_files_have_neither_caption_nor_difference():
+    images = np.random.default_rng(0).normal(size=(3, 20, 20))
+    kinds = ("sub", "sub", "no_sub")
+    examples = [plots.Example(image, kind) for image, kind in zip(images, kinds, strict=True)]
+    figure = plots.population_gallery(examples)
+    assert [axes.get_title() for axes in panels(figure)] == ["", "", ""]
+
+
+@pytest.mark.parametrize(
+    ("kind", "truth", "expected"),
+    [
+        ("no_sub", {"theta_E": 1.234, "n_subhalos": 0, "substructure_mass": 0.0}, ["1.23″"]),
+        ("cdm", {"n_subhalos": 12, "substructure_mass": 3.14e9}, ["N 12", r"$3.1\cdot10^{9}$"]),
+        ("cdm", {"f_sub": 0.0123, "axion_mass": np.nan}, ["1.2 %"]),
+        ("axion", {"vortex_length": 1.5, "axion_mass": 2e-23}, ["L 1.5″", r"$2.0\cdot10^{-23}$"]),
+        ("cdm", {"substructure_mass": 0.0}, ["M 0 "]),
+        ("cdm", {"substructure_mass": 9.99e9}, [r"$1.0\cdot10^{10}$"]),
+    ],
+)
+def test_captions(kind, truth, expected):
+    text = caption(plots.Example(np.zeros((2, 2)), kind, truth))
+    assert all(part in text for part in expected)
+    assert "nan" not in text
+
+
+def test_without_truth_there_is_no_caption():
+    assert caption(plots.Example(np.zeros((2, 2)), "sub")) == ""
+
+
+def test_perturbations_of_one_lens(marginal):
+    examples = plots.simulated(rows(marginal, ["no_sub", "cdm", "axion"]), marginal)
+    shown = panels(plots.perturbations(examples))
+    assert len(shown) == 3 + 2
+    limits = {axes.get_images()[0].get_clim() for axes in shown}
+    largest = max(np.abs(e.difference).max() for e in examples[1:])
+    assert (-largest, largest) in limits and len(limits) == 2
+
+
+def test_images_are_drawn_again_from_the_catalog(marginal):
+    """The catalog's row alone gives the lens: what is drawn twice is the same."""
+    image, truth = simulate.simulate_one(3, "cdm", 5, marginal)
+    (lens,) = plots.simulated(rows(marginal, ["cdm"]), marginal, [image])
+    assert lens.image is image or np.array_equal(lens.image, image)
+    assert lens.truth == truth
