@@ -45,6 +45,16 @@ def parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("shards", nargs="+", type=Path)
 
+    sub = command(
+        "ceiling",
+        "Compute how well the classes of a population can be told apart at all.",
+        out="folder",
+        needs_config=False,
+    )
+    sub.add_argument("population", help="population (YAML)")
+    sub.add_argument("--n", type=int, default=1000, help="number of images (default: %(default)s)")
+    sub.add_argument("--seed", type=int, default=0)
+
     sub = command("preprocess", "Cut, turn and stretch every image.", out="dataset folder")
     sub.add_argument("dataset", type=Path)
 
@@ -109,6 +119,11 @@ def _run(arguments: argparse.Namespace) -> int:
                 arguments.out,
                 inputs=[folder / "images.npy" for folder in arguments.shards],
             )
+        case "ceiling":
+            from vitdm import ceiling
+
+            population = config.load_population(arguments.population)
+            ceiling.write(population, arguments.n, arguments.seed, arguments.out)
         case "preprocess":
             from vitdm.preprocess import process_dataset
 
