@@ -2,7 +2,7 @@
 
 Image ``i`` of a population depends on the seed, its index and the number of images (from which its
 class is drawn), whatever the number of shards. The smooth lens is drawn before the substructure,
-so that it is the same for every class.
+from random numbers of its own, so that it is the same whatever the class.
 """
 
 from __future__ import annotations
@@ -10,320 +10,282 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
-from astropy import constants, units
-from astropy.cosmology import FlatLambdaCDM
 from tqdm import tqdm
 
 from vitdm import dataset
 from vitdm.messages import InputError
-from vitdm.population import Light, Population
-from vitdm.render import brightness
+from vitdm.population import Cosmology, EightBit, Halo, Light, Population, Subhalos, Vortex
+from vitdm.render import (
+    System,
+    deflection_scale,
+    mass_within,
+    render,
+    smooth,
+    theta_E_point,
+    tidal_radius,
+    total_flux,
+)
 
+__all__ = ["System", "draw", "render", "simulate", "simulate_one", "smooth", "variance"]
+
+LIGHT = ("amp", "R_sersic", "n_sersic", "e1", "e2")
 #: columns of the truth in the catalog: arcsec, solar masses, eV, seconds; empty where meaningless
 TRUTH = ("theta_E", "theta_E_halo", "e1", "e2", "gamma1", "gamma2", "source_x", "source_y")
-TRUTH += tuple(f"source_{name}" for name in ("amp", "R_sersic", "n_sersic", "e1", "e2"))
-TRUTH += tuple(f"lens_light_{name}" for name in ("amp", "R_sersic", "n_sersic", "e1", "e2"))
+TRUTH += tuple(f"source_{name}" for name in LIGHT)
+TRUTH += tuple(f"lens_light_{name}" for name in LIGHT)
 TRUTH += ("n_subhalos", "f_sub", "substructure_mass", "max_subhalo_mass", "max_subhalo_x")
 TRUTH += ("max_subhalo_y", "axion_mass", "vortex_length", "vortex_x", "vortex_y", "vortex_angle")
 TRUTH += ("exposure_time", "seed")
-
-NO_POINTS = np.empty(0)
-
-
-@dataclass(frozen=True)
-class System:
-    """One lens, with everything that its image depends on.
-
-    ``theta_E`` ["] is the Einstein radius as drawn, of all mass; ``theta_E_halo`` that of the
-    smooth halo, from which the mean mass of the substructure may have been taken. ``source`` and
-    ``lens_light`` are arguments of lenstronomy's SERSIC_ELLIPSE. ``x``, ``y`` ["] and ``masses``
-    [solar masses] are (n,): the subhalos, or the points of the vortex. ``truth`` is the row of the
-    catalog, by the names of ``TRUTH``.
-    """
-
-    kind: str
-    theta_E: float
-    theta_E_halo: float
-    e1: float
-    e2: float
-    gamma1: float
-    gamma2: float
-    source: dict[str, float]
-    lens_light: dict[str, float] | None
-    exposure_time: float
-    x: np.ndarray = field(default_factory=lambda: NO_POINTS)
-    y: np.ndarray = field(default_factory=lambda: NO_POINTS)
-    masses: np.ndarray = field(default_factory=lambda: NO_POINTS)
-    truth: dict[str, float] = field(default_factory=dict)
-
-
-# -------------------------------------------------------------------------------- mass and angle
-
-
-def theta_E_point(mass: float | np.ndarray, population: Population) -> float | np.ndarray:
-    r"""Return the Einstein radius of point masses in arcsec, ``mass`` in solar masses.
-
-    :math:`\theta_E = \sqrt{4GM/c^2 \cdot D_{LS}/(D_L D_S)}` (Narayan & Bartelmann 1996, eq. 20).
-    With ``distances: luminosity`` the distances are luminosity distances and
-    :math:`D_{LS} = D_S - D_L`, as in the published code of DeepLenseSim.
-    """
-    return np.sqrt(mass) * _theta_E_per_sqrt_mass(population.cosmology)
-
-
-@functools.cache
-def _theta_E_per_sqrt_mass(cosmology) -> float:
-    universe = FlatLambdaCDM(H0=cosmology.H0, Om0=cosmology.Om0, Ob0=cosmology.Ob0)
-    z_lens, z_source = cosmology.z_lens, cosmology.z_source
-    if cosmology.distances == "luminosity":
-        d_l, d_s = universe.luminosity_distance([z_lens, z_source])
-        d_ls = d_s - d_l
-    else:
-        d_l, d_s = universe.angular_diameter_distance([z_lens, z_source])
-        d_ls = universe.angular_diameter_distance(z_lens, z_source)
-    squared = 4 * constants.G * constants.M_sun / constants.c**2 * d_ls / (d_l * d_s)
-    return np.rad2deg(np.sqrt(squared.to_value(units.dimensionless_unscaled))) * 3600
-
-
-def halo_mass(theta_E: float, population: Population) -> float:
-    """Return the mass of a point mass with this Einstein radius ["], in solar masses."""
-    return float((theta_E / theta_E_point(1.0, population)) ** 2)
 
 
 # --------------------------------------------------------------------------------------- drawing
 
 
-def draw(index: int, kind: str, seed: int, population: Population) -> System:
-    """Draw lens ``index`` of a population, of class ``no_sub``, ``cdm`` or ``axion``."""
-    macro, substructure, _ = streams(index, seed)
-    system = _draw_smooth(macro, population)
-    if kind == "cdm":
-        system = _add_subhalos(system, substructure, population)
-    elif kind == "axion":
-        system = _add_vortex(system, substructure, population)
-    elif kind != "no_sub":
-        raise InputError(f"class {kind!r} cannot be simulated; expected no_sub, cdm or axion")
-    truth = {name: getattr(system, name) for name in TRUTH if hasattr(system, name)}
-    truth |= {"n_subhalos": 0, "substructure_mass": float(system.masses.sum()), "seed": seed}
-    for light in ("source", "lens_light"):
-        for name, value in (getattr(system, light) or {}).items():
-            truth[f"{light}_{name.removeprefix('center_')}"] = value
-    truth = {name: value for name, value in (truth | system.truth).items() if name in TRUTH}
-    return replace(system, kind=kind, truth=truth)
-
-
-def streams(index: int, seed: int) -> list[np.random.Generator]:
+def _streams(index: int, seed: int) -> list[np.random.Generator]:
     """Return the random numbers of the smooth lens, of the substructure and of the noise."""
     sequence = np.random.SeedSequence(seed, spawn_key=(index,))
     return [np.random.default_rng(child) for child in sequence.spawn(3)]
 
 
+def draw(index: int, kind: str, seed: int, population: Population) -> System:
+    """Draw lens ``index`` of a population, of class ``no_sub``, ``cdm`` or ``axion``."""
+    if kind not in ("no_sub", "cdm", "axion"):
+        raise InputError(f"class {kind!r} cannot be simulated; expected no_sub, cdm or axion")
+    section = {"cdm": "subhalos", "axion": "vortex"}.get(kind)
+    if section and getattr(population, section) is None:
+        raise InputError(f"class {kind!r}: population {population.name} has no {section}")
+    macro, substructure, _ = _streams(index, seed)
+    system = _draw_smooth(macro, population)
+    if kind == "cdm":
+        system = _with_subhalos(system, substructure, population)
+    elif kind == "axion":
+        system = _with_vortex(system, substructure, population)
+    truth = {"n_subhalos": 0, "substructure_mass": float(system.masses.sum()), **system.truth}
+    for name in ("theta_E", "theta_E_halo", "e1", "e2", "gamma1", "gamma2", "exposure_time"):
+        truth[name] = getattr(system, name)
+    for name in LIGHT:
+        truth[f"source_{name}"] = system.source[name]
+        if system.lens_light:
+            truth[f"lens_light_{name}"] = system.lens_light[name]
+    truth |= {"source_x": system.source["center_x"], "source_y": system.source["center_y"]}
+    return replace(system, kind=kind, truth=truth | {"seed": seed})
+
+
 def _draw_smooth(rng: np.random.Generator, population: Population) -> System:
-    halo = population.halo
-    theta_E = theta_E_point(halo.mass, population) if halo.mass else halo.theta_E.draw(rng)
+    halo, cosmology = population.halo, population.cosmology
+    scale = deflection_scale(cosmology)
+    if halo.theta_E is not None:
+        theta_E = halo.theta_E.draw(rng) * scale
+    else:  # the theta_E of a point mass is given to the halo, whose deflection is linear in it
+        theta_E = theta_E_point(halo.mass, cosmology) * np.sqrt(scale)
     e1, e2 = halo.draw_ellipticity(rng)
     gamma1, gamma2 = population.shear.draw(rng) if population.shear else (0.0, 0.0)
     (x,), (y,) = population.source.position.draw(rng, 1)
-    source = _draw_light(population.source, rng, population) | {"center_x": x, "center_y": y}
+    source = _draw_light(population.source, rng, population)
     exposure_time = population.instrument.exposure_time.draw(rng)
     lens_light = None
     if population.lens_light:
         lens_light = _draw_light(population.lens_light, rng, population)
         lens_light |= {"center_x": 0.0, "center_y": 0.0}
     return System(
-        kind="no_sub",
-        theta_E=float(theta_E),
-        theta_E_halo=float(theta_E),
+        theta_E=theta_E,
+        theta_E_halo=theta_E,
         e1=e1,
         e2=e2,
-        gamma1=gamma1,
-        gamma2=gamma2,
-        source=source,
+        gamma1=gamma1 * scale,
+        gamma2=gamma2 * scale,
+        source=source | {"center_x": x, "center_y": y},
         lens_light=lens_light,
         exposure_time=exposure_time,
     )
 
 
-def _draw_light(light: Light, rng: np.random.Generator, population: Population) -> dict:
-    """Return the arguments of lenstronomy's SERSIC_ELLIPSE, without its place."""
-    chosen = {"R_sersic": light.R_sersic.draw(rng), "n_sersic": light.n_sersic.draw(rng)}
-    chosen["e1"], chosen["e2"] = light.draw_ellipticity(rng)
+def _draw_light(light: Light, rng: np.random.Generator, population: Population) -> dict[str, float]:
+    """Return the arguments of lenstronomy's SERSIC_ELLIPSE, but for its place."""
+    drawn = {"R_sersic": light.R_sersic.draw(rng), "n_sersic": light.n_sersic.draw(rng)}
+    drawn["e1"], drawn["e2"] = light.draw_ellipticity(rng)
     if light.amp is not None:
-        return chosen | {"amp": light.amp.draw(rng)}
+        return {"amp": light.amp.draw(rng), **drawn}
     counts = 10 ** (0.4 * (population.instrument.zero_point - light.magnitude.draw(rng)))
-    return chosen | {"amp": counts / total_flux(chosen)}
+    return {"amp": counts / total_flux(drawn), **drawn}
 
 
-def total_flux(light: dict[str, float]) -> float:
-    """Return the counts/s of all light of a Sérsic profile with brightness 1 at R_sersic."""
-    from lenstronomy.LightModel.light_model import LightModel
-
-    place = {"center_x": 0.0, "center_y": 0.0}
-    return LightModel(["SERSIC_ELLIPSE"]).total_flux([light | place | {"amp": 1.0}], norm=True)[0]
-
-
-def _add_subhalos(system: System, rng: np.random.Generator, population: Population) -> System:
+def _with_subhalos(system: System, rng: np.random.Generator, population: Population) -> System:
     """Add clumps of the given mass function, and take their mean mass out of the halo."""
-    subhalos = population.subhalos
+    subhalos, cosmology = population.subhalos, population.cosmology
     truth = {}
-    if subhalos.f_sub is not None:
-        f_sub = truth["f_sub"] = subhalos.f_sub.draw(rng)
-        # an isothermal lens has the mass theta_E * radius within a radius, in units of theta_E^2
-        held = system.theta_E * subhalos.position.disc
-        mean = f_sub * held / theta_E_point(subhalos.mean_mass, population) ** 2
+    if subhalos.f_sub is None:
+        mean_number = subhalos.number
     else:
-        mean = subhalos.number
-    n = int(rng.poisson(mean)) if subhalos.distribution == "poisson" else round(mean)
+        # an isothermal halo has the mass theta_E * radius within a radius, in units of angle^2
+        f_sub = truth["f_sub"] = subhalos.f_sub.draw(rng)
+        held = mass_within(np.sqrt(system.theta_E * subhalos.position.disc), cosmology)
+        mean_number = f_sub * held / subhalos.mean_mass
+    n = round(mean_number) if subhalos.distribution == "fixed" else rng.poisson(mean_number)
     masses = subhalos.draw_masses(rng, n)
-    total = mean * subhalos.mean_mass
+    mean_mass = mean_number * subhalos.mean_mass
     if subhalos.mass_fraction is not None:
-        total = subhalos.mass_fraction.draw(rng) * halo_mass(system.theta_E, population)
-        masses *= total / masses.sum() if n else 1
+        mean_mass = subhalos.mass_fraction.draw(rng) * mass_within(system.theta_E, cosmology)
+        masses *= mean_mass / masses.sum() if n else 1
     x, y = subhalos.position.draw(rng, n)
     truth["n_subhalos"] = n
     if n:
         largest = masses.argmax()
-        names = ("max_subhalo_mass", "max_subhalo_x", "max_subhalo_y")
-        truth |= dict(zip(names, (masses[largest], x[largest], y[largest]), strict=True))
+        truth |= {"max_subhalo_mass": masses[largest]}
+        truth |= {"max_subhalo_x": x[largest], "max_subhalo_y": y[largest]}
     system = replace(system, x=x, y=y, masses=masses, truth=truth)
-    return _compensated(system, "cdm", total, population)
+    return _compensated(system, mean_mass, subhalos, population)
 
 
-def _add_vortex(system: System, rng: np.random.Generator, population: Population) -> System:
+def _with_vortex(system: System, rng: np.random.Generator, population: Population) -> System:
     """Add a straight string of equal point masses, and take its mean mass out of the halo."""
     vortex = population.vortex
-    truth = {}
     mass = vortex.mass
     if mass is None:
-        mass = vortex.mass_fraction.draw(rng) * halo_mass(system.theta_E, population)
-    if vortex.length is None:
-        truth["axion_mass"] = vortex.axion_mass.draw(rng)
-    length = vortex_length(truth.get("axion_mass"), rng, population)
-    (middle_x,), (middle_y,) = vortex.position.draw(rng, 1)
-    angle = rng.uniform(0, 2 * np.pi)
+        mass = vortex.mass_fraction.draw(rng) * mass_within(system.theta_E, population.cosmology)
+    length, axion_mass = vortex.draw_length(rng)
+    (x,), (y,) = vortex.position.draw(rng, 1)
+    angle = rng.uniform(0, np.pi)
+    truth = {"vortex_length": length, "vortex_x": x, "vortex_y": y, "vortex_angle": angle}
+    if axion_mass is not None:
+        truth["axion_mass"] = axion_mass
     along = np.linspace(-length / 2, length / 2, vortex.points)
-    truth |= {"vortex_length": length, "vortex_angle": angle}
-    truth |= {"vortex_x": middle_x, "vortex_y": middle_y}
     system = replace(
         system,
-        x=middle_x + along * np.cos(angle),
-        y=middle_y + along * np.sin(angle),
+        x=x + along * np.cos(angle),
+        y=y + along * np.sin(angle),
         masses=np.full(vortex.points, mass / vortex.points),
         truth=truth,
     )
-    return _compensated(system, "axion", mass, population)
+    return _compensated(system, mass, vortex, population)
 
 
-def vortex_length(axion_mass: float | None, rng, population: Population) -> float:
-    """Return the length ["]: drawn, or the de Broglie wavelength of the axion's mass [eV]."""
-    if axion_mass is None:
-        return population.vortex.length.draw(rng)
-    return 0.06 * 1e-22 / axion_mass
-
-
-def _compensated(system: System, kind: str, mass: float, population: Population) -> System:
+def _compensated(
+    system: System, mean_mass: float, section: Subhalos | Vortex, population: Population
+) -> System:
     """Take the mean mass of the substructure within theta_E out of the halo.
 
-    ``mass`` [solar masses] is the mean mass of the substructure. The halo is isothermal, with the
-    mass theta_E_halo * theta_E within theta_E; all mass within theta_E is theta_E^2.
+    ``mean_mass`` [solar masses] is that of all substructure, given the mass fraction of this lens.
+    The halo, isothermal, has the mass theta_E_halo * theta_E within theta_E, and all mass there is
+    theta_E^2, in units of angle^2.
     """
     if not population.compensate_mass:
         return system
-    radii = _radii(kind, population)
-    within = np.searchsorted(radii, system.theta_E) / len(radii)
-    enclosed = theta_E_point(mass, population) ** 2 * within
-    return replace(system, theta_E_halo=system.theta_E - float(enclosed) / system.theta_E)
+    radii, fractions = _fraction_within(section, population.halo, population.cosmology)
+    enclosed = mean_mass * np.interp(system.theta_E, radii, fractions)
+    moved = theta_E_point(enclosed, population.cosmology) ** 2 / system.theta_E
+    if moved >= system.theta_E:
+        raise InputError(
+            f"population {population.name}: found substructure of {enclosed:.3g} solar masses "
+            f'within theta_E = {system.theta_E:.3g}"; expected less than all mass there'
+        )
+    return replace(system, theta_E_halo=system.theta_E - moved)
 
 
-@functools.lru_cache(maxsize=32)
-def _sorted_radii(section, kind: str) -> np.ndarray:
-    """Return distances from the centre ["] of many mass elements of the substructure, sorted."""
-    n = 200_000
+@functools.cache
+def _fraction_within(
+    section: Subhalos | Vortex, halo: Halo, cosmology: Cosmology
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return Einstein radii ["] and the mean fraction of the substructure's mass within each.
+
+    By Monte Carlo with a seed of its own: many small parts of the matter of many lenses.
+    """
+    n = 100_000
     rng = np.random.default_rng(0)
     x, y = section.position.draw(rng, n)
-    if kind == "axion":
-        if section.length is not None:
-            length = section.length.draw(rng, n)
-        else:
-            length = 0.06 * 1e-22 / section.axion_mass.draw(rng, n)
-        along = length * rng.uniform(-0.5, 0.5, n)
-        angle = rng.uniform(0, 2 * np.pi, n)
-        x, y = x + along * np.cos(angle), y + along * np.sin(angle)
-    return np.sort(np.hypot(x, y))
+    angle = rng.uniform(0, 2 * np.pi, n)
+    if halo.theta_E is not None:
+        radii = np.linspace(*halo.theta_E.bounds, 25) * deflection_scale(cosmology)
+    else:
+        radii = theta_E_point(halo.mass, cosmology) * np.sqrt([deflection_scale(cosmology)])
+    offsets = np.zeros((len(radii), n))
+    if isinstance(section, Vortex):
+        offsets += section.draw_length(rng, n)[0] * rng.uniform(-0.5, 0.5, n)
+    elif section.profile == "pseudo_jaffe":
+        # the mass within r, 1 + r/a - sqrt(1 + (r/a)^2), solved for r/a
+        rest = rng.uniform(size=n)
+        scaled = (1 - rest**2) / (2 * rest)
+        theta = theta_E_point(section.draw_masses(rng, n, weighted_by_mass=True), cosmology)
+        offsets += scaled * tidal_radius(theta, radii[:, None])
+    distance = np.hypot(x + offsets * np.cos(angle), y + offsets * np.sin(angle))
+    return radii, (distance < radii[:, None]).mean(axis=1)
 
 
-def _radii(kind: str, population: Population) -> np.ndarray:
-    return _sorted_radii(population.subhalos if kind == "cdm" else population.vortex, kind)
+# ---------------------------------------------------------------------------------------- noise
 
 
-def smooth(system: System) -> System:
-    """Return the lens without substructure, its mass back in the halo."""
-    points = {"x": NO_POINTS, "y": NO_POINTS, "masses": NO_POINTS}
-    return replace(system, kind="no_sub", theta_E_halo=system.theta_E, **points)
-
-
-# ------------------------------------------------------------------------------ image and noise
-
-
-def render(system: System, population: Population) -> np.ndarray:
-    """Return the image without noise, (num_pix, num_pix), in counts/s and pixel."""
-    theta = theta_E_point(system.masses, population)
-    return brightness(system, theta, population)
+def background_rms(system: System, population: Population) -> float:
+    """Return the rms of the sky in a pixel, in counts/s."""
+    instrument = population.instrument
+    if instrument.background_time is None:
+        return instrument.background_rms
+    return instrument.background_rms * np.sqrt(instrument.background_time / system.exposure_time)
 
 
 def variance(image: np.ndarray, system: System, population: Population) -> np.ndarray:
-    """Return the variance of the noise of an image [counts/s], in its unit squared.
+    """Return the variance of the noise of an image [counts/s], in (counts/s)^2.
 
-    ``double_poisson``: before the clip at zero.
+    For ``double_poisson`` it is that before the clip at 0.
     """
-    instrument = population.instrument
-    photons = np.clip(image, 0, None) / system.exposure_time
-    return {
-        "none": np.zeros_like(image),
-        "single": photons + instrument.background_rms**2,
-        "double_poisson": 2 * photons + instrument.background_rms**2,
-    }[instrument.noise]
+    sources = {"none": 0, "single": 1, "double_poisson": 2}[population.instrument.noise]
+    photons = sources * np.clip(image, 0, None) / system.exposure_time
+    return photons + (background_rms(system, population) ** 2 if sources else 0)
 
 
 def add_noise(
-    image: np.ndarray, exposure_time: float, rng: np.random.Generator, population: Population
+    image: np.ndarray, system: System, rng: np.random.Generator, population: Population
 ) -> np.ndarray:
-    """Return the image [counts/s] as exposed for ``exposure_time`` [s], with noise, in counts/s.
+    """Return the image [counts/s] in counts, with noise.
 
-    ``single``: one Poisson realisation of the light plus Gaussian sky noise. ``double_poisson``: as
-    in the published code, normal noise of the Poisson variance and sky noise are added, then the
-    sum is clipped at 0 and drawn from a Poisson distribution.
+    ``single``: one Poisson realisation of the light plus normal sky noise. ``double_poisson``: as
+    in the published code, normal noise of the Poisson variance and sky noise are added, the sum is
+    clipped at 0 and drawn from a Poisson distribution.
     """
-    instrument = population.instrument
-    if instrument.noise == "none":
-        return image
-    t = exposure_time
-    sky = rng.normal(0.0, instrument.background_rms, image.shape)
-    if instrument.noise == "single":
-        return rng.poisson(np.clip(image, 0, None) * t) / t + sky
-    photons = rng.normal(size=image.shape) * np.sqrt(np.abs(image) / t)
-    return rng.poisson(np.clip(t * (image + photons + sky), 0, None)) / t
+    t, noise = system.exposure_time, population.instrument.noise
+    if noise == "none":
+        return t * image
+    sky = t * background_rms(system, population) * rng.standard_normal(image.shape)
+    if noise == "single":
+        return rng.poisson(np.clip(t * image, 0, None)) + sky
+    photons = np.sqrt(t * np.abs(image)) * rng.standard_normal(image.shape)
+    return rng.poisson(np.clip(t * image + photons + sky, 0, None)).astype(float)
+
+
+def eight_bit(image: np.ndarray, settings: EightBit) -> np.ndarray:
+    """Return the image as whole numbers from 0 to 255."""
+    scaling = settings.scaling
+    low, high = (image.min(), image.max()) if scaling == "min_max" else scaling
+    grey = np.rint(np.clip((image - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+    if settings.jpeg_quality is not None:
+        _, code = cv2.imencode(".jpg", grey, [cv2.IMWRITE_JPEG_QUALITY, settings.jpeg_quality])
+        grey = cv2.imdecode(code, cv2.IMREAD_GRAYSCALE)
+    return grey
 
 
 def simulate_one(
     index: int, kind: str, seed: int, population: Population
-) -> tuple[np.ndarray, dict[str, float]]:
-    """Return image ``index`` (num_pix, num_pix) in the unit of the instrument, and its truth."""
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Return image ``index`` (num_pix, num_pix) float32 as the instrument gives it, and its truth.
+
+    Raises InputError for a class that the population does not have.
+    """
     system = draw(index, kind, seed, population)
-    image = render(system, population)
     instrument = population.instrument
-    noise = streams(index, seed)[2]
-    image = add_noise(image, system.exposure_time, noise, population)
+    image = render(system, population)
     if instrument.double_image:
         image = image + image
-    if instrument.output == "counts":
-        image = image * system.exposure_time
-        if instrument.noise == "double_poisson":
-            image = np.rint(image)
+    image = add_noise(image, system, _streams(index, seed)[2], population)
+    if instrument.output == "counts_per_second":
+        image = image / system.exposure_time
+    if population.eight_bit:
+        image = eight_bit(image, population.eight_bit)
     return image.astype(np.float32), system.truth
 
 
