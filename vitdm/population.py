@@ -7,9 +7,11 @@ and its field tells why (``_quirk``); ``docs/data.md`` has the table.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import pandas as pd
 from pydantic import Field, model_validator
 
 from vitdm.messages import wrong
@@ -102,6 +104,13 @@ def _observation(name: str, band: str | None) -> dict[str, Any]:
 class EightBit(Part):
     """Images of whole numbers from 0 to 255, as in jpg files."""
 
+    rectified: bool = Field(
+        False,
+        description="values below zero are made positive before they are scaled",
+        json_schema_extra=_quirk(
+            "false", "noise around 0 becomes a positive sky, and the light of 1 sigma is lost in it"
+        ),
+    )
     scaling: Literal["min_max"] | tuple[float, float] = Field(
         "min_max", description="each image's own range, or the values that become 0 and 255"
     )
@@ -336,3 +345,26 @@ class Population(Part):
         if lines:
             raise wrong(lines)
         return self
+
+
+def table(population: Population) -> pd.DataFrame:
+    """Return a row for each setting: part, quantity, value (in words) and meaning."""
+    hidden = {"name", "description", "references"}
+    rows = [row for row in _rows(population, "") if row[1] not in hidden]
+    return pd.DataFrame(rows, columns=["part", "quantity", "value", "meaning"])
+
+
+def _rows(section: Part, part: str) -> Iterator[tuple[str, str, str, str]]:
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, Prior):
+            yield part, name, value.text, field.description or ""
+        elif isinstance(value, Part):
+            yield from _rows(value, f"{part} {name}".strip().replace("_", " "))
+        elif isinstance(value, dict):
+            shares = ", ".join(f"{key} {share:g}" for key, share in value.items())
+            yield part, name, shares, field.description or ""
+        elif value is not None:
+            numbers = value if isinstance(value, tuple) else (value,)
+            texts = [f"{v:g}" if isinstance(v, float) else str(v).lower() for v in numbers]
+            yield part, name, " to ".join(texts), field.description or ""

@@ -56,6 +56,20 @@ class Prior(Part):
         return self.values[0] if self.form == "fixed" else {self.form: list(self.values)}
 
     @property
+    def text(self) -> str:
+        """The prior in words."""
+        first, *others = (f"{value:g}" for value in self.values)
+        match self.form:
+            case "fixed":
+                return first
+            case "normal":
+                return f"normal, mean {first}, s.d. {others[0]}"
+            case "choice":
+                return "one of " + ", ".join([first, *others])
+        scale = " in the logarithm" if self.form == "log_uniform" else ""
+        return f"uniform{scale} from {first} to {others[0]}"
+
+    @property
     def bounds(self) -> tuple[float, float]:
         """The smallest and the largest number that can be drawn."""
         if self.form == "normal":
@@ -104,8 +118,11 @@ def either(section: Part, *choices: tuple[str, ...]) -> None:
         raise ValueError(f"expected {expected}; found {' and '.join(given) or 'none'}")
 
 
-def _turned(modulus: float, angle: float) -> tuple[float, float]:
-    return modulus * np.cos(angle), modulus * np.sin(angle)
+def _turned(modulus: float, angle: Prior | None, rng: np.random.Generator) -> tuple[float, float]:
+    """Return the two components of a modulus whose axis lies at an angle [deg], or at any."""
+    degrees = rng.uniform(0, 180) if angle is None else angle.draw(rng)
+    phase = np.deg2rad(2 * degrees)  # half a turn gives back the same ellipse
+    return modulus * np.cos(phase), modulus * np.sin(phase)
 
 
 def _check_components(section: Part, first: str, second: str) -> None:
@@ -114,6 +131,8 @@ def _check_components(section: Part, first: str, second: str) -> None:
     if np.hypot(*largest) >= 1:
         found = f"found up to {first} = {largest[0]:g} and {second} = {largest[1]:g}"
         raise ValueError(f"expected {first}^2 + {second}^2 < 1, {found}")
+    if section.angle is not None:
+        raise ValueError(f"angle: expected none beside {first} and {second}, which have their own")
 
 
 class Elliptical(Part):
@@ -121,8 +140,11 @@ class Elliptical(Part):
 
     e1: Prior | None = None
     e2: Prior | None = None
-    ellipticity: Modulus | None = Field(None, description="modulus, at a random angle")
-    axis_ratio: AxisRatio | None = Field(None, description="minor / major, at a random angle")
+    ellipticity: Modulus | None = Field(None, description="modulus")
+    axis_ratio: AxisRatio | None = Field(None, description="minor / major axis")
+    angle: Prior | None = Field(
+        None, description="of the major axis, from x towards y, degrees; null: any"
+    )
 
     @model_validator(mode="after")
     def _one_ellipticity(self) -> Elliptical:
@@ -139,7 +161,7 @@ class Elliptical(Part):
         else:
             q = self.axis_ratio.draw(rng)
             modulus = (1 - q) / (1 + q)
-        return _turned(modulus, rng.uniform(0, 2 * np.pi))
+        return _turned(modulus, self.angle, rng)
 
 
 class Shear(Part):
@@ -147,7 +169,10 @@ class Shear(Part):
 
     gamma1: Prior | None = None
     gamma2: Prior | None = None
-    gamma: Modulus | None = Field(None, description="modulus, at a random angle")
+    gamma: Modulus | None = Field(None, description="modulus")
+    angle: Prior | None = Field(
+        None, description="along which images are stretched, from x towards y, degrees; null: any"
+    )
 
     @model_validator(mode="after")
     def _one_shear(self) -> Shear:
@@ -159,7 +184,7 @@ class Shear(Part):
     def draw(self, rng: np.random.Generator) -> tuple[float, float]:
         if self.gamma1 is not None:
             return self.gamma1.draw(rng), self.gamma2.draw(rng)
-        return _turned(self.gamma.draw(rng), rng.uniform(0, 2 * np.pi))
+        return _turned(self.gamma.draw(rng), self.angle, rng)
 
 
 class Position(Part):
