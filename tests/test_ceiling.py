@@ -39,7 +39,7 @@ def test_moments_are_those_of_the_noise(noise):
     levels = np.array([0.0, 0.002, 0.01, 0.05, 0.3])  # counts/s, around the sky's rms of 0.01
     image = np.repeat(levels[:, None], n, axis=1)
     rng = np.random.default_rng(2)
-    drawn = simulate.add_noise(image, system.exposure_time, rng, population)
+    drawn = simulate.add_noise(image, system, rng, population) / system.exposure_time
     mean, variance = ceiling.moments(levels, system, population)
     error = np.sqrt(variance / n)
     assert (np.abs(drawn.mean(axis=1) - mean) < 4 * error).all()

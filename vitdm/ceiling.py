@@ -36,7 +36,8 @@ smooth lens is brighter than the noise of the sky, and their neighbours.
 
 All this takes the noise of a pixel for Gaussian, with the variance of the smooth lens. For
 ``double_poisson``, noise that is clipped at zero, mean and variance are those after the clip
-(``moments``). Light of the lens galaxy is taken as known.
+(``moments``). Images of whole numbers (``eight_bit``) are taken as they are before that step, light
+of the lens galaxy as known.
 """
 
 from __future__ import annotations
@@ -82,23 +83,20 @@ SCORES = ("chi2_known", "fourth_known", "chi2_free", "fourth_free")
 FILES = ("ceiling.csv", "ceiling.json", "provenance.json")
 
 
-# ------------------------------------------------------------------------------ the smooth lens
+# ---------------------------------------------------------------------------------- the camera
 
 
-def parameters(system: System) -> np.ndarray:
-    """Return the values (12,) of ``PARAMETERS`` of a lens; of its smooth part, if it has two."""
-    source = system.source
-    lens = [system.theta_E_halo, system.e1, system.e2, system.gamma1, system.gamma2]
-    shape = [source[name] for name in ("center_x", "center_y", "e1", "e2")]
-    return np.array([*lens, *shape, *np.log([source[n] for n in ("R_sersic", "n_sersic", "amp")])])
+def signal(system: System, population: Population) -> np.ndarray:
+    """Return the noiseless image (num_pix, num_pix) that the camera sees, in counts/s."""
+    copies = 2 if population.instrument.double_image else 1
+    return copies * simulate.render(system, population)
 
 
-def with_parameters(system: System, values: np.ndarray) -> System:
-    """Return the lens with other ``values`` (12,) of ``PARAMETERS``."""
-    lens = dict(zip(("theta_E_halo", "e1", "e2", "gamma1", "gamma2"), values, strict=False))
-    source = dict(zip(("center_x", "center_y", "e1", "e2"), values[5:], strict=False))
-    source |= dict(zip(("R_sersic", "n_sersic", "amp"), np.exp(values[9:]), strict=True))
-    return replace(system, source=source, **lens)
+def exposure(index: int, kind: str, seed: int, population: Population) -> np.ndarray:
+    """Return the noisy image (num_pix, num_pix) of a data set in counts/s, not in whole numbers."""
+    unquantised = population.model_copy(update={"eight_bit": None})
+    image, truth = simulate.simulate_one(index, kind, seed, unquantised)
+    return image / (truth["exposure_time"] if population.instrument.output == "counts" else 1.0)
 
 
 def moments(
@@ -121,11 +119,30 @@ def moments(
         )
     if instrument.noise == "single":
         return image, simulate.variance(image, system, population)
-    sigma = np.sqrt(np.abs(image) / t + instrument.background_rms**2)
+    sigma = np.sqrt(np.abs(image) / t + simulate.background_rms(system, population) ** 2)
     above, density = stats.norm.cdf(image / sigma), stats.norm.pdf(image / sigma)
     mean = image * above + sigma * density
     square = (image**2 + sigma**2) * above + image * sigma * density
     return mean, mean / t + square - mean**2
+
+
+# ------------------------------------------------------------------------------ the smooth lens
+
+
+def parameters(system: System) -> np.ndarray:
+    """Return the values (12,) of ``PARAMETERS`` of a lens; of its smooth part, if it has two."""
+    source = system.source
+    lens = [system.theta_E_halo, system.e1, system.e2, system.gamma1, system.gamma2]
+    shape = [source[name] for name in ("center_x", "center_y", "e1", "e2")]
+    return np.array([*lens, *shape, *np.log([source[n] for n in ("R_sersic", "n_sersic", "amp")])])
+
+
+def with_parameters(system: System, values: np.ndarray) -> System:
+    """Return the lens with other ``values`` (12,) of ``PARAMETERS``."""
+    lens = dict(zip(("theta_E_halo", "e1", "e2", "gamma1", "gamma2"), values, strict=False))
+    source = dict(zip(("center_x", "center_y", "e1", "e2"), values[5:], strict=False))
+    source |= dict(zip(("R_sersic", "n_sersic", "amp"), np.exp(values[9:]), strict=True))
+    return replace(system, source=source, **lens)
 
 
 @dataclass(frozen=True)
@@ -155,12 +172,12 @@ class SmoothLens:
     def __init__(self, system: System, population: Population) -> None:
         self.system, self.population = simulate.smooth(system), population
         self.truth = parameters(self.system)
-        image = simulate.render(self.system, population)
+        image = signal(self.system, population)
         mean, variance = moments(image, self.system, population)
         self.sigma = np.sqrt(variance)
         self.expected = self.in_noise(mean)
         sky = moments(np.zeros((1, 1)), self.system, population)[1].item()
-        arcs = simulate.render(replace(self.system, lens_light=None), population)
+        arcs = signal(replace(self.system, lens_light=None), population)
         self.lensed = ndimage.binary_dilation(arcs > np.sqrt(sky), np.ones((3, 3)))
 
     def in_noise(self, image: np.ndarray) -> np.ndarray:
@@ -170,7 +187,7 @@ class SmoothLens:
     def mean(self, values: np.ndarray) -> np.ndarray:
         """Return the mean of the noisy image for values (12,) of the parameters."""
         system = with_parameters(self.system, values)
-        image = simulate.render(system, self.population)
+        image = signal(system, self.population)
         return self.in_noise(moments(image, system, self.population)[0])
 
     def derivatives(self, values: np.ndarray, image: np.ndarray, free: np.ndarray) -> np.ndarray:
@@ -243,10 +260,8 @@ def measure(index: int, kind: str, seed: int, population: Population) -> dict[st
     """Return the signal-to-noise ratios and the ``SCORES`` of one image; see the module."""
     system = simulate.draw(index, kind, seed, population)
     lens = SmoothLens(system, population)
-    image = simulate.render(system, population)
-    perturbed = lens.in_noise(moments(image, system, population)[0])
-    noise = simulate.streams(index, seed)[2]
-    observed = lens.in_noise(simulate.add_noise(image, system.exposure_time, noise, population))
+    perturbed = lens.in_noise(moments(signal(system, population), system, population)[0])
+    observed = lens.in_noise(exposure(index, kind, seed, population))
     nearest = lens.fit(perturbed)
     row = {
         "snr_known": float(np.linalg.norm(perturbed - lens.expected)),
@@ -254,7 +269,7 @@ def measure(index: int, kind: str, seed: int, population: Population) -> dict[st
     }
     known, free = lens.fit(observed, POSITION), lens.fit(observed, start=nearest)
     for name, fit in (("known", known), ("free", free)):
-        residual = fit.residual.reshape(image.shape)
+        residual = fit.residual.reshape(lens.lensed.shape)
         n = np.count_nonzero(lens.lensed)
         row[f"chi2_{name}"] = float(np.sum(residual[lens.lensed] ** 2) - n) / np.sqrt(2 * n)
         row[f"fourth_{name}"] = fourth_power(residual, lens.lensed)
