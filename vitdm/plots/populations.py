@@ -10,6 +10,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.colors import PowerNorm
+from matplotlib.ticker import MaxNLocator
 
 from vitdm.plots.style import COLOURS, NAMES, WIDTH
 from vitdm.population import Population
@@ -75,16 +77,17 @@ def simulated(
 def population_gallery(
     examples: Sequence[Example],
     pixel_scale: float | None = None,
-    half_width: float | None = None,
+    half_width: float = 3.4,
 ) -> plt.Figure:
     r"""Draw lenses with their truth, a row a class, and what substructure does to each.
 
-    ``pixel_scale`` (arcsec) adds a bar of one arcsecond; only what lies within ``half_width`` (px)
-    of the centre is shown. Each image runs from its own sky to its own peak. Where the difference
-    to the same lens without substructure is known, it stands below the image, with the
-    subhalos (circles, area proportional to mass) or the vortex (line). N is the number of subhalos,
-    M the mass of the substructure, L the length of the vortex. How to read it: red beside blue is a
-    piece of arc that moved; a pale panel is a lens that looks smooth even to one who knows it.
+    With a ``pixel_scale`` (arcsec) there is a bar of one arcsecond, and only what lies within
+    ``half_width`` (arcsec) of the centre is shown. Each image runs from its own sky to its own
+    peak; of lenses with light of their own, the square root is shown. Where the difference to the
+    same lens without substructure is known, it stands below the image, with the subhalos (circles,
+    area proportional to mass) or the vortex (line). N is the number of subhalos, M the mass of the
+    substructure, L the length of the vortex. How to read it: red beside blue is a piece of arc that
+    moved; a pale panel is a lens that looks smooth even to one who knows it.
     """
     rows = {name: [e for e in examples if e.kind == name] for name in COLOURS}
     rows = {name: row for name, row in rows.items() if row}
@@ -101,37 +104,39 @@ def population_gallery(
         _bare(axes)
     # the same in every population, so that their colours can be compared
     limit = 5.0 if all(e.unit == "noise" for e in changed) else 0.2
+    half = half_width / pixel_scale if pixel_scale else np.inf
     line = iter(grid)
     for name, row in rows.items():
         above, below = next(line), next(line) if paired[name] else [None] * columns
         above[0].set_ylabel(NAMES[name].replace(" ", "\n"), color=COLOURS[name], fontsize=9)
         for image_axes, difference_axes, example in zip(above, below, row, strict=False):
-            draw_image(image_axes, example.image)
+            draw_image(image_axes, example)
             image_axes.set_title(caption(example), fontsize=6, pad=2, linespacing=1.1)
-            zoom(image_axes, example.image.shape, half_width)
+            zoom(image_axes, example.image.shape, half)
             if example.difference is not None:
                 shown = draw_difference(difference_axes, example, limit)
-                zoom(difference_axes, example.image.shape, half_width)
+                zoom(difference_axes, example.image.shape, half)
     if pixel_scale:
         scale_bar(grid[0][0], pixel_scale)
     if changed:
         how = {"location": "bottom", "shrink": 0.5, "aspect": 40, "pad": 0.01, "extend": "both"}
-        figure.colorbar(shown, ax=grid, label=f"difference / {changed[0].unit}", **how)
+        figure.colorbar(
+            shown, ax=grid, label=f"difference / {changed[0].unit}", ticks=MaxNLocator(5), **how
+        )
     return figure
 
 
 def perturbations(examples: Sequence[Example]) -> plt.Figure:
     """Draw what substructure does to one lens: the same halo, shear and source in all panels.
 
-    Above: the images on one scale, the smooth lens first. Below: the difference to it, red
+    Above: the images, the smooth lens first. Below: the difference to it, red
     brighter, blue fainter, with the subhalos (circles, area proportional to mass) or the vortex
     (line).
     """
     size = (WIDTH, 2.1 * WIDTH / len(examples))
     figure, grid = plt.subplots(2, len(examples), figsize=size, layout="constrained")
     smooth = examples[0].image
-    peak = float(smooth.max())
-    rows, columns = np.nonzero(smooth > 0.01 * peak)
+    rows, columns = np.nonzero(smooth > 0.01 * smooth.max())
     middle = np.subtract(smooth.shape, 1) / 2
     half = 1.1 * max(np.abs(rows - middle[0]).max(), np.abs(columns - middle[1]).max())
     changed = [e for e in examples if e.difference is not None]
@@ -139,7 +144,7 @@ def perturbations(examples: Sequence[Example]) -> plt.Figure:
     for (above, below), example in zip(grid.T, examples, strict=True):
         _bare(above)
         _bare(below)
-        above.imshow(example.image, vmin=0, vmax=peak)
+        draw_image(above, example)
         above.set_title(NAMES[example.kind], color=COLOURS[example.kind])
         zoom(above, smooth.shape, half)
         if example.difference is not None:
@@ -160,9 +165,12 @@ def _bare(axes: plt.Axes) -> None:
     sns.despine(ax=axes, left=True, bottom=True)
 
 
-def draw_image(axes: plt.Axes, image: np.ndarray) -> None:
-    """Draw an image (H, W) from its sky, the median, to its peak."""
-    axes.imshow(image, vmin=np.median(image), vmax=np.quantile(image, 0.9995))
+def draw_image(axes: plt.Axes, example: Example) -> None:
+    """Draw the image of an example from its sky, the median, to its peak."""
+    sky, peak = np.median(example.image), np.quantile(example.image, 0.9995)
+    light = np.isfinite(example.truth.get("lens_light_amp", np.nan))
+    norm = PowerNorm(0.5 if light else 1.0, vmin=sky, vmax=peak, clip=True)
+    axes.imshow(example.image, norm=norm)
 
 
 def draw_difference(axes: plt.Axes, example: Example, limit: float) -> Any:
@@ -176,10 +184,10 @@ def draw_difference(axes: plt.Axes, example: Example, limit: float) -> Any:
     return shown
 
 
-def zoom(axes: plt.Axes, shape: tuple[int, int], half_width: float | None) -> None:
-    """Show only the pixels within ``half_width`` of the centre, if there are more."""
+def zoom(axes: plt.Axes, shape: tuple[int, int], half: float) -> None:
+    """Show only the pixels within ``half`` of the centre, if there are more."""
     middle = (shape[0] - 1) / 2
-    half = min(half_width or np.inf, middle + 0.5)
+    half = min(half, middle + 0.5)
     axes.set(xlim=(middle - half, middle + half), ylim=(middle - half, middle + half))
 
 
