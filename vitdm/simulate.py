@@ -260,6 +260,8 @@ def add_noise(
 
 def eight_bit(image: np.ndarray, settings: EightBit) -> np.ndarray:
     """Return the image as whole numbers from 0 to 255."""
+    if settings.rectified:
+        image = np.abs(image)
     scaling = settings.scaling
     low, high = (image.min(), image.max()) if scaling == "min_max" else scaling
     grey = np.rint(np.clip((image - low) / (high - low), 0, 1) * 255).astype(np.uint8)
