@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from files import class_folders
+from files import folder as stored_in
 
 from vitdm.__main__ import main
 from vitdm.dataset import Dataset
@@ -139,6 +141,30 @@ def test_simulate_and_merge(config_file, lenses, tmp_path):
     assert merged == (lenses / "images.npy").read_bytes()
 
 
+def test_ingest_with_options(config_file, tmp_path, capsys):
+    """Bad files stop it; the options leave them out, drop a leak, draw anew, tell the scale."""
+    members = class_folders(("train/no", "train/sub"), 24) | class_folders(("test/no", "test/sub"))
+    members["train/no/bad.npy"] = b""
+    command = ("ingest", stored_in(tmp_path / "in", members), "--config", config_file)
+    assert run(*command, "--out", tmp_path / "out") == 2
+    said = capsys.readouterr().err
+    assert "1 of 61 images cannot be used" in said and "train/no/bad.npy  is empty" in said
+    assert not (tmp_path / "out").exists()
+    options = ("--out", tmp_path / "out", "--skip-bad", "--pixel-scale", "0.05")
+    assert run(*command, *options) == 0
+    said = capsys.readouterr().err
+    assert "60 of 61 images written" in said and "(published: train, test)" in said
+    assert "WARNING: 24 images in 12 groups" in said
+    catalog = Dataset.open(tmp_path / "out").catalog
+    assert (catalog["id"].str.startswith("test/") == (catalog["split"] == "test")).all()
+    assert json.loads((tmp_path / "out/dataset.json").read_text())["pixel_scale"] == 0.05
+    assert run(*command, *options, "--drop-duplicates", "--resplit") == 0
+    assert "48 of 61 images written" in (said := capsys.readouterr().err) and "(drawn)" in said
+    assert len(Dataset.open(tmp_path / "out").images) == 48
+    with pytest.raises(SystemExit):
+        run(*command, *options[:2], "--pixel-scale", "small")
+
+
 # ------------------------------------------------------------------------ wrong input
 
 
@@ -258,7 +284,7 @@ def test_a_fault_of_the_disk_is_no_traceback(jpgs, tmp_path, monkeypatch, capsys
     [
         ("", "required: COMMAND"),
         ("trian", "invalid choice: 'trian'"),
-        ("simulate --out x", "required: --config"),
+        ("ingest images --out x", "required: --config"),
         ("simulate --config c --out x --shard one", "found 'one'; expected k/n, such as 0/8"),
         ("predict a.png", "required: --run"),
     ],

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vitdm import dataset, features
+from vitdm import dataset, features, readers
 from vitdm.config import Features, InputError, Preprocess
 from vitdm.features import FEATURES, feature_names, measure, measure_dataset, table
 
@@ -174,7 +174,7 @@ def test_real_images_have_features(folder):
     if not (REAL / folder).is_dir():
         pytest.skip(f"real images are not here: {REAL / folder}")
     for path in sorted(path for path in (REAL / folder).rglob("*.*") if path.is_file()):
-        values = measured(dataset.read_image(path))
+        values = measured(readers.read_image(path))
         assert values["lensed_area"] > 0 and values["n_bright_20"] >= 1, path.name
         assert 0 < values["ring_radius"] < 75, path.name
         assert values["peak_snr"] > 5, path.name

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from scipy import ndimage
 
-from vitdm import dataset
+from vitdm import dataset, readers
 from vitdm.config import InputError, Preprocess
 from vitdm.preprocess import detect, estimate_background, find_roi, process, process_dataset
 
@@ -304,7 +304,7 @@ def test_real_images_have_a_region_of_interest(folder, number):
     assert len(files) == number
     settings = Preprocess(derotate=True, crop="roi")
     for path in files:
-        cut, roi = process(dataset.read_image(path), settings)
+        cut, roi = process(readers.read_image(path), settings)
         assert roi.found, path.name
         assert 10 < roi.area < 0.5 * 150**2, path.name
         assert np.isfinite(cut).all() and 2 < cut.max() < 10, path.name

@@ -34,11 +34,29 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument("--out", required=True, type=Path, help=out)
         return sub
 
-    sub = command("simulate", "Simulate one shard of a lens population.", out="dataset folder")
+    sub = command(
+        "simulate", "Simulate lenses of a population.", out="dataset folder", needs_config=False
+    )
+    sub.add_argument("--config", help="workflow configuration: population, splits and seed (YAML)")
+    sub.add_argument("--population", help="population (YAML); default: the configuration's")
+    sub.add_argument("--n", type=int, help="number of images, all in split train; default: splits")
+    sub.add_argument("--seed", type=int, help="default: the configuration's, or 0")
     sub.add_argument("--shard", type=_shard, default=(0, 1), help="k/n: which of how many shards")
 
     sub = command("ingest", "Make a dataset of images in files.", out="dataset folder")
-    sub.add_argument("path", help="folder or archive in a DeepLense layout")
+    sub.add_argument("path", help="folder or archive in a DeepLense layout (docs/data.md)")
+    sub.add_argument(
+        "--resplit", action="store_true", help="draw all splits anew, whatever was published"
+    )
+    sub.add_argument(
+        "--skip-bad", action="store_true", help="leave out files that cannot be used, list them"
+    )
+    sub.add_argument(
+        "--drop-duplicates", action="store_true", help="keep one of several images that are equal"
+    )
+    sub.add_argument(
+        "--pixel-scale", type=float, metavar="ARCSEC", help="of all images; default: FITS headers"
+    )
 
     sub = command(
         "merge", "Join shards into one dataset.", out="dataset folder", needs_config=False
@@ -100,17 +118,25 @@ def parser() -> argparse.ArgumentParser:
 
 def _run(arguments: argparse.Namespace) -> int:
     """Carry out one command; heavy imports happen only where they are needed."""
-    settings = config.load(arguments.config) if "config" in arguments else None
+    written = getattr(arguments, "config", None)
+    settings = config.load(written) if written else None
     match arguments.command:
         case "simulate":
-            from vitdm.simulate import simulate
-
-            population = config.load_population(settings.population)
-            simulate(population, settings.n_images, settings.seed, arguments.out, arguments.shard)
+            _simulate(arguments, settings)
         case "ingest":
-            from vitdm.dataset import ingest
+            from vitdm.ingest import ingest
 
-            ingest(arguments.path, arguments.out, settings.n_images, settings.seed)
+            summary = ingest(
+                arguments.path,
+                arguments.out,
+                settings.n_images,
+                settings.seed,
+                resplit=arguments.resplit,
+                skip_bad=arguments.skip_bad,
+                drop_duplicates=arguments.drop_duplicates,
+                pixel_scale=arguments.pixel_scale,
+            )
+            print(summary, file=sys.stderr)
         case "merge":
             from vitdm.dataset import merge
 
@@ -171,6 +197,17 @@ def _run(arguments: argparse.Namespace) -> int:
                 return 0
             return 1 if check(arguments.results, arguments.reference) else 0
     return 0
+
+
+def _simulate(arguments: argparse.Namespace, settings: config.Config | None) -> None:
+    from vitdm.simulate import simulate
+
+    if settings is None and not (arguments.population and arguments.n):
+        raise InputError("found neither --config nor both --population and --n; expected one")
+    population = config.load_population(arguments.population or settings.population)
+    n_images = {"train": arguments.n} if arguments.n else settings.n_images
+    seed = arguments.seed if arguments.seed is not None else settings.seed if settings else 0
+    simulate(population, n_images, seed, arguments.out, arguments.shard)
 
 
 def _train(arguments: argparse.Namespace, settings: config.Config) -> None:

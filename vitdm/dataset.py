@@ -1,4 +1,4 @@
-"""Images and their catalog: every DeepLense layout, splits, the dataset on disk.
+"""Images and their catalog: the dataset on disk, and its splits.
 
 A dataset is a folder with ``images.npy`` (n, H, W) float32, ``catalog.csv`` with one row an image
 (``id, class, split, source`` and any truth) and ``dataset.json``, which tells where it came from.
@@ -8,40 +8,28 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import re
+import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
-from vitdm import provenance, readers
+from vitdm import provenance
 from vitdm.config import SPLITS, InputError
-from vitdm.readers import fill_missing, load_images, read_image
-
-__all__ = ["ALIASES", "CLASSES", "Dataset", "assign_splits", "class_of", "fill_missing", "ingest"]
-__all__ += ["load_images", "merge", "read_catalog", "read_image", "write"]
 
 CLASSES = ("no_sub", "sub", "cdm", "axion")
-ALIASES = {
-    **dict.fromkeys(("no", "nosub", "no_sub", "no_substructure"), "no_sub"),
-    **dict.fromkeys(("sub", "substructure"), "sub"),
-    **dict.fromkeys(("sphere", "spherical", "cdm"), "cdm"),
-    **dict.fromkeys(("vort", "vortex", "axion"), "axion"),
-}
-SPLIT_FOLDERS = ("train", "val", "valid", "validation", "test")
 FILES = ("images.npy", "catalog.csv", "dataset.json")
+REPORTS = ("skipped.csv", "duplicates.csv")  # of images in files: what was left out, what is twice
 COLUMNS = ("id", "class", "split", "source")
-BLOCK = 256  # images copied at a time
-
-
-def class_of(folder: str) -> str | None:
-    """Return the class that the name of a folder stands for, or None if it is unknown."""
-    return ALIASES.get(re.sub("[- ]", "_", folder.strip().lower()))
+BLOCK = 64  # images copied at a time
+#: what dataset.json tells of one making; the rest of it is true of the images wherever they go
+MAKING = ("rule", "commit", "dirty", "inputs", "versions", "seconds", "peak_memory_mb")
+MAKING += ("n", "shape", "classes")
 
 
 # ------------------------------------------------------------------------------ dataset on disk
@@ -72,6 +60,13 @@ class Dataset:
             )
         return cls(folder, images, catalog)
 
+    def blocks(self, size: int = BLOCK) -> Iterator[np.ndarray]:
+        """Yield all images in their order, (k, H, W) at a time, k at most ``size``.
+
+        They are read, not mapped: what is touched of a mapped file stays in memory.
+        """
+        return _blocks(self.images, size)
+
     def rows(self, *splits: str) -> np.ndarray:
         """Return the row numbers of some splits, or of all images if none is named.
 
@@ -83,7 +78,7 @@ class Dataset:
             if split not in SPLITS:
                 raise InputError(f"split: found {split!r}; expected {', '.join(SPLITS)}")
             classes = set(self.catalog["class"][self.catalog["split"] == split])
-            _check_classes(classes, f"{self.folder}: split {split!r}")
+            check_classes(classes, f"{self.folder}: split {split!r}")
         return np.flatnonzero(self.catalog["split"].isin(splits))
 
     def labels(self, task: str) -> tuple[np.ndarray, list[str]]:
@@ -93,7 +88,7 @@ class Dataset:
         any substructure. Raises InputError unless there are images of both kinds.
         """
         classes = self.catalog["class"]
-        _check_classes(set(classes), str(self.folder))
+        check_classes(set(classes), str(self.folder))
         if task == "binary":
             return (classes != "no_sub").to_numpy().astype(np.int64), ["no_sub", "sub"]
         if task != "multiclass":
@@ -136,55 +131,80 @@ def write(
     not match the catalog, or if ``folder`` holds files that are not a dataset's.
     """
     chunks = [images] if isinstance(images, np.ndarray) else images
-    with _new_folder(folder) as temporary:
-        target, filled = None, 0
+    with new(folder, len(catalog)) as target:
         for chunk in chunks:
-            if target is None:
-                target = _new_images(temporary, len(catalog), chunk.shape[1:])
-            end = filled + len(chunk)
-            if chunk.shape[1:] != target.shape[1:] or end > len(target):
-                raise InputError(
-                    f"{folder}: found images {chunk.shape} up to number {end}; "
-                    f"expected {target.shape} to match the catalog"
-                )
-            target[filled:end] = chunk
-            filled = end
-        if target is None or filled != len(catalog):
-            raise InputError(f"{folder}: found {filled} images; the catalog has {len(catalog)}")
-        _finish(temporary, target, catalog, sidecar)
+            target.put(target.filled, chunk)
+        target.finish(catalog, **sidecar)
 
 
 def merge(shards: Sequence[str | Path], out: str | Path, **sidecar: Any) -> None:
     """Join datasets into one, sorted by id; neither pixels nor the catalog's text change.
 
-    Raises InputError on different image sizes, different columns or an id that occurs twice.
+    What all the sidecars say alike of the images, such as ``pixel_scale``, is kept. Raises
+    InputError on different sizes or scales of the pixels, different columns or an id that occurs
+    twice.
     """
-    parts = [(_load(Path(shard), raw=True), Path(shard)) for shard in shards]
+    parts = [(*_load(Path(shard), raw=True), Path(shard)) for shard in shards]
     if not parts:
         raise InputError(f"{out}: nothing to merge; expected at least one folder")
-    (first, columns), origin = parts[0]
-    for (images, catalog), shard in parts[1:]:
+    first, columns, origin = parts[0]
+    for images, catalog, shard in parts[1:]:
         if images.shape[1:] != first.shape[1:]:
             raise InputError(
-                f"{shard}: found images of {readers.size_text(images.shape[1:])}; "
-                f"expected {readers.size_text(first.shape[1:])} as in {origin}"
+                f"{shard}: found images of {size_text(images.shape[1:])}; "
+                f"expected {size_text(first.shape[1:])} as in {origin}"
             )
         if list(catalog) != list(columns):
             differing = ", ".join(sorted(set(catalog) ^ set(columns))) or "another order"
             raise InputError(f"{shard}: columns differ from those of {origin}: {differing}")
-    catalog = pd.concat([catalog for (_, catalog), _ in parts], ignore_index=True)
+    common = _common([shard for _, _, shard in parts])
+    catalog = pd.concat([catalog for _, catalog, _ in parts], ignore_index=True)
     order = np.argsort(catalog["id"].to_numpy(dtype=str), kind="stable")
     position = np.empty(len(order), int)
     position[order] = np.arange(len(order))
-    with _new_folder(out) as temporary:
-        target = _new_images(temporary, len(catalog), first.shape[1:])
-        start = 0
-        for (images, _), _ in parts:
-            for begin in range(0, len(images), BLOCK):
-                block = images[begin : begin + BLOCK]
-                target[position[start + begin : start + begin + len(block)]] = block
-            start += len(images)
-        _finish(temporary, target, catalog.iloc[order], {"rule": "merge", **sidecar})
+    with new(out, len(catalog)) as target:
+        for images, _, _ in parts:
+            for block in _blocks(images, BLOCK):
+                target.put(position[target.filled : target.filled + len(block)], block)
+        target.finish(catalog.iloc[order], **{"rule": "merge", **common, **sidecar})
+
+
+def _common(shards: list[Path]) -> dict[str, Any]:
+    """Return what the sidecars of datasets say alike of their images."""
+    first, *others = [_sidecar(shard) for shard in shards]
+    for shard, other in zip(shards[1:], others, strict=True):
+        if other.get("pixel_scale") != first.get("pixel_scale"):
+            raise InputError(
+                f"{shard / FILES[2]}: pixel_scale: found {other.get('pixel_scale')}; "
+                f"expected {first.get('pixel_scale')} as in {shards[0]}"
+            )
+    return {
+        key: value
+        for key, value in first.items()
+        if key not in MAKING and all(other.get(key) == value for other in others)
+    }
+
+
+def _sidecar(folder: Path) -> dict[str, Any]:
+    path = folder / FILES[2]
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{path}: cannot be read as JSON: {error}") from error
+
+
+def size_text(shape: Sequence[int]) -> str:
+    """Return the size of an image in words."""
+    return " x ".join(map(str, shape)) + " pixels"
+
+
+def _blocks(images: np.memmap, size: int) -> Iterator[np.ndarray]:
+    """Yield blocks of a whole array mapped from a file, read from that file."""
+    row = int(np.prod(images.shape[1:]))
+    for start in range(0, len(images), size):
+        count, offset = min(size, len(images) - start), images.offset + 4 * row * start
+        block = np.fromfile(images.filename, np.float32, count * row, offset=offset)
+        yield block.reshape(count, *images.shape[1:])
 
 
 def _load(folder: Path, raw: bool = False) -> tuple[np.ndarray, pd.DataFrame]:
@@ -218,7 +238,7 @@ def _check_catalog(catalog: pd.DataFrame, where: str | Path) -> None:
         raise InputError(f"{where}: class: found {unknown[0]!r}; expected {', '.join(CLASSES)}")
 
 
-def _check_classes(classes: set[str], where: str, hint: str = "") -> None:
+def check_classes(classes: set[str], where: str, hint: str = "") -> None:
     if "no_sub" not in classes or len(classes) < 2:
         raise InputError(
             f"{where}: found {' and '.join(sorted(classes)) or 'no images'} only; "
@@ -226,36 +246,74 @@ def _check_classes(classes: set[str], where: str, hint: str = "") -> None:
         )
 
 
+# ------------------------------------------------------------------------------------- writing
+
+
+class NewDataset:
+    """A dataset while it is written: images in any order, then the catalog.
+
+    The images are written, not mapped: what is touched of a mapped file stays in memory.
+    """
+
+    def __init__(self, folder: Path, name: Path, n: int, file: BinaryIO) -> None:
+        self.folder, self.n, self.filled = folder, n, 0
+        self._name, self._file = name, file
+        self._shape: tuple[int, ...] | None = None
+        self._start = 0  # of the first image in the file
+
+    def put(self, where: int | np.ndarray, images: np.ndarray) -> None:
+        """Write images (k, H, W) from row ``where`` on, or each to a row of its own."""
+        images = np.ascontiguousarray(images, np.float32)
+        if self._shape is None:
+            self._shape = images.shape[1:]
+            header = {"descr": "<f4", "fortran_order": False, "shape": (self.n, *self._shape)}
+            np.lib.format.write_array_header_1_0(self._file, header)
+            self._start = self._file.tell()
+        self.filled += len(images)
+        if images.shape[1:] != self._shape or self.filled > self.n:
+            raise InputError(
+                f"{self._name}: found images {images.shape} up to number {self.filled}; "
+                f"expected {(self.n, *self._shape)} to match the catalog"
+            )
+        pieces = [(where, images)] if isinstance(where, int) else zip(where, images, strict=True)
+        for row, piece in pieces:
+            self._file.seek(self._start + 4 * int(np.prod(self._shape)) * int(row))
+            self._file.write(piece.data)
+
+    def finish(self, catalog: pd.DataFrame, **sidecar: Any) -> None:
+        """Write catalog and sidecar; InputError unless each row of the catalog has its image."""
+        if self.filled != len(catalog):
+            raise InputError(
+                f"{self._name}: found {self.filled} images; the catalog has {len(catalog)}"
+            )
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        _check_catalog(catalog, "catalog")
+        catalog.to_csv(self.folder / FILES[1], index=False)
+        counts = {name: int((catalog["class"] == name).sum()) for name in CLASSES}
+        provenance.sidecar(
+            self.folder / FILES[2],
+            **{
+                "rule": "dataset",
+                "n": len(catalog),
+                "shape": self._shape,
+                "classes": {name: count for name, count in counts.items() if count},
+                **sidecar,
+            },
+        )
+
+
 @contextlib.contextmanager
-def _new_folder(folder: str | Path) -> Iterator[Path]:
-    """Yield a temporary folder that replaces ``folder``, unless that holds other people's files."""
-    provenance.check_replaceable(folder, FILES)
+def new(folder: str | Path, n: int) -> Iterator[NewDataset]:
+    """Yield a dataset of ``n`` images to be written; it takes its name only if all went well.
+
+    Raises InputError if ``folder`` holds files that are not a dataset's.
+    """
+    provenance.check_replaceable(folder, (*FILES, *REPORTS))
     with provenance.atomic(folder) as temporary:
-        temporary.mkdir(exist_ok=True)
-        yield temporary
-
-
-def _new_images(folder: Path, n: int, shape: tuple[int, ...]) -> np.memmap:
-    return np.lib.format.open_memmap(folder / FILES[0], "w+", np.float32, (n, *shape))
-
-
-def _finish(
-    folder: Path, images: np.memmap, catalog: pd.DataFrame, sidecar: dict[str, Any]
-) -> None:
-    images.flush()
-    _check_catalog(catalog, "catalog")
-    catalog.to_csv(folder / FILES[1], index=False)
-    counts = {name: int((catalog["class"] == name).sum()) for name in CLASSES}
-    provenance.sidecar(
-        folder / FILES[2],
-        **{
-            "rule": "dataset",
-            "n": len(catalog),
-            "shape": images.shape[1:],
-            "classes": {name: count for name, count in counts.items() if count},
-            **sidecar,
-        },
-    )
+        temporary.mkdir()
+        with open(temporary / FILES[0], "wb") as file:
+            yield NewDataset(temporary, Path(folder), n, file)
 
 
 # ---------------------------------------------------------------------------------------- splits
@@ -317,125 +375,3 @@ def _apportion(shares: np.ndarray, rows: np.ndarray, columns: np.ndarray | None)
         best = np.where(room, shares - counts, -np.inf).argmax()
         counts[np.unravel_index(best, counts.shape)] += 1
     return counts
-
-
-# ------------------------------------------------------------------------ folders and archives
-
-
-def ingest(
-    path: str | Path,
-    out: str | Path,
-    n_images: dict[str, int],
-    seed: int,
-    progress: bool = True,
-) -> None:
-    """Make a dataset of a folder or archive (.tgz, .tar.gz, .tar, .zip) of class folders.
-
-    Class folders may lie in train/, val/, test/ folders; the splits are drawn anew all the same.
-    Archives are read without being unpacked. ``n_images`` are the sizes or proportions of the
-    splits. Raises InputError for an unknown class folder, a single class, images of different
-    sizes and files that cannot be read.
-    """
-    path, out = Path(path), Path(out)
-    if path.is_dir() and out.resolve().is_relative_to(path.resolve()):
-        raise InputError(f"{out}: lies inside {path}; expected a place outside the images' folder")
-    bar = {"disable": not progress, "unit": " images", "dynamic_ncols": True}
-    listing = tqdm(readers.members(path), desc=f"listing {path.name}", leave=False, **bar)
-    entries, published = _layout(names := [name for name, _ in listing], path)
-    catalog = pd.DataFrame(sorted(entries), columns=["id", "class", "member"])
-    catalog["split"] = assign_splits(catalog["id"], catalog["class"], n_images, seed)
-    catalog["source"] = path.resolve().name + "/" + catalog["member"]
-    rows = {name: row for row, name in enumerate(catalog.pop("member"))}
-    problems: dict[str, str] = {}
-    examples: dict[tuple[int, ...], str] = {}
-    images, filled, left = None, 0, dict(rows)
-    with _new_folder(out) as temporary:
-        wanted = ((name, read) for name, read in readers.members(path) if name in rows)
-        for name, read in tqdm(wanted, desc=f"reading {path.name}", total=len(rows), **bar):
-            del left[name]
-            try:
-                raw = read_image(name, readers.content_of(name, read))
-                image = fill_missing(raw, name)
-            except InputError as error:
-                problems[name] = str(error)
-                continue
-            filled += image is not raw
-            if images is None:
-                images = _new_images(temporary, len(rows), image.shape)
-            examples.setdefault(image.shape, name)
-            if len(examples) == 1:
-                images[rows[name]] = image
-        problems |= {name: f"{name}: vanished while it was read" for name in left}
-        if problems:
-            lines = [f"{path}: {len(problems)} of {len(rows)} files cannot be read as images:"]
-            lines += [problems[name] for name in sorted(problems)[:10]]
-            lines += [f"… and {len(problems) - 10} more"] if len(problems) > 10 else []
-            raise InputError("\n  ".join(lines))
-        if len(examples) > 1:
-            found = ", ".join(
-                f"{readers.size_text(s)} ({name})" for s, name in list(examples.items())[:2]
-            )
-            raise InputError(f"{path}: found images of different sizes: {found}; expected one size")
-        _finish(
-            temporary,
-            images,
-            catalog[list(COLUMNS)],
-            {
-                "rule": "ingest",
-                "seed": seed,
-                "inputs": [path],
-                "n_images": n_images,
-                "published_splits_ignored": published,
-                "files_ignored": len(names) - len(rows),
-                "images_with_missing_pixels": filled,
-            },
-        )
-
-
-def _layout(names: list[str], path: Path) -> tuple[list[tuple[str, str, str]], bool]:
-    """Return (id, class, member) of every image, and whether train/val folders were there."""
-    known = ", ".join(ALIASES)
-    other = next((name for name in names if not readers.suffix_of(name)), None)
-    hint = f" (files of another kind are ignored, such as {other})" if other else ""
-    images = [PurePosixPath(name).parts for name in names if readers.suffix_of(name)]
-    if not images:
-        raise InputError(f"{path}: found no image; expected {', '.join(readers.SUFFIXES)}{hint}")
-    depth = 0
-    while True:  # through folders that only wrap the others
-        example, images = images[0], [parts for parts in images if len(parts) > depth + 1]
-        folders = sorted({parts[depth] for parts in images})
-        if not folders:
-            raise InputError(
-                f"{path}: {'/'.join(example)} lies in no class folder; expected one of: {known}"
-            )
-        published = any(name.lower() in SPLIT_FOLDERS for name in folders)
-        if len(folders) > 1 or published or class_of(folders[0]):
-            break
-        depth += 1
-    published = published and not any(map(class_of, folders))
-    if published:
-        strange = [name for name in folders if name.lower() not in SPLIT_FOLDERS]
-        if strange:
-            raise InputError(
-                f"{path}: unknown folder {strange[0]!r}; expected {', '.join(SPLIT_FOLDERS)}"
-            )
-    level = depth + published
-    images = [parts for parts in images if len(parts) > level + 1]
-    strange = sorted({parts[level] for parts in images if class_of(parts[level]) is None})
-    if strange:
-        listed = ", ".join(map(repr, strange[:10]))
-        raise InputError(f"{path}: unknown class folder {listed}; expected one of: {known}")
-    entries: dict[str, tuple[str, str, str]] = {}
-    for parts in images:
-        name = "/".join(parts)
-        if re.search("[\ud800-\udfff]", name):
-            raise InputError(f"{path}: file name {name!r} is not UTF-8; rename the file")
-        identity = "/".join(parts[depth:])[: -len(readers.suffix_of(name) or "")]
-        if identity in entries:
-            raise InputError(
-                f"{path}: {entries[identity][2]} and {name} would share the id {identity!r}; "
-                "expected one file an image"
-            )
-        entries[identity] = (identity, class_of(parts[level]) or "", name)
-    _check_classes({kind for _, kind, _ in entries.values()}, str(path), hint)
-    return list(entries.values()), published

@@ -220,7 +220,7 @@ def measure_dataset(
     source = dataset.Dataset.open(dataset_folder)
     rows = [
         measure(image, preprocess_settings, features_settings)
-        for image in stream(source.images, "features", progress)
+        for image in stream(source, "features", progress)
     ]
     measured = pd.DataFrame(rows, columns=feature_names(features_settings))
     measured.insert(0, "id", source.catalog["id"].to_numpy())

@@ -331,7 +331,7 @@ def process_dataset(
 
     def chunks() -> Iterator[NDArray[np.float32]]:
         regions = []
-        for images in _chunks(source.images, "preprocess", progress):
+        for images in _chunks(source, "preprocess", progress):
             processed, rois = zip(*(process(image, settings) for image in images), strict=True)
             regions += [roi.columns for roi in rois]
             yield np.stack(processed)
@@ -349,15 +349,14 @@ def process_dataset(
     )
 
 
-def stream(images: NDArray, label: str, progress: bool = True) -> Iterator[NDArray]:
-    """Yield the images of a memory map one by one, read chunk by chunk, with a progress bar."""
-    for chunk in _chunks(images, label, progress):
+def stream(source: dataset.Dataset, label: str, progress: bool = True) -> Iterator[NDArray]:
+    """Yield the images of a dataset one by one, read chunk by chunk, with a progress bar."""
+    for chunk in _chunks(source, label, progress):
         yield from chunk
 
 
-def _chunks(images: NDArray, label: str, progress: bool) -> Iterator[NDArray]:
-    with tqdm(total=len(images), desc=label, unit="image", disable=not progress) as bar:
-        for start in range(0, len(images), CHUNK):
-            chunk = np.array(images[start : start + CHUNK])
+def _chunks(source: dataset.Dataset, label: str, progress: bool) -> Iterator[NDArray]:
+    with tqdm(total=len(source.images), desc=label, unit="image", disable=not progress) as bar:
+        for chunk in source.blocks(CHUNK):
             yield chunk
             bar.update(len(chunk))

@@ -9,6 +9,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import resource
 import shutil
 import subprocess
@@ -30,9 +31,16 @@ _STARTED = time.time()
 
 @contextlib.contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary sibling of a file or folder; it takes the name only if all went well."""
+    """Yield a temporary sibling of a file or folder; it takes the name only if all went well.
+
+    What processes that were killed left of the same name is deleted.
+    """
     path = Path(path).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
+    stale = re.compile(rf"\.{re.escape(path.name)}\.(\d+)\.tmp{re.escape(path.suffix)}")
+    for entry in path.parent.iterdir():
+        if (match := stale.fullmatch(entry.name)) and not _runs(int(match[1])):
+            _delete(entry)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
     try:
         yield temporary
@@ -40,10 +48,26 @@ def atomic(path: str | Path) -> Iterator[Path]:
             shutil.rmtree(path)
         os.replace(temporary, path)
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
-        elif temporary.exists():
-            temporary.unlink()
+        _delete(temporary)
+
+
+def _runs(process: int) -> bool:
+    """Return whether another process of this number is running."""
+    if process == os.getpid():
+        return False
+    with contextlib.suppress(PermissionError, OverflowError):
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            return False
+    return True
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def check_replaceable(folder: str | Path, known: Iterable[str]) -> None:

@@ -1,7 +1,8 @@
-"""Reading image files: jpg, png, npy and FITS, in folders and in archives that stay packed."""
+"""Reading image files: jpg, png, tif, npy and FITS, in folders and in archives that stay packed."""
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import os
@@ -11,25 +12,38 @@ import tarfile
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
 from astropy.io import fits
+from astropy.wcs import WCS
+from astropy.wcs.utils import proj_plane_pixel_scales
 
+from vitdm import unpickle
 from vitdm.config import InputError
 
-RASTER, FITS = (".jpg", ".jpeg", ".png"), (".fits.gz", ".fits", ".fit")
+RASTER, FITS = (".jpg", ".jpeg", ".png", ".tif", ".tiff"), (".fits.gz", ".fits.fz", ".fits", ".fit")
 SUFFIXES = (*RASTER, ".npy", *FITS)
 ARCHIVES = (".tgz", ".tar.gz", ".tar", ".zip")
 MAX_BYTES = 1 << 29  # no image of a lens is larger; guards against archives that explode
-_UNREADABLE = (OSError, EOFError, ValueError, RuntimeError, MemoryError, zlib.error)
-_UNREADABLE += (zipfile.BadZipFile, tarfile.TarError, cv2.error, TypeError, IndexError, KeyError)
+UNREADABLE = (OSError, EOFError, ValueError, RuntimeError, MemoryError, zlib.error)
+UNREADABLE += (zipfile.BadZipFile, tarfile.TarError, cv2.error, TypeError, IndexError, KeyError)
 
 
-def read_image(path: str | Path, content: bytes | None = None) -> np.ndarray:
-    """Return an image (H, W) float32 from a jpg, png, npy or FITS file; missing pixels are NaN.
+class Picture(NamedTuple):
+    """One image, and what its file tells besides."""
+
+    pixels: np.ndarray  # (H, W) float32; NaN where missing
+    axion_mass: float | None = None  # eV
+    pixel_scale: float | None = None  # arcsec
+
+
+def read_picture(path: str | Path, content: bytes | None = None) -> Picture:
+    """Return the image in a jpg, png, tif, npy or FITS file, and what the file tells besides.
 
     Colour is averaged over the channels and transparency dropped; a FITS file gives its first
     image with two axes. ``content`` are the file's bytes, if they are already at hand. Raises
@@ -38,18 +52,30 @@ def read_image(path: str | Path, content: bytes | None = None) -> np.ndarray:
     suffix = suffix_of(str(path))
     if suffix is None:
         raise InputError(f"{path}: unknown kind of file; expected {', '.join(SUFFIXES)}")
+    decode = {".npy": _decode_npy, **dict.fromkeys(FITS, _decode_fits)}
     try:
         if content is None:
             content = Path(path).read_bytes()
-        decode = {".npy": _decode_npy, **dict.fromkeys(FITS, _decode_fits)}
-        image = _plane(decode.get(suffix, _decode_raster)(content))
+        if not content:
+            raise ValueError("is empty")
+        picture = decode.get(suffix, _decode_raster)(content)
+        pixels = _plane(picture.pixels)
     except FileNotFoundError as error:
         raise InputError(f"{path}: does not exist") from error
-    except _UNREADABLE as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise InputError(f"{path}: {reason or type(error).__name__}") from error
+    except UNREADABLE as error:
+        raise InputError(f"{path}: {reason_of(error)}") from error
     with np.errstate(over="ignore"):
-        return np.ascontiguousarray(image, dtype=np.float32)
+        return picture._replace(pixels=np.ascontiguousarray(pixels, dtype=np.float32))
+
+
+def read_image(path: str | Path, content: bytes | None = None) -> np.ndarray:
+    """Return the pixels (H, W) float32 of an image file, as ``read_picture`` does."""
+    return read_picture(path, content).pixels
+
+
+def reason_of(error: BaseException) -> str:
+    """Return in one line what an error says."""
+    return getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
 
 
 def fill_missing(image: np.ndarray, path: str | Path) -> np.ndarray:
@@ -71,7 +97,7 @@ def load_images(paths: Iterable[str | Path]) -> Iterator[tuple[Path, np.ndarray]
     files: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
-            inside = sorted(name for name, _ in _folder_members(path) if suffix_of(name))
+            inside = sorted(file.name for file in _folder_members(path) if suffix_of(file.name))
             if not inside:
                 raise InputError(f"{path}: found no image; expected {', '.join(SUFFIXES)}")
             files += [path / name for name in inside]
@@ -88,11 +114,7 @@ def suffix_of(name: str) -> str | None:
     return next((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), None)
 
 
-def size_text(shape: Sequence[int]) -> str:
-    return " x ".join(map(str, shape)) + " pixels"
-
-
-def _decode_raster(content: bytes) -> np.ndarray:
+def _decode_raster(content: bytes) -> Picture:
     # OpenCV returns a half-grey image for half a file, so the end marks are looked for first.
     # In a JPEG's compressed data 0xFF is never followed by 0xD9.
     jpeg, png = content.startswith(b"\xff\xd8"), content.startswith(b"\x89PNG")
@@ -100,33 +122,46 @@ def _decode_raster(content: bytes) -> np.ndarray:
         raise ValueError("is a truncated JPEG: its end is missing")
     if png and b"IEND" not in content[-1024:]:
         raise ValueError("is a truncated PNG: its end is missing")
-    data = np.frombuffer(content, np.uint8)
-    image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if len(data) else None
+    log, level = cv2.utils.logging, cv2.utils.logging.getLogLevel()
+    log.setLogLevel(log.LOG_LEVEL_SILENT)  # it prints what is wrong with a TIFF
+    try:
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    finally:
+        log.setLogLevel(level)
     if image is None:
-        raise ValueError("cannot be decoded; expected a JPEG or PNG image")
-    return image[..., :3] if image.ndim == 3 else image
+        raise ValueError("cannot be decoded; expected a JPEG, PNG or TIFF image")
+    return Picture(image[..., :3] if image.ndim == 3 else image)
 
 
-def _decode_npy(content: bytes) -> np.ndarray:
+def _decode_npy(content: bytes) -> Picture:
     if content.startswith(b"PK"):
         raise ValueError("is an npz archive of several arrays; expected one array per .npy file")
-    if not content.startswith(np.lib.format.MAGIC_PREFIX):
+    stream = io.BytesIO(content)
+    if npy_header(stream)[1].hasobject:
+        picture = Picture(*unpickle.image_and_mass(stream))
+    else:
+        stream.seek(0)
+        picture = Picture(np.lib.format.read_array(stream, allow_pickle=False))
+    if picture.pixels.dtype.kind not in "biuf":
+        raise ValueError(f"found values of type {picture.pixels.dtype}; expected real numbers")
+    return picture
+
+
+def npy_header(stream: BinaryIO) -> tuple[tuple[int, ...], np.dtype, bool]:
+    """Read the header of a .npy file: shape, type and whether its order is Fortran's."""
+    if stream.read(len(np.lib.format.MAGIC_PREFIX)) != np.lib.format.MAGIC_PREFIX:
         raise ValueError("is not a NumPy file")
-    try:
-        array = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
-    except ValueError as error:
-        if "Object arrays" not in str(error):
-            raise
-        raise ValueError(
-            "is an object array, which only a pickle can load (it could run any code); "
-            "expected numbers: save the image alone with numpy.save"
-        ) from error
-    if array.dtype.kind not in "biuf":
-        raise ValueError(f"found values of type {array.dtype}; expected real numbers")
-    return array
+    read = {
+        b"\1\0": np.lib.format.read_array_header_1_0,
+        b"\2\0": np.lib.format.read_array_header_2_0,
+    }.get(stream.read(2))
+    if read is None:
+        raise ValueError("is a NumPy file of an unknown version")
+    shape, fortran, dtype = read(stream)
+    return shape, dtype, fortran
 
 
-def _decode_fits(content: bytes) -> np.ndarray:
+def _decode_fits(content: bytes) -> Picture:
     if content.startswith(b"\x1f\x8b"):
         with gzip.GzipFile(fileobj=io.BytesIO(content)) as stream:
             content = stream.read(MAX_BYTES)
@@ -138,11 +173,21 @@ def _decode_fits(content: bytes) -> np.ndarray:
         try:
             with fits.open(io.BytesIO(content), memmap=False) as hdus:
                 for hdu in hdus:
-                    if hdu.is_image and hdu.header["NAXIS"] == 2:
-                        return np.array(hdu.data)
+                    if hdu.is_image and len(hdu.shape) >= 2 and set(hdu.shape[:-2]) <= {1}:
+                        pixels = np.array(hdu.data).reshape(hdu.shape[-2:])
+                        return Picture(pixels, pixel_scale=_pixel_scale(hdu.header))
         except Warning as warning:
             raise ValueError(f"is a truncated FITS file: {warning}") from warning
     raise ValueError("found no image with two axes in this FITS file")
+
+
+def _pixel_scale(header: fits.Header) -> float | None:
+    """Return the arcsec of a pixel's side that a FITS header tells, None if it tells none."""
+    scale = header.get("PIXSCALE")
+    with contextlib.suppress(ValueError, TypeError, KeyError, MemoryError):  # what WCS may raise
+        if (wcs := WCS(header)).has_celestial:
+            scale = 3600 * np.sqrt(np.prod(proj_plane_pixel_scales(wcs.celestial)))
+    return float(scale) if isinstance(scale, (int, float)) and 0 < scale < np.inf else None
 
 
 def _plane(array: np.ndarray) -> np.ndarray:
@@ -161,15 +206,29 @@ def _plane(array: np.ndarray) -> np.ndarray:
 # ------------------------------------------------------------------------ folders and archives
 
 
-def content_of(name: str, read: Callable[[], bytes]) -> bytes:
-    try:
-        return read()
-    except _UNREADABLE as error:
-        raise InputError(f"{name}: {' '.join(str(error).split())}") from error
+class Member(NamedTuple):
+    """A file in a folder or archive."""
+
+    name: str
+    open: Callable[[], BinaryIO]
+
+    def read(self) -> bytes:
+        """Return the file's content; InputError if it cannot be read or is too large."""
+        try:
+            with self.open() as stream:
+                content = stream.read(MAX_BYTES + 1)
+        except UNREADABLE as error:
+            raise InputError(f"{self.name}: {reason_of(error)}") from error
+        if len(content) > MAX_BYTES:
+            raise InputError(f"{self.name}: has over {MAX_BYTES} bytes; too large for an image")
+        return content
 
 
-def members(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """Yield (name, function that returns its bytes) of each file in a folder or archive."""
+def members(path: Path) -> Iterator[Member]:
+    """Yield each file in a folder or archive; it can be read until the next one is asked for.
+
+    Raises InputError for a damaged archive, and for members that are links or lie outside it.
+    """
     if path.is_dir():
         yield from _folder_members(path)
         return
@@ -179,54 +238,53 @@ def members(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
         raise InputError(f"{path}: expected a folder, or an archive ({', '.join(ARCHIVES)})")
     listing = _zip_members if path.name.lower().endswith(".zip") else _tar_members
     try:
-        for name, size, kind, read in listing(path):
+        for name, kind, open_member in listing(path):
             parts = PurePosixPath(name.replace("\\", "/")).parts
             if name.startswith(("/", "\\")) or ".." in parts or re.match("[A-Za-z]:", name):
                 raise InputError(f"{path}: member {name!r} points outside the archive; refused")
             if kind != "file":
                 raise InputError(f"{path}: member {name!r} is {kind}; expected files and folders")
-            if size > MAX_BYTES:
-                raise InputError(
-                    f"{path}: member {name!r} has {size} bytes; too large for an image"
-                )
             if not _hidden(parts):
-                yield "/".join(parts), read
+                yield Member("/".join(parts), open_member)
     except InputError:
         raise
-    except _UNREADABLE as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path}: damaged, or no archive: {reason}") from error
+    except UNREADABLE as error:
+        raise InputError(f"{path}: damaged, or no archive: {reason_of(error)}") from error
 
 
-def _folder_members(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
+def _folder_members(path: Path) -> Iterator[Member]:
+    def fail(error: OSError) -> None:
+        raise InputError(f"{error.filename}: cannot be listed: {error.strerror}") from error
+
     seen: set[str] = set()  # a link may lead back up
-    for folder, folders, files in os.walk(path, followlinks=True):
+    for folder, folders, files in os.walk(path, onerror=fail, followlinks=True):
         seen.add(os.path.realpath(folder))
         folders[:] = [
             name for name in sorted(folders) if os.path.realpath(f"{folder}/{name}") not in seen
         ]
         for name in sorted(files):
-            file = Path(folder, name)
-            parts = file.relative_to(path).parts
+            file = os.path.join(folder, name)
+            parts = PurePosixPath(os.path.relpath(file, path)).parts
             if not _hidden(parts):
-                yield "/".join(parts), file.read_bytes
+                yield Member("/".join(parts), partial(open, file, "rb"))
 
 
-def _tar_members(path: Path) -> Iterator[tuple[str, int, str, Callable[[], bytes]]]:
+def _tar_members(path: Path) -> Iterator[tuple[str, str, Callable[[], BinaryIO]]]:
     with tarfile.open(path) as archive:
-        for info in archive:
+        while info := archive.next():
+            archive.members.clear()  # else the list of all members stays in memory
             if not info.isdir():
                 kind = "a link" if info.issym() or info.islnk() else "a special file"
                 kind = "file" if info.isreg() else kind
-                yield info.name, info.size, kind, lambda i=info: archive.extractfile(i).read()
+                yield info.name, kind, lambda info=info: archive.extractfile(info)
 
 
-def _zip_members(path: Path) -> Iterator[tuple[str, int, str, Callable[[], bytes]]]:
+def _zip_members(path: Path) -> Iterator[tuple[str, str, Callable[[], BinaryIO]]]:
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
             if not info.is_dir():
                 kind = "a link" if stat.S_ISLNK(info.external_attr >> 16) else "file"
-                yield info.filename, info.file_size, kind, lambda i=info: archive.read(i)
+                yield info.filename, kind, lambda info=info: archive.open(info)
 
 
 def _hidden(parts: tuple[str, ...]) -> bool:
