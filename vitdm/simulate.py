@@ -297,8 +297,10 @@ def simulate_one(
 def class_of_each(n: int, seed: int, population: Population) -> list[str]:
     """Return the classes of images 0 … n-1: exact fractions, in an order drawn from the seed."""
     fractions = population.class_fractions
-    edges = np.round(np.cumsum(list(fractions.values())) / sum(fractions.values()) * n).astype(int)
-    kinds = np.repeat(list(fractions), np.diff(edges, prepend=0))
+    names = [name for name in dataset.CLASSES if name in fractions]  # whatever the file's order
+    sums = np.cumsum([fractions[name] for name in names])
+    edges = np.round(sums / sums[-1] * n).astype(int)
+    kinds = np.repeat(names, np.diff(edges, prepend=0))
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(n, 0)))
     return rng.permutation(kinds).tolist()
 
@@ -334,15 +336,18 @@ def simulate(
         }
     )
 
+    truths = np.full((len(indices), len(TRUTH)), np.nan)
+
     def images() -> Iterator[np.ndarray]:
-        truths = []
         bar = tqdm(indices, desc=f"simulate {k + 1}/{of}", disable=not progress, mininterval=5)
-        for i in bar:
+        for row, i in enumerate(bar):
             image, truth = simulate_one(i, kinds[i], seed, population)
-            truths.append(truth)
+            truths[row] = [truth.get(name, np.nan) for name in TRUTH]
             yield image[None]
         # The catalog is written after the images: by then the truth is known.
-        catalog[list(TRUTH)] = pd.DataFrame(truths, columns=TRUTH)
+        catalog[list(TRUTH)] = truths
+        catalog["n_subhalos"] = catalog["n_subhalos"].astype(int)
+        catalog["seed"] = seed
 
     dataset.write(
         out,
