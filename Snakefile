@@ -34,15 +34,26 @@ RUN = ("metrics.json", "history.csv", "config.yaml", "model.safetensors")
 RUNS = [f"{run}_seed{k}" for run in SETTINGS.runs for k in range(SETTINGS.run_seeds)]
 FINAL = [f"seed{k}" for k in range(SETTINGS.final.seeds)]
 SIMULATED = SETTINGS.data == "simulate"
+POPULATIONS = {Path(file).stem: file for file in SETTINGS.populations.files if SIMULATED}
+NOISY = [
+    name
+    for name, file in POPULATIONS.items()
+    if schema.load_population(file).instrument.noise != "none"
+]
 
 # What each notebook reads, and the figures and tables of the article that it draws.
 NOTEBOOKS = {
     "01_feature_discovery": {
-        "reads": [*DATASET, *PROCESSED, f"{OUT}/features.csv"],
+        "reads": [*DATASET, *PROCESSED, f"{OUT}/features.csv"]
+        + expand(f"{OUT}/populations/{{name}}/dataset/catalog.csv", name=POPULATIONS)
+        + expand(f"{OUT}/populations/{{name}}/features.csv", name=POPULATIONS)
+        + expand(f"{OUT}/populations/{{name}}/ceiling/ceiling.json", name=NOISY),
         "figures": ["lens_gallery", "noise", "processing_steps", "rotation_test"]
         + ["feature_distributions"]
-        + ["perturbations"] * SIMULATED,
-        "tables": ["features"],
+        + ["perturbations"] * SIMULATED
+        + ["populations"] * bool(POPULATIONS)
+        + expand("gallery_{name}", name=POPULATIONS),
+        "tables": ["features"] + ["population"] * SIMULATED + ["populations"] * bool(POPULATIONS),
     },
     "02_feature_comparison": {
         "reads": [*PROCESSED, f"{OUT}/features.csv"],
@@ -146,6 +157,46 @@ if SIMULATED:
         shell:
             "vitdm merge {params.shards} --out {params.out} 2>&1 | tee {log}"
 
+    rule simulate_population:
+        input:
+            lambda wildcards: POPULATIONS[wildcards.name],
+        output:
+            multiext(
+                f"{OUT}/populations/{{name}}/dataset/",
+                "images.npy",
+                "catalog.csv",
+                "dataset.json",
+            ),
+        log:
+            f"{OUT}/logs/simulate_population_{{name}}.log",
+        conda:
+            "environment.yml"
+        params:
+            config=CONFIG,
+            out=subpath(output[0], parent=True),
+            watch=watch(n=SETTINGS.populations.n_images),
+            n=SETTINGS.populations.n_images,
+        shell:
+            "vitdm simulate --config {params.config} --population {input} --n {params.n}"
+            " --out {params.out} 2>&1 | tee {log}"
+
+    rule ceiling:
+        input:
+            lambda wildcards: POPULATIONS[wildcards.name],
+        output:
+            multiext(f"{OUT}/populations/{{name}}/ceiling/", "ceiling.csv", "ceiling.json"),
+        log:
+            f"{OUT}/logs/ceiling_{{name}}.log",
+        conda:
+            "environment.yml"
+        params:
+            out=subpath(output[0], parent=True),
+            n=SETTINGS.populations.n_ceiling,
+            seed=SETTINGS.seed,
+        shell:
+            "vitdm ceiling {input} --n {params.n} --seed {params.seed} --out {params.out}"
+            " 2>&1 | tee {log}"
+
 else:
 
     rule ingest:
@@ -185,11 +236,11 @@ rule preprocess:
 
 rule features:
     input:
-        DATASET,
+        multiext("{folder}/dataset/", "images.npy", "catalog.csv", "dataset.json"),
     output:
-        f"{OUT}/features.csv",
+        "{folder}/features.csv",
     log:
-        f"{OUT}/logs/features.log",
+        "{folder}/logs/features.log",
     conda:
         "environment.yml"
     params:

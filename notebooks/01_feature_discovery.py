@@ -38,12 +38,16 @@ from vitdm import notebook
 out = notebook.start(results, figures, tables, name="01_feature_discovery")
 
 # %%
+import json
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pandas as pd
-from IPython.display import Markdown, display
+from IPython.display import display
 
-from vitdm import config, dataset, features, plots, preprocess, simulate
+from vitdm import config, dataset, evaluate, features, plots, preprocess
+from vitdm.population import table as describe
 
 raw = dataset.Dataset.open(out.results / "dataset")
 processed = dataset.Dataset.open(out.results / "processed")
@@ -103,7 +107,9 @@ pd.crosstab(catalog["class"], catalog["split"]).loc[classes, list(config.SPLITS)
 # %%
 if simulated:
     same = {"id": catalog["id"].iloc[0], "class": classes, "seed": out.config.seed}
-    out.figure(plots.perturbations(plots.simulated(pd.DataFrame(same), population)), "perturbations")
+    out.figure(
+        plots.perturbations(plots.simulated(pd.DataFrame(same), population)), "perturbations"
+    )
 else:
     print("How these images were made is not known here, so this figure is not drawn.")
 
@@ -115,6 +121,16 @@ else:
 # for the added mass pushes all of it outwards, and finer structure stands near heavy subhalos that
 # lie on the ring. The network has to find such differences in one noisy image, without the smooth
 # twin to compare with.
+
+# %% [markdown]
+# What is drawn for each lens, and from what: halo, shear and source are drawn before the
+# substructure, with random numbers of their own, so that they are alike in all classes.
+
+# %%
+if simulated:
+    priors = describe(population)
+    out.table(priors, "population")
+    display(priors.style.hide(axis="index"))
 
 # %% [markdown]
 # ## 1.2 The images
@@ -305,15 +321,68 @@ out.figure(plots.feature_distributions(values, units), "feature_distributions")
 # one another the feature says nothing by itself. How far each feature alone gets is the subject of
 # notebook 02.
 
+# %% [markdown]
+# ## 1.7 Which lenses? The populations side by side
+#
+# Everything above is about one population of lenses. What a score on it means depends on what was
+# simulated: on how much substructure there is, on the noise, and on whether anything *else* differs
+# between the classes. So we set several populations beside one another. Each gallery shows lenses
+# with their truth and, below, what the substructure changed, in units of the noise of a pixel; the
+# colours mean the same in all of them.
+
 # %%
-expected = """In Model I one expects the counts and the brightness to say little: the unknown
-position of the source changes them far more than substructure does. The distances of the bright
-regions should say more, with the classes of substructure to the right of the smooth one. Section
-1.1 says why. The substructure was *added* to a halo that is the same in every image, so it enlarges
-the Einstein radius, and a separation measures just that. This is a property of the simulation
-rather than of nature, where no two halos weigh the same."""
-if simulated:
-    display(Markdown(expected))
+rows = []
+for file in out.config.populations.files if simulated else []:
+    other, folder = config.load_population(file), out.results / "populations" / Path(file).stem
+    sample = dataset.Dataset.open(folder / "dataset")
+    shown, scale = sample.catalog.groupby("class").head(4), other.instrument.pixel_scale
+    examples = plots.simulated(shown, other, sample.images[shown.index])
+    print(f"{other.name}: {other.description}")
+    out.figure(plots.population_gallery(examples, scale), f"gallery_{folder.name}")
+    radius = dataset.read_catalog(folder / "features.csv")["ring_radius"]
+    answer = folder / "ceiling" / "ceiling.json"
+    limits = json.loads(answer.read_text()) if answer.exists() else {}
+    for kind in [name for name in plots.NAMES if name in set(shown["class"]) - {"no_sub"}]:
+        there = sample.catalog["class"].isin(["no_sub", kind]) & radius.notna()
+        labels = (sample.catalog["class"][there] == kind).to_numpy(int)
+        size = evaluate.bootstrap_interval(
+            evaluate.weighted_auc, labels, [radius[there].to_numpy()], 500, out.config.seed
+        )
+        row = {"population": other.name, "class": kind, "auc_size": size._asdict()}
+        rows.append(pd.json_normalize(row | limits.get(kind, {}), sep="_"))
+
+# %% [markdown]
+# Two questions can be put to each population before any network is trained.
+#
+# **Is there a shortcut?** Substructure has mass. Put on top of a halo that is the same in every
+# image it enlarges the ring, and then the size of the ring alone tells the classes apart, without a
+# clump being seen. This is so in DeepLense's Models I to III. In `marginal` and `realistic` the
+# halos differ from one another by far more than substructure weighs, and its mean mass is taken out
+# of them.
+#
+# **What could the best classifier do?** The simulator knows each lens without its substructure. So
+# we can ask for the signal-to-noise ratio $s$ of the difference between the two images (a *matched
+# filter*), and for what remains of it, $s_\text{free}$, when the smooth lens is allowed to adapt:
+# its twelve parameters are fitted anew to the perturbed image. And we can score actual noisy images
+# as a researcher would who has a perfect smooth model: subtract it, with only the source position
+# refitted (*known*) or with all parameters refitted (*free*), and look at $\chi^2$ or at the fourth
+# power of what is left. No network is expected to do much better than that on these lenses, and one
+# that sees only the image has to learn what a smooth lens looks like first.
+
+# %%
+if rows:
+    table = pd.concat(rows, ignore_index=True)
+    out.table(table, "populations")
+    out.figure(plots.populations_compared(table), "populations")
+    display(table.round(3))
+else:
+    print("No populations are set side by side in this run.")
+
+# %% [markdown]
+# Points are areas under the ROC curve of one kind of substructure against smooth lenses, with 95 %
+# intervals. Where *size alone* lies far from 1/2, the population has a shortcut. The residual
+# scores are the ceiling. Where they lie far above 1/2 and size does not, a classifier has to see
+# the substructure itself, and can.
 
 # %%
 low, middle = turned["correlation"].quantile([0.05, 0.5])
@@ -333,7 +402,9 @@ numbers = {
     "n_rotation_images": int(rotations["row"].nunique()),
 }
 if simulated:
-    theta_E = float(catalog["theta_E"].iloc[development[0]])  # the same in every image
-    numbers |= {"pixel_scale": pixel_scale, "theta_E_smooth": theta_E}
+    numbers |= {"pixel_scale": pixel_scale}
+for row in table.to_dict("records") if rows else []:
+    key = f"{row['population']}_{row['class']}"
+    numbers |= {f"{name}_{key}": row[name] for name in table if name not in ("population", "class")}
 out.numbers(numbers)
 pd.Series(numbers, name="value", dtype=object).to_frame()

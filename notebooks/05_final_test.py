@@ -46,7 +46,6 @@ import json
 
 import numpy as np
 import pandas as pd
-from IPython.display import Markdown, display
 from scipy import stats
 
 from vitdm import dataset, evaluate, plots
@@ -234,9 +233,8 @@ print(counts)
 # points at the dotted line are no better than guessing.
 #
 # * CDM subhalos: against the total mass in subhalos.
-# * Axion vortex: against its length. All vortices have the same mass, spread along a string whose
-#   length goes as $1/m_a$. A short one acts like one more point mass at the centre and leaves the
-#   image symmetric; a long one reaches the ring and distorts it.
+# * Axion vortex: against its length. The same mass on a longer string is more spread out; a string
+#   that ends on the ring distorts it most.
 #
 # The bins hold equal numbers of images; the vertical bars are 95 % binomial intervals (Wilson).
 
@@ -324,27 +322,23 @@ else:
 # here says how the model behaves on lenses with other noise, another point-spread function, light
 # of the lens galaxy, or a spread of lens masses.
 
-# %%
-explained = r"""**A shortcut in the simulated population.** In the default population (DeepLense
-Model I, which is followed as published) every halo is the same, and substructure is put *on top* of
-it. A lens with substructure is therefore simply heavier, and its ring a little larger:
-
-$$
-\theta_E^2 \propto M_\text{halo}(<\theta_E) + m, \qquad M_\text{halo}(<\theta) \propto \theta
-\quad\Rightarrow\quad
-\frac{\delta\theta_E}{\theta_E} \approx \frac{m}{M_\text{halo}(<\theta_E)} ,
-$$
-
-with $m$ the mass of the substructure within the ring, $m \ll M$. The mean surface density inside
-$\theta_E$ is the critical one. The isothermal halo contributes a mass that grows as $\theta$, so
-the radius grows by the full fraction of added mass and not by half of it. Where the smooth mass is
-known exactly, the size of the ring alone gives the substructure away, without a single clump being
-seen. In nature the masses of halos scatter by far more than substructure adds, and this clue does
-not exist. The ROC-AUC on these images must not be read as a power to find subhalos in the sky."""
-if out.config.data == "simulate":
-    display(Markdown(explained))
-else:
-    print("How these images were made, and what else tells their classes apart, is not known here.")
+# %% [markdown]
+# **Is there a shortcut?** If substructure is put *on top* of a halo that is otherwise the same in
+# every image, a lens with substructure is simply heavier, and its ring a little larger:
+#
+# $$
+# \theta_E^2 \propto M_\text{halo}(<\theta_E) + m, \qquad M_\text{halo}(<\theta) \propto \theta
+# \quad\Rightarrow\quad
+# \frac{\delta\theta_E}{\theta_E} \approx \frac{m}{M_\text{halo}(<\theta_E)} ,
+# $$
+#
+# with $m$ the mass of the substructure within the ring, $m \ll M$. The mean surface density inside
+# $\theta_E$ is the critical one. The isothermal halo contributes a mass that grows as $\theta$, so
+# the radius grows by the full fraction of added mass and not by half of it. Then the size of the
+# ring alone gives the substructure away, without a single clump being seen: so it is in DeepLense's
+# Model I. In nature the masses of halos scatter by far more than substructure adds, and this clue
+# does not exist. In the population `marginal` the halos scatter, and the mean mass of the
+# substructure is taken out of them.
 
 # %% [markdown]
 # **How far does size alone get?** A demonstration without any network: take one crude measure of
@@ -353,8 +347,8 @@ else:
 # (`ring_radius` or one of the separations) that did best on the *train and valid* images. Nothing
 # is fitted to the test images, and nothing is chosen on them: feature and direction are fixed
 # before. An image in which the feature does not exist is left out; `measured` is the fraction that
-# remains. In Model I an area above 1/2 is what the population hands out for the size of the ring; a
-# lens model measures $\theta_E$ much better than these do.
+# remains. What is above 1/2 is what the population hands out for the size of the ring, or for what
+# goes with it; a lens model measures $\theta_E$ much better than these do.
 
 # %%
 known = images.catalog.iloc[images.rows("train", "valid")]

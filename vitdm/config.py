@@ -30,6 +30,25 @@ from vitdm.population import Population
 SPLITS = ("train", "valid", "opt", "test")
 
 
+# ------------------------------------------------------------------------------------ populations
+
+
+class Populations(Section):
+    """Lens populations that notebook 01 shows side by side: gallery, shortcut, ceiling."""
+
+    files: list[str] = Field([], description="config/populations/*.yaml")
+    n_images: int = Field(600, ge=12, description="images simulated of each")
+    n_ceiling: int = Field(300, ge=12, description="images of each for the known-model ceiling")
+
+    @field_validator("files")
+    @classmethod
+    def _once(cls, files: list[str]) -> list[str]:
+        names = [Path(file).stem for file in files]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"{twice[0]} occurs twice; expected each population once")
+        return files
+
+
 # ------------------------------------------------------------------------------ image processing
 
 
@@ -242,10 +261,11 @@ class Config(Section):
     publish: bool = Field(False, description="figures, tables and paper into figures/ and paper/")
     seed: int = Field(0, ge=0)
     data: str = Field("simulate", description="'simulate', or a folder or archive of images")
-    population: str = Field("config/populations/model_i.yaml")
+    population: str = Field("config/populations/marginal.yaml")
     n_images: dict[Literal["train", "valid", "opt", "test"], Annotated[int, Field(ge=2)]] = Field(
         description="images of each split; for data from files, their proportions"
     )
+    populations: Populations = Populations()
     shards: int = Field(8, ge=1)
     task: Literal["multiclass", "binary"] = "multiclass"
     preprocess: Preprocess = Preprocess()
@@ -350,7 +370,8 @@ def build(content: dict[str, Any], source: str = "configuration") -> Config:
 def check_data(settings: Config) -> None:
     """Raise InputError at once if the images, or the population to simulate, are not there."""
     if settings.data == "simulate":
-        load_population(settings.population)
+        for file in (settings.population, *settings.populations.files):
+            load_population(file)
     elif not Path(settings.data).exists():
         raise InputError(
             f"data: {settings.data}: no such file or folder; expected 'simulate', or a folder or "

@@ -9,7 +9,13 @@ from vitdm.plots.data import (
     rotation_test,
 )
 from vitdm.plots.model import attention, runs, shifted_patches, training_history
-from vitdm.plots.populations import Example, perturbations, population_gallery, simulated
+from vitdm.plots.populations import (
+    Example,
+    perturbations,
+    population_gallery,
+    populations_compared,
+    simulated,
+)
 from vitdm.plots.style import COLOURS, NAMES, WIDTH, save, style
 from vitdm.plots.test import confusion_matrix, failures, headline, roc_curve, sensitivity
 from vitdm.plots.tuning import (
@@ -37,6 +43,7 @@ __all__ = [
     "noise_histogram",
     "perturbations",
     "population_gallery",
+    "populations_compared",
     "processing_steps",
     "roc_curve",
     "rotation_test",

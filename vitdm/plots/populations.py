@@ -157,6 +157,47 @@ def perturbations(examples: Sequence[Example]) -> plt.Figure:
     return figure
 
 
+def populations_compared(table: pd.DataFrame) -> plt.Figure:
+    """Draw, for each population, how far size alone gets and what the best classifier could do.
+
+    ``table`` has a row for each population and class of substructure, with the ROC-AUC against
+    smooth lenses and its 95 % interval in ``auc_<score>_value, _low, _high``. A population whose
+    images have no noise has no ceiling. How to read it: size beyond 1/2 is a shortcut; residual
+    scores beyond 1/2 are substructure that can be seen by one who knows the smooth lens.
+    """
+    scores = {
+        "size": ("ring radius in the image", "s", "0.35"),
+        "chi2_known": (r"residual $\chi^2$, smooth lens known", "o", "#0072B2"),
+        "fourth_free": ("residual 4th power, smooth lens fitted", "D", "#D55E00"),
+    }
+    kinds = [name for name in NAMES if name in set(table["class"])]
+    names = list(dict.fromkeys(table["population"]))
+    figure, grid = plt.subplots(
+        1,
+        len(kinds),
+        figsize=(WIDTH, 1.2 + 0.34 * len(names)),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    for axes, kind in zip(grid[0], kinds, strict=True):
+        part = table[table["class"] == kind].set_index("population").reindex(names)
+        for k, (score, (label, marker, colour)) in enumerate(scores.items()):
+            columns = [f"auc_{score}_{end}" for end in ("value", "low", "high")]
+            if columns[0] not in part:
+                continue
+            value, low, high = part[columns].to_numpy(float).T
+            y = np.arange(len(names)) + 0.2 * (k - 1)
+            axes.plot(value, y, marker, color=colour, ms=4, label=label)
+            axes.hlines(y, low, high, color=colour, lw=1)
+        axes.axvline(0.5, color="0.7", lw=0.8, ls=":")
+        axes.set(xlim=(0.3, 1.02), xlabel="ROC-AUC")
+        axes.set_title(NAMES[kind], color=COLOURS[kind])
+    grid[0][0].set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
+    figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
 # ---------------------------------------------------------------------------------------- panels
 
 
