@@ -322,7 +322,14 @@ def synthetic(project: Project) -> None:
         )
 
 
-@pytest.mark.parametrize("settings", [{}, {"data": "lenses.tgz"}], ids=["simulated", "files"])
+POPULATIONS = {"files": ["config/populations/marginal.yaml", "config/populations/model_i.yaml"]}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"populations": POPULATIONS}, {}, {"data": "lenses.tgz"}],
+    ids=["populations", "simulated", "files"],
+)
 def test_the_article_builds(tmp_path, picture, capsys, settings):
     project = Project(tmp_path, picture, **settings)
     synthetic(project)
@@ -330,7 +337,8 @@ def test_the_article_builds(tmp_path, picture, capsys, settings):
     html, tex = " ".join(project.out("html").split()), project.out("tex")
     assert "0.9877" in html and "0123456789ab" in html
     assert not re.search(r"\{\{|\{%|\?\?|@(fig|tbl|eq|sec)-|\{#|%%", html)
-    assert ("shortcut of Model I" in html) == ("data" not in settings)
+    assert ("A shortcut, and its absence" in html) == ("data" not in settings)
+    assert ("What can be seen, and what gives the class away" in html) == ("populations" in settings)
     assert "a measurable gain" in html
     # What pdflatex knows (Latin-1 and the punctuation of its utf8 input), or the preamble declares
     declared = {chr(int(code, 16)) for code in re.findall(r"UnicodeCharacter\{(\w+)\}", tex)}

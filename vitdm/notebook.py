@@ -63,8 +63,10 @@ class Notebook:
 def needs(name: str, settings: Config) -> list[str]:
     """Return the files below the results folder that a notebook cannot do without."""
     runs = [f"runs/{run}_seed{k}" for run in settings.runs for k in range(settings.run_seeds)]
+    shown = settings.populations.files if settings.data == "simulate" else []
+    populations = [f"populations/{Path(file).stem}/features.csv" for file in shown]
     return {
-        "01": ["processed/dataset.json", "features.csv"],
+        "01": ["processed/dataset.json", "features.csv", *populations],
         "02": ["processed/dataset.json", "features.csv"],
         "03": ["processed/dataset.json", "features.csv", *(f"{run}/metrics.json" for run in runs)],
         "04": ["processed/dataset.json", "tune/best.json"],
