@@ -117,10 +117,10 @@ else:
 # *Above*, the same source behind the same halo, without noise: smooth, and with substructure.
 # *Below*, what the substructure changed, in units of the noise of a pixel. Circles are the
 # subhalos, their area proportional to the mass; the line is the vortex. A red rim beside a blue one
-# is a piece of arc that moved. Two things strike the eye: the differences follow the whole ring,
-# for the added mass pushes all of it outwards, and finer structure stands near heavy subhalos that
-# lie on the ring. The network has to find such differences in one noisy image, without the smooth
-# twin to compare with.
+# is a piece of arc that moved. Two things can be told apart: differences along the whole ring, for
+# all mass within it deflects all of it, and finer structure near heavy subhalos that lie on the
+# ring. The first kind looks like a slightly different smooth lens; the second does not. The network
+# has to find such differences in one noisy image, without the smooth twin to compare with.
 
 # %% [markdown]
 # What is drawn for each lens, and from what: halo, shear and source are drawn before the
@@ -145,8 +145,9 @@ pixel_scale = population.instrument.pixel_scale if simulated else None
 out.figure(plots.population_gallery(gallery, pixel_scale), "lens_gallery")
 
 # %% [markdown]
-# Within a row the images differ mostly because the source stands at another place behind the lens:
-# on the axis it makes a ring, off the axis a long arc with a small counter-image across. Between
+# Within a row the images differ mostly because the source stands at another place behind the lens
+# (on the axis it makes a ring, off the axis a long arc with a small counter-image across), and,
+# unless the population fixes them, in the size and shape of halo and source. Between
 # rows hardly any difference can be told by eye. That is the problem in one picture: the parameters
 # nobody asks for move more light than the one we want to know.
 #
@@ -168,19 +169,15 @@ print(f"{100 * zero_pixel_fraction:.1f} % of all pixels are exactly 0")
 
 # %% [markdown]
 # The histogram holds pixels outside the lensed area, each in units of the rms of its own image, on
-# a logarithmic axis; the curve is a Gaussian of that rms. In the simulated images the left half is
-# missing: the published simulator clips negative values at zero before it draws Poisson counts, so
-# that nearly half of all pixels hold the same number, 0, the spike. This has two consequences for
-# the measurement:
+# a logarithmic axis; the curve is a Gaussian of that rms. Where the histogram follows the curve the
+# measurement is right; what it has more at the bright end are the faint wings of the arcs.
 #
-# - An ordinary rms would be too small by far, and clipping at $3\sigma$ would run away: each round
-#   removes a part of the one-sided tail and lowers the rms, which removes more. Where a tenth of
-#   the pixels or more is piled up at the smallest value, the rms is therefore taken from the upper
-#   half alone, which the clipping left untouched.
-# - The faint wings of the arcs lie in that half too. Only pixels well away from any light are used.
-#
-# Where the histogram follows the curve right of zero, the measured rms is that of the noise
-# *before* it was clipped.
+# Images of DeepLense's Model I lack the left half: its simulator clips negative values at zero
+# before it draws Poisson counts, so that nearly half of all pixels hold the same number, 0. An
+# ordinary rms would then be too small by far, and clipping at $3\sigma$ would run away: each round
+# removes a part of the one-sided tail and lowers the rms, which removes more. Where a tenth of the
+# pixels or more is piled up at the smallest value, the rms is therefore taken from the upper half
+# alone, which the clipping left untouched.
 #
 # ## 1.4 From the raw image to the input of the network
 #
@@ -278,8 +275,8 @@ for name, part in parts.items():
 # correlation is printed with and without them. Without de-rotation the correlation falls, and how
 # far depends on how much the brightness varies along the ring.
 #
-# Why, then, is de-rotation not always on? It interpolates pixels; and the simulated lenses all have
-# the same orientation of halo and shear, which a rotation hides. The network can learn from random
+# Why, then, is de-rotation not always on? It interpolates pixels, and where all halos have the same
+# orientation, as in Model I, it hides what they have in common. The network can learn from random
 # mirror images instead.
 
 # %%

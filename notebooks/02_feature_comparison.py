@@ -87,18 +87,18 @@ out.table(ranking, "feature_ranking")
 ranking.round(3)
 
 # %% [markdown]
-# In Model I one expects the **separations** to lead, those at high levels before those at low ones,
-# and `ring_radius` to follow. The reason is in the lens equation (notebook 01): the two images of a
-# source behind an isothermal lens are $2\,\theta_{\mathrm E}$ apart wherever the source stands, so
-# that the nuisance which rules all the other features, the unknown source position, drops out. At a
-# high level only the brightest knots are left, whose centroids are sharp; at a low level the
-# regions are long arcs, or merge. The ring's mean radius also measures $\theta_{\mathrm E}$, but
-# still depends on where the source is, for the brighter image lies farther out.
+# What to expect? In DeepLense's Model I the **separations** lead, those at high levels before those
+# at low ones, and `ring_radius` follows. The reason is in the lens equation (notebook 01): the two
+# images of a source behind an isothermal lens are $2\,\theta_{\mathrm E}$ apart wherever the source
+# stands, so that the nuisance which rules all the other features, the unknown source position,
+# drops out. Where features of size lead, they see *not the shape of the substructure but its mass*:
+# in Model I it comes on top of a halo that is the same in every image, so that any mass added shows
+# as a larger Einstein radius.
 #
-# Where features of size lead, they see *not the shape of the substructure but its mass*. In Model I
-# it comes on top of a halo that is the same in every image, so that any mass added shows as a
-# larger Einstein radius. In a population in which halos differ, as they do in nature, this
-# advantage would vanish.
+# In `marginal`, in which halos and sources differ as they do in nature and the mean mass of the
+# substructure is taken out of the halo, this advantage is gone, and little is left for such simple
+# features: each measures a smooth property of the lens, and these are the same in all classes. An
+# interval that holds 1/2 says that a feature has nothing to tell by itself.
 #
 # The **numbers of bright regions**, made to count the knots that subhalos cause, need not say much.
 # A lens has two or four images to begin with, how many of them merge depends on the source, and the

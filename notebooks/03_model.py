@@ -222,8 +222,9 @@ inside.round(4)
 # \epsilon + \epsilon/K$ for the true one of the $K$ classes and $\epsilon/K$ for the others, which
 # keeps the network from becoming ever more certain of images that it has already got right. AdamW
 # descends; the learning rate rises linearly, then falls to zero along a cosine; if `flips` is on,
-# images are mirrored at random. That is a symmetry of the sky; in the simulated population, whose
-# source has a fixed orientation, mirrored images are slightly foreign. The configuration:
+# images are mirrored at random. That is a symmetry of the sky; only in a population whose halo and
+# source have a fixed orientation, as in Model I, mirrored images are slightly foreign. The
+# configuration:
 
 # %%
 # NBVAL_CHECK_OUTPUT

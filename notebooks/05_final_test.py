@@ -319,8 +319,8 @@ else:
 # ## 5.5 Limits
 #
 # **One population.** The test images come from the same population as the training images. Nothing
-# here says how the model behaves on lenses with other noise, another point-spread function, light
-# of the lens galaxy, or a spread of lens masses.
+# here says how the model behaves on lenses of another one: with other noise, another point-spread
+# function, or light of the lens galaxy.
 
 # %% [markdown]
 # **Is there a shortcut?** If substructure is put *on top* of a halo that is otherwise the same in
@@ -379,12 +379,13 @@ if not before:
 # %% [markdown]
 # ## 5.6 The project in one picture
 #
-# One test lens of each class and the ROC curve. With simulated data the lenses have nearly the same
-# source position, so that what differs between them is the substructure (and the noise).
+# One test lens of each class and the ROC curve. With simulated data they are chosen to have nearly
+# the same Einstein radius and source position, so that they look alike but for the substructure.
 
 # %%
 if {"source_x", "source_y"} <= set(truth):
     distance = np.hypot(truth["source_x"] - 0.14, truth["source_y"] - 0.10)
+    distance += (truth["theta_E"] - truth["theta_E"].median()).abs()
 else:
     distance = pd.Series(0.0, index=truth.index)
 shown = [distance[truth["class"] == name].idxmin() for name in kinds]
