@@ -1,28 +1,36 @@
 """The schema of ``config/populations/*.yaml``: lenses, their substructure and the instrument.
 
 Where the published simulations do something that physics does not ask for, that is an option here,
-and its field tells why (``_quirk``); ``docs/data.md`` has the table.
+and its field tells why (``_quirk``). ``python -m vitdm.population`` prints the table of these
+options that ``docs/data.md`` shows.
 """
 
 from __future__ import annotations
 
+import glob
 import importlib
+import re
+import sys
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
+import yaml
 from pydantic import Field, model_validator
 
-from vitdm.messages import wrong
+from vitdm.messages import checked, read_yaml, wrong
 from vitdm.priors import Elliptical, Part, Position, Positive, Prior, Shear, either
 
 Mass = Annotated[float, Field(gt=0, description="solar masses")]
 
 
-def _quirk(asked: str, reason: str) -> dict[str, dict[str, str]]:
-    """Mark a field at which published code departs from what physics asks for, and why."""
-    return {"quirk": {"asked": asked, "reason": reason}}
+def _quirk(published: str, asked: str, reason: str) -> dict[str, dict[str, str]]:
+    """Mark a field at which published code departs from what physics asks for, and why.
+
+    ``published`` is the value, or several joined by "or", that follows the code.
+    """
+    return {"quirk": {"published": published, "asked": asked, "reason": reason}}
 
 
 class Instrument(Part):
@@ -45,9 +53,10 @@ class Instrument(Part):
         gt=0,
         description="exposure [s] with that rms, which falls as t^-1/2; null: always that rms",
         json_schema_extra=_quirk(
-            "an exposure time",
+            "null",
+            "seconds",
             "the sky's rms is the same in counts/s for every exposure, so that a longer one does "
-            "not deepen the sky",
+            "not deepen the sky; without effect where all exposures are equal",
         ),
     )
     zero_point: float | None = Field(None, description="magnitude of 1 count/s")
@@ -55,6 +64,7 @@ class Instrument(Part):
         "single",
         description="one realisation; Poisson noise twice and a clip at 0; or none",
         json_schema_extra=_quirk(
+            "double_poisson or none",
             "single",
             "Model I draws Poisson noise twice and clips at 0, which leaves almost half of the "
             "pixels at exactly 0; Models II and III compute the noise and do not add it",
@@ -63,7 +73,7 @@ class Instrument(Part):
     double_image: bool = Field(
         False,
         description="add the image to itself",
-        json_schema_extra=_quirk("false", "the image is added where the noise belongs"),
+        json_schema_extra=_quirk("true", "false", "the image is added where the noise belongs"),
     )
     output: Literal["counts", "counts_per_second"] = "counts"
 
@@ -108,7 +118,9 @@ class EightBit(Part):
         False,
         description="values below zero are made positive before they are scaled",
         json_schema_extra=_quirk(
-            "false", "noise around 0 becomes a positive sky, and the light of 1 sigma is lost in it"
+            "true",
+            "false",
+            "noise around 0 becomes a positive sky, and the light of 1 sigma is lost in it",
         ),
     )
     scaling: Literal["min_max"] | tuple[float, float] = Field(
@@ -129,6 +141,7 @@ class Cosmology(Part):
         "angular_diameter",
         description="the distances that turn a mass into theta_E of a point mass",
         json_schema_extra=_quirk(
+            "luminosity",
             "angular_diameter",
             "luminosity distances, with D_LS = D_S - D_L, give 0.770 times the right theta_E",
         ),
@@ -138,6 +151,7 @@ class Cosmology(Part):
         gt=0,
         description="deflections are given for a source here, and rescaled; null: z_source",
         json_schema_extra=_quirk(
+            "2.5",
             "null",
             "deflections computed for a source at z = 1 are handed over as if for one at z = 2.5, "
             "which makes all of them, the ring and the shear, 0.634 times as large",
@@ -149,7 +163,9 @@ class Cosmology(Part):
         lt=1,
         description="matter density with which they are rescaled; null: Om0",
         json_schema_extra=_quirk(
-            "null", "that rescaling uses the cosmology of pyHalo, not the one of the masses"
+            "0.2814",
+            "null",
+            "that rescaling uses the cosmology of pyHalo, not the one of the masses",
         ),
     )
 
@@ -204,12 +220,13 @@ class Subhalos(Part):
     distribution: Literal["poisson", "fixed"] = Field(
         "poisson",
         description="of the number",
-        json_schema_extra=_quirk("poisson", "a Poisson number is drawn and not used"),
+        json_schema_extra=_quirk("fixed", "poisson", "a Poisson number is drawn and not used"),
     )
     mass_range: tuple[Mass, Mass] = Field(description="solar masses")
     mass_slope: float = Field(
         description="dN/dm is proportional to m^slope",
         json_schema_extra=_quirk(
+            "-0.9",
             "-1.9, with f_sub",
             "the documentation says -1.9, the code has -0.9; 25 subhalos with -1.9 would have so "
             "little mass that no classifier could see them, so it is the mass that must be given",
@@ -222,7 +239,7 @@ class Subhalos(Part):
     profile: Literal["point", "pseudo_jaffe"] = Field(
         "point",
         description="point masses, or isothermal spheres cut at their tidal radius",
-        json_schema_extra=_quirk("pseudo_jaffe", "subhalos are not points"),
+        json_schema_extra=_quirk("point", "pseudo_jaffe", "subhalos are not points"),
     )
 
     @model_validator(mode="after")
@@ -276,7 +293,8 @@ class Vortex(Part):
     position: Position = Field(
         description="of its middle",
         json_schema_extra=_quirk(
-            "{disc: radius}",
+            "{disc: 0}",
+            "{disc: 2}",
             "every vortex goes through the centre; a short one there cannot be told from a little "
             "more ellipticity of the halo",
         ),
@@ -322,6 +340,7 @@ class Population(Part):
         True,
         description="take the mean mass of the substructure out of the smooth halo",
         json_schema_extra=_quirk(
+            "false",
             "true",
             "substructure adds its mass to a halo that is the same in every image, so that it also "
             "shows as a larger Einstein radius",
@@ -368,3 +387,52 @@ def _rows(section: Part, part: str) -> Iterator[tuple[str, str, str, str]]:
             numbers = value if isinstance(value, tuple) else (value,)
             texts = [f"{v:g}" if isinstance(v, float) else str(v).lower() for v in numbers]
             yield part, name, " to ".join(texts), field.description or ""
+
+
+# ------------------------------------------------------------------------------------- the quirks
+
+
+def quirks(populations: list[Population]) -> pd.DataFrame:
+    """Return a row for each setting in which published code departs from what physics asks for.
+
+    Columns: setting, published and asked (its values), populations (which have the published one),
+    reason.
+    """
+    rows = []
+    for path, quirk in _marked(Population):
+        published = quirk["published"].split(" or ")
+        have = [p.name for p in populations if _written(p, path) in published]
+        rows.append({"setting": ".".join(path), **quirk, "populations": ", ".join(have)})
+    return pd.DataFrame(rows)[["setting", "published", "asked", "populations", "reason"]]
+
+
+def _marked(section: type[Part], *path: str) -> Iterator[tuple[tuple[str, ...], dict[str, str]]]:
+    """Yield path and mark of each setting marked as a ``_quirk``, in a section and those below."""
+    for name, field in section.model_fields.items():
+        if isinstance(field.json_schema_extra, dict):
+            yield (*path, name), field.json_schema_extra["quirk"]
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if isinstance(kind, type) and issubclass(kind, Part):
+                yield from _marked(kind, *path, name)
+
+
+def _written(section: Part, path: tuple[str, ...]) -> str | None:
+    """Return a setting as it stands in a file, None if a section above it is missing."""
+    for name in path:
+        if section is None:
+            return None
+        section = getattr(section, name)
+    value = section.model_dump(exclude_none=True) if isinstance(section, Part) else section
+    text = yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()
+    return re.sub(r"\.0\b", "", text)
+
+
+if __name__ == "__main__":
+    files = sys.argv[1:] or sorted(glob.glob("config/populations/*.yaml"))
+    found = quirks([checked(Population, read_yaml(file), file) for file in files])
+    for name in ("setting", "published", "asked"):
+        found[name] = "`" + found[name].str.replace(" or ", "` or `") + "`"
+    print("| setting | published code | physics | populations with the former | reason |")
+    print("|---|---|---|---|---|")
+    for row in found.itertuples(index=False):
+        print("|", " | ".join(row), "|")
