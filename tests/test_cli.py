@@ -153,7 +153,7 @@ def test_ingest_with_options(config_file, tmp_path, capsys):
     options = ("--out", tmp_path / "out", "--skip-bad", "--pixel-scale", "0.05")
     assert run(*command, *options) == 0
     said = capsys.readouterr().err
-    assert "60 of 61 images written" in said and "(published: train, test)" in said
+    assert "60 of 61 images written" in said and "(published: train, test; valid, opt drawn" in said
     assert "WARNING: 24 images in 12 groups" in said
     catalog = Dataset.open(tmp_path / "out").catalog
     assert (catalog["id"].str.startswith("test/") == (catalog["split"] == "test")).all()

@@ -149,7 +149,8 @@ def _run(arguments: argparse.Namespace) -> int:
             from vitdm import ceiling
 
             population = config.load_population(arguments.population)
-            ceiling.write(population, arguments.n, arguments.seed, arguments.out)
+            summary = ceiling.write(population, arguments.n, arguments.seed, arguments.out)
+            print(ceiling.in_words(summary), file=sys.stderr)
         case "preprocess":
             from vitdm.preprocess import process_dataset
 

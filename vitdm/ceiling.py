@@ -340,6 +340,21 @@ def summarise(table: pd.DataFrame, n_bootstrap: int = 1000, seed: int = 0) -> di
     return summary
 
 
+def in_words(summary: dict[str, Any]) -> str:
+    """Return the main numbers of ``summarise``, a line for each class with substructure."""
+    lines = []
+    for kind, entry in summary.items():
+        if kind != NULL_CLASS:
+            known, free = (entry[f"snr_{name}"]["median"] for name in ("known", "free"))
+            scores = (entry[f"auc_{name}"]["value"] for name in ("chi2_known", "fourth_free"))
+            lines.append(
+                f"{kind}: median S/N {known:.3g} with the smooth lens known, {free:.3g} with it "
+                "fitted; ROC-AUC of residuals {:.3f} (known, chi2), {:.3f} (fitted, 4th "
+                "power)".format(*scores)
+            )
+    return "\n".join(lines)
+
+
 def write(
     population: Population, n: int, seed: int, out: str | Path, progress: bool = True
 ) -> dict[str, Any]:

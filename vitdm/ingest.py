@@ -241,7 +241,10 @@ def _counts(table: pd.DataFrame, published: list[str]) -> list[str]:
         found = table[column].value_counts()
         return ", ".join(f"{name} {found[name]}" for name in names if name in found)
 
+    drawn = [split for split in SPLITS if split in set(table["split"]) - set(published)]
     origin = f"published: {', '.join(published)}" if published else "drawn"
+    if published and drawn:
+        origin += f"; {', '.join(drawn)} drawn from train"
     return [
         f"classes: {count('class', dataset.CLASSES)}",
         f"splits: {count('split', SPLITS)} ({origin})",
