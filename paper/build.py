@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -151,17 +152,19 @@ def effect(gain: float | None, error: float | None) -> str:
     return "helps" if gain > 0 else "hurts"
 
 
-def _cell(text: str, digits: int | None = None) -> str:
+def _cell(text: str, digits: int | None = None, verbatim: bool = False) -> str:
     """Format one cell of a CSV file for a Markdown table, numbers to three or four figures.
 
-    ``digits`` fixes the decimals instead. An empty cell becomes a dash.
+    ``digits`` fixes the decimals instead, ``verbatim`` leaves a number as it is written. An empty
+    cell becomes a dash.
     """
     text = text.strip()
     if not text:
         return "–"
-    try:
+    value = None
+    with contextlib.suppress(ValueError):
         value = float(text)
-    except ValueError:
+    if value is None or verbatim:
         for character in "\\`*_|[]<>@#":
             text = text.replace(character, "\\" + character)
         return " ".join(text.split())
@@ -204,11 +207,12 @@ class Sources:
         *,
         digits: dict[str, int] | None = None,
         words: dict[str, str] | None = None,
+        verbatim: Collection[str] = (),
     ) -> str:
         """Return a pipe table of a CSV file: ``columns`` maps its names to headers, in order.
 
         ``digits`` fixes the decimals of a column; ``words`` replaces cells, and headers that
-        ``columns`` does not give.
+        ``columns`` does not give. Numbers in ``verbatim`` columns stay as they are written.
         """
         digits, words = digits or {}, words or {}
         file = self.tables / f"{name}.csv"
@@ -223,14 +227,17 @@ class Sources:
                 raise InputError(f"table {name!r}: found no column {key!r}; has {list(rows[0])}")
         self.used.append(file)
         cells = [
-            [words.get(row[key] or "") or _cell(row[key] or "", digits.get(key)) for key in columns]
+            [
+                words.get(row[key] or "") or _cell(row[key] or "", digits.get(key), key in verbatim)
+                for key in columns
+            ]
             for row in rows
         ]
         lines = ["| " + " | ".join(columns.values()) + " |", "|"]
         for column, (key, header) in enumerate(columns.items()):
             longest = max(len(header), *(len(row[column]) for row in cells))
             dashes = "-" * min(longest + 2, 60)  # the relative width, where a table is wide
-            numeric = all(_is_number(row[key]) for row in rows)
+            numeric = key not in verbatim and all(_is_number(row[key]) for row in rows)
             lines[1] += (f"{dashes}:" if numeric else f":{dashes}") + "|"
         lines += ["| " + " | ".join(row) + " |" for row in cells]
         return "\n".join(lines) + f"\n\n: {caption} {{#tbl-{name}}}\n"

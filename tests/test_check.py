@@ -58,16 +58,16 @@ def test_a_rebuild_equal_to_its_reference_passes(tmp_path, capsys):
     results, path = written(tmp_path, numbers)
     check.write_reference(check.read_numbers(results), path)
     reference = check.read_reference(path)
-    assert reference["test_auc"] == {"value": 0.9912345, "tolerance": 0.004, "kind": "absolute"}
+    assert reference["test_auc"] == {"value": 0.9912345, "tolerance": 0.01, "kind": "absolute"}
     assert set(reference) == {"n_images", "test_auc"}  # pixel_scale is no headline number
     assert check.check(results, path) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("All 2 numbers agree")
 
 
 def test_tolerances_cover_the_headline_and_nothing_accidental():
-    assert check.tolerance_of("test_auc") == (0.004, "absolute")
-    assert check.tolerance_of("run_spt_lsa_auc") == (0.03, "absolute")
-    assert check.tolerance_of("test_auc_low") == (0.004, "absolute")
+    assert check.tolerance_of("test_auc") == (0.01, "absolute")
+    assert check.tolerance_of("run_spt_lsa_auc") == (0.06, "absolute")
+    assert check.tolerance_of("test_auc_low") == (0.01, "absolute")
     for key in ("test_auc_cdm_high", "run_spt_sd", "best_feature", "tune_seconds"):
         assert check.tolerance_of(key) is None
     assert all(t >= 0 and kind in ("absolute", "relative") for t, kind in check.TOLERANCES.values())

@@ -175,6 +175,15 @@ def test_table_has_the_chosen_columns_and_rounded_numbers(built):
     assert cells == ["Who", "ROC-AUC", "A_1", "0.9877", "B", "0.5000"]
 
 
+def test_cells_are_rounded_fixed_or_left_as_written():
+    assert build._cell("0.05") == "0.0500"
+    assert build._cell("0.05", digits=1) == "0.1"
+    assert (
+        build._cell("0.05", verbatim=True) == "0.05"
+        and build._cell("a_b", verbatim=True) == "a\\_b"
+    )
+
+
 def test_provenance_is_what_the_sidecars_say(built):
     with (built.root / "tables/provenance.csv").open() as stream:
         rows = list(csv.DictReader(stream))

@@ -367,26 +367,26 @@ class Population(Part):
 
 
 def table(population: Population) -> pd.DataFrame:
-    """Return a row for each setting: part, quantity, value (in words) and meaning."""
+    """Return a row for each setting that has a value: setting, value (in words) and meaning."""
     hidden = {"name", "description", "references"}
-    rows = [row for row in _rows(population, "") if row[1] not in hidden]
-    return pd.DataFrame(rows, columns=["part", "quantity", "value", "meaning"])
+    rows = [row for row in _rows(population) if row[0] not in hidden]
+    return pd.DataFrame(rows, columns=["setting", "value", "meaning"])
 
 
-def _rows(section: Part, part: str) -> Iterator[tuple[str, str, str, str]]:
+def _rows(section: Part, path: str = "") -> Iterator[tuple[str, str, str]]:
     for name, field in type(section).model_fields.items():
-        value = getattr(section, name)
+        value, setting = getattr(section, name), f"{path}{name}"
         if isinstance(value, Prior):
-            yield part, name, value.text, field.description or ""
+            yield setting, value.text, field.description or ""
         elif isinstance(value, Part):
-            yield from _rows(value, f"{part} {name}".strip().replace("_", " "))
+            yield from _rows(value, f"{setting}.")
         elif isinstance(value, dict):
             shares = ", ".join(f"{key} {share:g}" for key, share in value.items())
-            yield part, name, shares, field.description or ""
+            yield setting, shares, field.description or ""
         elif value is not None:
             numbers = value if isinstance(value, tuple) else (value,)
             texts = [f"{v:g}" if isinstance(v, float) else str(v).lower() for v in numbers]
-            yield part, name, " to ".join(texts), field.description or ""
+            yield setting, " to ".join(texts), field.description or ""
 
 
 # ------------------------------------------------------------------------------------- the quirks
