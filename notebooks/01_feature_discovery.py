@@ -402,6 +402,7 @@ if simulated:
     numbers |= {"pixel_scale": pixel_scale}
 for row in table.to_dict("records") if rows else []:
     key = f"{row['population']}_{row['class']}"
-    numbers |= {f"{name}_{key}": row[name] for name in table if name not in ("population", "class")}
+    measured = {name: row[name] for name in table.columns[2:] if pd.notna(row[name])}
+    numbers |= {f"{name}_{key}": value for name, value in measured.items()}
 out.numbers(numbers)
 pd.Series(numbers, name="value", dtype=object).to_frame()
