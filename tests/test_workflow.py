@@ -51,7 +51,9 @@ def test_plan_of_simulated_lenses(folder):
     status, text, jobs = plan(folder, "--configfile", "config/smoke.yaml")
     assert status == 0, text
     total = jobs.pop("total")
-    assert jobs == REST | {"simulate": SMOKE.shards, "merge": 1}
+    shown = len(SMOKE.populations.files)
+    extra = {"simulate_population": shown, "ceiling": shown, "features": 1 + shown}
+    assert jobs == REST | {"simulate": SMOKE.shards, "merge": 1} | extra
     assert total == sum(jobs.values())
     assert not (folder / "results").exists()  # a dry run leaves nothing
     blocks = {

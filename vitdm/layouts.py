@@ -32,6 +32,7 @@ SPLIT_ALIASES = {
     **dict.fromkeys(("opt", "optimisation", "optimization"), "opt"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+BESIDE = {"": "train", "_test": "test"}  # Model_I beside Model_I_test
 STACK = re.compile(r"(?P<root>(?:.*/)?)images/X_(?P<split>train|valid|opt|test)\.npy")
 LABELS = re.compile(r"(?P<root>(?:.*/)?)labels/y_(?P<split>train|valid|opt|test)\.npy")
 
@@ -162,7 +163,7 @@ def _splits_of(folders: set[str] | list[str]) -> dict[str, str]:
     }
     for name in folders:
         if f"{name}_test" in folders:
-            splits |= {name: "train", f"{name}_test": "test"}
+            splits |= {name + ending: split for ending, split in BESIDE.items()}
     return splits
 
 
