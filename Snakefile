@@ -211,7 +211,7 @@ else:
         params:
             config=CONFIG,
             out=subpath(output[0], parent=True),
-            watch=watch("n_images", files=schema.fingerprint(SETTINGS.data)),
+            watch=watch("n_images", "ingest", files=schema.fingerprint(SETTINGS.data)),
         shell:
             "vitdm ingest {input:q} --config {params.config} --out {params.out} 2>&1 | tee {log}"
 

@@ -161,6 +161,10 @@ def test_ingest_with_options(config_file, tmp_path, capsys):
     assert run(*command, *options, "--drop-duplicates", "--resplit") == 0
     assert "48 of 61 images written" in (said := capsys.readouterr().err) and "(drawn)" in said
     assert len(Dataset.open(tmp_path / "out").images) == 48
+    chosen = yaml.safe_load(config_file.read_text()) | {"ingest": {"skip_bad": True}}
+    (tmp_path / "chosen.yaml").write_text(yaml.safe_dump(chosen))
+    assert run(*command[:2], "--config", tmp_path / "chosen.yaml", *options[:2]) == 0
+    assert "60 of 61 images written" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         run(*command, *options[:2], "--pixel-scale", "small")
 

@@ -126,15 +126,16 @@ def _run(arguments: argparse.Namespace) -> int:
         case "ingest":
             from vitdm.ingest import ingest
 
+            chosen, scale = settings.ingest, arguments.pixel_scale
             summary = ingest(
                 arguments.path,
                 arguments.out,
                 settings.n_images,
                 settings.seed,
-                resplit=arguments.resplit,
-                skip_bad=arguments.skip_bad,
-                drop_duplicates=arguments.drop_duplicates,
-                pixel_scale=arguments.pixel_scale,
+                resplit=arguments.resplit or chosen.resplit,
+                skip_bad=arguments.skip_bad or chosen.skip_bad,
+                drop_duplicates=arguments.drop_duplicates or chosen.drop_duplicates,
+                pixel_scale=chosen.pixel_scale if scale is None else scale,
             )
             print(summary, file=sys.stderr)
         case "merge":

@@ -49,6 +49,15 @@ class Populations(Section):
         return files
 
 
+class Ingest(Section):
+    """What becomes of images in files; see ``vitdm ingest --help``."""
+
+    resplit: bool = Field(False, description="draw all splits anew, whatever was published")
+    skip_bad: bool = Field(False, description="leave out files that cannot be used, list them")
+    drop_duplicates: bool = Field(False, description="keep one of several images that are equal")
+    pixel_scale: float | None = Field(None, gt=0, description="arcsec; default: FITS headers")
+
+
 # ------------------------------------------------------------------------------ image processing
 
 
@@ -266,6 +275,7 @@ class Config(Section):
         description="images of each split; for data from files, their proportions"
     )
     populations: Populations = Populations()
+    ingest: Ingest = Ingest()
     shards: int = Field(8, ge=1)
     task: Literal["multiclass", "binary"] = "multiclass"
     preprocess: Preprocess = Preprocess()

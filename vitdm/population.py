@@ -385,7 +385,8 @@ def _rows(section: Part, path: str = "") -> Iterator[tuple[str, str, str]]:
             yield setting, shares, field.description or ""
         elif value is not None:
             numbers = value if isinstance(value, tuple) else (value,)
-            texts = [f"{v:g}" if isinstance(v, float) else str(v).lower() for v in numbers]
+            texts = [f"{v:g}" if isinstance(v, float) else str(v) for v in numbers]
+            texts = [text.lower() if isinstance(value, bool) else text for text in texts]
             yield setting, " to ".join(texts), field.description or ""
 
 
