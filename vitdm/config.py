@@ -64,11 +64,16 @@ class Ingest(Section):
 class Preprocess(Section):
     """From an image of any size to the square array that the network sees."""
 
-    derotate: bool = Field(False, description="turn the major axis of the lensed light along x")
+    derotate: bool = Field(
+        False, description="turn and mirror the lensed light: its longer tails to +x and +y"
+    )
     crop: Literal["centre", "roi"] = Field(
         "centre", description="cut around the image centre, or around the region of interest"
     )
-    size: int = Field(96, ge=8, description="side of the cut, in pixels of the native resolution")
+    resize: bool = Field(
+        False, description="scale the image or region to fill the cut; else its native resolution"
+    )
+    size: int = Field(96, ge=8, description="side of the cut, in pixels of what the network sees")
     stretch: Literal["arcsinh", "linear"] = Field("arcsinh", description="of (x - sky) / sigma")
     softening: float = Field(2.0, gt=0, description="arcsinh(x / (softening sigma))")
     threshold: float = Field(5.0, gt=0, description="region of interest: above this many sigma")

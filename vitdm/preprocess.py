@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +21,14 @@ from vitdm.config import InputError, Preprocess
 SMOOTHING = 1.0  # px, sigma of the Gaussian: below the width of an arc, above a pixel's noise
 ROUND = 1.1  # below this ratio of the rms axes, a shape has no orientation worth the name
 PILE_UP = 0.1  # this fraction of values at the smallest one means that the noise was clipped
+CROWDED = 1.6  # the sky varies by this many times the noise: what is taken for sky is light
+LAG = 3  # px, at which pixels are compared to see their noise: beyond its correlation
+CLEAN = 1e-4  # below this fraction of the range of values there is no noise, only arithmetic
+OFF_CENTRE = 1 / 8  # of the image's side: the scatter of lenses about the centre of their cutout
+ARC = 0.6  # of the circle around it: an arc fills less, a galaxy or a star more
+NEAR = 2.0  # times the circle around an arc holds the further images of its source
+SPREAD = 1.5  # peaks of images of one source agree to this factor: lensing keeps the brightness
+MARGIN = 1.1  # a resized region is given this much room
 CHUNK = 256  # images read, processed and written at once
 SKY_FRACTION = 0.1  # if less of the image than this is away from light, all of it counts as sky
 _OPENING = np.ones((3, 3), np.uint8)
@@ -36,8 +44,8 @@ class Detection:
 
     ``residual`` is image - sky (0 where the image has no number), ``smooth`` the smoothed image
     above its own sky, ``noise_smooth`` the noise that is left in it, ``mask`` (uint8) is 1 where
-    ``smooth`` exceeds the threshold, after opening. ``noise`` is ``sigma``, the rms of the
-    sky; where an image shows no noise at all, ``sigma`` is 0 and ``noise`` is not.
+    ``smooth`` exceeds ``level``, after opening. ``sigma`` is the rms of the sky, and ``noise``, in
+    units of which light is counted, the same, but never less than that of rounding: it is above 0.
     """
 
     sky: float
@@ -46,18 +54,22 @@ class Detection:
     residual: NDArray[np.float32]
     smooth: NDArray[np.float32]
     noise_smooth: float
+    level: float
     mask: NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Roi:
-    """The region of interest: the largest connected patch of light, with its holes filled.
+    """The region of interest: the light of the lens, with its holes filled.
 
     ``x, y`` (px; column and row, the first pixel's centre is 0, 0) is the flux-weighted centre,
     ``angle`` (deg, in (-180, 180], from +x to +y) the direction of the major axis towards its
-    longer tail, ``elongation`` the ratio of the flux-weighted rms axes, ``area`` (px²) that of the
-    filled region. ``oriented`` tells whether the region is long enough for ``angle`` to mean
-    anything; if not, it is 0. If nothing is ``found``, the centre is the image's.
+    longer tail, ``mirrored`` tells that the longer tail of the minor axis is then towards -y,
+    ``elongation`` is the ratio of the flux-weighted rms axes, ``area`` (px²) that of the filled
+    region, ``radius`` (px) the distance of its farthest pixel from the centre. ``oriented`` tells
+    whether the region is long enough for ``angle`` to mean anything; if not, it is 0 and nothing is
+    mirrored. If nothing is ``found``, the centre is the image's. ``contours`` are the outlines of
+    the region's parts, (n, 2) of x, y each, the largest first.
     """
 
     found: bool
@@ -66,8 +78,10 @@ class Roi:
     angle: float = 0.0
     elongation: float = 1.0
     area: int = 0
+    radius: float = 0.0
     oriented: bool = False
-    contour: NDArray[np.int32] | None = None
+    mirrored: bool = False
+    contours: tuple[NDArray[np.int32], ...] = ()
     mask: NDArray[np.uint8] | None = None
     sky: float = 0.0
     sigma: float = 0.0
@@ -80,6 +94,8 @@ class Roi:
             "roi_y": self.y,
             "roi_angle": self.angle if self.oriented else math.nan,
             "roi_found": int(self.found),
+            "roi_oriented": int(self.oriented),
+            "roi_mirrored": int(self.mirrored),
             "roi_elongation": self.elongation if self.found else math.nan,
             "noise_sigma": self.sigma,
         }
@@ -102,8 +118,11 @@ def estimate_background(image: ArrayLike) -> tuple[float, float]:
     none is left (at most 10 times); first of the smoothed image, to find its light, then of the
     pixels that are well away from light. If a tenth of the values or more is piled up at the
     smallest one (noise that was cut at zero), the rms is that of the upper half alone about the
-    median. Values that are no finite numbers are ignored. A constant image has rms 0; an image
-    without a finite number, sky 0 and rms 0.
+    median. If what is left still varies much more than the differences of its pixels, as where a
+    galaxy fills the image, the noise is that of the differences (after Immerkaer 1996,
+    doi:10.1006/cviu.1996.0060) and the sky the faintest level of the smoothed image. Values that
+    are no finite numbers are ignored. A constant image has rms 0; an image without a finite number,
+    sky 0 and rms 0.
     """
     background = _background(_as_image(image))
     return background.sky, background.sigma
@@ -115,28 +134,59 @@ class _Background(NamedTuple):
     residual: NDArray[np.float32]  # image - sky; 0 where it has no number
     smooth: NDArray[np.float32]  # the residual, smoothed, above the sky of its own
     sigma_smooth: float
+    rounding: float  # rms of the rounding of pixel values; 0 if they are not rounded
 
 
 def _background(image: NDArray[np.float32]) -> _Background:
     finite = np.isfinite(image)
     if not finite.any():
-        return _Background(0.0, 0.0, np.zeros_like(image), np.zeros_like(image), 0.0)
+        return _Background(0.0, 0.0, np.zeros_like(image), np.zeros_like(image), 0.0, 0.0)
     residual = image - image.min(where=finite, initial=np.inf)
     if not finite.all():
         residual[~finite] = np.median(residual[finite])
     smooth = cv2.GaussianBlur(residual, (0, 0), SMOOTHING)
     sparse = smooth[::2, ::2] if min(smooth.shape) > 64 else smooth  # the rest is correlated
-    sky_smooth, sigma_smooth = _clipped_statistics(sparse)
+    sky_smooth, sigma_smooth = _clipped_statistics(np.sort(sparse, axis=None))
     smooth -= np.float32(sky_smooth)
     away = cv2.dilate(_opened(smooth > 3 * sigma_smooth), _MARGIN) == 0
     away &= finite
     if np.count_nonzero(away) < SKY_FRACTION * away.size:
         away = finite
-    sky, sigma = _clipped_statistics(residual[away])
+    pixels = np.sort(residual[away], axis=None)
+    sky, sigma = _clipped_statistics(pixels)
+    pixel_noise = _pixel_noise(residual, smooth, finite)
+    if CROWDED * pixel_noise < sigma and pixel_noise > CLEAN * float(residual.max()):
+        # Light everywhere: what little varies from pixel to pixel is noise, the darkest is sky.
+        faintest = float(np.quantile(smooth[finite], 0.02))
+        sky, sigma = faintest + sky_smooth, pixel_noise
+        smooth -= np.float32(faintest)
+        sigma_smooth = pixel_noise / (2 * math.sqrt(math.pi) * SMOOTHING)
     residual -= np.float32(sky)
     residual[~finite] = 0.0
     sky += float(image.min(where=finite, initial=np.inf))
-    return _Background(sky, sigma, residual, smooth, sigma_smooth)
+    return _Background(sky, sigma, residual, smooth, sigma_smooth, _rounding(pixels))
+
+
+def _pixel_noise(
+    image: NDArray[np.float32], smooth: NDArray[np.float32], finite: NDArray[np.bool_]
+) -> float:
+    """Return the noise rms seen in the second differences of the fainter half, 0 if unknown.
+
+    Pixels are compared across LAG, so that noise which neighbours share is seen in full. Where
+    noise was clipped or rounded away, most differences are equal and nothing is known.
+    """
+    if min(image.shape) <= 4 * LAG:
+        return 0.0
+    left, middle, right = image[:, : -2 * LAG], image[:, LAG:-LAG], image[:, 2 * LAG :]
+    level = smooth[:, LAG:-LAG]
+    faint = (level <= np.median(level[::2, ::2])) & finite[:, LAG:-LAG]
+    differences = np.abs((left - 2 * middle + right)[faint])
+    if (
+        not differences.size
+        or np.count_nonzero(middle[faint] == middle.min()) > PILE_UP * faint.sum()
+    ):
+        return 0.0
+    return float(np.median(differences)) * 1.4826 / math.sqrt(6)
 
 
 def _opened(pixels: NDArray[np.bool_]) -> NDArray[np.uint8]:
@@ -144,8 +194,7 @@ def _opened(pixels: NDArray[np.bool_]) -> NDArray[np.uint8]:
 
 
 def _clipped_statistics(values: NDArray[np.float32]) -> tuple[float, float]:
-    """Return the median and the rms about it of the finite ``values``, clipped at 3 sigma."""
-    values = np.sort(values, axis=None)  # sorted once, every clipping is a slice
+    """Return the median and the rms about it of sorted ``values`` (n,), clipped at 3 sigma."""
     pivot = values[values.size // 2]
     offsets = (values - pivot).astype(np.float64)
     piled_up = int(np.searchsorted(offsets, offsets[0], side="right")) >= PILE_UP * offsets.size
@@ -165,12 +214,13 @@ def _clipped_statistics(values: NDArray[np.float32]) -> tuple[float, float]:
     return float(pivot) + float(median), sigma
 
 
-def _noise(sigma: float, image: NDArray[np.float32]) -> float:
-    """Return an rms to divide by: that of rounding to 8 bits where the image shows no noise."""
-    span = float(image.max() - image.min())
-    if sigma > 1e-6 * span:
-        return sigma
-    return span / 255 / math.sqrt(12) or 1.0
+def _rounding(pixels: NDArray[np.float32]) -> float:
+    """Return the rms, step / sqrt(12), of the rounding of sorted pixels, 0 if hardly any agree."""
+    steps = np.diff(pixels)
+    larger = steps[steps > 1e-5 * (pixels[-1] - pixels[0])]
+    if not larger.size or 2 * larger.size > steps.size:
+        return 0.0
+    return float(larger.min()) / math.sqrt(12)
 
 
 def detect(image: ArrayLike, settings: Preprocess) -> Detection:
@@ -180,22 +230,30 @@ def detect(image: ArrayLike, settings: Preprocess) -> Detection:
     measured after the smoothing, for that is what reduces it, by a factor that depends on how the
     noise of neighbouring pixels is correlated.
     """
-    sky, sigma, residual, smooth, sigma_smooth = _background(_as_image(image))
-    noise = _noise(sigma, residual)
-    noise_smooth = sigma_smooth
-    if noise != sigma or not sigma_smooth:
-        noise_smooth = max(sigma_smooth, noise / (2 * math.sqrt(math.pi) * SMOOTHING))
-    mask = _opened(smooth > settings.threshold * noise_smooth)
-    return Detection(sky, sigma, noise, residual, smooth, noise_smooth, mask)
+    sky, sigma, residual, smooth, sigma_smooth, rounding = _background(_as_image(image))
+    span = float(residual.max() - residual.min())
+    noise, noise_smooth = sigma, sigma_smooth
+    if sigma <= max(CLEAN * span, rounding):
+        # What is seen is rounding, if only that to 8 bits, and smoothing does not reduce it: it is
+        # shared by whole patches of pixels.
+        noise = rounding if rounding > CLEAN * span else span / 255 / math.sqrt(12) or 1.0
+        noise_smooth = max(sigma_smooth, noise)
+    level = settings.threshold * noise_smooth
+    mask = _opened(smooth > level)
+    return Detection(sky, sigma, noise, residual, smooth, noise_smooth, level, mask)
 
 
 def find_roi(image: ArrayLike, settings: Preprocess) -> Roi:
-    """Find the largest connected region of light above the noise, its centre and orientation.
+    """Find the light of the lens, its centre and its orientation.
 
-    ``image`` is (height, width), any real numbers; InputError for anything else. Only outer
-    contours count and the largest is taken. The angle is that of the flux-weighted second moments,
-    tan(2 angle) = 2 mu11 / (mu20 - mu02) (principal axes: Hu 1962, doi:10.1109/TIT.1962.1057692);
-    of its two directions the one with the positive third moment is taken.
+    ``image`` is (height, width), any real numbers; InputError for anything else. Of the outer
+    contours of the light above the noise the largest counts, less so the farther it is from the
+    image's centre, where cutouts have their lens and not its neighbours. If it is an arc, regions
+    belong to it that may be further images of the same source: about the same circle, and not
+    brighter, for lensing conserves surface brightness. The angle is that of the flux-weighted
+    second moments, tan(2 angle) = 2 mu11 / (mu20 - mu02) (principal axes: Hu 1962,
+    doi:10.1109/TIT.1962.1057692); of its two directions, and of the two sides of the axis, those
+    with the positive third moment are taken.
     """
     return roi_of(detect(image, settings))
 
@@ -203,33 +261,80 @@ def find_roi(image: ArrayLike, settings: Preprocess) -> Roi:
 def roi_of(light: Detection) -> Roi:
     """Return the region of interest of light that is already detected (see ``find_roi``)."""
     height, width = light.mask.shape
-    contours = cv2.findContours(light.mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
+    bright, level = light.mask, light.level
+    if 2 * cv2.countNonZero(bright) > bright.size:  # a galaxy fills the image: its brighter half
+        level = float(np.median(light.smooth))
+        bright = _opened(light.smooth > level)
+    contours = cv2.findContours(bright, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
     if not contours:
         centre = ((width - 1) / 2, (height - 1) / 2)
         return Roi(False, *centre, sky=light.sky, sigma=light.sigma)
-    contour = max(contours, key=cv2.contourArea)
-    mask = cv2.drawContours(np.zeros_like(light.mask), [contour], -1, 1, cv2.FILLED)
-    left, top, columns, rows = cv2.boundingRect(contour)
+    if len(contours) > 1:
+        contours = _lens(contours, light.smooth)
+    mask = cv2.drawContours(np.zeros_like(bright), contours, -1, 1, cv2.FILLED)
+    left, top, columns, rows = cv2.boundingRect(mask)
     box = np.s_[top : top + rows, left : left + columns]
-    x, y, angle, elongation = _shape(np.where(mask[box], light.smooth[box], 0), mask[box])
-    oriented = elongation >= ROUND
+    # Weights that vanish at the edge: a pixel more or less there does not change the shape.
+    shape = _shape(np.maximum(light.smooth[box] - np.float32(level), 0) * mask[box], mask[box])
+    outline = np.concatenate(contours)[:, 0] - (left + shape.x, top + shape.y)
+    oriented = shape.elongation >= ROUND
     return Roi(
         found=True,
-        x=left + x,
-        y=top + y,
-        angle=angle if oriented else 0.0,
-        elongation=elongation,
+        x=left + shape.x,
+        y=top + shape.y,
+        angle=shape.angle if oriented else 0.0,
+        elongation=shape.elongation,
         area=cv2.countNonZero(mask),
+        radius=float(np.hypot(*outline.T).max()),
         oriented=oriented,
-        contour=contour[:, 0],
+        mirrored=oriented and shape.mirrored,
+        contours=tuple(contour[:, 0] for contour in contours),
         mask=mask,
         sky=light.sky,
         sigma=light.sigma,
     )
 
 
-def _shape(flux: NDArray, mask: NDArray[np.uint8]) -> tuple[float, float, float, float]:
-    """Return centre x, y, angle (deg) and elongation from the moments of the smoothed flux."""
+def _lens(contours: Sequence[NDArray], smooth: NDArray[np.float32]) -> list[NDArray]:
+    """Return the contours that belong to the lens, the main one first (see ``find_roi``)."""
+    height, width = smooth.shape
+    middle, scale = ((width - 1) / 2, (height - 1) / 2), OFF_CENTRE * min(height, width)
+
+    def weight(contour: NDArray) -> float:
+        distance = max(0.0, -cv2.pointPolygonTest(contour, middle, True)) / scale
+        return cv2.contourArea(contour) * math.exp(-0.5 * distance**2)
+
+    main = max(contours, key=weight)
+    lens, peak, reach = [main], _peak(main, smooth), cv2.minEnclosingCircle(main)[1]
+    for other in contours:
+        if other is main or _peak(other, smooth) > SPREAD * peak:
+            continue
+        larger, radius = main, reach
+        if (other_radius := cv2.minEnclosingCircle(other)[1]) > reach:
+            larger, radius = other, other_radius
+        both = cv2.minEnclosingCircle(np.concatenate([main, other]))[1]
+        if cv2.contourArea(larger) < ARC * math.pi * radius**2 and both < NEAR * radius:
+            lens.append(other)
+    return lens
+
+
+def _peak(contour: NDArray, smooth: NDArray[np.float32]) -> float:
+    left, top, columns, rows = cv2.boundingRect(contour)
+    region = np.zeros((rows, columns), np.uint8)
+    cv2.drawContours(region, [contour], -1, 1, cv2.FILLED, offset=(-left, -top))
+    return float((smooth[top : top + rows, left : left + columns] * region).max())
+
+
+class _Shape(NamedTuple):
+    x: float
+    y: float
+    angle: float
+    mirrored: bool
+    elongation: float
+
+
+def _shape(flux: NDArray[np.float32], mask: NDArray[np.uint8]) -> _Shape:
+    """Return the shape of a region from the moments of its smoothed flux."""
     moments = cv2.moments(flux)
     if moments["m00"] <= 0:
         moments = cv2.moments(mask, binaryImage=True)
@@ -240,61 +345,86 @@ def _shape(flux: NDArray, mask: NDArray[np.uint8]) -> tuple[float, float, float,
     pixel = 1 / 12  # the second moment of a single pixel: nothing seen is narrower
     elongation = math.sqrt(max(middle + radius, pixel) / max(middle - radius, pixel))
     angle = 0.5 * math.atan2(2 * mu11, mu20 - mu02)
-    cos, sin = math.cos(angle), math.sin(angle)
-    skewness = (
-        cos**3 * moments["mu30"]
-        + 3 * cos**2 * sin * moments["mu21"]
-        + 3 * cos * sin**2 * moments["mu12"]
-        + sin**3 * moments["mu03"]
+    mu = [moments[name] for name in ("mu30", "mu21", "mu12", "mu03")]
+    if _third_moment(mu, angle) < 0:
+        angle += math.pi if angle <= 0 else -math.pi
+    mirrored = _third_moment(mu, angle + math.pi / 2) < 0
+    return _Shape(
+        moments["m10"] / total,
+        moments["m01"] / total,
+        math.degrees(angle),
+        mirrored,
+        elongation,
     )
-    degrees = math.degrees(angle)
-    if skewness < 0:
-        degrees += 180 if degrees <= 0 else -180
-    return moments["m10"] / total, moments["m01"] / total, degrees, elongation
+
+
+def _third_moment(mu: list[float], angle: float) -> float:
+    """Return the third central moment along a direction (rad) from mu30, mu21, mu12, mu03."""
+    cos, sin = math.cos(angle), math.sin(angle)
+    return cos**3 * mu[0] + 3 * cos**2 * sin * mu[1] + 3 * cos * sin**2 * mu[2] + sin**3 * mu[3]
 
 
 def process(image: ArrayLike, settings: Preprocess) -> tuple[NDArray[np.float32], Roi]:
     """Cut, turn and stretch an image into what the network sees: (size, size), float32.
 
     ``image`` is (height, width), any real numbers and any size; InputError for anything else. The
-    sky is subtracted; the cut is made around the centre of the image or of the region of interest
-    at the native resolution, with ``derotate`` turned about the centre of the cut so that the
-    region's major axis lies along +x. What lies beyond the image, and pixels without a number, get
-    the sky's 0. The result is x = (image - sky) / sigma, or arcsinh(x / softening). If no region is
-    found, the cut is around the centre and nothing is turned.
+    sky is subtracted; the cut is made around the centre of the image or of the region of interest,
+    at the native resolution or, with ``resize``, so that the whole image or region fills it. With
+    ``derotate`` it is turned about its centre, so that the region's major axis lies along +x and
+    points to its longer tail, and mirrored so that the longer tail across is towards +y. What lies
+    beyond the image, and pixels without a number, get the sky's 0. The result is
+    x = (image - sky) / sigma, or arcsinh(x / softening). If no region is found, the cut is around
+    the centre and nothing is turned.
     """
     light = detect(image, settings)
     roi = roi_of(light)
+    return process_light(light, roi, settings), roi
+
+
+def process_light(light: Detection, roi: Roi, settings: Preprocess) -> NDArray[np.float32]:
+    """Return what ``process`` makes of an image whose light and region are already found."""
     square = cut(light.residual, roi, settings) / np.float32(light.noise)
     if settings.stretch == "arcsinh":
         square = np.arcsinh(square / np.float32(settings.softening))
-    return square, roi
+    return square
 
 
 def cut(image: NDArray[np.float32], roi: Roi, settings: Preprocess) -> NDArray[np.float32]:
-    """Return the square (size, size) of an image, turned if so set; 0 beyond the image."""
+    """Return the square (size, size) of an image, turned and resized if so set; 0 beyond."""
     height, width = image.shape
-    x, y = (roi.x, roi.y) if settings.crop == "roi" else ((width - 1) / 2, (height - 1) / 2)
-    if settings.derotate and roi.oriented:
-        return _turned(image, x, y, roi.angle, settings.size)
-    return _slice(image, x, y, settings.size)
+    x, y, side = (width - 1) / 2, (height - 1) / 2, float(max(height, width))
+    if settings.crop == "roi" and roi.found:
+        x, y, side = roi.x, roi.y, 2 * MARGIN * max(roi.radius, 1.0)
+    scale = side / settings.size if settings.resize else 1.0
+    turned = settings.derotate and roi.oriented
+    if not turned and scale == 1.0:
+        return _slice(image, x, y, settings.size)
+    angle, mirrored = (roi.angle, roi.mirrored) if turned else (0.0, False)
+    return _warped(image, x, y, angle, mirrored, scale, settings.size)
 
 
-def _turned(
-    image: NDArray[np.float32], x: float, y: float, angle: float, size: int
+def _warped(
+    image: NDArray[np.float32],
+    x: float,
+    y: float,
+    angle: float,
+    mirrored: bool,
+    scale: float,
+    size: int,
 ) -> NDArray[np.float32]:
-    """Return the square around (x, y) turned by -angle (deg), by cubic interpolation."""
-    cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-    middle = (size - 1) / 2
-    output_to_input = np.array(
-        [
-            [cos, -sin, x - middle * (cos - sin)],
-            [sin, cos, y - middle * (sin + cos)],
-        ]
-    )
+    """Return the square around (x, y) by cubic interpolation.
+
+    It is turned by -angle (deg), then mirrored top to bottom; its pixels are ``scale`` of the
+    image's wide. The image is smoothed first to what wider pixels can hold.
+    """
+    if scale > 1:
+        image = cv2.GaussianBlur(image, (0, 0), 0.5 * math.sqrt(scale**2 - 1))
+    cos, sin = scale * math.cos(math.radians(angle)), scale * math.sin(math.radians(angle))
+    along, across = np.array([cos, sin]), np.array([-sin, cos]) * (-1 if mirrored else 1)
+    corner = np.array([x, y]) - (size - 1) / 2 * (along + across)
     return cv2.warpAffine(
         image,
-        output_to_input,
+        np.column_stack([along, across, corner]),
         (size, size),
         flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_CONSTANT,
@@ -323,7 +453,8 @@ def process_dataset(
     """Process every image of a dataset into a dataset of its own, chunk by chunk.
 
     The catalog gets the columns of ``Roi``: roi_x, roi_y (px), roi_angle (deg; empty where the
-    region has no orientation), roi_found (0 or 1), roi_elongation, noise_sigma (image units).
+    region has no orientation), roi_found, roi_oriented, roi_mirrored (0 or 1), roi_elongation,
+    noise_sigma (image units).
     """
     started = time.time()
     source = dataset.Dataset.open(dataset_folder)
