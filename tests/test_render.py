@@ -326,8 +326,8 @@ def test_psf_is_a_gaussian_that_keeps_the_flux():
 
 def test_loops_compile_without_a_place_for_the_cache():
     """Code without a file, as anything in a folder that cannot be written, has no cache."""
-    from vitdm.render import _compiled
+    from vitdm.compiled import compiled
 
     names = {}
     exec("def double(x):\n    return 2 * x", names)
-    assert _compiled(names["double"])(3) == 6
+    assert compiled(names["double"])(3) == 6

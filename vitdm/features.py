@@ -1,28 +1,36 @@
-"""Physics features: numbers with a meaning, measured on the raw image of a lens."""
+"""Physics features: numbers with a meaning, measured on the raw image of a lens.
+
+Two groups are measured on the image: those of the project's *proposal* (area, points of greatest
+luminosity, their separations), and the *morphology* that the field uses for galaxies and arcs.
+"""
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
-from scipy.spatial.distance import pdist
+from numpy.typing import ArrayLike, NDArray
 
-from vitdm import dataset
+from vitdm import dataset, morphology
+from vitdm.compiled import compiled
 from vitdm.config import Features, Preprocess
-from vitdm.preprocess import detect, roi_of, stream
+from vitdm.preprocess import Detection, Roi, detect, roi_of, stream
 from vitdm.provenance import atomic, sidecar
+
+GROUPS = ("proposal", "morphology")
 
 
 @dataclass(frozen=True)
 class Feature:
-    """What a feature is: its unit, its formula, where it is from, how substructure changes it."""
+    """What a feature is: group, unit, formula, where it is from, how substructure changes it."""
 
+    group: str
     unit: str
     definition: str
     reference: str
@@ -30,48 +38,114 @@ class Feature:
 
 
 _PRECURSOR = "after github.com/SVJLucas/ViT-for-Dark-Matter-Morphology"
-_GENERAL = {
-    "lensed_area": Feature(
-        "px²",
-        "number of pixels of the smoothed image above the noise threshold, after 3×3 opening",
-        _PRECURSOR,
-        "larger: added mass magnifies more",
-    ),
-    "peak_snr": Feature(
+_LOTZ = "Lotz, Primack & Madau (2004), doi:10.1086/421849"
+_CONSELICE = "Conselice (2003), doi:10.1086/375001"
+_AREA = Feature(
+    "proposal",
+    "px²",
+    "number of pixels of the smoothed image above the noise threshold, after 3×3 opening",
+    _PRECURSOR,
+    "larger: added mass magnifies more",
+)
+_FINER = "larger: perturbers add structure finer than that of a smooth lens"
+_MORPHOLOGY = {
+    "peak_snr": (
         "",
         "maximum of the smoothed image above its sky / rms of the smoothed image",
         "this work",
         "either way: a perturber near an image magnifies or demagnifies it",
     ),
-    "roi_elongation": Feature(
-        "",
-        "sqrt(l1 / l2), l1 > l2 the eigenvalues of the flux's second moments in the largest region",
-        "Hu (1962), doi:10.1109/TIT.1962.1057692",
-        "either way: added mass closes a ring or breaks an arc",
-    ),
-    "total_flux_snr": Feature(
+    "total_flux_snr": (
         "",
         "sum of (I - sky) / sigma over the lensed area",
         "this work",
         "larger: added mass magnifies more",
     ),
-    "ring_radius": Feature(
+    "roi_elongation": (
+        "",
+        "sqrt(l1 / l2), l1 > l2 the eigenvalues of the second moments of the lens's light",
+        "Hu (1962), doi:10.1109/TIT.1962.1057692",
+        "either way: added mass closes a ring or breaks an arc",
+    ),
+    "gini": (
+        "",
+        "Gini coefficient of F = I - sky in the lensed area: 0 all pixels equal, 1 all in one",
+        f"{_LOTZ}, eq. 6",
+        "larger: light is gathered into bright spots",
+    ),
+    "m20": (
+        "",
+        "log10 of the share of the brightest 20 % of F in sum(F d²), d from the centroid",
+        f"{_LOTZ}, eqs. 7, 8",
+        "larger: bright spots away from the centre",
+    ),
+    "concentration": (
+        "",
+        "5 log10(r80 / r20), r the radii about the centroid that hold 80 and 20 % of F",
+        f"{_CONSELICE}, sect. 3.2",
+        "either way: a perturber moves light inwards or outwards",
+    ),
+    "asymmetry": (
+        "",
+        "sum |I - I180| / sum |I| in the lens's light, I180 turned by 180°, less what noise adds",
+        f"{_CONSELICE}, sect. 3.1",
+        "larger: perturbers act on one side",
+    ),
+    "ring_radius": (
         "px",
-        "R = sum(F r) / sum(F), F = I - sky, r the distance to the image centre, in the area",
-        "this work; estimates theta_E, e.g. Narayan & Bartelmann (1996), arXiv:astro-ph/9606001",
+        "radius of the circle fitted to the lens's light, weights F above the noise threshold",
+        "Taubin (1991), doi:10.1109/34.103273; estimates theta_E, e.g. Narayan & Bartelmann (1996),"
+        " arXiv:astro-ph/9606001",
         "larger: the mass inside the ring grows by that of the substructure",
     ),
-    "ring_width": Feature(
+    "ring_width": (
         "px",
-        "sqrt(sum(F (r - R)²) / sum(F)) in the lensed area",
+        "sqrt(sum(F (r - R)²) / sum(F)), r the distance to the centre of that circle, R its radius",
         "this work",
         "larger: perturbed arcs leave the circle",
     ),
-    "gini": Feature(
+    "ring_ellipticity": (
         "",
-        "Gini coefficient of F in the lensed area: 0 all pixels equal, 1 all light in one pixel",
-        "Lotz, Primack & Madau (2004), doi:10.1086/421849, eq. 6",
-        "larger: light is gathered into bright spots",
+        "sqrt(a² + b²) / r0 of the ridge r(phi) = r0 + … + a cos 2phi + b sin 2phi, weights F",
+        "this work; (1 - q) / (1 + q) of an ellipse of axis ratio q",
+        "either way: clumps add a quadrupole of their own",
+    ),
+    "ring_wiggle": (
+        "px",
+        "rms deviation of the ridge from that fit, weights F",
+        "this work",
+        "larger: clumps shift pieces of the arc",
+    ),
+    "arc_angle": (
+        "deg",
+        "angle in which the flux along the ring exceeds half its maximum",
+        "this work",
+        "either way: added mass closes a ring or breaks an arc",
+    ),
+    "fourier_1": ("", "|sum F exp(i phi)| / sum F along the ring", "this work", "none: the source"),
+    "fourier_2": ("", "the same of order 2", "this work", "none: ellipticity and shear"),
+    "fourier_3": ("", "the same of order 3", "this work", "larger: not of a smooth lens"),
+    "fourier_4": ("", "the same of order 4", "this work", "larger: not of a smooth lens"),
+    "fourier_5_8": ("", "root of the summed squares of orders 5 to 8", "this work", _FINER),
+    "fourier_9_16": ("", "root of the summed squares of orders 9 to 16", "this work", _FINER),
+    "residual_power": (
+        "",
+        "mean power, over that of noise, of the azimuthal orders 5 to 24 of the annulus about the "
+        "ring: what a model smooth in azimuth, at each radius, leaves",
+        "this work",
+        _FINER,
+    ),
+    "residual_peak": (
+        "",
+        "largest |residual| of that model, in units of the noise of a pixel",
+        "this work",
+        _FINER,
+    ),
+    "residual_slope": (
+        "",
+        "slope of log power against log order, of these orders",
+        "this work; of residuals of lens models, e.g. Bayer et al. (2023), arXiv:2310.19497",
+        "larger (flatter): clumps have structure at all scales",
     ),
 }
 
@@ -85,15 +159,21 @@ def _level_features(level: float) -> dict[str, Feature]:
     bright = f"the regions brighter than {percent} of the smoothed image's peak and than the noise"
     return {
         f"n_bright_{name}": Feature(
-            "", f"number of {bright} threshold", _PRECURSOR, "larger: perturbers split arcs"
+            "proposal",
+            "",
+            f"number of {bright} threshold",
+            _PRECURSOR,
+            "larger: perturbers split arcs",
         ),
         f"max_separation_{name}": Feature(
+            "proposal",
             "px",
             f"largest distance of the flux-weighted centroids of {bright} threshold",
             _PRECURSOR,
             "larger: the image separation is twice the Einstein radius",
         ),
         f"min_separation_{name}": Feature(
+            "proposal",
             "px",
             f"smallest distance of the flux-weighted centroids of {bright} threshold",
             _PRECURSOR,
@@ -102,11 +182,15 @@ def _level_features(level: float) -> dict[str, Feature]:
     }
 
 
-def definitions(settings: Features) -> dict[str, Feature]:
+def definitions(settings: Features, groups: Sequence[str] = GROUPS) -> dict[str, Feature]:
     """Return the features that ``measure`` gives with these settings, by name, in its order."""
-    features = dict(_GENERAL)
-    for level in settings.levels:
-        features |= _level_features(level)
+    features = {}
+    if "proposal" in groups:
+        features["lensed_area"] = _AREA
+        for level in settings.levels:
+            features |= _level_features(level)
+    if "morphology" in groups:
+        features |= {name: Feature("morphology", *entry) for name, entry in _MORPHOLOGY.items()}
     return features
 
 
@@ -119,90 +203,145 @@ def feature_names(settings: Features) -> list[str]:
 
 
 def table(settings: Features | None = None) -> pd.DataFrame:
-    """Return one row a feature: name, unit, definition, reference, expects."""
+    """Return one row a feature: name, group, unit, definition, reference, expects."""
     features = definitions(settings or Features())
     return pd.DataFrame([{"name": name} | asdict(entry) for name, entry in features.items()])
 
 
 def measure(
-    image: ArrayLike, preprocess_settings: Preprocess, features_settings: Features
+    image: ArrayLike,
+    preprocess_settings: Preprocess,
+    features_settings: Features,
+    groups: Sequence[str] = GROUPS,
 ) -> dict[str, float]:
     """Measure the features of a raw image, (height, width) of any real numbers.
 
-    What has no value is NaN: separations of fewer than two bright regions, and shapes where no
-    light is found. InputError if the image is no two-dimensional array of real numbers.
+    What has no value is NaN: separations of fewer than two bright regions, shapes where no light is
+    found, ring features of light that lies on no circle. InputError if the image is no
+    two-dimensional array of real numbers.
     """
     light = detect(image, preprocess_settings)
-    roi = roi_of(light)
+    return measure_light(light, roi_of(light), features_settings, groups)
+
+
+def measure_light(
+    light: Detection, roi: Roi, settings: Features, groups: Sequence[str] = GROUPS
+) -> dict[str, float]:
+    """Measure the features of an image whose light and region are already found."""
+    values: dict[str, float] = {}
     left, top, width, height = cv2.boundingRect(light.mask)
     box = np.s_[top : top + height, left : left + width]  # empty if no light is found
     mask, smooth = light.mask[box], light.smooth[box]
-    rows, columns = np.nonzero(mask)
-    centre = np.subtract(light.mask.shape, 1) / 2
-    radii = np.hypot(rows + top - centre[0], columns + left - centre[1])
-    values = {
-        "lensed_area": float(rows.size),
-        "peak_snr": float(light.smooth.max()) / light.noise_smooth,
-        "roi_elongation": roi.elongation if roi.found else math.nan,
-    }
-    values |= _light_profile(light.residual[box][rows, columns], radii, light.noise)
-    peak = float(smooth[rows, columns].max(initial=0.0))
-    faintest = preprocess_settings.threshold * light.noise_smooth
-    for level in features_settings.levels:
-        name = _suffix(level)
-        centroids = _bright_regions(smooth, mask, max(level * peak, faintest))
-        smallest, largest = _separations(centroids)
-        values[f"n_bright_{name}"] = float(len(centroids))
-        values[f"max_separation_{name}"] = largest
-        values[f"min_separation_{name}"] = smallest
+    if "proposal" in groups:
+        values["lensed_area"] = float(cv2.countNonZero(light.mask))
+        peak = float(cv2.minMaxLoc(smooth, mask)[1]) if mask.size else 0.0
+        for level in settings.levels:
+            name = _suffix(level)
+            centroids = _bright_regions(smooth, mask, max(level * peak, light.level))
+            smallest, largest = _separations(centroids)
+            values[f"n_bright_{name}"] = float(len(centroids))
+            values[f"max_separation_{name}"] = largest
+            values[f"min_separation_{name}"] = smallest
+    if "morphology" in groups:
+        values |= _morphology(light, roi)
     return values
 
 
-def _light_profile(flux: np.ndarray, radii: np.ndarray, noise: float) -> dict[str, float]:
-    """Return the features of the lensed pixels' flux and distance to the image centre (px)."""
-    flux = flux.astype(np.float64)
-    total = float(flux.sum())
-    values = {"total_flux_snr": total / noise}
-    if not total > 0:
-        return values | {"ring_radius": math.nan, "ring_width": math.nan, "gini": math.nan}
-    mean = float(flux @ radii) / total
-    variance = float(flux @ (radii - mean) ** 2) / total
-    return values | {
-        "ring_radius": mean,
-        "ring_width": math.sqrt(max(variance, 0.0)),
-        "gini": _gini(flux),
+def _morphology(light: Detection, roi: Roi) -> dict[str, float]:
+    values = dict.fromkeys(_MORPHOLOGY, math.nan)
+    values["peak_snr"] = float(light.smooth.max()) / light.noise_smooth
+    rows, columns = np.nonzero(light.mask)
+    flux = light.residual[rows, columns].astype(np.float64)
+    values["total_flux_snr"] = float(flux.sum()) / light.noise
+    if not roi.found:
+        return values
+    values["roi_elongation"] = roi.elongation
+    values["gini"] = morphology.gini(flux)
+    mask = light.mask * roi.mask
+    rows, columns = np.nonzero(mask)
+    flux = light.residual[rows, columns].astype(np.float64)
+    values["m20"] = morphology.m20(flux, columns, rows)
+    radii = np.hypot(columns - roi.x, rows - roi.y)
+    values["concentration"] = morphology.concentration(flux, radii)
+    values["asymmetry"] = morphology.asymmetry(light.residual, mask, roi.x, roi.y, light.noise)
+    weight = np.maximum(light.smooth[rows, columns].astype(np.float64) - light.level, 0)
+    return values | _ring_features(light, roi, rows, columns, weight)
+
+
+def _ring_features(
+    light: Detection, roi: Roi, rows: NDArray, columns: NDArray, weight: NDArray
+) -> dict[str, float]:
+    """Return the features of the circle through weighted pixels; none if they lie on no circle."""
+    brightest = int(np.argmax(weight))
+    offset = math.hypot(columns[brightest] - roi.x, rows[brightest] - roi.y)
+    if offset < morphology.CENTRAL * roi.radius:  # a galaxy: the ring is what is around it
+        radii = np.hypot(columns - columns[brightest], rows - rows[brightest])
+        hole = morphology.hole_radius(radii, weight)
+        outside = radii > hole  # nowhere, if there is no hole
+        rows, columns, weight = rows[outside], columns[outside], weight[outside]
+    x, y, radius = morphology.fit_circle(columns, rows, weight)
+    if not (1 < radius < 2 * roi.radius and math.hypot(x - roi.x, y - roi.y) < 2 * roi.radius):
+        return {}
+    deviation = np.hypot(columns - x, rows - y) - radius
+    width = math.sqrt(float(weight @ deviation**2) / float(weight.sum()))
+    ring = morphology.unroll(light.residual, x, y, radius, max(2.5 * width, 2.0), light.noise)
+    ellipticity, wiggle = morphology.ridge_shape(ring)
+    amplitudes = morphology.fourier_amplitudes(ring)
+    fine = ring.power[morphology.SMOOTH_ORDERS + 1 :]
+    return {
+        "ring_radius": radius,
+        "ring_width": width,
+        "ring_ellipticity": ellipticity,
+        "ring_wiggle": wiggle,
+        "arc_angle": 360 * float(np.mean(ring.flux > 0.5 * ring.flux.max())),
+        **{f"fourier_{order}": float(amplitudes[order]) for order in range(1, 5)},
+        "fourier_5_8": float(np.sqrt((amplitudes[5:9] ** 2).sum())),
+        "fourier_9_16": float(np.sqrt((amplitudes[9:17] ** 2).sum())),
+        "residual_power": float(fine.mean()),
+        "residual_peak": float(np.abs(ring.rest).max()),
+        "residual_slope": morphology.power_slope(ring.power, morphology.SMOOTH_ORDERS + 1),
     }
 
 
-def _gini(flux: np.ndarray) -> float:
-    n = flux.size
-    if n < 2:
-        return math.nan
-    ordered = np.sort(np.abs(flux))
-    return float((2 * np.arange(1, n + 1) - n - 1) @ ordered / (ordered.mean() * n * (n - 1)))
-
-
-def _bright_regions(smooth: np.ndarray, mask: np.ndarray, threshold: float) -> np.ndarray:
-    """Return the flux-weighted centroids (x, y), px, of the connected regions above a threshold.
+def _bright_regions(smooth: NDArray, mask: NDArray, threshold: float) -> NDArray:
+    """Return the flux-weighted centroids (n, 2) of x, y, px, of the regions above a threshold.
 
     A ring is one region, whatever it surrounds; pixels that touch at a corner are connected.
     """
     if not mask.size:
         return np.empty((0, 2))
-    bright = (smooth > threshold).astype(np.uint8) & mask
+    bright = cv2.compare(smooth, threshold, cv2.CMP_GT) & mask
     count, labels = cv2.connectedComponents(bright, connectivity=8)
-    rows, columns = np.nonzero(bright)
-    region, weight = labels[rows, columns] - 1, smooth[rows, columns].astype(np.float64)
-    flux, x, y = (np.bincount(region, weight * f, count - 1) for f in (1.0, columns, rows))
-    return np.column_stack([x / flux, y / flux])
+    return _centroids(labels, smooth, count - 1)
 
 
-def _separations(points: np.ndarray) -> tuple[float, float]:
+@compiled
+def _centroids(labels, flux, count):
+    """Return the flux-weighted mean x, y (count, 2) of the pixels labelled 1 … count."""
+    sums = np.zeros((count, 3))
+    for row in range(labels.shape[0]):
+        for column in range(labels.shape[1]):
+            k = labels[row, column] - 1
+            if k >= 0:
+                sums[k, 0] += flux[row, column] * column
+                sums[k, 1] += flux[row, column] * row
+                sums[k, 2] += flux[row, column]
+    return sums[:, :2] / sums[:, 2:]
+
+
+def _separations(points: NDArray) -> tuple[float, float]:
     """Return the smallest and the largest distance between points (n, 2), NaN if n < 2."""
-    if len(points) < 2:
-        return math.nan, math.nan
-    distances = pdist(points)
-    return float(distances.min()), float(distances.max())
+    return _extreme_distances(points) if len(points) > 1 else (math.nan, math.nan)
+
+
+@compiled
+def _extreme_distances(points):
+    smallest, largest = np.inf, 0.0
+    for i in range(len(points)):
+        for k in range(i):
+            squared = (points[i, 0] - points[k, 0]) ** 2 + (points[i, 1] - points[k, 1]) ** 2
+            smallest, largest = min(smallest, squared), max(largest, squared)
+    return math.sqrt(smallest), math.sqrt(largest)
 
 
 def measure_dataset(

@@ -16,12 +16,14 @@ from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
 from vitdm import dataset
+from vitdm.compiled import compiled
 from vitdm.config import InputError, Preprocess
 
 SMOOTHING = 1.0  # px, sigma of the Gaussian: below the width of an arc, above a pixel's noise
 ROUND = 1.1  # below this ratio of the rms axes, a shape has no orientation worth the name
 PILE_UP = 0.1  # this fraction of values at the smallest one means that the noise was clipped
-CROWDED = 1.6  # the sky varies by this many times the noise: what is taken for sky is light
+CROWDED = 0.6  # smoothing leaves this fraction of the sky's rms: it is no noise, but light
+STRUCTURE = 1.6  # the sky varies by this many times the noise: what is taken for sky is light
 LAG = 3  # px, at which pixels are compared to see their noise: beyond its correlation
 CLEAN = 1e-4  # below this fraction of the range of values there is no noise, only arithmetic
 OFF_CENTRE = 1 / 8  # of the image's side: the scatter of lenses about the centre of their cutout
@@ -154,13 +156,14 @@ def _background(image: NDArray[np.float32]) -> _Background:
         away = finite
     pixels = np.sort(residual[away], axis=None)
     sky, sigma = _clipped_statistics(pixels)
-    pixel_noise = _pixel_noise(residual, smooth, finite)
-    if CROWDED * pixel_noise < sigma and pixel_noise > CLEAN * float(residual.max()):
-        # Light everywhere: what little varies from pixel to pixel is noise, the darkest is sky.
-        faintest = float(np.quantile(smooth[finite], 0.02))
-        sky, sigma = faintest + sky_smooth, pixel_noise
-        smooth -= np.float32(faintest)
-        sigma_smooth = pixel_noise / (2 * math.sqrt(math.pi) * SMOOTHING)
+    if sigma_smooth > CROWDED * sigma:
+        pixel_noise = _pixel_noise(residual, smooth, finite)
+        if STRUCTURE * pixel_noise < sigma and pixel_noise > CLEAN * float(residual.max()):
+            # Light everywhere: what varies from pixel to pixel is noise, the darkest is sky.
+            faintest = float(np.quantile(smooth[finite], 0.02))
+            sky, sigma = faintest + sky_smooth, pixel_noise
+            smooth -= np.float32(faintest)
+            sigma_smooth = pixel_noise / (2 * math.sqrt(math.pi) * SMOOTHING)
     residual -= np.float32(sky)
     residual[~finite] = 0.0
     sky += float(image.min(where=finite, initial=np.inf))
@@ -193,25 +196,31 @@ def _opened(pixels: NDArray[np.bool_]) -> NDArray[np.uint8]:
     return cv2.morphologyEx(pixels.astype(np.uint8), cv2.MORPH_OPEN, _OPENING)
 
 
-def _clipped_statistics(values: NDArray[np.float32]) -> tuple[float, float]:
+@compiled
+def _clipped_statistics(values):
     """Return the median and the rms about it of sorted ``values`` (n,), clipped at 3 sigma."""
-    pivot = values[values.size // 2]
-    offsets = (values - pivot).astype(np.float64)
-    piled_up = int(np.searchsorted(offsets, offsets[0], side="right")) >= PILE_UP * offsets.size
-    low, high = 0, offsets.size
+    n = values.size
+    pivot = np.float64(values[n // 2])
+    piled_up = values[min(n - 1, int(math.ceil(PILE_UP * n)) - 1)] == values[0]
+    low, high = 0, n
+    median, sigma = 0.0, 0.0
     for _ in range(10):
         middle = (low + high) // 2
-        median = 0.5 * (offsets[(low + high - 1) // 2] + offsets[middle])
-        kept = offsets[middle if piled_up else low : high] - median
-        sigma = math.sqrt(kept @ kept / kept.size)
-        clipped = (
-            max(low, int(np.searchsorted(offsets, median - 3 * sigma, side="left"))),
-            min(high, int(np.searchsorted(offsets, median + 3 * sigma, side="right"))),
-        )
-        if clipped == (low, high):
+        median = 0.5 * (values[(low + high - 1) // 2] - pivot + (values[middle] - pivot))
+        first = middle if piled_up else low
+        squares = 0.0
+        for k in range(first, high):
+            squares += (values[k] - pivot - median) ** 2
+        sigma = math.sqrt(squares / (high - first))
+        left, right = low, high
+        while values[left] - pivot < median - 3 * sigma:
+            left += 1
+        while values[right - 1] - pivot > median + 3 * sigma:
+            right -= 1
+        if left == low and right == high:
             break
-        low, high = clipped
-    return float(pivot) + float(median), sigma
+        low, high = left, right
+    return pivot + median, sigma
 
 
 def _rounding(pixels: NDArray[np.float32]) -> float:

@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-import numba
 import numpy as np
 from astropy import constants, units
 from astropy.cosmology import FlatLambdaCDM
 from scipy import ndimage
 
+from vitdm.compiled import compiled
 from vitdm.population import Cosmology, Population
 
 NONE = np.empty(0)
@@ -139,15 +138,7 @@ def total_flux(light: dict[str, float]) -> float:
 # ------------------------------------------------------------------------------- compiled loops
 
 
-def _compiled(function: Callable) -> Callable:
-    """Compile a function; the result is kept on disk, where there is a place to write it."""
-    try:
-        return numba.njit(cache=True, error_model="numpy")(function)
-    except RuntimeError:  # numba finds no folder for its cache
-        return numba.njit(error_model="numpy")(function)
-
-
-@_compiled
+@compiled
 def _shoot(axis, halo, shear, x, y, squared, radius):
     """Return where the rays through the pixels at ``axis`` (n,) meet the source plane, (2, n, n).
 
@@ -192,7 +183,7 @@ def _shoot(axis, halo, shear, x, y, squared, radius):
     return beta
 
 
-@_compiled
+@compiled
 def _add_sersic(image, x, y, amp, R_sersic, exponent, b, e1, e2, center_x, center_y):
     """Add an elliptical Sérsic profile, evaluated at ``x`` and ``y`` (n, n), to ``image``."""
     round_off = 1 / math.sqrt(1 - e1 * e1 - e2 * e2)
