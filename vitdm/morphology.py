@@ -17,6 +17,7 @@ BINS = 128  # azimuthal bins of a ring: about one a pixel on rings of 20 px
 SMOOTH_ORDERS = 4  # azimuthal orders that a smooth lens needs: ellipticity and shear make two
 FINE_ORDERS = 24  # beyond, neighbouring bins share pixels
 VALLEY = 0.05  # a ring around a galaxy is this fraction brighter than the gap between them
+BILINEAR = 4 / 9  # of the variance of white noise, left on average by bilinear interpolation
 CENTRAL = 0.25  # light whose peak is nearer to its centre than this times its extent is a galaxy
 
 # ------------------------------------------------------------------------------ light in pixels
@@ -183,9 +184,9 @@ def unroll(
     light = lit.sum(axis=1)
     ridge = np.divide(lit @ radii, light, out=np.full(BINS, radius), where=light > 0)
     orders = np.fft.rfft(polar, axis=0)
-    # Noise has the same power at every order, but bins finer than pixels share their noise.
-    share = np.minimum(1.0, 2 * np.pi * radii / BINS)
-    expected = BINS * noise**2 * radii.sum() / share.mean()
+    # White noise has the same power at all orders; in bins finer than pixels, at fewer of them.
+    pixels = np.minimum(BINS, 2 * np.pi * radii)
+    expected = BILINEAR * noise**2 * BINS**2 * (radii / pixels).sum()
     power = (np.abs(orders[: FINE_ORDERS + 1]) ** 2 @ radii) / expected
     orders[: SMOOTH_ORDERS + 1] = 0
     orders[FINE_ORDERS + 1 :] = 0
