@@ -122,10 +122,11 @@ def inside(x: NDArray, y: NDArray, box: Box) -> NDArray[np.bool_]:
 def crop(image: ArrayLike) -> NDArray[np.float64]:
     """Return the image cut, turned and resized: (64, 88), values from 0 to 1."""
     scaled = scale(image)
-    return _resized(scaled, find(scaled))
+    return resized(scaled, find(scaled))
 
 
-def _resized(scaled: NDArray[np.float64], contour: NDArray[np.int32] | None) -> NDArray[np.float64]:
+def resized(scaled: NDArray[np.float64], contour: NDArray[np.int32] | None) -> NDArray[np.float64]:
+    """Return ``crop`` of an image that is already scaled, about the contour found in it."""
     levels = cv2.convertScaleAbs(255 * scaled)
     part = levels if contour is None else cut(levels, box_of(contour))
     return cv2.resize(part / 255, (COLUMNS, ROWS), interpolation=cv2.INTER_CUBIC)
@@ -151,7 +152,7 @@ def process_and_measure(image: ArrayLike) -> tuple[NDArray[np.float64], dict[str
     """Return both at once, as published: the contour is found once."""
     scaled = scale(image)
     contour = find(scaled)
-    return _resized(scaled, contour).reshape(COLUMNS, ROWS), _features(scaled, contour)
+    return resized(scaled, contour).reshape(COLUMNS, ROWS), _features(scaled, contour)
 
 
 def _features(scaled: NDArray[np.float64], contour: NDArray[np.int32] | None) -> dict[str, float]:
