@@ -3,11 +3,12 @@
 import json
 import math
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 
-from vitdm import invariance, precursor
+from vitdm import invariance, plots, precursor
 from vitdm.__main__ import main
 from vitdm.config import InputError, Preprocess
 from vitdm.dataset import Dataset
@@ -198,6 +199,27 @@ def test_the_summary_leaves_out_the_rotation_by_nothing():
     assert plain["rotation"]["oriented"]["median"] == pytest.approx(0.8)
     assert plain["rotation"]["oriented"]["p5"] == pytest.approx(0.71)
     assert plain["flux_kept"]["median"] == pytest.approx(0.7)
+
+
+def test_the_figure_shows_median_and_central_90_percent():
+    rows = [
+        {"population": name, "id": f"{k}", "perturbation": "rotation", "amount": float(angle)}
+        | {"procedure": procedure, "correlation": k / 20 * scale}
+        for name, scale in (("one", 1.0), ("other", 0.5))
+        for procedure in ("derotated", "plain", "precursor")
+        for angle in (0, 90)
+        for k in range(21)
+    ]
+    ignored = rows[0] | {"perturbation": "mirror", "population": "third"}
+    figure = plots.invariance(pd.DataFrame([*rows, ignored]))
+    panels = {axes.get_title(): axes for axes in figure.axes if axes.lines}
+    assert list(panels) == ["one (n = 21)", "other (n = 21)"]
+    for axes, scale in zip(panels.values(), (1.0, 0.5), strict=True):
+        assert axes.lines[0].get_ydata() == pytest.approx([0.5 * scale] * 2)
+        band = axes.collections[0].get_paths()[0].vertices[:, 1]
+        assert (band.min(), band.max()) == pytest.approx((0.05 * scale, 0.95 * scale))
+    assert len(figure.legends[0].get_texts()) == 3
+    plt.close(figure)
 
 
 def test_images_are_spread_evenly_and_none_is_of_the_test_split():
