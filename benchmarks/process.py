@@ -5,7 +5,7 @@ and ``model_i``, in memory, one thread, in turns: ours, which is ``preprocess.pr
 ``features.measure`` with the settings of config/paper.yaml, and the precursor's, which is its own
 processing and its own 13 features. Prints images per second of both and the ratio in each repeat.
 
-The precursor's time holds the scaling to [0, 1], which its own images did not need (some 0.05 ms);
+The precursor's time holds the scaling to [0, 1], which its own images did not need (some 0.03 ms);
 what the rest costs depends on the noise: where a scaled image has noise above the thresholds, the
 distances between all specks are measured.
 """

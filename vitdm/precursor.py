@@ -56,10 +56,10 @@ def scale(image: ArrayLike) -> NDArray[np.float64]:
     """Return an image (height, width) between 0 and 1; what is no finite number becomes 0."""
     image = np.asarray(image, np.float64)
     finite = np.isfinite(image)
-    if not finite.any():
-        return np.zeros_like(image)
-    low, high = image[finite].min(), image[finite].max()
-    return np.where(finite, image - low, 0.0) / ((high - low) or 1.0)
+    if not finite.all():
+        image = np.where(finite, image, image[finite].min() if finite.any() else 0.0)
+    low, high = image.min(), image.max()
+    return (image - low) / ((high - low) or 1.0)
 
 
 def find(scaled: NDArray[np.float64]) -> NDArray[np.int32] | None:
