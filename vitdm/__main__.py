@@ -79,6 +79,14 @@ def parser() -> argparse.ArgumentParser:
     sub = command("features", "Measure the physics features of every image.", out="CSV file")
     sub.add_argument("dataset", type=Path)
 
+    sub = command(
+        "invariance",
+        "Compare images rotated, moved, brightened with themselves, all processed.",
+        out="folder",
+    )
+    sub.add_argument("dataset", type=Path)
+    sub.add_argument("--n", type=int, default=200, help="number of images (default: %(default)s)")
+
     sub = command("train", "Train one model.", out="run folder")
     sub.add_argument("processed", type=Path, help="folder of processed images")
     sub.add_argument("--features", type=Path, help="feature table (CSV)")
@@ -162,6 +170,11 @@ def _run(arguments: argparse.Namespace) -> int:
             measure_dataset(
                 arguments.dataset, arguments.out, settings.preprocess, settings.features
             )
+        case "invariance":
+            from vitdm import invariance
+
+            summary = invariance.write(arguments.dataset, settings, arguments.n, arguments.out)
+            print(invariance.in_words(summary), file=sys.stderr)
         case "train":
             _train(arguments, settings)
         case "tune":

@@ -8,6 +8,7 @@ from vitdm.plots.data import (
     processing_steps,
     rotation_test,
 )
+from vitdm.plots.invariance import invariance
 from vitdm.plots.model import attention, runs, shifted_patches, training_history
 from vitdm.plots.populations import (
     Example,
@@ -40,6 +41,7 @@ __all__ = [
     "feature_correlation",
     "feature_distributions",
     "headline",
+    "invariance",
     "noise_histogram",
     "perturbations",
     "population_gallery",
