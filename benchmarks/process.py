@@ -28,7 +28,7 @@ import numpy as np
 from vitdm import config, features, precursor, preprocess, simulate
 
 ROOT = Path(__file__).resolve().parents[1]
-POPULATIONS = ("marginal", "model_i")
+POPULATIONS = ("marginal", "model_i", "lenses")
 SETTINGS = ROOT / "config/paper.yaml"
 
 
@@ -48,8 +48,10 @@ def ours(processing: config.Preprocess, measured: config.Features) -> Callable[[
     """Return our procedure, a function of an image, with the features of ``measured``."""
 
     def procedure(image: np.ndarray) -> Any:
-        square = preprocess.process(image, processing)
-        return square, features.measure(image, processing, measured)
+        light = preprocess.detect(image, processing)
+        roi = preprocess.roi_of(light)
+        square = preprocess.process_light(light, roi, processing)
+        return square, features.measure_light(light, roi, measured, ("proposal",))
 
     return procedure
 

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from vitdm import dataset, precursor
 from vitdm.config import Config, InputError, Preprocess
-from vitdm.preprocess import PILE_UP, Detection, Roi, detect, find_roi, process
+from vitdm.preprocess import PILE_UP, Detection, Window, detect, find_roi, process, window
 from vitdm.provenance import atomic, check_replaceable, sidecar, write_json
 
 FILES = ("invariance.csv", "invariance.json", "provenance.json")
@@ -163,7 +163,9 @@ def sky_of(image: NDArray[np.float32], detected: Detection) -> Sky:
 
 
 def _clipped(changed: NDArray[np.float32], image: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return a changed image, cut where the noise of the original was, if it was."""
+    """Return a changed image, rounded and cut where the noise of the original was, if it was."""
+    if (image == np.rint(image)).all():
+        changed = np.rint(changed)
     smallest = image.min()
     if np.count_nonzero(image == smallest) < PILE_UP * image.size:
         return changed
@@ -187,23 +189,15 @@ def _ours(
     image: NDArray[np.float32], light: Light, settings: Preprocess
 ) -> tuple[NDArray[np.float32], float]:
     square, roi = process(image, settings)
-    return square, _kept(light, _inside(light, roi, settings, image.shape))
+    return square, _kept(light, _inside(light, window(image.shape, roi, settings)))
 
 
-def _inside(
-    light: Light, roi: Roi, settings: Preprocess, shape: tuple[int, int]
-) -> NDArray[np.bool_]:
-    """Return (n,) which lit pixels are in the square that is cut, by what its region says."""
-    middle_x, middle_y = (
-        (roi.x, roi.y) if settings.crop == "roi" else ((shape[1] - 1) / 2, (shape[0] - 1) / 2)
-    )
-    angle = math.radians(roi.angle) if settings.derotate and roi.oriented else 0.0
-    x, y = light.x - middle_x, light.y - middle_y
-    along, across = (
-        x * math.cos(angle) + y * math.sin(angle),
-        y * math.cos(angle) - x * math.sin(angle),
-    )
-    return np.maximum(np.abs(along), np.abs(across)) <= settings.size / 2
+def _inside(light: Light, frame: Window) -> NDArray[np.bool_]:
+    """Return (n,) which lit pixels are in the square that is cut."""
+    cos, sin = math.cos(math.radians(frame.angle)), math.sin(math.radians(frame.angle))
+    x, y = light.x - frame.x, light.y - frame.y
+    along, across = x * cos + y * sin, y * cos - x * sin
+    return np.maximum(np.abs(along), np.abs(across)) <= frame.side / 2
 
 
 def _precursor(image: NDArray[np.float32], light: Light) -> tuple[NDArray[np.float64], float]:

@@ -398,39 +398,45 @@ def process_light(light: Detection, roi: Roi, settings: Preprocess) -> NDArray[n
     return square
 
 
-def cut(image: NDArray[np.float32], roi: Roi, settings: Preprocess) -> NDArray[np.float32]:
-    """Return the square (size, size) of an image, turned and resized if so set; 0 beyond."""
-    height, width = image.shape
+class Window(NamedTuple):
+    """The square that is cut: its centre (px), turn (deg), mirror, and side (px of the image)."""
+
+    x: float
+    y: float
+    angle: float
+    mirrored: bool
+    side: float
+
+
+def window(shape: tuple[int, int], roi: Roi, settings: Preprocess) -> Window:
+    """Return what is cut of an image of a shape (height, width) with this region of interest."""
+    height, width = shape
     x, y, side = (width - 1) / 2, (height - 1) / 2, float(max(height, width))
     if settings.crop == "roi" and roi.found:
         x, y, side = roi.x, roi.y, 2 * MARGIN * max(roi.radius, 1.0)
-    scale = side / settings.size if settings.resize else 1.0
-    turned = settings.derotate and roi.oriented
-    if not turned and scale == 1.0:
-        return _slice(image, x, y, settings.size)
-    angle, mirrored = (roi.angle, roi.mirrored) if turned else (0.0, False)
-    return _warped(image, x, y, angle, mirrored, scale, settings.size)
+    turn = (roi.angle, roi.mirrored) if settings.derotate and roi.oriented else (0.0, False)
+    return Window(x, y, *turn, side if settings.resize else float(settings.size))
 
 
-def _warped(
-    image: NDArray[np.float32],
-    x: float,
-    y: float,
-    angle: float,
-    mirrored: bool,
-    scale: float,
-    size: int,
-) -> NDArray[np.float32]:
-    """Return the square around (x, y) by cubic interpolation.
+def cut(image: NDArray[np.float32], roi: Roi, settings: Preprocess) -> NDArray[np.float32]:
+    """Return the square (size, size) of an image, turned and resized if so set; 0 beyond."""
+    frame = window(image.shape, roi, settings)
+    if frame[2:] == (0.0, False, settings.size):
+        return _slice(image, frame.x, frame.y, settings.size)
+    return _warped(image, frame, settings.size)
 
-    It is turned by -angle (deg), then mirrored top to bottom; its pixels are ``scale`` of the
-    image's wide. The image is smoothed first to what wider pixels can hold.
+
+def _warped(image: NDArray[np.float32], frame: Window, size: int) -> NDArray[np.float32]:
+    """Return a square of an image by cubic interpolation, smoothed to what wider pixels can hold.
+
+    It is turned by -angle, then mirrored top to bottom.
     """
+    scale, angle = frame.side / size, math.radians(frame.angle)
     if scale > 1:
         image = cv2.GaussianBlur(image, (0, 0), 0.5 * math.sqrt(scale**2 - 1))
-    cos, sin = scale * math.cos(math.radians(angle)), scale * math.sin(math.radians(angle))
-    along, across = np.array([cos, sin]), np.array([-sin, cos]) * (-1 if mirrored else 1)
-    corner = np.array([x, y]) - (size - 1) / 2 * (along + across)
+    cos, sin = scale * math.cos(angle), scale * math.sin(angle)
+    along, across = np.array([cos, sin]), np.array([-sin, cos]) * (-1 if frame.mirrored else 1)
+    corner = np.array([frame.x, frame.y]) - (size - 1) / 2 * (along + across)
     return cv2.warpAffine(
         image,
         np.column_stack([along, across, corner]),
