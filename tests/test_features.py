@@ -115,7 +115,7 @@ def test_what_must_not_matter_does_not():
     for how, changed in same.items():
         values = measured(changed)
         for name, value in values.items():
-            close = pytest.approx(expected[name], rel=0.03, abs=0.01, nan_ok=True)
+            close = pytest.approx(expected[name], rel=0.06, abs=0.01, nan_ok=True)
             assert value == close, (how, name)
 
 

@@ -3,13 +3,16 @@
 import math
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import strategies
+from hypothesis.extra import numpy as arrays
 from scipy import ndimage
 
-from vitdm import dataset, readers
-from vitdm.config import InputError, Preprocess
+from vitdm import dataset, features, readers
+from vitdm.config import Features, InputError, Preprocess
 from vitdm.preprocess import detect, estimate_background, find_roi, process, process_dataset
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -86,7 +89,7 @@ def test_background_ignores_what_is_no_number():
 
 def test_background_without_light_equals_plain_sigma_clipping():
     image = (5 + noise(4)).astype(np.float32)
-    values = image.ravel().astype(float)
+    values = image[::2, ::2].ravel().astype(float)  # every other pixel is looked at
     for _ in range(10):
         median = np.median(values)
         sigma = np.sqrt(np.mean((values - median) ** 2))
@@ -105,6 +108,33 @@ def test_background_of_clipped_noise_is_not_raised_by_the_faint_wings_of_an_arc(
 def test_background_of_an_image_full_of_light_is_still_a_number():
     sky, sigma = estimate_background(ellipse(0, 1, side=40, sigma=30, x0=20, y0=20) * 1000)
     assert 500 < sky < 1000 and 0 < sigma < 500
+
+
+def test_background_under_a_galaxy_that_fills_the_image_is_that_of_the_pixels():
+    x, y = grid()
+    galaxy = 100 * np.exp(-np.hypot(x - 75, (y - 75) / 0.8) / 25)
+    image = galaxy + noise(5, sigma=0.1)
+    sky, sigma = estimate_background(image)
+    assert sigma == pytest.approx(0.1, rel=0.15)
+    assert 0 < sky < 6  # the darkest corner: 3.4
+    light = detect(image, RAW)
+    assert light.noise_smooth == pytest.approx(0.1 / (2 * math.sqrt(math.pi)), rel=0.15)
+
+
+def test_noise_that_neighbours_share_is_no_galaxy():
+    shared = ndimage.uniform_filter(noise(6, side=200), 2)
+    assert estimate_background(shared)[1] == pytest.approx(shared.std(), rel=0.05)
+
+
+def test_rounded_pixels_have_the_noise_of_rounding():
+    image = np.round(40 * ellipse(30, 2) + 7).astype(np.uint8)
+    for scaled in (image, image / 255, image * 0.37 + 5):
+        light = detect(scaled, RAW)
+        step = np.diff(np.unique(scaled)).min()
+        assert light.sigma == pytest.approx(0, abs=0.1 * step)
+        assert light.noise == pytest.approx(step / math.sqrt(12), rel=1e-3)
+        # smoothing does not reduce it: one grey level is no light
+        assert light.mask[75, 75] == 1 and light.mask.mean() < 0.15
 
 
 # ------------------------------------------------------------------------ region of interest
@@ -126,6 +156,42 @@ def test_the_larger_of_two_blobs_is_taken_wherever_it_is():
         roi = find_roi(image + noise(), RAW)
         expected = (40, 100) if image[100, 40] > 50 else (109, 49)
         assert (roi.x, roi.y) == pytest.approx(expected, abs=0.5)
+
+
+def crescent(angle, radius, span, x0=75.0, y0=75.0):
+    """An arc of a Gaussian profile 3 px wide, ``span`` deg of azimuth about ``angle``."""
+    x, y = grid()
+    azimuth = (np.degrees(np.arctan2(y - y0, x - x0)) - angle + 180) % 360 - 180
+    along = np.exp(-0.5 * (azimuth / span) ** 4)
+    return along * np.exp(-0.5 * ((np.hypot(x - x0, y - y0) - radius) / 3) ** 2)
+
+
+def test_an_arc_takes_its_counter_image_along():
+    image = noise() + 60 * crescent(20, 28, 60) + 50 * crescent(200, 20, 20)
+    roi = find_roi(image, RAW)
+    assert len(roi.contours) == 2
+    assert len(roi.contours[0]) > len(roi.contours[1])
+    assert math.hypot(roi.x - 75, roi.y - 75) < 16
+    alone = find_roi(noise() + 60 * crescent(20, 28, 60), RAW)
+    assert len(alone.contours) == 1 and math.hypot(alone.x - 75, alone.y - 75) > 18
+
+
+@pytest.mark.parametrize("place", [(75, 128), (30, 30), (130, 80)])
+def test_a_neighbour_is_not_taken_for_the_lens(place):
+    star = 1000 * ellipse(0, 1, sigma=3, x0=place[0], y0=place[1])
+    galaxy = 60 * ellipse(30, 1.5, sigma=3, x0=77, y0=73)
+    roi = find_roi(noise() + star + galaxy, RAW)
+    assert (roi.x, roi.y) == pytest.approx((77, 73), abs=1)
+    arc_and_star = find_roi(noise() + star + 60 * crescent(20, 28, 100), RAW)
+    assert math.hypot(arc_and_star.x - 75, arc_and_star.y - 75) < 22
+    assert len(arc_and_star.contours) == 1
+
+
+def test_a_galaxy_that_fills_the_image_ends_at_the_isophote_of_half_of_it():
+    x, y = grid()
+    roi = find_roi(100 * np.exp(-np.hypot(x - 80, y - 70) / 25) + noise(5, sigma=0.1), RAW)
+    assert (roi.x, roi.y) == pytest.approx((80, 70), abs=1.5)
+    assert roi.area == pytest.approx(0.5 * 150**2, rel=0.1)
 
 
 def test_a_ring_is_filled():
@@ -192,6 +258,39 @@ def test_what_lies_beyond_the_image_is_sky():
     assert not cut.any()
 
 
+def test_derotation_undoes_a_mirror():
+    settings = RAW.model_copy(update={"derotate": True, "crop": "roi", "size": 96})
+    image = arc(30) + 60 * ellipse(0, 1, sigma=3, x0=90, y0=60) + 0.5 * noise(6)
+    reference, roi = process(image, settings)
+    for changed in (image[:, ::-1], image[::-1], image.T):
+        cut, other = process(changed, settings)
+        assert other.mirrored != roi.mirrored
+        assert correlation(cut, reference) > 0.97
+    columns, rows = np.meshgrid(np.arange(96) - 47.5, np.arange(96) - 47.5)
+    light = np.where(reference > 5, reference, 0)
+    assert (light * columns**3).sum() > 0 and (light * rows**3).sum() > 0
+
+
+@pytest.mark.parametrize("side", [60, 150, 400])
+def test_a_resized_region_fills_the_cut_whatever_its_size(side):
+    settings = RAW.model_copy(update={"resize": True, "crop": "roi", "size": 64})
+    x, y = grid(side)
+    radius = 0.2 * side
+    disk = np.hypot(x - 0.45 * side, y - 0.5 * side) <= radius
+    cut, roi = process(100.0 * disk + noise(side=side), settings)
+    assert roi.radius == pytest.approx(radius, abs=3)
+    area = np.count_nonzero(cut > 50)
+    assert math.sqrt(area / math.pi) == pytest.approx(32 / 1.1 * radius / roi.radius, rel=0.03)
+
+
+def test_a_resized_image_keeps_its_light():
+    settings = RAW.model_copy(update={"resize": True, "size": 50})
+    image = 100 * ellipse(30, 2) + 0.1 * noise()
+    cut, roi = process(image, settings)
+    flux = cut.sum() * 9 * estimate_background(image)[1]  # pixels are 3 x 3 of the image's
+    assert flux == pytest.approx(100 * 2 * math.pi * 8 * 16, rel=0.02)
+
+
 @pytest.mark.parametrize("crop", ["centre", "roi"])
 def test_derotation_undoes_every_rotation(crop):
     settings = RAW.model_copy(update={"derotate": True, "crop": crop, "size": 96})
@@ -251,6 +350,66 @@ def test_an_image_without_noise_is_processed():
     assert cut.max() == pytest.approx(255 * math.sqrt(12), rel=1e-5)  # 8-bit rounding is the unit
 
 
+PHASES = [hypothesis.Phase.explicit, hypothesis.Phase.generate]  # shrinking arrays takes minutes
+SHAPES = strategies.tuples(strategies.integers(1, 24), strategies.integers(1, 24))
+DTYPES = [np.uint8, np.int16, np.dtype(">f4"), np.float32, np.dtype(">i2"), np.float64, np.bool_]
+SWITCHES = strategies.fixed_dictionaries(
+    {
+        "derotate": strategies.booleans(),
+        "resize": strategies.booleans(),
+        "crop": strategies.sampled_from(["centre", "roi"]),
+        "stretch": strategies.sampled_from(["arcsinh", "linear"]),
+        "threshold": strategies.floats(0.1, 10),
+    }
+)
+
+
+@hypothesis.settings(
+    max_examples=3000, deadline=None, derandomize=True, database=None, phases=PHASES
+)
+@hypothesis.given(
+    image=strategies.sampled_from(DTYPES).flatmap(lambda kind: arrays.arrays(kind, SHAPES)),
+    switches=SWITCHES,
+)
+def test_any_image_is_processed_and_measured(image, switches):
+    """Empty, constant, saturated, NaN, infinite: a finite square of the set size, flagged."""
+    settings = Preprocess(size=16, **switches)
+    square, roi = process(image, settings)
+    assert square.shape == (16, 16) and square.dtype == np.float32
+    assert np.isfinite(square).all()
+    assert math.isfinite(roi.x) and math.isfinite(roi.y) and math.isfinite(roi.sigma)
+    assert roi.found or not (roi.oriented or roi.mirrored)
+    values = features.measure(image, settings, Features())
+    assert not any(math.isinf(value) for value in values.values())
+    assert values["n_bright_20"] >= (1 if roi.found else 0)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.full((64, 64), 255, np.uint8),
+        np.where(ellipse(0, 1) > 0.01, 65535, 0).astype(np.uint16),
+        np.full((8, 8), np.inf),
+        np.full((64, 64), 3e38),
+    ],
+    ids=["saturated", "saturated lens", "infinite", "largest"],
+)
+def test_saturated_images_are_processed(image):
+    square, roi = process(image, Preprocess(size=32, derotate=True, crop="roi"))
+    assert np.isfinite(square).all()
+    assert roi.found == (image.shape == (150, 150))
+
+
+def test_a_huge_image_is_processed():
+    image = np.random.default_rng(0).normal(0, 1, (4096, 4096)).astype(np.float32)
+    image[2000:2060, 2010:2100] += 50
+    image[100:400, 100:400] += 500  # larger, far away
+    square, roi = process(image, Preprocess(size=96, derotate=True, crop="roi"))
+    assert (roi.x, roi.y) == pytest.approx((2054.5, 2029.5), abs=0.5)
+    assert square.shape == (96, 96)
+    assert features.measure(image, Preprocess(), Features())["n_bright_20"] >= 1
+
+
 @pytest.mark.parametrize(
     ("image", "found"),
     [
@@ -291,6 +450,29 @@ def test_a_dataset_is_processed_image_by_image(tmp_path):
     assert list(result.catalog["id"]) == list(catalog["id"])
     assert list(result.catalog["roi_found"]) == [1] * 6 + [0]
     assert result.catalog["roi_angle"].isna().tolist() == [False] * 6 + [True]
+
+
+#: where the lens is, in the cutouts with neighbours; the image's centre in the others
+LENSES = {"HST12368_6212_i": (62, 63), "HAHJ2045-2438_i": (59, 61), "J2305_3714_i": (64, 56)}
+
+
+@pytest.mark.parametrize(("folder", "number"), [("hst_slacs", 5), ("panstarrs_i", 8)])
+def test_real_lenses_are_found_and_centred(folder, number):
+    if not (REAL / folder).is_dir():
+        pytest.skip(f"real images are not here: {REAL / folder}")
+    files = sorted((REAL / folder).iterdir())
+    assert len(files) == number
+    for path in files:
+        image = readers.read_image(path)
+        roi = find_roi(image, RAW)
+        middle = ((image.shape[1] - 1) / 2, (image.shape[0] - 1) / 2)
+        expected = LENSES.get(path.stem, middle)
+        assert roi.found and (roi.x, roi.y) == pytest.approx(expected, abs=7), path.name
+        # the same bytes in the other order, in other units, with a hole: the same lens
+        hole = image.astype(">f8") * 1e-3
+        hole[:3, :7] = np.nan
+        again = find_roi(hole, RAW)
+        assert (again.x, again.y) == pytest.approx((roi.x, roi.y), abs=0.5), path.name
 
 
 @pytest.mark.parametrize(

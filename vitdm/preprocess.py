@@ -26,6 +26,8 @@ CROWDED = 0.6  # smoothing leaves this fraction of the sky's rms: it is no noise
 STRUCTURE = 1.6  # the sky varies by this many times the noise: what is taken for sky is light
 LAG = 3  # px, at which pixels are compared to see their noise: beyond its correlation
 CLEAN = 1e-4  # below this fraction of the range of values there is no noise, only arithmetic
+LARGEST = 1e30  # image units; a value beyond is none, and its square no number
+SMALLEST = 1e-30  # image units; noise below is none
 OFF_CENTRE = 1 / 8  # of the image's side: the scatter of lenses about the centre of their cutout
 ARC = 0.6  # of the circle around it: an arc fills less, a galaxy or a star more
 NEAR = 2.0  # times the circle around an arc holds the further images of its source
@@ -140,23 +142,31 @@ class _Background(NamedTuple):
 
 
 def _background(image: NDArray[np.float32]) -> _Background:
-    finite = np.isfinite(image)
-    if not finite.any():
+    finite = np.abs(image) < LARGEST  # no NaN either
+    whole = bool(finite.all())
+    if not whole and not finite.any():
         return _Background(0.0, 0.0, np.zeros_like(image), np.zeros_like(image), 0.0, 0.0)
-    residual = image - image.min(where=finite, initial=np.inf)
-    if not finite.all():
+    darkest = image.min() if whole else image.min(where=finite, initial=np.inf)
+    residual = image - darkest
+    if not whole:
         residual[~finite] = np.median(residual[finite])
     smooth = cv2.GaussianBlur(residual, (0, 0), SMOOTHING)
-    sparse = smooth[::2, ::2] if min(smooth.shape) > 64 else smooth  # the rest is correlated
-    sky_smooth, sigma_smooth = _clipped_statistics(np.sort(sparse, axis=None))
+    # Of a large image every other pixel is enough to know the noise, to one per cent.
+    every = 2 if min(smooth.shape) > 64 else 1
+    sparse = np.s_[::every, ::every]
+    sky_smooth, sigma_smooth = _clipped_statistics(np.sort(smooth[sparse], axis=None))
     smooth -= np.float32(sky_smooth)
     away = cv2.dilate(_opened(smooth > 3 * sigma_smooth), _MARGIN) == 0
-    away &= finite
+    if not whole:
+        away &= finite
     if np.count_nonzero(away) < SKY_FRACTION * away.size:
         away = finite
-    pixels = np.sort(residual[away], axis=None)
+    pixels = np.sort(residual[sparse][away[sparse]], axis=None)
     sky, sigma = _clipped_statistics(pixels)
-    if sigma_smooth > CROWDED * sigma:
+    rounding = _rounding(pixels)
+    if pixels[0] == pixels[-1]:  # a sky of one value: look at the light
+        rounding = _rounding(np.sort(residual[sparse], axis=None))
+    if sigma_smooth > CROWDED * sigma and not rounding:
         pixel_noise = _pixel_noise(residual, smooth, finite)
         if STRUCTURE * pixel_noise < sigma and pixel_noise > CLEAN * float(residual.max()):
             # Light everywhere: what varies from pixel to pixel is noise, the darkest is sky.
@@ -165,9 +175,10 @@ def _background(image: NDArray[np.float32]) -> _Background:
             smooth -= np.float32(faintest)
             sigma_smooth = pixel_noise / (2 * math.sqrt(math.pi) * SMOOTHING)
     residual -= np.float32(sky)
-    residual[~finite] = 0.0
-    sky += float(image.min(where=finite, initial=np.inf))
-    return _Background(sky, sigma, residual, smooth, sigma_smooth, _rounding(pixels))
+    if not whole:
+        residual[~finite] = 0.0
+    sky += float(darkest)
+    return _Background(sky, sigma, residual, smooth, sigma_smooth, rounding)
 
 
 def _pixel_noise(
@@ -201,6 +212,8 @@ def _clipped_statistics(values):
     """Return the median and the rms about it of sorted ``values`` (n,), clipped at 3 sigma."""
     n = values.size
     pivot = np.float64(values[n // 2])
+    if values[int(0.75 * n)] == values[0]:  # a sky without noise: the rest, of any size, is light
+        return pivot, 0.0
     piled_up = values[min(n - 1, int(math.ceil(PILE_UP * n)) - 1)] == values[0]
     low, high = 0, n
     median, sigma = 0.0, 0.0
@@ -225,6 +238,9 @@ def _clipped_statistics(values):
 
 def _rounding(pixels: NDArray[np.float32]) -> float:
     """Return the rms, step / sqrt(12), of the rounding of sorted pixels, 0 if hardly any agree."""
+    some = pixels[pixels.size // 4 :][:500]
+    if 2 * np.count_nonzero(some[1:] == some[:-1]) < some.size:
+        return 0.0
     steps = np.diff(pixels)
     larger = steps[steps > 1e-5 * (pixels[-1] - pixels[0])]
     if not larger.size or 2 * larger.size > steps.size:
@@ -241,11 +257,12 @@ def detect(image: ArrayLike, settings: Preprocess) -> Detection:
     """
     sky, sigma, residual, smooth, sigma_smooth, rounding = _background(_as_image(image))
     span = float(residual.max() - residual.min())
-    noise, noise_smooth = sigma, sigma_smooth
+    noise, noise_smooth = sigma, sigma_smooth or sigma / (2 * math.sqrt(math.pi) * SMOOTHING)
     if sigma <= max(CLEAN * span, rounding):
         # What is seen is rounding, if only that to 8 bits, and smoothing does not reduce it: it is
-        # shared by whole patches of pixels.
-        noise = rounding if rounding > CLEAN * span else span / 255 / math.sqrt(12) or 1.0
+        # shared by whole patches of pixels. (A step of nearly the whole range is a saturated lens.)
+        noise = rounding if CLEAN * span < rounding < 0.02 * span else span / 255 / math.sqrt(12)
+        noise = noise if noise > SMALLEST else 1.0
         noise_smooth = max(sigma_smooth, noise)
     level = settings.threshold * noise_smooth
     mask = _opened(smooth > level)
@@ -284,7 +301,8 @@ def roi_of(light: Detection) -> Roi:
     left, top, columns, rows = cv2.boundingRect(mask)
     box = np.s_[top : top + rows, left : left + columns]
     # Weights that vanish at the edge: a pixel more or less there does not change the shape.
-    shape = _shape(np.maximum(light.smooth[box] - np.float32(level), 0) * mask[box], mask[box])
+    flux = np.maximum(light.smooth[box] - np.float32(level), 0) * mask[box]
+    shape = _shape(flux / max(float(flux.max()), SMALLEST), mask[box])
     outline = np.concatenate(contours)[:, 0] - (left + shape.x, top + shape.y)
     oriented = shape.elongation >= ROUND
     return Roi(
@@ -345,7 +363,7 @@ class _Shape(NamedTuple):
 def _shape(flux: NDArray[np.float32], mask: NDArray[np.uint8]) -> _Shape:
     """Return the shape of a region from the moments of its smoothed flux."""
     moments = cv2.moments(flux)
-    if moments["m00"] <= 0:
+    if not moments["m00"] > 0:
         moments = cv2.moments(mask, binaryImage=True)
     total = moments["m00"]
     mu20, mu11, mu02 = (moments[name] / total for name in ("mu20", "mu11", "mu02"))
