@@ -28,6 +28,8 @@ from vitdm.messages import InputError, Section, checked, read_yaml, report, wron
 from vitdm.population import Population
 
 SPLITS = ("train", "valid", "opt", "test")
+#: runs by which the features are judged: images alone, then with features beside them
+FEATURE_RUNS = ("spt_lsa", "spt_lsa_proposal", "spt_lsa_features")
 
 
 # ------------------------------------------------------------------------------------ populations
@@ -364,6 +366,12 @@ class Config(Section):
             Model(**(self.model.model_dump() | (model or {}))),
             Train(**(self.train.model_dump() | (train or {}))),
         )
+
+    @property
+    def feature_runs(self) -> list[str]:
+        """The runs of FEATURE_RUNS that there are; none if nothing can be compared."""
+        found = [run for run in FEATURE_RUNS if run in self.runs]
+        return found if found[:1] == [FEATURE_RUNS[0]] and len(found) > 1 else []
 
     @property
     def results(self) -> str:

@@ -83,15 +83,24 @@ def mutual_information(values: np.ndarray, labels: np.ndarray, seed: int = 0) ->
     the second term is from nearest neighbours (Ross 2014, doi:10.1371/journal.pone.0087357).
     """
     known = np.isfinite(values)
-    information = float(mutual_info_score(known, labels))
+    information = _counted(known, labels)
     x, y = values[known], labels[known]
     if min(np.bincount(y, minlength=2)) < 5 or len(different := np.unique(x)) < 2:
         return information
     if len(different) <= FEW and (different == different.round()).all():
-        return information + known.mean() * float(mutual_info_score(x, y))
+        return information + known.mean() * _counted(x, y)
     # ranks: the information of an increasing function is the same, and long tails do no harm
     ranks = stats.rankdata(x)[:, None]
     return information + known.mean() * float(mutual_info_classif(ranks, y, random_state=seed)[0])
+
+
+def _counted(outcomes: np.ndarray, labels: np.ndarray) -> float:
+    """Return the mutual information of K outcomes with the labels, from their counts.
+
+    Less (K - 1)/2n, which chance alone gives to independent ones (Miller 1955); at least 0.
+    """
+    chance = (len(np.unique(outcomes)) - 1) / (2 * len(outcomes))
+    return max(float(mutual_info_score(outcomes, labels)) - chance, 0.0)
 
 
 def mutual_information_interval(

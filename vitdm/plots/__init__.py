@@ -1,8 +1,6 @@
 """One function per figure; each draws what it is given and returns the figure."""
 
 from vitdm.plots.data import (
-    feature_auc,
-    feature_correlation,
     feature_distributions,
     noise_histogram,
     processing_steps,
@@ -15,6 +13,13 @@ from vitdm.plots.populations import (
     population_gallery,
     populations_compared,
     simulated,
+)
+from vitdm.plots.selection import (
+    feature_auc,
+    feature_correlation,
+    feature_gain,
+    feature_importance,
+    feature_populations,
 )
 from vitdm.plots.style import COLOURS, NAMES, WIDTH, save, style
 from vitdm.plots.test import confusion_matrix, failures, headline, roc_curve, sensitivity
@@ -39,6 +44,9 @@ __all__ = [
     "feature_auc",
     "feature_correlation",
     "feature_distributions",
+    "feature_gain",
+    "feature_importance",
+    "feature_populations",
     "headline",
     "noise_histogram",
     "perturbations",
