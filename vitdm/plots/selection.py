@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.ticker import MaxNLocator
 
 from vitdm.evaluate import Gain
 from vitdm.plots.style import WIDTH
@@ -20,6 +21,11 @@ GROUPS = {
     "other": ("#CC79A7", "other"),
 }
 MODELS = {"gradient boosting": ("#333333", "s"), "logistic regression": ("#999999", "D")}
+
+
+def _height(rows: int) -> float:
+    """Return the height of so many labelled rows, inches: with them the figure fits a page."""
+    return rows * min(0.165, 6.6 / max(rows, 1))
 
 
 def _colours(groups: Sequence[str]) -> list[str]:
@@ -48,7 +54,7 @@ def feature_auc(ranking: pd.DataFrame, scores: pd.DataFrame) -> plt.Figure:
     shown = ranking.dropna(subset="roc_auc")
     whole = scores[scores["features"] == "all"]
     n = len(shown)
-    figure, axes = plt.subplots(figsize=(WIDTH, 1.3 + 0.165 * (n + 2)), layout="constrained")
+    figure, axes = plt.subplots(figsize=(WIDTH, 1.2 + _height(n + 2)), layout="constrained")
     error = {"lw": 1.1, "zorder": 1}
     for row, (entry, colour) in enumerate(
         zip(shown.itertuples(), _colours(shown["group"]), strict=True)
@@ -78,7 +84,8 @@ def feature_auc(ranking: pd.DataFrame, scores: pd.DataFrame) -> plt.Figure:
         ("o", "white", "not significant"),
     ):
         handles.append(plt.Line2D([], [], marker=marker, mfc=fill, label=label, **plain))
-    figure.legend(handles=handles, loc="outside upper center", ncols=3)
+    style = {"fontsize": 7.5, "handletextpad": 0.1, "columnspacing": 1.2}
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), **style)
     return figure
 
 
@@ -112,7 +119,8 @@ def feature_correlation(matrix: pd.DataFrame, ranking: pd.DataFrame) -> plt.Figu
             label.set(color=colour, weight="bold" if kept else "normal")
     bar = figure.colorbar(shown, ax=axes, shrink=0.7, pad=0.02, aspect=25)
     bar.set_label("Spearman's rank correlation")
-    figure.legend(handles=_group_handles(facts["group"], "s"), loc="outside upper center", ncols=4)
+    above = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 4}
+    axes.legend(handles=_group_handles(facts["group"], "s"), **above)
     return figure
 
 
@@ -130,7 +138,7 @@ def feature_importance(importance: pd.DataFrame, limit: float) -> plt.Figure:
     figure, grid = plt.subplots(
         1,
         len(models),
-        figsize=(WIDTH, 0.8 + 0.165 * len(order)),
+        figsize=(WIDTH, 0.8 + _height(len(order))),
         sharey=True,
         squeeze=False,
         layout="constrained",
@@ -145,8 +153,10 @@ def feature_importance(importance: pd.DataFrame, limit: float) -> plt.Figure:
                 part["importance"][chosen], rows[chosen], "o", ms=4, mfc=fill, mec="#0072B2", mew=1
             )
         axes.axvline(0, color="0.5", lw=0.8, ls=":")
-        axes.use_sticky_edges = False
-        axes.set(xlabel="fall of the ROC-AUC")
+        ends = np.concatenate([-reach, reach, part["importance"]])
+        margin = 0.05 * max(np.ptp(ends), 1e-3)
+        axes.set(xlim=(ends.min() - margin, ends.max() + margin), xlabel="fall of the ROC-AUC")
+        axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.set_title(f"({letter}) {model}", loc="left")
     grid[0][0].set_yticks(range(len(order)), names, fontsize=7)
     grid[0][0].set_ylim(len(order) - 0.3, -0.7)
@@ -171,7 +181,7 @@ def feature_populations(rankings: dict[str, pd.DataFrame]) -> plt.Figure:
     tables = {name: table.set_index("name").reindex(order) for name, table in rankings.items()}
     values = np.column_stack([table["roc_auc"].to_numpy(float) for table in tables.values()])
     figure, axes = plt.subplots(
-        figsize=(min(2.2 + 0.72 * len(tables), WIDTH), 0.9 + 0.165 * len(order)),
+        figsize=(min(2.2 + 0.72 * len(tables), WIDTH), 0.9 + _height(len(order))),
         layout="constrained",
     )
     axes.set_facecolor("0.85")
