@@ -33,6 +33,9 @@ PROCESSED = multiext(f"{OUT}/processed/", "images.npy", "catalog.csv", "dataset.
 RUN = ("metrics.json", "history.csv", "config.yaml", "model.safetensors")
 RUNS = [f"{run}_seed{k}" for run in SETTINGS.runs for k in range(SETTINGS.run_seeds)]
 FINAL = [f"seed{k}" for k in range(SETTINGS.final.seeds)]
+SELECTION = f"{OUT}/selection/selection.json"
+# compared in notebook 02: what the features add to the images
+COMPARED = [f"{run}_seed{k}" for run in SETTINGS.feature_runs for k in range(SETTINGS.run_seeds)]
 SIMULATED = SETTINGS.data == "simulate"
 POPULATIONS = {Path(file).stem: file for file in SETTINGS.populations.files if SIMULATED}
 NOISY = [
@@ -56,12 +59,17 @@ NOTEBOOKS = {
         "tables": ["features"] + ["population"] * SIMULATED + ["populations"] * bool(POPULATIONS),
     },
     "02_feature_comparison": {
-        "reads": [*PROCESSED, f"{OUT}/features.csv"],
-        "figures": ["feature_auc", "feature_correlation"],
-        "tables": ["feature_ranking"],
+        "reads": [f"{OUT}/features.csv", SELECTION]
+        + expand(f"{OUT}/populations/{{name}}/selection/ranking.csv", name=POPULATIONS)
+        + expand(f"{OUT}/runs/{{run}}/predictions.csv", run=COMPARED),
+        "figures": ["feature_auc", "feature_correlation", "feature_importance"]
+        + ["feature_populations"] * bool(POPULATIONS)
+        + ["feature_gain"] * bool(COMPARED),
+        "tables": ["feature_ranking", "feature_scores"]
+        + ["feature_populations"] * bool(POPULATIONS),
     },
     "03_model": {
-        "reads": [*PROCESSED, f"{OUT}/features.csv"]
+        "reads": [*PROCESSED, f"{OUT}/features.csv", SELECTION]
         + expand(f"{OUT}/runs/{{run}}/metrics.json", run=RUNS),
         "figures": ["shifted_patches", "attention", "training_history", "runs"],
         "tables": ["runs"],
@@ -90,6 +98,15 @@ def watch_run(wildcards):
     """Return the settings that a comparison run depends on; its label is not among them."""
     override = SETTINGS.runs[wildcards.run.rpartition("_seed")[0]]
     return watch("task", "model", "train", changes=override.model_dump(exclude={"label"}))
+
+
+def joined(wildcards):
+    """Return the files of features that a comparison run reads: none if it sees images only."""
+    override = SETTINGS.runs[wildcards.run.rpartition("_seed")[0]]
+    model, _ = SETTINGS.settings(override.model, override.train)
+    files = {"features": f"{OUT}/features.csv"} if model.features else {}
+    chosen = model.features and model.feature_set == "selected"
+    return files | ({"selection": SELECTION} if chosen else {})
 
 
 # The search and the final training have numbers of epochs of their own.
@@ -251,13 +268,67 @@ rule features:
         "vitdm features {params.dataset} --config {params.config} --out {output} 2>&1 | tee {log}"
 
 
+rule select:
+    input:
+        PROCESSED,
+        features=f"{OUT}/features.csv",
+    output:
+        SELECTION,
+        multiext(
+            f"{OUT}/selection/",
+            "ranking.csv",
+            "correlation.csv",
+            "importance.csv",
+            "scores.csv",
+            "predictions.csv",
+            "select.json",
+        ),
+    log:
+        f"{OUT}/logs/select.log",
+    conda:
+        "environment.yml"
+    params:
+        config=CONFIG,
+        processed=subpath(input[0], parent=True),
+        out=subpath(output[0], parent=True),
+        watch=watch("selection"),
+    shell:
+        "vitdm select {params.processed} --features {input.features} --config {params.config}"
+        " --out {params.out} 2>&1 | tee {log}"
+
+
+rule rank_population:  # all of it is in split train: features one by one, no choice
+    input:
+        multiext(
+            f"{OUT}/populations/{{name}}/dataset/",
+            "images.npy",
+            "catalog.csv",
+            "dataset.json",
+        ),
+        features=f"{OUT}/populations/{{name}}/features.csv",
+    output:
+        multiext(f"{OUT}/populations/{{name}}/selection/", "ranking.csv", "select.json"),
+    log:
+        f"{OUT}/logs/rank_{{name}}.log",
+    conda:
+        "environment.yml"
+    params:
+        config=CONFIG,
+        dataset=subpath(input[0], parent=True),
+        out=subpath(output[0], parent=True),
+        watch=watch("selection"),
+    shell:
+        "vitdm select {params.dataset} --features {input.features} --config {params.config}"
+        " --out {params.out} --ranking-only 2>&1 | tee {log}"
+
+
 # ------------------------------------------------------------------------------ training
 
 
 rule train:
     input:
         PROCESSED,
-        features=f"{OUT}/features.csv",
+        unpack(joined),
     output:
         expand(f"{OUT}/runs/{{{{run}}}}/{{file}}", file=[*RUN, "predictions.csv"]),
     log:
@@ -270,9 +341,12 @@ rule train:
         out=subpath(output[0], parent=True),
         name=lambda wildcards: wildcards.run.rpartition("_seed")[0],
         seed=lambda wildcards: wildcards.run.rpartition("_seed")[2],
+        joined=lambda wildcards: [
+            word for name, file in joined(wildcards).items() for word in (f"--{name}", file)
+        ],
         watch=watch_run,
     shell:
-        "vitdm train {params.processed} --features {input.features} --config {params.config}"
+        "vitdm train {params.processed} {params.joined} --config {params.config}"
         " --run {params.name} --seed {params.seed} --out {params.out} 2>&1 | tee {log}"
 
 
@@ -280,6 +354,7 @@ rule tune:
     input:
         PROCESSED,
         features=f"{OUT}/features.csv",
+        selection=SELECTION,
     output:
         multiext(f"{OUT}/tune/", "best.json", "trials.csv"),
     log:
@@ -293,14 +368,15 @@ rule tune:
         out=subpath(output[0], parent=True),
         watch=watch("task", "model", "tune", train=RECIPE),
     shell:
-        "vitdm tune {params.processed} --features {input.features} --config {params.config}"
-        " --out {params.out} 2>&1 | tee {log}"
+        "vitdm tune {params.processed} --features {input.features} --selection {input.selection}"
+        " --config {params.config} --out {params.out} 2>&1 | tee {log}"
 
 
 rule train_final:
     input:
         PROCESSED,
         features=f"{OUT}/features.csv",
+        selection=SELECTION,
         best=f"{OUT}/tune/best.json",
     output:
         expand(f"{OUT}/final/seed{{{{k}}}}/{{file}}", file=RUN),
@@ -315,8 +391,8 @@ rule train_final:
         out=subpath(output[0], parent=True),
         watch=watch("task", "model", train=RECIPE, epochs=SETTINGS.final.epochs),
     shell:
-        "vitdm train {params.processed} --features {input.features} --config {params.config}"
-        " --final {params.search} --seed {wildcards.k} --out {params.out} 2>&1 | tee {log}"
+        "vitdm train {params.processed} --features {input.features} --selection {input.selection}"
+        " --config {params.config} --final {params.search} --seed {wildcards.k} --out {params.out} 2>&1 | tee {log}"
 
 
 rule evaluate:  # the only rule that reads the test split

@@ -15,11 +15,19 @@
 # # 2. Feature comparison
 #
 # Notebook 01 defined the features. Which of them tells lenses with substructure from smooth ones,
-# how well, and do they say different things? And how far do all of them get *together*, without any
-# network? That last number is the bar which a Vision Transformer has to clear to be worth its cost.
+# how well, and do they say different things? How far do all of them get *together*, without any
+# network? And what do they add to a network that sees the image anyway?
 #
-# Features are judged one by one on the images of the train and valid splits. The classifier of
-# section 2.3 is trained on train and scored on opt. The test split is not touched.
+# Features are judged, and those for the model chosen, on the images of the **train** and **valid**
+# splits. Classifiers on features alone are trained on train; they and the networks are scored on
+# **opt**. The test split is not touched. All of it was computed by `vitdm select`; this notebook
+# loads what it left, explains it and draws it.
+#
+# Features come in groups: the *proposal's* (areas, bright regions and their separations, after the
+# project's precursor) and those of the image's *morphology*. Wherever a group has a colour or a row
+# of its own, there is room left for a third, *lensfit*: features of a smooth lens model fitted to
+# each image and of the residuals that it leaves. A table of features that holds them is ranked here
+# like any other.
 
 # %% tags=["parameters"]
 results = "results/smoke"
@@ -32,59 +40,96 @@ from vitdm import notebook
 out = notebook.start(results, figures, tables, name="02_feature_comparison")
 
 # %%
-import numpy as np
+import json
+from pathlib import Path
+
 import pandas as pd
-from sklearn.ensemble import HistGradientBoostingClassifier
 
-from vitdm import dataset, evaluate, features, plots
+from vitdm import dataset, evaluate, plots
 
-processed = dataset.Dataset.open(out.results / "processed")
-measured = dataset.read_catalog(out.results / "features.csv")
-assert list(measured["id"]) == list(processed.catalog["id"])
-names = features.feature_names(out.config.features)
-labels, _ = processed.labels("binary")
-known, seed = processed.rows("train", "valid"), out.config.seed
-print(f"{len(names)} features of {len(known)} images, {labels[known].mean():.0%} with substructure")
+folder, settings = out.results / "selection", out.config.selection
+ranking = pd.read_csv(folder / "ranking.csv")
+choice = json.loads((folder / "selection.json").read_text())
+print(f"{len(ranking)} features of {choice['n_images']} images in {', '.join(choice['splits'])}")
+print(ranking["group"].value_counts().to_string())
 
 # %% [markdown]
 # ## 2.1 Each feature alone
 #
-# Two measures, neither of which cares about units or about the shape of a distribution:
+# Four measures of how a feature $x$ goes with the label $y$ (1 with any substructure, 0 without).
+# Each uses the images in which the feature exists; `measured` is their fraction.
 #
 # - **ROC-AUC**: the probability that a random lens with substructure has a larger value than a
 #   random smooth one, ties counting half,
-#   $$A = P(x_\text{sub} > x_\text{smooth}) + \tfrac12 P(x_\text{sub} = x_\text{smooth}).$$
+#   $$A = P(x_1 > x_0) + \tfrac12 P(x_1 = x_0).$$
 #   One half is chance. A feature that gets *smaller* with substructure is as good as one that gets
-#   larger, so we take $\max(A, 1 - A)$ and remember the direction as a sign.
-# - **Spearman's** $\rho$ between the feature and the label, the correlation of the ranks. Between a
-#   number and a yes-or-no it says the same as $A$, on a scale from −1 to 1 that depends on the
-#   proportion of the classes.
+#   larger, so the table has $\max(A, 1 - A)$, and the direction as a sign. Units and the shape of
+#   the distributions do not matter.
+# - **Point-biserial correlation**: Pearson's coefficient with a yes-or-no,
+#   $$r = \frac{\bar x_1 - \bar x_0}{s_x} \sqrt{\frac{n_0 n_1}{n^2}},$$
+#   the distance of the two means in units of the scatter. It is what a linear model can use, and a
+#   few outliers spoil it: where $r$ is far below $\rho$, the feature has long tails.
+# - **Spearman's** $\rho$: the same of the ranks instead of the values. With a yes-or-no it tells
+#   what $A$ tells (without ties $\rho = \sqrt{3\,n_0 n_1 / (n^2 - 1)}\,(2A - 1)$), on a scale from
+#   −1 to 1.
+# - **Mutual information**: how much the feature reduces the uncertainty of the label,
+#   $$I = \sum_y \int p(x, y) \ln \frac{p(x, y)}{p(x)\,p(y)}\,\mathrm dx,$$
+#   in nats: 0 if they are independent, $\ln 2 \approx 0.69$ if the feature settles the label of two
+#   equally frequent classes. It sees what the others do not: substructure that makes a feature
+#   *more variable*, at the same mean. Densities are not needed, only the distances to the nearest
+#   neighbours of the same label (Ross 2014). A missing value counts as one more outcome here, so
+#   that an absence that tells something is rewarded. The estimate scatters about 0 if there is
+#   nothing to find, and is cut there.
 #
-# Both use the images in which the feature exists; the column `measured` tells how many these are. A
-# separation that exists in half of the images can help with these only. The interval is a
-# bootstrap: the images are drawn again with replacement, the AUC is computed for each of these
-# samples, and the central 95 % are kept. The direction is that of the whole sample, so that the
-# interval of a useless feature reaches below one half.
+# **Intervals** hold 95 %. For the first three they are bootstraps: images are drawn again with
+# replacement, each class to its own number, and the central 95 % of the statistics kept. The
+# direction of $A$ is that of the whole sample, so the interval of a useless feature reaches below
+# 1/2. For the mutual information a bootstrap would be wrong, badly: an image drawn twice is its own
+# nearest neighbour, and there seems to be information where there is none. Its interval is from
+# random *halves* of the images, drawn without replacement, whose scatter equals that of the whole
+# sample.
+#
+# **Significance.** The p-value of a feature is that of the Mann–Whitney test of $A = 1/2$; if it is
+# missing in some images, also that of Fisher's exact test of the missing, and the smaller of the
+# two is doubled. Among $m$ useless features, $0.05\,m$ would pass a test at the level of 0.05. So
+# they are judged together (Benjamini and Hochberg 1995): with the p-values sorted,
+# $p_{(1)} \le \dots \le p_{(m)}$,
+# $$q_{(i)} = \min_{j \ge i} \frac{m\,p_{(j)}}{j},$$
+# and among all features with $q \le$ `fdr` at most that fraction is expected to be there by chance.
+# This holds for the whole table at once, and for features that depend on one another in the usual,
+# positive way.
 
 # %%
-rows = []
-for name in names:
-    values = measured[name].to_numpy()[known]
-    there = np.isfinite(values)
-    truth, x = labels[known][there], values[there]
-    if len(np.unique(truth)) < 2 or len(np.unique(x)) < 2:
-        continue  # a feature that never varies has no AUC
-    sign = 1 if evaluate.roc_auc(truth, x) >= 0.5 else -1
-    auc = evaluate.bootstrap_interval(
-        evaluate.weighted_auc, truth, [sign * x], min(500, out.config.final.bootstrap), seed
-    )
-    rho = pd.Series(x).corr(pd.Series(truth), method="spearman")
-    rows.append((name, auc.value, auc.low, auc.high, sign, rho, there.mean()))
-columns = ["name", "roc_auc", "low", "high", "sign", "rho", "measured"]
-ranking = pd.DataFrame(rows, columns=columns).sort_values("roc_auc", ascending=False)
-ranking = ranking.reset_index(drop=True)
-out.table(ranking, "feature_ranking")
-ranking.round(3)
+shown = ["name", "group", "measured", "roc_auc", "roc_auc_low", "roc_auc_high", "sign"]
+shown += ["point_biserial", "spearman", "mutual_information", "q", "significant", "cluster", "kept"]
+table = ranking[shown].replace({True: "yes", False: "no"})
+out.table(table.assign(sign=ranking["sign"].map({1: "+", -1: "−"})), "feature_ranking")
+print(f"significant at a false-discovery rate of {settings.fdr}: {choice['n_significant']}")
+table.style.format(precision=3).format("{:.2g}", subset=["q"])
+
+# %% [markdown]
+# The other intervals, of the ten best:
+
+# %%
+ends = [f"{name}{end}" for name in ("point_biserial", "spearman") for end in ("", "_low", "_high")]
+ends += [f"mutual_information{end}" for end in ("", "_low", "_high")]
+ranking.set_index("name")[ends].head(10).round(3)
+
+# %% [markdown]
+# **The figure** shows the ROC-AUC of each feature with its interval, the best above. The colour is
+# the group; full markers are significant over the whole table, empty ones are not; they point to
+# the right if substructure makes the feature larger. A full marker whose interval holds 1/2 says
+# that the value tells nothing, but whether there is one does. Below the line, two classifiers that
+# see all features at once (section 2.3), scored on images they were not trained with.
+
+# %%
+scores = pd.read_csv(folder / "scores.csv")
+out.figure(plots.feature_auc(ranking, scores), "feature_auc")
+best = ranking.iloc[0]
+print(
+    f"best: {best['name']}, {best['roc_auc']:.3f} "
+    f"({best['roc_auc_low']:.3f} – {best['roc_auc_high']:.3f}), q = {best['q']:.2g}"
+)
 
 # %% [markdown]
 # What to expect? In DeepLense's Model I the **separations** lead, those at high levels before those
@@ -92,107 +137,228 @@ ranking.round(3)
 # images of a source behind an isothermal lens are $2\,\theta_{\mathrm E}$ apart wherever the source
 # stands, so that the nuisance which rules all the other features, the unknown source position,
 # drops out. Where features of size lead, they see *not the shape of the substructure but its mass*:
-# in Model I it comes on top of a halo that is the same in every image, so that any mass added shows
-# as a larger Einstein radius.
+# in Model I it comes on top of a halo that is the same in every image.
 #
 # In `marginal`, in which halos and sources differ as they do in nature and the mean mass of the
-# substructure is taken out of the halo, this advantage is gone, and little is left for such simple
-# features: each measures a smooth property of the lens, and these are the same in all classes. An
-# interval that holds 1/2 says that a feature has nothing to tell by itself.
+# substructure is taken out of the halo, this advantage is gone, and little is left for simple
+# features: each measures a smooth property of the lens, and these are the same in all classes.
+# "Significant" is not "useful": with thousands of images an AUC of 0.52 is significant.
 #
-# The **numbers of bright regions**, made to count the knots that subhalos cause, need not say much.
-# A lens has two or four images to begin with, how many of them merge depends on the source, and the
-# noise splits regions at high levels.
-
-# %%
-best = ranking.iloc[0]
-print(f"best: {best['name']}, {best['roc_auc']:.3f} ({best['low']:.3f} – {best['high']:.3f})")
-
-# %% [markdown]
 # ## 2.2 Do the features say different things?
+#
+# Spearman's $\rho$ between any two features, over the images in which both exist. Features are
+# merged into clusters, the most similar first, by the distance $1 - |\rho|$ and complete linkage:
+# two clusters are joined only if *all* pairs across them are close enough, so that any two features
+# of a cluster have $|\rho|$ of at least `selection.correlation`. They say the same thing for our
+# purpose; which of them a model gets hardly matters.
+#
+# **The figure** has the features in the order of the clustering. Red: they grow together; blue: one
+# falls as the other grows; grey: hardly any image has both. Boxes are clusters of two or more; the
+# colour of a name is its group, bold names are kept (section 2.4). Brightness and area both follow
+# the magnification, and neighbouring levels count nearly the same regions. The features that
+# correlate most with *one another* need not correlate with the target: much of what varies from
+# image to image is where the source stands.
 
 # %%
-frame = measured.loc[known, list(ranking["name"])].assign(substructure=labels[known])
-frame = frame[["substructure", *[name for name in names if name in frame]]]
-correlation = frame.corr(method="spearman", min_periods=10)
-out.figure(plots.feature_correlation(correlation), "feature_correlation")
+correlation = pd.read_csv(folder / "correlation.csv").set_index("name")
+out.figure(plots.feature_correlation(correlation, ranking), "feature_correlation")
+sizes = ranking["cluster"].value_counts()
+print(f"{len(sizes)} clusters at |rho| >= {settings.correlation}, {(sizes > 1).sum()} of several:")
+for cluster in sizes.index[sizes > 1]:
+    print("  " + ", ".join(ranking["name"][ranking["cluster"] == cluster]))
 
 # %% [markdown]
-# Each cell is the rank correlation of two features, over the images in which both exist (white:
-# hardly any). The first row and column is the target. Red means that they grow together, blue that
-# one falls as the other grows. Strong colour off the diagonal marks features that repeat one
-# another: brightness and area both follow the magnification, and neighbouring levels count nearly
-# the same regions. The features which correlate most strongly *with one another* need not be those
-# that correlate with the target: much of what varies from image to image is the source position.
-#
 # ## 2.3 All features together
 #
-# A gradient-boosted ensemble of decision trees takes the whole table at once. It can use what
-# single features cannot show: that a separation means one thing at a given ring radius and another
-# at the next. It copes with missing values by itself: in each node of a tree, images without the
-# feature go to the side where they fit better. The settings are the defaults of scikit-learn but
-# for a lower learning rate, and were not tuned.
+# Two standard classifiers take the whole table. **Gradient boosting** adds up small decision trees;
+# it can use what single features cannot show (that a separation means one thing at a given ring
+# radius and another at the next), and copes with missing values by itself. **Logistic regression**
+# weighs standardised features linearly; what is missing becomes the median, with an indicator that
+# says so. Where trees are better, combinations matter; where they are no better, a weighted sum is
+# all there is. The settings are defaults and were not tuned.
+#
+# Below, each is trained on `train` with one group of features, with those kept, and with all; the
+# score is the ROC-AUC on `opt`.
 
 # %%
-train, opt = processed.rows("train"), processed.rows("opt")
-table = measured[names].to_numpy()
-table = table[:, np.isfinite(table[train]).any(axis=0)]  # a feature that no image has is none
-trees = HistGradientBoostingClassifier(learning_rate=0.05, max_iter=200, random_state=seed)
-scores = trees.fit(table[train], labels[train]).predict_proba(table[opt])[:, 1]
-together = evaluate.bootstrap_interval(
-    evaluate.weighted_auc, labels[opt], [scores], out.config.final.bootstrap, seed
-)
-out.figure(plots.feature_auc(ranking, together), "feature_auc")
-print(
-    f"all features together: {together.value:.3f} ({together.low:.3f} – {together.high:.3f}),"
-    f" trained on {len(train)} images, scored on {len(opt)}"
-)
+out.table(scores, "feature_scores")
+columns = ["model", "features", "n_features", "roc_auc", "roc_auc_low", "roc_auc_high"]
+print(f"trained on {scores['n_train'][0]} images, scored on {scores['n_scored'][0]}")
+scores[columns].round(3)
 
 # %% [markdown]
-# Each point is one feature with its 95 % interval, the best above; the colour is the direction.
-# Points whose interval holds one half (dotted) cannot be told from guessing. The star and the green
-# band are the classifier that sees all features, scored on images it was not trained with.
+# Two groups can be said to differ if their intervals are far apart; that these overlap does not say
+# that they are equal, as the intervals are of each score, not of the difference.
 #
-# How much the whole exceeds its best part, if it does, is worth a thought. Features that are
-# useless *alone* need not be useless *beside others*: brightness, area and elongation tell where
-# the source is, and once that is known, what is left of a separation or a radius is due to the
-# mass. To see whether it is so, the same classifier is trained on two halves of the table: the
-# *sizes* (separations and ring radius), and the rest. If the sizes alone do as well as all, the
-# rest adds nothing; the numbers below decide.
+# **Permutation importance** (Breiman 2001): shuffle a feature from image to image in `valid`, so
+# that its distribution stays and its meaning is lost, and see by how much the ROC-AUC falls. Unlike
+# section 2.1 it judges a feature *beside the others*: one that is useless alone can be needed to
+# read another. Features of a cluster are shuffled together, as each would seem dispensable beside
+# its copies.
+#
+# **The figure** shows the mean fall over the shufflings. To a useless feature its own order is as
+# good as any other, so that the fall scatters about 0 by the s.d. of the shufflings; it exceeds
+# twice that (the grey bar) in one case of forty. Points right of the bar (full) are more than that.
 
 # %%
-size = np.array(["separation" in name or name == "ring_radius" for name in names])
-for label, chosen in (("sizes", size), ("the rest", ~size), ("all", size | ~size)):
-    part = measured[np.array(names)[chosen]].to_numpy()
-    part = part[:, np.isfinite(part[train]).any(axis=0)]
-    parts = trees.fit(part[train], labels[train]).predict_proba(part[opt])[:, 1]
-    print(f"{label:8s} ({chosen.sum():2d} features): {evaluate.roc_auc(labels[opt], parts):.3f}")
-print(f"gain of all features over the best one: {together.value - best['roc_auc']:+.3f}")
+importance = pd.read_csv(folder / "importance.csv")
+figure = plots.feature_importance(importance, settings.importance_sd)
+out.figure(figure, "feature_importance")
 
 # %% [markdown]
-# ## 2.4 Which classes do the features confuse?
+# Which classes do the features confuse? The fraction of the images that the trees call
+# "substructure" if they do so for 10 % of the smooth lenses. For a class of substructure, larger is
+# better.
+
+# %%
+predictions = pd.read_csv(folder / "predictions.csv", dtype={"id": str})
+truth = (predictions["class"] != "no_sub").to_numpy().astype(int)
+trees = predictions["gradient_boosting"].to_numpy()
+called = trees > evaluate.threshold_at_fpr(truth, trees, 0.1)
+for name in [name for name in dataset.CLASSES if name in set(predictions["class"])]:
+    part = (predictions["class"] == name).to_numpy()
+    print(f"{plots.NAMES[name]:16s} {called[part].mean():.3f} of {part.sum()}")
+
+# %% [markdown]
+# ## 2.4 Which features are kept for the model
 #
-# The same scores, class by class: the fraction of images that would be called "substructure" if 10
-# % of the smooth lenses were. For a class of substructure, larger is better.
+# The rule, which looks at `train` and `valid` only:
 
 # %%
-classes = processed.catalog["class"].to_numpy()[opt]
-threshold = evaluate.threshold_at_fpr(labels[opt], scores, 0.1)
-for name in [name for name in dataset.CLASSES if name in set(classes)]:
-    chosen = classes == name
-    print(f"{plots.NAMES[name]:16s} {np.mean(scores[chosen] > threshold):.3f} of {chosen.sum()}")
+print(choice["rule"])
+print(f"\nfalse-discovery rate {choice['fdr']}, limit {choice['importance_sd']} s.d.")
+print(f"kept, {len(choice['features'])} of {choice['n_features']}:", *choice["features"])
+
+# %% [markdown]
+# The rule is generous on purpose: a useless feature costs the network a few weights, a lost one
+# cannot be won back. About one cluster in forty passes by chance through the importance alone. What
+# is written in `selection.json` is what every training with `feature_set: selected` joins to the
+# image (notebook 03).
+#
+# ## 2.5 The same features in other populations
+#
+# How good a feature is depends on what nature, or a simulation, lets it see. The same measures on
+# small samples of other populations (column `n` below); all of their images are used, none of them
+# is a training image.
+#
+# **The figure** is a table in colours: the ROC-AUC of each feature (row) in each population
+# (column), sorted by the first. Bold numbers are significant over their column, with the direction
+# of substructure as a sign. A row that is dark in one column and white in another is a *shortcut*:
+# what the feature sees there is how the images were made, not substructure as such.
 
 # %%
-out.numbers(
-    {
-        "n_features": len(names),
-        "best_feature": best["name"],
-        "best_feature_auc": best["roc_auc"],
-        "best_feature_auc_low": best["low"],
-        "best_feature_auc_high": best["high"],
-        "best_feature_rho": best["rho"],
-        "features_only_auc": together.value,
-        "features_only_auc_low": together.low,
-        "features_only_auc_high": together.high,
-    }
-)
+main = Path(out.config.population).stem if out.config.data == "simulate" else "these images"
+rankings = {main: ranking}
+for file in out.config.populations.files if out.config.data == "simulate" else []:
+    path = out.results / "populations" / Path(file).stem / "selection" / "ranking.csv"
+    rankings.setdefault(Path(file).stem, pd.read_csv(path))
+side = pd.DataFrame({"name": ranking["name"], "group": ranking["group"]})
+for name, one in rankings.items():
+    one = one.set_index("name").loc[side["name"]]
+    side[f"auc_{name}"] = one["roc_auc"].to_numpy()
+    side[f"direction_{name}"] = one["sign"].map({1: "+", -1: "−"}).to_numpy()
+    side[f"significant_{name}"] = one["significant"].map({True: "yes", False: "no"}).to_numpy()
+if out.config.data == "simulate" and out.config.populations.files:
+    out.table(side, "feature_populations")
+    out.figure(plots.feature_populations(rankings), "feature_populations")
+else:
+    print("No other populations in this configuration.")
+
+# %%
+for name, one in rankings.items():
+    first = one.iloc[0]
+    print(
+        f"{name:12s} best {first['name']} {first['roc_auc']:.3f} ({first['roc_auc_low']:.3f} – "
+        f"{first['roc_auc_high']:.3f}), {one['significant'].sum()} of {len(one)} significant"
+    )
+
+# %% [markdown]
+# ## 2.6 What do the features add to the network?
+#
+# The network sees the image from which the features were measured, so in principle they are
+# nothing new to it. In practice a small network with few images may not find what they say. Three
+# kinds of run are compared (notebook 03 trains and explains them): with the image alone, with the
+# proposal's features beside it, and with the features kept above. The gain is the difference of the
+# ROC-AUC on `opt`, the mean over $S$ seeds,
+#
+# $$
+# \Delta = \frac1S \sum_{k=1}^{S} \bigl(A_k^{\,\text{with}} - A_k^{\,\text{without}}\bigr), \qquad
+# \sigma^2 \approx \sigma^2_\text{images} + \frac{1}{S}\,\mathrm{var}_k(\Delta_k) .
+# $$
+#
+# Its error is a bootstrap over images and seeds jointly: in each resampling all runs get the same
+# images, so that those which are hard for all of them cancel, and $S$ seeds are drawn from the $S$
+# there are. A gain is beyond its error if $|\Delta| > 2\sigma$. With two seeds the scatter between
+# seeds is itself badly known: what only just exceeds its error is a hint.
+#
+# **The figure** shows $\Delta$ with its 95 % interval, and each seed as a tick below it.
+
+# %%
+pairs = {
+    "features_gain_proposal": ("spt_lsa", "spt_lsa_proposal", "proposal's features"),
+    "features_gain_selected": ("spt_lsa", "spt_lsa_features", "selected features"),
+    "features_gain_over_proposal": (
+        *("spt_lsa_proposal", "spt_lsa_features"),
+        "selected instead of proposal's",
+    ),
+}
+seeds = range(out.config.run_seeds)
+
+
+def of_run(run):
+    """Return the predictions of a run, a table a seed."""
+    files = [out.results / "runs" / f"{run}_seed{k}" / "predictions.csv" for k in seeds]
+    return [pd.read_csv(file, dtype={"id": str}) for file in files]
+
+
+gains = {
+    key: evaluate.paired_gain(of_run(a), of_run(b), out.config.final.bootstrap, out.config.seed)
+    for key, (a, b, _) in pairs.items()
+    if {a, b} <= set(out.config.feature_runs)
+}
+for key, gain in gains.items():
+    verdict = "beyond" if gain.beyond_error else "not beyond"
+    ends = f"{gain.low:+.4f} to {gain.high:+.4f}"
+    print(f"{pairs[key][2]}: {gain.value:+.4f} ± {gain.sd:.4f} ({ends}), {verdict} its error")
+if gains:
+    out.figure(plots.feature_gain({pairs[key][2]: g for key, g in gains.items()}), "feature_gain")
+    if len(seeds) == 1:
+        print("One seed only: the scatter between trainings is unknown and not in these errors.")
+else:
+    print("The configuration has no runs with and without features to compare.")
+
+# %% [markdown]
+# ## 2.7 Numbers for the article
+
+# %%
+together = scores[scores["features"] == "all"].set_index("model")
+kept = scores[scores["features"] == "selected"].set_index("model")
+numbers = {
+    "n_features": len(ranking),
+    "n_features_significant": choice["n_significant"],
+    "n_feature_clusters": len(sizes),
+    "n_features_selected": len(choice["features"]),
+    "best_feature": best["name"],
+    "best_feature_rho": best["spearman"],
+    "best_feature_point_biserial": best["point_biserial"],
+    "best_feature_information": best["mutual_information"],
+    "best_feature_q": best["q"],
+    "most_important_features": importance.loc[importance["importance"].idxmax(), "features"],
+}
+ends = ("", "_low", "_high")
+numbers |= {f"best_feature_auc{end}": best[f"roc_auc{end}"] for end in ends}
+for key, row in {
+    "features_only_auc": together.loc["gradient boosting"],
+    "features_logistic_auc": together.loc["logistic regression"],
+    "features_selected_auc": kept.loc["gradient boosting"],
+}.items():
+    numbers |= {f"{key}{end}": row[f"roc_auc{end}"] for end in ends}
+for name, one in list(rankings.items())[1:]:
+    numbers |= {f"best_feature_{name}": one["name"][0]}
+    numbers |= {f"best_feature_auc_{name}": one["roc_auc"][0]}
+    numbers |= {f"n_features_significant_{name}": int(one["significant"].sum())}
+for key, gain in gains.items():
+    numbers |= {key: gain.value, f"{key}_low": gain.low, f"{key}_high": gain.high}
+    numbers |= {f"{key}_sd": gain.sd}
+out.numbers(numbers)
+pd.Series(numbers, dtype=object).to_frame("value")

@@ -43,7 +43,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from vitdm import dataset, evaluate, model, plots, train
+from vitdm import dataset, evaluate, model, plots, selection, train
 
 settings = out.config
 data = dataset.Dataset.open(out.results / "processed")
@@ -211,10 +211,11 @@ inside.round(4)
 # %% [markdown]
 # ## 3.3 Joining the physics features
 #
-# The features of notebook 1 can be given to the network as well. They are standardised with the
-# mean and the variance of the training images; one that is missing is put to the mean and marked
-# by an indicator; a hidden layer turns them into $D$ numbers, and these are appended to the class
-# token before the last linear map. The images take no notice of them.
+# The features of notebook 1 can be given to the network as well: those kept by notebook 2's rule
+# (`feature_set: selected`), the proposal's, or all. They are standardised with the mean and the
+# variance of the training images; one that is missing is put to the mean and marked by an
+# indicator; a hidden layer turns them into $D$ numbers, and these are appended to the class token
+# before the last linear map. The images take no notice of them.
 #
 # ## 3.4 Training
 #
@@ -277,7 +278,10 @@ table = pd.DataFrame(
         "label": [settings.runs[name].label for name in runs],
         "SPT": [switch[run.settings.model.spt] for run in runs.values()],
         "LSA": [switch[run.settings.model.lsa] for run in runs.values()],
-        "features": [switch[run.settings.model.features] for run in runs.values()],
+        "features": [
+            run.settings.model.feature_set if run.settings.model.features else "no"
+            for run in runs.values()
+        ],
         "parameters": by_run["parameters"].first().to_numpy(),
         "roc_auc": by_run["roc_auc"].mean().to_numpy(),
         "sd": by_run["roc_auc"].std().to_numpy(),
@@ -303,47 +307,32 @@ table.round({"roc_auc": 4, "sd": 4, "seconds": 1})
 # the standard deviation of $\Delta$ when these images are drawn anew with replacement, each class
 # to its own number (paired bootstrap: both runs and all seeds see the same draw, so that images
 # which are hard for all of them cancel). The second term says how much it depends on the *random
-# numbers* of the training. It exists only with two or more seeds; with a single seed it is
-# unknown, and the error below is then too small. Where the second term dominates it rests on
-# $S - 1$ degrees of freedom.
+# numbers* of the training; each resampling draws the seeds anew as well. It exists only with two or
+# more seeds; with a single seed it is unknown, and the error below is then too small. Where the
+# second term dominates it rests on $S - 1$ degrees of freedom.
 #
 # A difference is called "beyond twice its error" if $|\Delta| > 2\sigma$. With two seeds chance
 # alone exceeds twice the error in three comparisons of ten, with many in one of twenty. A
 # difference that only just does is a hint, not evidence, and so is a single one among several.
 
 # %%
-null, first = f"p_{classes[0]}", next(iter(predictions.values()))
-binary = (first["label"] > 0).to_numpy().astype(int)
-draws = list(evaluate.resamplings(first["label"].to_numpy(), 1000, settings.seed))
-
-
-def resampled(name):
-    """Return the ROC-AUC of a run, the mean over its seeds, of each draw of the images."""
-    scores = [1 - predictions[name, k][null].to_numpy() for k in range(settings.run_seeds)]
-    aucs = [[evaluate.weighted_auc(binary, s, w) for w in draws] for s in scores]
-    return np.mean([np.concatenate(one) for one in aucs], axis=0)
-
-
 pairs = {
     "gain_spt": ("plain", "spt", "SPT alone"),
     "gain_lsa": ("plain", "lsa", "LSA alone"),
     "gain_spt_lsa": ("plain", "spt_lsa", "SPT and LSA"),
-    "gain_features": ("spt_lsa", "spt_lsa_features", "features, beside SPT and LSA"),
+    "gain_features": ("spt_lsa", "spt_lsa_features", "selected features, beside SPT and LSA"),
 }
 numbers = {}
-bootstrap = {name: resampled(name) for name in runs}
-aucs = metrics.pivot(index="seed", columns="run", values="roc_auc")
+seeds = range(settings.run_seeds)
 for key, (without, with_, text) in pairs.items():
     if without not in runs or with_ not in runs:
         print(f"{text}: not among the runs of this configuration")
         continue
-    gain = aucs[with_] - aucs[without]
-    variance = np.var(bootstrap[with_] - bootstrap[without])
-    if len(gain) > 1:
-        variance += gain.var() / len(gain)
-    numbers |= {key: gain.mean(), f"{key}_sd": variance**0.5}
-    verdict = "beyond" if abs(gain.mean()) > 2 * variance**0.5 else "not beyond"
-    print(f"{text}: {gain.mean():+.4f} ± {variance**0.5:.4f}, {verdict} twice its error")
+    tables = ([predictions[name, k] for k in seeds] for name in (without, with_))
+    gain = evaluate.paired_gain(*tables, settings.final.bootstrap, settings.seed)
+    numbers |= {key: gain.value, f"{key}_sd": gain.sd}
+    verdict = "beyond" if gain.beyond_error else "not beyond"
+    print(f"{text}: {gain.value:+.4f} ± {gain.sd:.4f}, {verdict} twice its error")
 if settings.run_seeds == 1 and numbers:
     print("One seed only: the scatter between trainings is unknown and not in these errors.")
 
@@ -358,12 +347,15 @@ if settings.run_seeds == 1 and numbers:
 # ## 3.6 Numbers for the article
 
 # %%
-n_features = len(pd.read_csv(out.results / "features.csv", nrows=0).columns) - 1
-configured = model.ViT(
-    settings.model, side, len(classes), n_features if settings.model.features else 0
-)
+choice = out.results / "selection" / "selection.json"
+joined = selection.joined_features(settings.model, settings, choice)
+if joined is None:
+    joined = list(pd.read_csv(out.results / "features.csv", nrows=0).columns[1:])
+n_joined = len(joined) if settings.model.features else 0
+configured = model.ViT(settings.model, side, len(classes), n_joined)
 numbers |= {
     "n_parameters": sum(p.numel() for p in configured.parameters()),
+    "n_joined_features": n_joined,
     "run_seeds": settings.run_seeds,
     "best_run": by_run["roc_auc"].mean().idxmax(),
     "images_per_second": metrics["images_per_second"].median(),

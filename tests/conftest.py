@@ -17,6 +17,7 @@ SETTINGS = {
     "n_images": {"train": 20, "valid": 8, "opt": 8, "test": 12},
     "shards": 2,
     "preprocess": {"size": 32},
+    "selection": {"n_bootstrap": 20, "n_subsamples": 3, "n_repeats": 3},
     "model": {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2, "features": True},
     "train": {"epochs": 1, "batch_size": 8},
     "runs": {"plain": {"label": "ViT", "model": {"spt": False, "lsa": False, "features": False}}},

@@ -60,6 +60,8 @@ def done(jpgs, config_file, tmp_path_factory):
     table.reset_index().to_csv(blind / "features.csv", index=False)
 
     seen = (blind / "processed", "--features", blind / "features.csv", *with_config)
+    assert run("select", *seen, out / "selection") == 0
+    seen = (*seen[:3], "--selection", out / "selection" / "selection.json", *with_config)
     assert run("train", *seen, out / "runs" / "plain_seed1", "--run", "plain", "--seed", 1) == 0
     assert run("tune", *seen, out / "tune") == 0
     assert run("train", *seen, out / "final" / "seed0", "--final", out / "tune") == 0
@@ -102,10 +104,19 @@ def test_the_final_run_has_the_best_settings_and_all_data(done):
     settings = yaml.safe_load((done / "final" / "seed0" / "config.yaml").read_text())
     assert settings["train"]["learning_rate"] == best["params"]["learning_rate"]
     assert settings["train_splits"] == ["train", "valid", "opt"] and settings["n_train"] == 36
-    assert len(settings["feature_names"]) > 5
+    selected = json.loads((done / "selection" / "selection.json").read_text())["features"]
+    assert settings["feature_names"] == selected and len(selected) > 0
     metrics = json.loads((done / "final" / "seed0" / "metrics.json").read_text())
     assert metrics["epochs"] == 2  # final.epochs, not train.epochs
     assert not (done / "final" / "seed0" / "predictions.csv").exists()
+
+
+def test_features_one_by_one(done, config_file, tmp_path):
+    command = ("select", done / "dataset", "--features", done / "features.csv", "--ranking-only")
+    assert run(*command, "--config", config_file, "--out", tmp_path / "out") == 0
+    assert snapshot(tmp_path / "out") == ["ranking.csv", "select.json"]
+    names = set(pd.read_csv(done / "features.csv", nrows=0)) - {"id"}
+    assert set(pd.read_csv(tmp_path / "out" / "ranking.csv")["name"]) == names
 
 
 def test_only_the_last_stage_sees_the_test_split(done):
@@ -205,11 +216,24 @@ WRONG = {
         "shard 2/2: expected k/n with 0 <= k < n",
     ),
     "features needed": (
-        "train {done}/processed --config {config} --out {tmp}/out",
+        "train {done}/processed --config {config} --selection {selection} --out {tmp}/out",
         "model.features is on: a feature table is needed",
     ),
     "missing features": (
-        "train {done}/processed --config {config} --features {tmp}/no.csv --out {tmp}/out",
+        "train {done}/processed --config {config} --features {tmp}/no.csv"
+        " --selection {selection} --out {tmp}/out",
+        r"no\.csv: ",
+    ),
+    "selection needed": (
+        "train {done}/processed --config {config} --features {done}/features.csv --out {tmp}/out",
+        "model.feature_set is 'selected': found no selection; expected --selection",
+    ),
+    "selection needed by the search": (
+        "tune {done}/processed --config {config} --features {done}/features.csv --out {tmp}/out",
+        "model.feature_set is 'selected': found no selection; expected --selection",
+    ),
+    "no features to judge": (
+        "select {done}/processed --config {config} --features {tmp}/no.csv --out {tmp}/out",
         r"no\.csv: ",
     ),
     "no search": (
@@ -257,6 +281,7 @@ def test_wrong_input_gets_one_message(done, jpgs, config_file, tmp_path, capsys,
         "image": image,
         "run": done / "final" / "seed0",
         "blind": done / "blind",
+        "selection": done / "selection" / "selection.json",
         "bad": change(config_file, inputs, colour=1),
         "hot": change(config_file, inputs / "hot", **hot),
     }

@@ -56,6 +56,9 @@ def with_change(key, value, content=SETTINGS):
         ("task", "regression", "task: .*'multiclass' or 'binary', found 'regression'"),
         ("preprocess.crop", "left", "preprocess.crop: .*'centre' or 'roi', found 'left'"),
         ("features.levels", [0.5, 2], "features.levels.1: .*less than 1, found 2"),
+        ("selection.fdr", 1, "selection.fdr: .*less than 1, found 1"),
+        ("selection.corelation", 0.9, "selection.corelation: unknown key; expected .*correlation"),
+        ("model.feature_set", "best", "model.feature_set: .*'proposal' or 'all', found 'best'"),
         ("name", DELETE, "name: missing"),
         ("tune", DELETE, "tune: missing"),
         ("n_images", DELETE, "n_images: missing"),
@@ -258,7 +261,7 @@ def test_workflows_of_the_project_are_valid(name):
     assert settings.name == Path(name).stem and settings.publish == (settings.name == "paper")
     written = yaml.safe_load((ROOT / name).read_text())
     resolved = settings.model_dump(mode="json")
-    for section in ("preprocess", "features", "model", "train", "tune", "final"):
+    for section in ("preprocess", "features", "selection", "model", "train", "tune", "final"):
         assert set(written[section]) == set(resolved[section]), section  # nothing left to defaults
     population = config.load_population(ROOT / settings.population)
     assert sum(population.class_fractions.values()) == 1

@@ -344,3 +344,83 @@ def test_evaluate_refuses_a_test_split_of_one_class(tmp_path):
     with pytest.raises(InputError, match="split 'test'"):
         evaluate.evaluate(tmp_path / "processed", None, folders(tmp_path, 1), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+# ------------------------------------------------------------------------- what an idea adds
+
+
+def scored(labels, scores):
+    """A table of predictions of which 1 - p_no_sub ranks like the scores."""
+    p = stats.norm.cdf(scores)
+    names = np.array(["no_sub", "cdm"])
+    return table(list(names), names[labels], np.column_stack([1 - p, p]))
+
+
+def paired_runs(seeds, n=400, before=0.8, after=1.2, jitter=0.0, seed=0):
+    """Runs that share their images' luck; the distance of the classes grows, a little by seed."""
+    rng = np.random.default_rng(seed)
+    labels = np.repeat([0, 1], n)
+    luck = rng.normal(size=2 * n)
+    shifts = rng.normal(0, jitter, size=(seeds, 2))
+    runs = [
+        [scored(labels, luck + (distance + shifts[k, j]) * labels) for k in range(seeds)]
+        for j, distance in enumerate((before, after))
+    ]
+    return runs, labels, luck
+
+
+def test_paired_gain_of_known_size():
+    """AUC = Phi(d / sqrt 2) before and after."""
+    runs, _, _ = paired_runs(seeds=3, n=3000)
+    found = evaluate.paired_gain(*runs, 300, 0)
+    expected = stats.norm.cdf(1.2 / 2**0.5) - stats.norm.cdf(0.8 / 2**0.5)
+    assert found.value == pytest.approx(expected, abs=0.01) and found.beyond_error
+    assert found.low < found.value < found.high and len(found.seeds) == 3
+    assert found == evaluate.paired_gain(*runs, 300, 0)
+    back = evaluate.paired_gain(*runs[::-1], 300, 0)
+    assert back.value == -found.value and back.sd == pytest.approx(found.sd)
+
+
+def test_the_same_runs_gain_nothing_without_error():
+    runs, _, _ = paired_runs(seeds=2)
+    assert evaluate.paired_gain(runs[0], runs[0], 50, 0)[:4] == (0, 0, 0, 0)
+    assert not evaluate.paired_gain(runs[0], runs[0], 50, 0).beyond_error
+
+
+def test_images_that_are_hard_for_both_cancel():
+    """The error is that of the difference drawn by hand, far below that of two separate scores."""
+    runs, labels, luck = paired_runs(seeds=1)
+    found = evaluate.paired_gain(*runs, 2000, 0)
+    rng, draws = np.random.default_rng(4), []
+    for _ in range(800):
+        rows = np.concatenate([rng.integers(0, 400, 400), rng.integers(400, 800, 400)])
+        aucs = [
+            metrics.roc_auc_score(labels[rows], luck[rows] + d * labels[rows]) for d in (0.8, 1.2)
+        ]
+        draws.append(aucs)
+    difference = np.diff(draws, axis=1)
+    assert found.sd == pytest.approx(difference.std(), rel=0.1)
+    np.testing.assert_allclose(
+        (found.low, found.high), np.quantile(difference, [0.025, 0.975]), atol=0.003
+    )
+    assert found.sd < 0.5 * np.hypot(*np.std(draws, axis=0))
+
+
+@pytest.mark.parametrize("seeds", [2, 4])
+def test_the_scatter_between_seeds_is_in_the_error(seeds):
+    """var = var over images + s² / S, s the s.d. (ddof 1) of the seeds' gains."""
+    runs, _, _ = paired_runs(seeds, jitter=0.3, seed=2)
+    found = evaluate.paired_gain(*runs, 4000, 0)
+    images = paired_runs(1, seed=2)[0]
+    spread = np.var(found.seeds, ddof=1) / seeds
+    expected = evaluate.paired_gain(*images, 1000, 0).sd ** 2 + spread
+    assert spread > 0.5 * expected  # which is what this test is about
+    assert found.sd == pytest.approx(expected**0.5, rel=0.1)
+
+
+def test_runs_that_cannot_be_compared():
+    runs, _, _ = paired_runs(2, n=20)
+    with pytest.raises(InputError, match="found 2 and 1 seeds"):
+        evaluate.paired_gain(runs[0], runs[1][:1], 10, 0)
+    with pytest.raises(InputError, match="differ in their images"):
+        evaluate.paired_gain(runs[0], [runs[1][0], runs[1][1][::-1].reset_index(drop=True)], 10, 0)

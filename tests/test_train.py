@@ -257,6 +257,23 @@ def test_features_are_standardised_by_the_training_images(blobs, settings, tmp_p
     np.testing.assert_allclose(run.model.feature_std, std, rtol=1e-4)
 
 
+def test_only_the_named_features_join(run_folder, processed, features_csv, settings, tmp_path):
+    """In the order given; predictions and a later evaluation find them by name."""
+    names = ["ring_radius", "lensed_area"]
+    options = {"features": features_csv, "model": settings.model, "score_split": "opt"}
+    train(processed, settings, feature_names=names, out=tmp_path / "run", **options)
+    run, data = load_run(tmp_path / "run"), Dataset.open(processed)
+    assert run.feature_names == names
+    table = read_features(features_csv, data.catalog["id"])
+    rows = data.rows("opt")
+    found = run.predict(data.images[rows], table[names].to_numpy()[rows])
+    predictions = pd.read_csv(tmp_path / "run" / "predictions.csv")
+    np.testing.assert_allclose(found, predictions.filter(like="p_"), atol=1e-6)
+    assert set(names) < set(load_run(run_folder).feature_names)  # by default all of the table
+    with pytest.raises(InputError, match=r"features\.csv: found no column dust; expected the feat"):
+        train(processed, settings, feature_names=["dust"], **options)
+
+
 def test_wrong_feature_tables_are_refused(tmp_path, blobs, settings):
     model = MODEL.model_copy(update={"features": True})
     with pytest.raises(InputError, match=r"model\.features is on: a feature table is needed"):

@@ -26,6 +26,7 @@ SPACE = {
 def searching(space=SPACE, n_calls=14, **changes):
     search = {"n_calls": n_calls, "n_initial_points": 6, "n_train": 9, "epochs": 3, "space": space}
     content = SETTINGS | {"tune": search} | changes
+    content["model"] = {"feature_set": "all"} | content["model"]
     content["train"] = SETTINGS["train"] | {"learning_rate": 2e-5}
     return config.build(content)
 
@@ -67,6 +68,21 @@ def test_first_trial_is_the_configuration(search):
     assert search.result["start"] == start
     first = pd.read_csv(search.folder / "trials.csv").iloc[0]
     assert first[list(start)].to_dict() == start
+
+
+def test_trials_join_the_features_of_their_set(tmp_path, monkeypatch):
+    calls, path = [], tmp_path / "selection.json"
+    path.write_text('{"features": ["gini"]}')
+    monkeypatch.setattr(tune, "fit", fake_fit(calls))
+    monkeypatch.setattr(tune, "inputs_of", lambda *_: [])
+    space = {"feature_set": {"type": "categorical", "choices": ["all", "selected", "proposal"]}}
+    settings = searching(SPACE | space)
+    tune.tune("processed", "f.csv", settings, tmp_path / "out", progress=False, selection=path)
+    found = {call.model.feature_set: call.feature_names for call in calls}
+    assert len(found) == 3 and found["all"] is None and found["selected"] == ["gini"]
+    assert "ring_radius" in found["proposal"]
+    sidecar = json.loads((tmp_path / "out" / "tune.json").read_text())
+    assert [name for name in sidecar["inputs"] if name.endswith("selection.json")]
 
 
 def test_trials_train_as_configured(search):

@@ -43,7 +43,14 @@ def plan(folder, *options):
 
 
 NOTEBOOKS = {f"notebook_0{k}": 1 for k in range(1, 6)}
-REST = {"preprocess": 1, "features": 1, "train": len(SMOKE.runs), "tune": 1, "evaluate": 1}
+REST = {
+    "preprocess": 1,
+    "features": 1,
+    "select": 1,
+    "train": len(SMOKE.runs),
+    "tune": 1,
+    "evaluate": 1,
+}
 REST |= {"train_final": SMOKE.final.seeds, "convert_notebook": 5, "paper": 1, "all": 1} | NOTEBOOKS
 
 
@@ -53,6 +60,7 @@ def test_plan_of_simulated_lenses(folder):
     total = jobs.pop("total")
     shown = len(SMOKE.populations.files)
     extra = {"simulate_population": shown, "ceiling": shown, "features": 1 + shown}
+    extra |= {"rank_population": shown}
     assert jobs == REST | {"simulate": SMOKE.shards, "merge": 1} | extra
     assert total == sum(jobs.values())
     assert not (folder / "results").exists()  # a dry run leaves nothing

@@ -1,4 +1,4 @@
-"""The command line: ``vitdm simulate | ingest | merge | preprocess | features | train | …``."""
+"""The command line: ``vitdm simulate | ingest | preprocess | features | select | train | …``."""
 
 from __future__ import annotations
 
@@ -87,9 +87,24 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("dataset", type=Path)
     sub.add_argument("--n", type=int, default=200, help="number of images (default: %(default)s)")
 
+    sub = command("select", "Judge the features, choose those for the model.", out="folder")
+    sub.add_argument("processed", type=Path, help="dataset folder; its catalog is read")
+    sub.add_argument("--features", type=Path, required=True, help="feature table (CSV)")
+    sub.add_argument(
+        "--ranking-only",
+        action="store_true",
+        help="one by one, on split train: no redundancy, no classifiers, no choice",
+    )
+
+    def with_features(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--features", type=Path, help="feature table (CSV)")
+        sub.add_argument(
+            "--selection", type=Path, help="selection.json of vitdm select: the features to join"
+        )
+
     sub = command("train", "Train one model.", out="run folder")
     sub.add_argument("processed", type=Path, help="folder of processed images")
-    sub.add_argument("--features", type=Path, help="feature table (CSV)")
+    with_features(sub)
     sub.add_argument("--run", help="name of an entry in the configuration's runs")
     sub.add_argument("--seed", type=int, default=0, help="added to the configuration's seed")
     sub.add_argument(
@@ -101,7 +116,7 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command("tune", "Search the hyperparameters (gp_minimize).", out="search folder")
     sub.add_argument("processed", type=Path)
-    sub.add_argument("--features", type=Path, help="feature table (CSV)")
+    with_features(sub)
 
     sub = command("evaluate", "Open the test split: apply runs and score them.", out="folder")
     sub.add_argument("processed", type=Path)
@@ -175,12 +190,23 @@ def _run(arguments: argparse.Namespace) -> int:
 
             summary = invariance.write(arguments.dataset, settings, arguments.n, arguments.out)
             print(invariance.in_words(summary), file=sys.stderr)
+        case "select":
+            from vitdm.selection import select
+
+            only = arguments.ranking_only
+            select(arguments.processed, arguments.features, settings, arguments.out, only)
         case "train":
             _train(arguments, settings)
         case "tune":
             from vitdm.tune import tune
 
-            tune(arguments.processed, arguments.features, settings, arguments.out)
+            tune(
+                arguments.processed,
+                arguments.features,
+                settings,
+                arguments.out,
+                selection=arguments.selection,
+            )
         case "evaluate":
             from vitdm.evaluate import evaluate
 
@@ -226,6 +252,7 @@ def _simulate(arguments: argparse.Namespace, settings: config.Config | None) -> 
 
 
 def _train(arguments: argparse.Namespace, settings: config.Config) -> None:
+    from vitdm.selection import joined_features
     from vitdm.train import Diverged, fit
     from vitdm.tune import best_params, with_params
 
@@ -257,6 +284,7 @@ def _train(arguments: argparse.Namespace, settings: config.Config) -> None:
             train,
             seed=seed,
             out=arguments.out,
+            feature_names=joined_features(model, settings, arguments.selection),
             label=arguments.out.name,
             **splits,
         )

@@ -28,13 +28,15 @@ from vitdm.messages import InputError, Section, checked, read_yaml, report, wron
 from vitdm.population import Population
 
 SPLITS = ("train", "valid", "opt", "test")
+#: runs by which the features are judged: images alone, then with features beside them
+FEATURE_RUNS = ("spt_lsa", "spt_lsa_proposal", "spt_lsa_features")
 
 
 # ------------------------------------------------------------------------------------ populations
 
 
 class Populations(Section):
-    """Lens populations that notebook 01 shows side by side: gallery, shortcut, ceiling."""
+    """Lens populations shown side by side: gallery, shortcut, ceiling, single features."""
 
     files: list[str] = Field([], description="config/populations/*.yaml")
     n_images: int = Field(600, ge=12, description="images simulated of each")
@@ -85,6 +87,21 @@ class Features(Section):
     levels: list[Annotated[float, Field(gt=0, lt=1)]] = [0.2, 0.4, 0.6, 0.8]
 
 
+class Selection(Section):
+    """How features are judged, and which are kept for the model (``vitdm.selection``)."""
+
+    fdr: float = Field(0.05, gt=0, lt=1, description="false discoveries among those significant")
+    correlation: float = Field(
+        0.9, gt=0, le=1, description="features of a cluster: |rank correlation| at least this"
+    )
+    importance_sd: float = Field(
+        2.0, ge=0, description="permutation importance that counts, in its s.d."
+    )
+    n_bootstrap: int = Field(500, ge=10, description="resamplings of the images")
+    n_subsamples: int = Field(50, ge=2, description="half samples, for the mutual information")
+    n_repeats: int = Field(20, ge=2, description="shufflings for the permutation importance")
+
+
 # ----------------------------------------------------------------------------- model and training
 
 
@@ -101,6 +118,9 @@ class Model(Section):
     lsa: bool = Field(True, description="Locality Self-Attention")
     pool: Literal["cls", "mean"] = Field("cls", description="what the head reads")
     features: bool = Field(False, description="join the physics features to the image")
+    feature_set: Literal["selected", "proposal", "all"] = Field(
+        "selected", description="which: those kept by vitdm select, the proposal's, or all"
+    )
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Model:
@@ -285,10 +305,11 @@ class Config(Section):
     task: Literal["multiclass", "binary"] = "multiclass"
     preprocess: Preprocess = Preprocess()
     features: Features = Features()
+    selection: Selection = Selection()
     model: Model = Model()
     train: Train = Train()
     runs: dict[Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")], Override] = Field(
-        min_length=1, description="compared in notebook 03"
+        min_length=1, description="compared in notebooks 02 and 03"
     )
     run_seeds: int = Field(1, ge=1, description="seeds of each comparison run")
     tune: Tune
@@ -350,6 +371,12 @@ class Config(Section):
             Model(**(self.model.model_dump() | (model or {}))),
             Train(**(self.train.model_dump() | (train or {}))),
         )
+
+    @property
+    def feature_runs(self) -> list[str]:
+        """The runs of FEATURE_RUNS that there are; none if nothing can be compared."""
+        found = [run for run in FEATURE_RUNS if run in self.runs]
+        return found if found[:1] == [FEATURE_RUNS[0]] and len(found) > 1 else []
 
     @property
     def results(self) -> str:

@@ -117,6 +117,24 @@ def read_catalog(path: str | Path, raw: bool = False) -> pd.DataFrame:
         raise InputError(f"{path}: cannot be read as a table: {error}") from error
 
 
+def read_features(path: str | Path, ids: pd.Series) -> pd.DataFrame:
+    """Return the rows of a feature table in the order of ``ids``; InputError if some are absent."""
+    table = read_catalog(path)
+    if "id" not in table:
+        raise InputError(f"{path}: found columns {', '.join(table)}; expected id and the features")
+    table = table.set_index("id")
+    text = table.select_dtypes(exclude="number").columns
+    if len(text):
+        raise InputError(f"{path}: {text[0]}: found text; expected numbers")
+    if not table.index.is_unique:
+        twice = table.index[table.index.duplicated()][0]
+        raise InputError(f"{path}: id {twice!r} occurs twice; expected one row an image")
+    absent = ids[~ids.isin(table.index)]
+    if len(absent):
+        raise InputError(f"{path}: no features of {len(absent)} images, such as {absent.iloc[0]!r}")
+    return table.loc[ids]
+
+
 def write(
     folder: str | Path,
     images: np.ndarray | Iterable[np.ndarray],

@@ -42,6 +42,21 @@ class Interval(NamedTuple):
     high: float
 
 
+class Gain(NamedTuple):
+    """What one idea adds: mean over the seeds, 95 % interval, standard error, and each seed's."""
+
+    value: float
+    low: float
+    high: float
+    sd: float
+    seeds: list[float]
+
+    @property
+    def beyond_error(self) -> bool:
+        """Whether it is more than twice its standard error, up or down."""
+        return abs(self.value) > 2 * self.sd
+
+
 # ---------------------------------------------------------------------------- tables → arrays
 
 
@@ -246,6 +261,51 @@ def bootstrap_interval(
     ]
     low, high = np.quantile(np.concatenate(draws), [0.5 - level / 2, 0.5 + level / 2])
     return Interval(float(value), float(low), float(high))
+
+
+def paired_gain(
+    without: Sequence[pd.DataFrame], with_: Sequence[pd.DataFrame], n: int, seed: int
+) -> Gain:
+    """Return by how much the binary ROC-AUC of one kind of run exceeds that of another.
+
+    Each of the two has one table of predictions a seed, all of the same images, the k-th of both of
+    the same seed. One of ``n`` resamplings draws the images, which all runs share, so that those
+    hard for all of them cancel, each class to its own number; and of the S seeds' gains S with
+    replacement. Their distances from their mean are widened by sqrt(S / (S - 1)), without which so
+    few draws make the scatter too small (Davison and Hinkley 1997, Bootstrap Methods, section 3.8).
+    The variance is then that over images plus the seeds' var / S. With one seed the scatter between
+    trainings is unknown, and the error too small. InputError if the tables do not match.
+    """
+    if not without or len(without) != len(with_):
+        raise InputError(
+            f"paired gain: found {len(without)} and {len(with_)} seeds; expected as many of both"
+        )
+    first = without[0]
+    for table in (*without, *with_):
+        if not (table["id"].equals(first["id"]) and table["label"].equals(first["label"])):
+            raise InputError("paired gain: the tables differ in their images; expected the same")
+    strata = first["label"].to_numpy()
+    labels = (strata > 0).astype(int)
+    pairs = [
+        [1.0 - table[f"p_{NULL_CLASS}"].to_numpy(float) for table in pair]
+        for pair in zip(without, with_, strict=True)
+    ]
+
+    def gains(weights: np.ndarray) -> np.ndarray:
+        """Return the gain of each seed, (B, S)."""
+        aucs = [[weighted_auc(labels, scores, weights) for scores in pair] for pair in pairs]
+        return np.array([after - before for before, after in aucs]).T
+
+    seeds = gains(np.ones((1, len(labels))))[0]
+    draws = np.concatenate([gains(weights) for weights in resamplings(strata, n, seed)])
+    mean = draws.mean(axis=1)
+    if (count := len(pairs)) > 1:
+        generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1,)))
+        chosen = generator.integers(count, size=draws.shape)
+        redrawn = np.take_along_axis(draws, chosen, axis=1).mean(axis=1)
+        mean = mean + (redrawn - mean) * (count / (count - 1)) ** 0.5
+    low, high = np.quantile(mean, [0.025, 0.975])
+    return Gain(float(seeds.mean()), float(low), float(high), float(mean.std()), seeds.tolist())
 
 
 # -------------------------------------------------------------------------------------- summary

@@ -64,11 +64,27 @@ def needs(name: str, settings: Config) -> list[str]:
     """Return the files below the results folder that a notebook cannot do without."""
     runs = [f"runs/{run}_seed{k}" for run in settings.runs for k in range(settings.run_seeds)]
     shown = settings.populations.files if settings.data == "simulate" else []
-    populations = [f"populations/{Path(file).stem}/features.csv" for file in shown]
+    populations = [f"populations/{Path(file).stem}" for file in shown]
+    seeds = range(settings.run_seeds)
+    compared = [f"runs/{run}_seed{k}" for run in settings.feature_runs for k in seeds]
     return {
-        "01": ["processed/dataset.json", "features.csv", *populations],
-        "02": ["processed/dataset.json", "features.csv"],
-        "03": ["processed/dataset.json", "features.csv", *(f"{run}/metrics.json" for run in runs)],
+        "01": [
+            "processed/dataset.json",
+            "features.csv",
+            *(f"{folder}/features.csv" for folder in populations),
+        ],
+        "02": [
+            "features.csv",
+            "selection/selection.json",
+            *(f"{folder}/selection/ranking.csv" for folder in populations),
+            *(f"{run}/predictions.csv" for run in compared),
+        ],
+        "03": [
+            "processed/dataset.json",
+            "features.csv",
+            "selection/selection.json",
+            *(f"{run}/metrics.json" for run in runs),
+        ],
         "04": ["processed/dataset.json", "tune/best.json"],
         "05": ["evaluation/metrics.json", "features.csv"],
     }[name[:2]]

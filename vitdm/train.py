@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from vitdm import config
 from vitdm.config import Config, InputError, Model, RunSettings, Train
-from vitdm.dataset import Dataset, read_catalog
+from vitdm.dataset import Dataset, read_features
 from vitdm.model import ViT
 from vitdm.provenance import atomic, check_replaceable, sidecar, write_json
 
@@ -238,24 +238,6 @@ def load_run(folder: str | Path) -> Run:
     return Run(settings, model.eval())
 
 
-def read_features(path: str | Path, ids: pd.Series) -> pd.DataFrame:
-    """Return the rows of a feature table in the order of ``ids``; InputError if some are absent."""
-    table = read_catalog(path)
-    if "id" not in table:
-        raise InputError(f"{path}: found columns {', '.join(table)}; expected id and the features")
-    table = table.set_index("id")
-    text = table.select_dtypes(exclude="number").columns
-    if len(text):
-        raise InputError(f"{path}: {text[0]}: found text; expected numbers")
-    if not table.index.is_unique:
-        twice = table.index[table.index.duplicated()][0]
-        raise InputError(f"{path}: id {twice!r} occurs twice; expected one row an image")
-    absent = ids[~ids.isin(table.index)]
-    if len(absent):
-        raise InputError(f"{path}: no features of {len(absent)} images, such as {absent.iloc[0]!r}")
-    return table.loc[ids]
-
-
 def fit(
     processed: str | Path,
     features_csv: str | Path | None,
@@ -269,6 +251,7 @@ def fit(
     score_split: str | None = None,
     seed: int = 0,
     n_train: int | None = None,
+    feature_names: list[str] | None = None,
     label: str = "train",
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -277,8 +260,10 @@ def fit(
     ``processed`` is a data set folder of processed images. With ``valid_split`` the weights of the
     epoch with the best validation ROC-AUC are kept and training stops early; without, all epochs
     are run and the last weights kept. ``score_split`` is predicted at the end, in
-    ``predictions.csv``. ``n_train`` limits the training images. Raises Diverged if the loss or a
-    weight becomes NaN or infinite.
+    ``predictions.csv``. ``n_train`` limits the training images. ``feature_names`` are the columns
+    of the feature table that join the image if ``model.features`` is on (default: all of them;
+    ``selection.joined_features`` gives those that ``model.feature_set`` asks for). Raises Diverged
+    if the loss or a weight becomes NaN or infinite.
     """
     started = time.time()
     if out is not None:
@@ -292,7 +277,8 @@ def fit(
         if features_csv is None:
             raise InputError("model.features is on: a feature table is needed")
         table = read_features(features_csv, data.catalog["id"])
-        names, features = list(table.columns), table.to_numpy(np.float32)
+        names = list(table.columns if feature_names is None else feature_names)
+        features = columns_of(table, names, features_csv)
 
     def arrays(rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
         images = torch.from_numpy(np.asarray(data.images[rows], dtype=np.float32))[:, None]
@@ -405,6 +391,15 @@ def inputs_of(processed: str | Path, features_csv: str | Path | None) -> list[Pa
     return files if features_csv is None else [*files, Path(features_csv)]
 
 
+def columns_of(table: pd.DataFrame, names: list[str], path: str | Path) -> np.ndarray:
+    """Return some features of a table read from ``path``, (n, F); InputError if one is absent."""
+    if absent := [name for name in names if name not in table]:
+        raise InputError(
+            f"{path}: found no column {absent[0]}; expected the features {', '.join(names)}"
+        )
+    return table[names].to_numpy(np.float32)
+
+
 def predictions_table(
     run: Run, data: Dataset, rows: np.ndarray, features_csv: str | Path | None, task: str
 ) -> pd.DataFrame:
@@ -420,10 +415,7 @@ def predictions_table(
             raise InputError(
                 f"features: found no feature table; expected one with {', '.join(names)}"
             )
-        measured = read_features(features_csv, ids)
-        if absent := [name for name in names if name not in measured]:
-            raise InputError(f"{features_csv}: found no column {absent[0]}; expected {names}")
-        features = measured[names].to_numpy(np.float32)
+        features = columns_of(read_features(features_csv, ids), names, features_csv)
     probabilities = run.predict(data.images[rows], features)
     table = pd.DataFrame({"id": ids.to_numpy(), "label": labels[rows]})
     for k, name in enumerate(run.classes):

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from vitdm import config
 from vitdm.config import Categorical, Config, InputError, Integer, Model, Real, Train
 from vitdm.provenance import atomic, sidecar, write_json
+from vitdm.selection import joined_features
 from vitdm.train import Diverged, fit, inputs_of
 
 CHANCE = 0.5
@@ -68,17 +69,19 @@ def tune(
     settings: Config,
     out: str | Path,
     progress: bool = True,
+    selection: str | Path | None = None,
 ) -> dict[str, Any]:
     """Search the space of ``settings.tune`` and write ``trials.csv`` and ``best.json`` to ``out``.
 
     Each trial trains on the training images, keeps the weights that are best on ``valid`` and is
     scored by its ROC-AUC on ``opt``, which no training sees. The first trial is the configuration
-    itself. A diverged trial is kept, marked as failed, and counts as chance. Returns the content of
-    ``best.json``.
+    itself. A diverged trial is kept, marked as failed, and counts as chance. ``selection`` is the
+    selection.json that ``model.feature_set`` may need. Returns the content of ``best.json``.
     """
     out = Path(out)
     started = time.time()
     search, names = settings.tune, list(settings.tune.space)
+    joined_features(settings.model, settings, selection)  # complain before the first trial
     dimensions = skopt_dimensions(search.space)
     start = {
         name: getattr(settings.model if name in Model.model_fields else settings.train, name)
@@ -96,7 +99,7 @@ def tune(
 
     def objective(point: list[Any]) -> float:
         params = dict(zip(names, _plain(point), strict=True))
-        trial = _trial(processed, features_csv, settings, params, len(trials), progress)
+        trial = _trial(processed, features_csv, selection, settings, params, len(trials), progress)
         trials.append(trial)
         with atomic(out / "trials.csv") as temporary:
             pd.DataFrame(trials).to_csv(temporary, index=False)
@@ -129,7 +132,10 @@ def tune(
         rule="tune",
         seed=settings.seed,
         config={"tune": settings.tune, "model": settings.model, "train": settings.train},
-        inputs=inputs_of(processed, features_csv if settings.model.features else None),
+        inputs=[
+            *inputs_of(processed, features_csv if settings.model.features else None),
+            *([selection] if selection else []),
+        ],
         started=started,
     )
     return result
@@ -138,6 +144,7 @@ def tune(
 def _trial(
     processed: str | Path,
     features_csv: str | Path | None,
+    selection: str | Path | None,
     settings: Config,
     params: dict[str, Any],
     call: int,
@@ -161,6 +168,7 @@ def _trial(
             score_split="opt",
             seed=seed,
             n_train=search.n_train,
+            feature_names=joined_features(model, settings, selection),
             label=f"trial {call + 1}",
             progress=progress,
         )

@@ -1,8 +1,6 @@
 """One function per figure; each draws what it is given and returns the figure."""
 
 from vitdm.plots.data import (
-    feature_auc,
-    feature_correlation,
     feature_distributions,
     noise_histogram,
     processing_steps,
@@ -16,6 +14,13 @@ from vitdm.plots.populations import (
     population_gallery,
     populations_compared,
     simulated,
+)
+from vitdm.plots.selection import (
+    feature_auc,
+    feature_correlation,
+    feature_gain,
+    feature_importance,
+    feature_populations,
 )
 from vitdm.plots.style import COLOURS, NAMES, WIDTH, save, style
 from vitdm.plots.test import confusion_matrix, failures, headline, roc_curve, sensitivity
@@ -40,6 +45,9 @@ __all__ = [
     "feature_auc",
     "feature_correlation",
     "feature_distributions",
+    "feature_gain",
+    "feature_importance",
+    "feature_populations",
     "headline",
     "invariance",
     "noise_histogram",

@@ -1,4 +1,4 @@
-"""What images and features look like (notebooks 01 and 02)."""
+"""What images and features look like (notebook 01)."""
 
 from __future__ import annotations
 
@@ -116,55 +116,4 @@ def feature_distributions(values: pd.DataFrame, units: dict[str, str]) -> plt.Fi
     handles = [plt.Line2D([], [], color=COLOURS[name]) for name in classes]
     names = [NAMES[name] for name in classes]
     figure.legend(handles, names, loc="outside lower center", ncols=len(classes))
-    return figure
-
-
-def feature_auc(ranking: pd.DataFrame, together: tuple[float, float, float]) -> plt.Figure:
-    """Draw the ROC-AUC of each feature alone, and of all together, with 95 % intervals.
-
-    ``ranking`` has the columns name, roc_auc, low, high, sign (the best first); ``together`` is the
-    value, low and high of a classifier on all features (star, band). One half is chance. The colour
-    tells whether substructure makes the feature larger or smaller.
-    """
-    size = (WIDTH / 1.25, 1 + 0.185 * len(ranking))
-    figure, axes = plt.subplots(figsize=size, layout="constrained")
-    rows = np.arange(len(ranking), 0, -1)
-    signs = [(1, COLOURS["cdm"], "larger"), (-1, COLOURS["no_sub"], "smaller")]
-    for sign, colour, label in signs:
-        chosen = (ranking["sign"] == sign).to_numpy()
-        if chosen.any():
-            part = ranking[chosen]
-            error = [part["roc_auc"] - part["low"], part["high"] - part["roc_auc"]]
-            label = f"{label} with substructure"
-            style = {"fmt": "o", "ms": 4, "lw": 1.2, "color": colour, "label": label}
-            axes.errorbar(part["roc_auc"], rows[chosen], xerr=error, **style)
-    value, low, high = together
-    axes.axvspan(low, high, color=COLOURS["axion"], alpha=0.25, lw=0)
-    axes.plot(value, 0, "*", ms=9, color=COLOURS["axion"])
-    axes.axvline(0.5, color="0.6", lw=0.8, ls=":")
-    axes.set_yticks([*rows, 0], [*ranking["name"], "all features together"], fontsize=7.5)
-    axes.set(xlabel="ROC-AUC, substructure against none", ylim=(-0.7, len(ranking) + 0.7))
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=2)
-    return figure
-
-
-def feature_correlation(matrix: pd.DataFrame) -> plt.Figure:
-    """Draw the rank correlations of the features with one another and with the target.
-
-    ``matrix`` is square and symmetric, of Spearman coefficients. Red: they grow together; blue: one
-    falls as the other grows. Blocks of strong colour are features that say the same thing.
-    """
-    side = 1.6 + 0.225 * len(matrix)
-    figure, axes = plt.subplots(figsize=(min(side + 0.5, WIDTH), min(side, WIDTH - 0.5)))
-    sns.heatmap(
-        matrix,
-        cmap="RdBu_r",
-        vmin=-1,
-        vmax=1,
-        square=True,
-        ax=axes,
-        linewidths=0.3,
-        cbar_kws={"label": "Spearman's rank correlation", "shrink": 0.8},
-    )
-    axes.tick_params(labelsize=7, length=0)
     return figure
