@@ -38,6 +38,10 @@ SELECTION = f"{OUT}/selection/selection.json"
 COMPARED = [f"{run}_seed{k}" for run in SETTINGS.feature_runs for k in range(SETTINGS.run_seeds)]
 SIMULATED = SETTINGS.data == "simulate"
 POPULATIONS = {Path(file).stem: file for file in SETTINGS.populations.files if SIMULATED}
+INVARIANCE = expand(f"{OUT}/populations/{{name}}/invariance", name=POPULATIONS) or [
+    f"{OUT}/invariance"
+]
+REAL = sorted(map(str, Path(SETTINGS.real_images).rglob("*.*"))) if SETTINGS.real_images else []
 NOISY = [
     name
     for name, file in POPULATIONS.items()
@@ -47,16 +51,21 @@ NOISY = [
 # What each notebook reads, and the figures and tables of the article that it draws.
 NOTEBOOKS = {
     "01_feature_discovery": {
-        "reads": [*DATASET, *PROCESSED, f"{OUT}/features.csv"]
+        "reads": [*DATASET, *PROCESSED, f"{OUT}/features.csv", *REAL]
+        + expand("{folder}/invariance.csv", folder=INVARIANCE)
         + expand(f"{OUT}/populations/{{name}}/dataset/catalog.csv", name=POPULATIONS)
         + expand(f"{OUT}/populations/{{name}}/features.csv", name=POPULATIONS)
         + expand(f"{OUT}/populations/{{name}}/ceiling/ceiling.json", name=NOISY),
-        "figures": ["lens_gallery", "noise", "processing_steps", "rotation_test"]
+        "figures": ["lens_gallery", "noise", "processing_steps", "invariance", "unrolled_rings"]
         + ["feature_distributions"]
         + ["perturbations"] * SIMULATED
+        + ["real_lenses"] * bool(REAL)
         + ["populations"] * bool(POPULATIONS)
         + expand("gallery_{name}", name=POPULATIONS),
-        "tables": ["features"] + ["population"] * SIMULATED + ["populations"] * bool(POPULATIONS),
+        "tables": ["features", "invariance"]
+        + ["population"] * SIMULATED
+        + ["populations"] * bool(POPULATIONS)
+        + ["real_lenses"] * bool(REAL),
     },
     "02_feature_comparison": {
         "reads": [f"{OUT}/features.csv", SELECTION]
@@ -266,6 +275,26 @@ rule features:
         watch=watch("features", threshold=SETTINGS.preprocess.threshold),
     shell:
         "vitdm features {params.dataset} --config {params.config} --out {output} 2>&1 | tee {log}"
+
+
+rule invariance:
+    input:
+        multiext("{folder}/dataset/", "images.npy", "catalog.csv", "dataset.json"),
+    output:
+        multiext("{folder}/invariance/", "invariance.csv", "invariance.json", "provenance.json"),
+    log:
+        "{folder}/logs/invariance.log",
+    conda:
+        "environment.yml"
+    params:
+        config=CONFIG,
+        dataset=subpath(input[0], parent=True),
+        out=subpath(output[0], parent=True),
+        n=SETTINGS.populations.n_invariance,
+        watch=watch("preprocess"),
+    shell:
+        "vitdm invariance {params.dataset} --config {params.config} --n {params.n}"
+        " --out {params.out} 2>&1 | tee {log}"
 
 
 rule select:

@@ -21,7 +21,7 @@
 #
 # 1. says what clumps of dark matter do to an arc,
 # 2. looks at the images and at their noise,
-# 3. follows one image on its way to the network, and tests that way,
+# 3. follows one image on its way to the network, and tests that way, on simulated and real skies,
 # 4. defines numbers with a physical meaning, *features*, and shows how they are distributed.
 #
 # Nothing is trained here, and the test split is not looked at: apart from counting the images of
@@ -41,12 +41,11 @@ out = notebook.start(results, figures, tables, name="01_feature_discovery")
 import json
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
 from IPython.display import display
 
-from vitdm import config, dataset, evaluate, features, plots, preprocess
+from vitdm import config, dataset, evaluate, features, morphology, plots, preprocess, readers
 from vitdm.population import table as describe
 
 raw = dataset.Dataset.open(out.results / "dataset")
@@ -179,21 +178,35 @@ print(f"{100 * zero_pixel_fraction:.1f} % of all pixels are exactly 0")
 # pixels or more is piled up at the smallest value, the rms is therefore taken from the upper half
 # alone, which the clipping left untouched.
 #
+# The same holds for the rest of the sky. Where a galaxy fills the image and no sky is left, what
+# varies from pixel to pixel is noise, and what varies slowly is light: the rms of second
+# differences of pixels takes the place of the rms. Where pixel values are rounded and the sky is a
+# single grey level, the noise is that of the rounding, and smoothing does not lower it.
+#
 # ## 1.4 From the raw image to the input of the network
 #
 # 1. **Smooth** lightly (a Gaussian of one pixel), and measure the noise again: smoothing lowers it,
 #    for white noise to $\sigma / (2\sqrt\pi)$.
 # 2. **Threshold** at a multiple of that noise and remove single pixels (a morphological opening).
 #    What remains is the *lensed area*.
-# 3. The **region of interest** is the largest connected piece, with its holes filled, so that a
-#    ring counts as a disk. Its centre and axes follow from the moments of the flux $F$ within,
-#    $\mu_{pq} = \sum F\,(x - \bar x)^p (y - \bar y)^q$: the major axis has the angle
+# 3. The **region of interest** begins with the largest outer contour, where an area counts less the
+#    farther it is from the image's centre: cutouts are made around lenses, not around their
+#    neighbours. If it is an arc, further images of the same source belong to it. Which ones?
+#    Lensing conserves surface brightness, so they are not brighter than the arc, and they lie about
+#    the same circle. Holes are filled, so that a ring counts as a disk.
+# 4. Centre and axes follow from the moments of the flux $F$ above the threshold,
+#    $\mu_{pq} = \sum F\,(x - \bar x)^p (y - \bar y)^q$. The weights vanish at the edge of the
+#    region, so that a pixel of noise more or less there turns nothing. The major axis has the angle
 #    $$\varphi = \tfrac12 \arctan \frac{2\mu_{11}}{\mu_{20} - \mu_{02}} ,$$
-#    and of its two directions we take the one with the longer tail (positive third moment).
-# 4. **De-rotate**, if so configured: turn the image until that axis lies along $+x$.
-# 5. **Cut** a square at the native resolution. Nothing is resized: resampling would smear the very
-#    scales on which subhalos act.
-# 6. **Stretch**: $\operatorname{arcsinh}[(I - I_\mathrm{sky}) / (s\,\sigma)]$ is linear in the
+#    and of its two directions we take the one with the longer tail (positive third moment); the
+#    third moment *across* the axis tells the image from its mirror image. A region whose axes
+#    differ by less than a tenth has no orientation, and is flagged (`roi_oriented`).
+# 5. **De-rotate**, if so configured: turn the image until that axis lies along $+x$, and mirror it
+#    if the tail across points to $-y$.
+# 6. **Cut** a square, around the centre of the image or of the region, at the native resolution:
+#    resampling would smear the very scales on which subhalos act. (`resize` scales the region to
+#    fill the square instead, for images whose pixels are not all alike.)
+# 7. **Stretch**: $\operatorname{arcsinh}[(I - I_\mathrm{sky}) / (s\,\sigma)]$ is linear in the
 #    noise and logarithmic in the arcs, so that bright and faint parts have similar weight.
 
 # %%
@@ -231,74 +244,157 @@ roi_found = float(catalog["roi_found"].iloc[development].mean())
 print(f"a region is found in {100 * roi_found:.2f} % of the development images")
 
 # %% [markdown]
-# ## 1.5 Does the de-rotation work?
+# ## 1.5 What must not matter
 #
-# A test that needs no truth: turn a raw image by a known angle, process both, and compare. If the
-# de-rotation does what it says, the result does not depend on the angle, and the two correlate
-# perfectly but for the interpolation of noise. Without de-rotation the correlation must fall. The
-# corners, where a turned square has no pixels, are filled with the reflected sky of the image, so
-# that the noise which the processing measures is still noise.
+# A lens is the same lens when it is turned, mirrored, moved, dimmed or seen through a little more
+# noise. That is a test which needs no truth: change a raw image, process it, and correlate the
+# result with what becomes of the unchanged image, pixel by pixel. `vitdm invariance` does so for
+# three procedures on the same images:
+#
+# - **turned**: ours, turned, mirrored and cut around the light,
+# - **as it is**: ours, cut around the image's centre, the default of this article,
+# - **the precursor's** (`vitdm.precursor`): a fixed threshold, the first contour found, a
+#   minimum-area rectangle with its sides sorted, resized to 88 × 64. Its thresholds are made for
+#   images between 0 and 1, so that each image is scaled to that range first.
+#
+# Images are turned by Lanczos interpolation in steps of 10°; what comes into view at the corners is
+# drawn from their own sky, and pixel values that were rounded are rounded again.
 
 # %%
-turnable = {way: settings.model_copy(update={"derotate": way}) for way in (True, False)}
-rows = []
-for number in development[:: max(1, len(development) // 100)][:100]:
-    image = np.array(raw.images[number])
-    height, width = image.shape
-    centre = ((width - 1) / 2, (height - 1) / 2)
-    reference = {way: preprocess.process(image, turnable[way]) for way in turnable}
-    roi = reference[True][1]
-    for angle in range(0, 360, 30):
-        matrix = cv2.getRotationMatrix2D(centre, angle, 1.0)
-        how = {"flags": cv2.INTER_CUBIC, "borderMode": cv2.BORDER_REFLECT}
-        turned = cv2.warpAffine(image, matrix, (width, height), **how)
-        for way in turnable:
-            again = preprocess.process(turned, turnable[way])[0]
-            alike = np.corrcoef(again.ravel(), reference[way][0].ravel())[0, 1]
-            rows.append((number, angle, way, roi.oriented, alike))
-rotations = pd.DataFrame(rows, columns=["row", "angle", "derotate", "oriented", "correlation"])
-out.figure(plots.rotation_test(rotations), "rotation_test")
-
-# %%
-turned = rotations[rotations["derotate"] & (rotations["angle"] > 0)]
-parts = {"all": turned, "with an orientation": turned[turned["oriented"]]}
-for name, part in parts.items():
-    low, middle = part["correlation"].quantile([0.05, 0.5])
-    print(f"{name} ({part['row'].nunique()} images): median {middle:.3f}, 5th percentile {low:.3f}")
+folders = {
+    Path(file).stem: f"populations/{Path(file).stem}" for file in out.config.populations.files
+}
+folders = folders if simulated and folders else {"these images": "."}
+tables, summaries = [], {}
+for name, folder in folders.items():
+    where = out.results / folder / "invariance"
+    tables.append(pd.read_csv(where / "invariance.csv", dtype={"id": str}).assign(population=name))
+    summaries[name] = json.loads((where / "invariance.json").read_text())
+tested = pd.concat(tables, ignore_index=True)
+out.figure(plots.invariance(tested[tested["oriented"] == 1]), "invariance")
 
 # %% [markdown]
-# Lines are medians over the images, bands hold the central 90 % of them. The median of the
-# de-rotated images stays close to one at every angle. What is missing is noise, which cubic
-# interpolation smooths: at multiples of 90°, where no pixel has to be interpolated to turn the raw
-# image, the median is highest. The lower edge of the band belongs to nearly round images: a ring
-# has no long axis, so its region is flagged as *not oriented* and left as it is. That is why its
-# correlation is printed with and without them. Without de-rotation the correlation falls, and how
-# far depends on how much the brightness varies along the ring.
+# Lines are medians over the images that have an orientation, bands hold the central 90 % of them. A
+# processing that undoes the rotation stays close to one at every angle; not at one, for every
+# resampling smooths the noise, and a processed image is turned once more than its reference. As it
+# is, an image comes back to itself after 360°, and after 180° as far as it is symmetric. The
+# precursor's crop depends on the angle, and on noisy images it does not find the lens at all: their
+# sky lies above its thresholds.
+
+# %%
+rows = []
+for name, summary in summaries.items():
+    for procedure, of in summary["procedures"].items():
+        turned = of["rotation"]["oriented"]
+        row = {"population": name, "procedure": procedure, "oriented": summary["oriented"]}
+        row |= {"rotation": turned["median"], "rotation_p05": turned["p5"]}
+        row |= {kind: of[kind]["all"]["median"] for kind in ("mirror", "shift", "noise")}
+        row |= {"brightness_min": of["brightness"]["all"]["smallest"]}
+        rows.append(row | {f"flux_{key}": of["flux_kept"][key] for key in ("median", "p1")})
+tolerated = pd.DataFrame(rows)
+out.table(tolerated, "invariance")
+tolerated.round(3)
+
+# %% [markdown]
+# `oriented` is the fraction of images whose region has an orientation, `rotation` the median
+# correlation over these and all angles, `rotation_p05` the 5th percentile; `mirror`, `shift` (15
+# px) and `noise` (half a sigma more) are medians over all images, `brightness_min` the *smallest*
+# correlation when the image is multiplied by 0.1 to 10. `flux` is the fraction of the detected
+# light that is inside the cut, over all rotations: median and 1st percentile. Where the square is
+# too small for a lens, as for the wide galaxies of some populations, it is what the crop loses.
 #
-# Why, then, is de-rotation not always on? It interpolates pixels, and where all halos have the same
-# orientation, as in Model I, it hides what they have in common. The network can learn from random
-# mirror images instead.
+# Why, then, is de-rotation not always on? It interpolates pixels, and substructure is a matter of
+# single pixels. The network can learn from random mirror images instead. Which is better is
+# measured, not assumed: it is a switch of the configuration.
 
 # %%
 print("de-rotation in this run:", "on" if settings.derotate else "off")
 
 # %% [markdown]
-# ## 1.6 Physics features
+# ## 1.6 On the real sky
 #
-# The network's verdict is a number without a reason. Features are numbers *with* one. They are
-# measured on the raw images, in units of the noise or of pixels:
+# Simulated cutouts hold one lens and nothing else. The sky has neighbours, missing pixels,
+# gradients and, in space-based images of nearby lenses, a galaxy that fills the whole cutout. If
+# real cutouts are there (`real_images` in the configuration; docs/data.md tells where to get the
+# ones shown in the article), here is what is found in them.
+
+# %%
+place = Path(out.config.real_images) if out.config.real_images else None
+real, values = [], []
+turned = settings.model_copy(update={"derotate": True, "crop": "roi", "resize": True})
+there = sorted(place.rglob("*")) if place and place.is_dir() else []
+for name, image in readers.load_images([file for file in there if readers.suffix_of(file.name)]):
+    light = preprocess.detect(image, turned)
+    roi = preprocess.roi_of(light)
+    frame = preprocess.window(image.shape, roi, turned)
+    crop = preprocess.process_light(light, roi, turned)
+    shown = np.arcsinh(light.residual / (3 * light.noise))
+    real.append(plots.RealLens(Path(name).stem.split("_npix")[0], shown, roi, frame, crop))
+    values.append(features.measure(image, settings, out.config.features))
+if real:
+    out.figure(plots.real_lenses(real), "real_lenses")
+    print(f"found: {sum(lens.roi.found for lens in real)} of {len(real)}")
+else:
+    print("No real images here.")
+
+# %% [markdown]
+# White is the outline of the region of interest, cyan the square cut around it, with an arrow along
+# the major axis to its longer tail; below each image its crop, in which the region fills the frame.
+# In the images from space the galaxy outshines the arcs by far, so that the orientation is that of
+# the galaxy: a researcher would subtract it first, as the lens model of a later section of this
+# work does. In the images from the ground most lenses are barely resolved, and what matters is that
+# the neighbours, some of them brighter, are left out.
+
+# %% [markdown]
+# ## 1.7 Physics features
 #
-# - how much light there is (`lensed_area`, `total_flux_snr`, `peak_snr`) and how it is distributed
-#   over the pixels (`gini`),
-# - where it is (`ring_radius`, `ring_width`, `roi_elongation`),
-# - at several levels, given in percent of the peak: how many separate bright regions there are
-#   (`n_bright`), and how far the two most distant and the two closest stand apart
-#   (`max_separation`, `min_separation`). A ring is one region, whatever it surrounds. With fewer
-#   than two regions there is no distance, and the value is missing: not 0, not −1.
+# The network's verdict is a number without a reason. Features are numbers *with* one, measured on
+# the raw images in units of the noise or of pixels. They come in two groups.
 #
-# The last kind has a classical meaning. For a singular isothermal lens the two images of a source
-# at $\beta$ stand at $\theta_\pm = \beta \pm \theta_{\mathrm E}$, so their separation is
+# **The proposal's** are those that the precursor of this work had in mind: the area of the lensed
+# light; at several levels, in percent of the peak and never below the noise, how many separate
+# bright regions there are (`n_bright`), and how far the two most distant and the two closest stand
+# apart (`max_separation`, `min_separation`). A ring is one region, whatever it surrounds. With
+# fewer than two regions there is no distance, and the value is missing: not 0, not −1. Separations
+# have a classical meaning: for a singular isothermal lens the two images of a source at $\beta$
+# stand at $\theta_\pm = \beta \pm \theta_{\mathrm E}$, so that their separation is
 # $2\,\theta_{\mathrm E}$ *wherever the source is*.
+#
+# **The morphology** is what the field measures on galaxies and arcs: how the light is distributed
+# over pixels (`gini`, `m20`), about its centre (`concentration`, `asymmetry`), and along the ring.
+# For the last kind a circle is fitted to the light (Taubin 1991). Its centre is *not* that of the
+# lens: to first order the images of a source at $\boldsymbol\beta$ lie on a circle of radius
+# $\theta_{\mathrm E}$ that is moved along with the source. That is why its radius (`ring_radius`)
+# follows $\theta_{\mathrm E}$ more closely than any distance from the image's centre. About this
+# circle the light is laid straight:
+
+# %%
+rings = {}
+for kind in classes:
+    of_kind = development[(catalog["class"] == kind).to_numpy()[development]]
+    for row in of_kind[:50]:
+        light = preprocess.detect(np.array(raw.images[row]), settings)
+        circle = features.fit_circle(light, preprocess.roi_of(light))
+        if circle and measured["arc_angle"].iloc[row] > 120:
+            ring = features.unroll(light, circle)
+            rings[plots.NAMES[kind]] = (light.residual / light.noise, circle, ring)
+            break
+out.figure(plots.unrolled_rings(rings, morphology.SMOOTH_ORDERS + 1), "unrolled_rings")
+
+# %% [markdown]
+# (a) The fitted circle, and the annulus that is unrolled. (b) The annulus, azimuth to the right.
+# (c) What is left if, at each radius, the azimuthal orders up to 4 are taken away, in units of the
+# noise of a pixel: the *residual against a smooth azimuthal model*. (d) The power by azimuthal
+# order, over that of noise. A smooth lens has its power at low orders, for ellipticity and shear
+# are quadrupoles; a clump acts on a short piece of arc, and a short piece of arc is made of high
+# orders. From these come `ring_ellipticity` and `ring_wiggle` (how the ridge of the arc departs
+# from an ellipse), `fourier_m`, and `residual_power`, `_peak` and `_slope`.
+#
+# But look at (c) of the smooth lens: where images merge and arcs end, it has structure at high
+# orders as well, by tens of sigma. A model that is merely smooth in azimuth is not a lens. To see
+# what a clump does one has to subtract what the *same lens without it* would show, which takes the
+# lens equation. That is the subject of a later section of this work; these features are the best
+# that can be done without.
 
 # %%
 definitions = features.table(out.config.features)
@@ -309,17 +405,35 @@ shown.set_properties(**{"text-align": "left", "white-space": "normal"})
 # %%
 names = features.feature_names(out.config.features)
 units = {name: features.definitions(out.config.features)[name].unit for name in names}
-values = measured.loc[development, names].assign(**{"class": catalog["class"]})
-out.figure(plots.feature_distributions(values, units), "feature_distributions")
+by_class = measured.loc[development, names].assign(**{"class": catalog["class"]})
+out.figure(plots.feature_distributions(by_class, units), "feature_distributions")
 
 # %% [markdown]
 # One panel a feature, one line a class, each histogram of unit area over the images in which the
 # feature exists, without the lowest 5 % and the highest 0.5 % of the values. Where the lines lie on
 # one another the feature says nothing by itself. How far each feature alone gets is the subject of
 # notebook 02.
+#
+# **Real lenses beside simulated ones.** A feature can be trusted on the sky only where simulated
+# lenses have values like those of real ones. For each population the range that holds 90 % of its
+# lenses, and the real values (with their pixels, not ours: lengths differ by the pixel scale).
+
+# %%
+compared = ["peak_snr", "gini", "m20", "concentration", "asymmetry", "roi_elongation"]
+ranges = {}
+for name, folder in folders.items() if real else []:
+    simulated_values = dataset.read_catalog(out.results / folder / "features.csv")[compared]
+    low, high = simulated_values.quantile(0.05), simulated_values.quantile(0.95)
+    ranges[name] = [f"{a:.2f} to {b:.2f}" for a, b in zip(low, high, strict=True)]
+for lens, value in zip(real, values, strict=True):
+    ranges[lens.name] = [f"{value[key]:.2f}" for key in compared]
+beside = pd.DataFrame(ranges, index=compared).T.rename_axis("lens").reset_index()
+if real:
+    out.table(beside, "real_lenses")
+    display(beside)
 
 # %% [markdown]
-# ## 1.7 Which lenses? The populations side by side
+# ## 1.8 Which lenses? The populations side by side
 #
 # Everything above is about one population of lenses. What a score on it means depends on what was
 # simulated: on how much substructure there is, on the noise, and on whether anything *else* differs
@@ -382,8 +496,6 @@ else:
 # the substructure itself, and can.
 
 # %%
-low, middle = turned["correlation"].quantile([0.05, 0.5])
-as_it_is = rotations[~rotations["derotate"] & (rotations["angle"] > 0)]["correlation"].median()
 numbers = {
     "n_images": len(catalog),
     **{f"n_{name}": int((catalog["class"] == name).sum()) for name in classes},
@@ -393,11 +505,17 @@ numbers = {
     "zero_pixel_fraction": zero_pixel_fraction,
     "roi_found_fraction": roi_found,
     "flux_kept_median": float(np.median(kept)),
-    "rotation_corr_median": float(middle),
-    "rotation_corr_p05": float(low),
-    "rotation_corr_plain_median": float(as_it_is),
-    "n_rotation_images": int(rotations["row"].nunique()),
+    "n_invariance_images": int(min(summary["n"] for summary in summaries.values())),
+    "n_real_lenses": len(real),
 }
+for row in tolerated.to_dict("records"):
+    own = row["population"] in (Path(out.config.population).stem, "these images")
+    for name in ("rotation", "rotation_p05", "mirror", "shift", "noise") if own else ():
+        numbers[f"{name}_corr_{row['procedure']}"] = row[name]
+for procedure in ("derotated", "plain", "precursor"):
+    worst = tolerated[tolerated["procedure"] == procedure].min(numeric_only=True)
+    numbers |= {f"{key}_corr_worst_{procedure}": worst[key] for key in ("rotation", "rotation_p05")}
+    numbers |= {f"flux_{key}_worst_{procedure}": worst[f"flux_{key}"] for key in ("median", "p1")}
 if simulated:
     numbers |= {"pixel_scale": pixel_scale}
 for row in table.to_dict("records") if rows else []:

@@ -41,6 +41,9 @@ class Populations(Section):
     files: list[str] = Field([], description="config/populations/*.yaml")
     n_images: int = Field(600, ge=12, description="images simulated of each")
     n_ceiling: int = Field(300, ge=12, description="images of each for the known-model ceiling")
+    n_invariance: int = Field(
+        200, ge=2, description="images of each, turned, mirrored and moved, to test the processing"
+    )
 
     @field_validator("files")
     @classmethod
@@ -300,6 +303,9 @@ class Config(Section):
         description="images of each split; for data from files, their proportions"
     )
     populations: Populations = Populations()
+    real_images: str | None = Field(
+        None, description="folder of real lenses, shown in notebook 01 if it is there"
+    )
     ingest: Ingest = Ingest()
     shards: int = Field(8, ge=1)
     task: Literal["multiclass", "binary"] = "multiclass"

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -144,7 +145,7 @@ _MORPHOLOGY = {
     "residual_slope": (
         "",
         "slope of log power against log order, of these orders",
-        "this work; of residuals of lens models, e.g. Bayer et al. (2023), arXiv:2310.19497",
+        "this work; of residuals of lens models, e.g. Bayer et al. (2018), arXiv:1803.05952",
         "larger (flatter): clumps have structure at all scales",
     ),
 }
@@ -264,33 +265,56 @@ def _morphology(light: Detection, roi: Roi) -> dict[str, float]:
     radii = np.hypot(columns - roi.x, rows - roi.y)
     values["concentration"] = morphology.concentration(flux, radii)
     values["asymmetry"] = morphology.asymmetry(light.residual, mask, roi.x, roi.y, light.noise)
+    circle = fit_circle(light, roi)
+    return values | (_ring_features(light, circle) if circle else {})
+
+
+class Circle(NamedTuple):
+    """The circle through the lens's light: centre, radius, rms width of the light about it (px)."""
+
+    x: float
+    y: float
+    radius: float
+    width: float
+
+
+def fit_circle(light: Detection, roi: Roi) -> Circle | None:
+    """Return the circle that the lens's light lies on, without a galaxy in its middle.
+
+    None if it lies on no circle of the size of the region.
+    """
+    rows, columns = np.nonzero(light.mask * roi.mask) if roi.found else ((), ())
+    if not len(rows):
+        return None
     weight = np.maximum(light.smooth[rows, columns].astype(np.float64) - light.level, 0)
-    return values | _ring_features(light, roi, rows, columns, weight)
-
-
-def _ring_features(
-    light: Detection, roi: Roi, rows: NDArray, columns: NDArray, weight: NDArray
-) -> dict[str, float]:
-    """Return the features of the circle through weighted pixels; none if they lie on no circle."""
     brightest = int(np.argmax(weight))
     offset = math.hypot(columns[brightest] - roi.x, rows[brightest] - roi.y)
     if offset < morphology.CENTRAL * roi.radius:  # a galaxy: the ring is what is around it
         radii = np.hypot(columns - columns[brightest], rows - rows[brightest])
-        hole = morphology.hole_radius(radii, weight)
-        outside = radii > hole  # nowhere, if there is no hole
+        outside = radii > morphology.hole_radius(radii, weight)  # none, if there is no hole
         rows, columns, weight = rows[outside], columns[outside], weight[outside]
     x, y, radius = morphology.fit_circle(columns, rows, weight)
     if not (1 < radius < 2 * roi.radius and math.hypot(x - roi.x, y - roi.y) < 2 * roi.radius):
-        return {}
+        return None
     deviation = np.hypot(columns - x, rows - y) - radius
     width = math.sqrt(float(weight @ deviation**2) / float(weight.sum()))
-    ring = morphology.unroll(light.residual, x, y, radius, max(2.5 * width, 2.0), light.noise)
+    return Circle(x, y, radius, width)
+
+
+def unroll(light: Detection, circle: Circle) -> morphology.Ring:
+    """Return the light along a circle, in the annulus that holds nearly all of it."""
+    width = max(2.5 * circle.width, 2.0)
+    return morphology.unroll(light.residual, circle.x, circle.y, circle.radius, width, light.noise)
+
+
+def _ring_features(light: Detection, circle: Circle) -> dict[str, float]:
+    ring = unroll(light, circle)
     ellipticity, wiggle = morphology.ridge_shape(ring)
     amplitudes = morphology.fourier_amplitudes(ring)
     fine = ring.power[morphology.SMOOTH_ORDERS + 1 :]
     return {
-        "ring_radius": radius,
-        "ring_width": width,
+        "ring_radius": circle.radius,
+        "ring_width": circle.width,
         "ring_ellipticity": ellipticity,
         "ring_wiggle": wiggle,
         "arc_angle": 360 * float(np.mean(ring.flux > 0.5 * ring.flux.max())),

@@ -301,8 +301,8 @@ def summarise(table: pd.DataFrame) -> dict[str, Any]:
 
     ``n`` images, ``oriented`` the fraction of them with a direction, and of each of the
     ``procedures``: for each kind of perturbation median, 5th percentile and smallest of the
-    correlations, of ``all`` images and of the ``oriented`` ones; and ``flux_kept``, over all
-    perturbed images, with its 1st percentile. The rotation by 0 is left out of the correlations:
+    correlations, of ``all`` images and of the ``oriented`` ones; and ``flux_kept``, over the
+    rotated images, with its 1st percentile. The rotation by 0 is left out of the correlations:
     it changes nothing.
     """
     trivial = (table["perturbation"] == "rotation") & (table["amount"] == 0)
@@ -316,7 +316,9 @@ def summarise(table: pd.DataFrame) -> dict[str, Any]:
             }
             for kind, rows in changed.groupby("perturbation", sort=False)
         }
-        measured[name]["flux_kept"] = _statistics(part["flux_kept"], p1=0.01)
+        measured[name]["flux_kept"] = _statistics(
+            part["flux_kept"][part["perturbation"] == "rotation"], p1=0.01
+        )
     oriented = table.groupby("id")["oriented"].first()
     return {"n": len(oriented), "oriented": float(oriented.mean()), "procedures": measured}
 

@@ -149,13 +149,16 @@ def hole_radius(radii: NDArray, flux: NDArray) -> float:
 class Ring:
     """The light along a circle; all arrays run over azimuth, BINS values from 0 to 360 deg.
 
-    ``flux`` is the sum over the radii of the annulus, ``ridge`` the flux-weighted mean radius (px)
+    ``polar`` (BINS, radii) is the brightness in units of the noise, at the ``radii`` (px). ``flux``
+    is the sum over the radii of the annulus, ``ridge`` the flux-weighted mean radius (px)
     with the weights ``light`` (>= 0), ``power`` (FINE_ORDERS + 1,) the power of the brightness by
     azimuthal order, averaged over the annulus, in units of that of the noise: about one where there
     is only noise. ``rest`` (BINS, radii) is what the orders up to SMOOTH_ORDERS leave, in units of
     the noise.
     """
 
+    polar: NDArray
+    radii: NDArray
     flux: NDArray
     ridge: NDArray
     light: NDArray
@@ -191,7 +194,7 @@ def unroll(
     orders[: SMOOTH_ORDERS + 1] = 0
     orders[FINE_ORDERS + 1 :] = 0
     rest = np.fft.irfft(orders, n=BINS, axis=0) / noise
-    return Ring((polar * radii).sum(axis=1), ridge, light, power, rest)
+    return Ring(polar / noise, radii, (polar * radii).sum(axis=1), ridge, light, power, rest)
 
 
 def ridge_shape(ring: Ring) -> tuple[float, float]:

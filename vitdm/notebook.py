@@ -65,6 +65,7 @@ def needs(name: str, settings: Config) -> list[str]:
     runs = [f"runs/{run}_seed{k}" for run in settings.runs for k in range(settings.run_seeds)]
     shown = settings.populations.files if settings.data == "simulate" else []
     populations = [f"populations/{Path(file).stem}" for file in shown]
+    invariance = [f"{folder}/" for folder in populations] or [""]
     seeds = range(settings.run_seeds)
     compared = [f"runs/{run}_seed{k}" for run in settings.feature_runs for k in seeds]
     return {
@@ -72,6 +73,7 @@ def needs(name: str, settings: Config) -> list[str]:
             "processed/dataset.json",
             "features.csv",
             *(f"{folder}/features.csv" for folder in populations),
+            *(f"{folder}invariance/invariance.csv" for folder in invariance),
         ],
         "02": [
             "features.csv",

@@ -1,12 +1,6 @@
 """One function per figure; each draws what it is given and returns the figure."""
 
-from vitdm.plots.data import (
-    feature_distributions,
-    noise_histogram,
-    processing_steps,
-    rotation_test,
-)
-from vitdm.plots.invariance import invariance
+from vitdm.plots.data import feature_distributions, noise_histogram
 from vitdm.plots.model import attention, runs, shifted_patches, training_history
 from vitdm.plots.populations import (
     Example,
@@ -14,6 +8,13 @@ from vitdm.plots.populations import (
     population_gallery,
     populations_compared,
     simulated,
+)
+from vitdm.plots.processing import (
+    RealLens,
+    invariance,
+    processing_steps,
+    real_lenses,
+    unrolled_rings,
 )
 from vitdm.plots.selection import (
     feature_auc,
@@ -38,6 +39,7 @@ __all__ = [
     "COLOURS",
     "Example",
     "NAMES",
+    "RealLens",
     "WIDTH",
     "attention",
     "confusion_matrix",
@@ -55,8 +57,8 @@ __all__ = [
     "population_gallery",
     "populations_compared",
     "processing_steps",
+    "real_lenses",
     "roc_curve",
-    "rotation_test",
     "runs",
     "save",
     "sensitivity",
@@ -69,4 +71,5 @@ __all__ = [
     "tune_evaluations",
     "tune_learning_rate",
     "tune_objective",
+    "unrolled_rings",
 ]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -27,60 +25,6 @@ def noise_histogram(pixels: np.ndarray, sigma: float) -> plt.Figure:
     axes.plot(x, np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi), color=COLOURS["cdm"], label=label)
     axes.set(xlabel=r"(pixel $-$ sky) / $\sigma$", ylabel="density", yscale="log", ylim=(1e-3, 40))
     axes.legend(loc="upper right", fontsize=7)
-    return figure
-
-
-def processing_steps(image: np.ndarray, light: Any, roi: Any, square: np.ndarray) -> plt.Figure:
-    """Draw the way from a raw image to what the network sees, in four steps.
-
-    ``image`` (H, W) raw, ``light`` and ``roi`` what ``preprocess`` finds in it, ``square``
-    (size, size) the result. (a) raw pixels; (b) smoothed, in units of the noise, with the contour
-    of the threshold; (c) the region of interest, its centre and major axis, the arrow towards the
-    longer tail; (d) cut and stretched.
-    """
-    figure, grid = plt.subplots(1, 4, figsize=(WIDTH, 1.95), layout="constrained")
-    for axes, letter, title in zip(
-        grid, "abcd", ("raw", "smoothed / noise", "region of interest", "stretched"), strict=True
-    ):
-        axes.set(xticks=[], yticks=[])
-        axes.set_title(f"({letter}) {title}", loc="left", fontsize=8)
-        sns.despine(ax=axes, left=True, bottom=True)
-    residual = light.residual / light.noise
-    steps = [residual, light.smooth / light.noise_smooth, residual, square]
-    for axes, step in zip(grid, steps, strict=True):
-        high = np.quantile(step, 0.9995)
-        shown = axes.imshow(step, vmin=min(0, np.quantile(step, 0.01)), vmax=high)
-        figure.colorbar(shown, ax=axes, location="bottom", shrink=0.9, aspect=14, pad=0.02)
-    grid[1].contour(light.mask, [0.5], colors="w", linewidths=0.7)
-    if roi.found:
-        grid[2].contour(roi.mask, [0.5], colors="w", linewidths=0.7)
-        grid[2].plot(roi.x, roi.y, "+", color="c", ms=7)
-    if roi.oriented:
-        length = 0.3 * len(image)
-        dx, dy = (length * f(np.radians(roi.angle)) for f in (np.cos, np.sin))
-        arrow = {"arrowstyle": "->", "color": "c", "lw": 1.2}
-        start, end = (roi.x - dx, roi.y - dy), (roi.x + dx, roi.y + dy)
-        grid[2].annotate("", end, start, arrowprops=arrow)
-    return figure
-
-
-def rotation_test(table: pd.DataFrame) -> plt.Figure:
-    """Draw how alike an image and its rotated copy are after processing, against the angle.
-
-    ``table`` has the columns angle (deg), derotate (bool), correlation. Lines are medians over the
-    images, bands hold the central 90 %. If the de-rotation works, its line stays at one.
-    """
-    figure, axes = plt.subplots(figsize=(WIDTH / 1.4, 2.7), layout="tight")
-    styles = {True: ("de-rotated", COLOURS["no_sub"]), False: ("as it is", COLOURS["cdm"])}
-    for derotate, (label, colour) in styles.items():
-        groups = table[table["derotate"] == derotate].groupby("angle")["correlation"]
-        low, middle, high = (groups.quantile(q) for q in (0.05, 0.5, 0.95))
-        axes.fill_between(middle.index, low, high, color=colour, alpha=0.2, lw=0)
-        axes.plot(middle.index, middle, "o-", color=colour, ms=3.5, label=label)
-    axes.axhline(0, color="0.6", lw=0.8, ls=":")
-    axes.set(xlabel="rotation of the raw image (deg)", ylabel="correlation with the unrotated")
-    axes.set(xticks=range(0, 361, 60), xlim=(-5, 365), ylim=(min(-0.1, axes.get_ylim()[0]), 1.03))
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     return figure
 
 
