@@ -132,9 +132,10 @@ print(
 )
 
 # %% [markdown]
-# What to expect? In DeepLense's Model I the **separations** lead, those at high levels before those
-# at low ones, and `ring_radius` follows. The reason is in the lens equation (notebook 01): the two
-# images of a source behind an isothermal lens are $2\,\theta_{\mathrm E}$ apart wherever the source
+# What to expect? In DeepLense's Model I the **radius of the ring** leads by far, and the
+# **separations** at high levels follow. The reason is in the lens equation (notebook 01): the
+# images of a source behind an isothermal lens lie, to first order, on a circle of radius
+# $\theta_{\mathrm E}$, and two of them are $2\,\theta_{\mathrm E}$ apart, wherever the source
 # stands, so that the nuisance which rules all the other features, the unknown source position,
 # drops out. Where features of size lead, they see *not the shape of the substructure but its mass*:
 # in Model I it comes on top of a halo that is the same in every image.

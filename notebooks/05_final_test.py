@@ -343,7 +343,7 @@ else:
 # %% [markdown]
 # **How far does size alone get?** A demonstration without any network: take one crude measure of
 # size and use it alone as the score of the test images, larger meaning substructure. One is
-# `ring_radius`, the flux-weighted mean radius of the lensed light. The other is the size feature
+# `ring_radius`, the radius of the circle fitted to the lensed light. The other is the size feature
 # (`ring_radius` or one of the separations) that did best on the *train and valid* images. Nothing
 # is fitted to the test images, and nothing is chosen on them: feature and direction are fixed
 # before. An image in which the feature does not exist is left out; `measured` is the fraction that

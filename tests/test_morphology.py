@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import statmorph
 from scipy import optimize
 
 from vitdm import morphology
@@ -73,7 +74,6 @@ def test_asymmetry_is_not_raised_by_noise():
 
 
 def test_galaxies_agree_with_statmorph():
-    statmorph = pytest.importorskip("statmorph")
     image = 100 * np.exp(-np.hypot((X - C) / 9, (Y - C) / 6))
     image += 25 * np.exp(-0.5 * ((X - C - 14) ** 2 + (Y - C - 6) ** 2) / 9)
     image += np.random.default_rng(1).normal(0, 0.2, image.shape)

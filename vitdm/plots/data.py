@@ -36,9 +36,10 @@ def feature_distributions(values: pd.DataFrame, units: dict[str, str]) -> plt.Fi
     leaves out the lowest 5 % (a long tail of merged regions) and the highest 0.5 %. Lines that
     coincide: the feature says nothing by itself.
     """
-    columns, rows = 4, -(-len(units) // 4)
+    columns = 5
+    rows = -(-len(units) // columns)
     figure, grid = plt.subplots(
-        rows, columns, figsize=(WIDTH, 1.28 * rows), squeeze=False, layout="constrained"
+        rows, columns, figsize=(WIDTH, 1.12 * rows), squeeze=False, layout="constrained"
     )
     classes = [name for name in COLOURS if name in set(values["class"])]
     for axes in grid.flat[len(units) :]:
@@ -54,8 +55,9 @@ def feature_distributions(values: pd.DataFrame, units: dict[str, str]) -> plt.Fi
             weights = np.full(len(chosen), 1 / max(len(chosen), 1))
             axes.hist(chosen, bins, weights=weights, histtype="step", lw=1.1, color=COLOURS[name])
         axes.set(yticks=[])
-        axes.tick_params(labelsize=7, pad=1.5, length=2.5)
-        axes.set_title(feature + (f" ({unit})" if unit else ""), fontsize=7, pad=2)
+        axes.tick_params(labelsize=6, pad=1.5, length=2.5)
+        axes.xaxis.set_major_locator(plt.MaxNLocator(3))
+        axes.set_title(feature + (f" ({unit})" if unit else ""), fontsize=6.5, pad=2)
         sns.despine(ax=axes, left=True)
     handles = [plt.Line2D([], [], color=COLOURS[name]) for name in classes]
     names = [NAMES[name] for name in classes]

@@ -87,7 +87,7 @@ def invariance(table: pd.DataFrame) -> plt.Figure:
             axes.plot(middle.index, middle, line, color=colour, lw=1.5, label=label)
         axes.axhline(0, color="0.6", lw=0.6)
         axes.set_title(f"{population} (n = {part['id'].nunique()})", fontsize=8, pad=3)
-        axes.set(xticks=np.arange(0, 361, 90), xlim=(0, 360), ylim=(-0.5, 1.03))
+        axes.set(xticks=np.arange(0, 361, 90), xlim=(0, 355), ylim=(-0.5, 1.03))
     figure.supxlabel("rotation of the raw image (deg)", fontsize=9)
     figure.supylabel("correlation with the unrotated", fontsize=9)
     handles, labels = grid[0][0].get_legend_handles_labels()
