@@ -80,7 +80,7 @@ def test_trials_join_the_features_of_their_set(tmp_path, monkeypatch):
     tune.tune("processed", "f.csv", settings, tmp_path / "out", progress=False, selection=path)
     found = {call.model.feature_set: call.feature_names for call in calls}
     assert len(found) == 3 and found["all"] is None and found["selected"] == ["gini"]
-    assert "ring_radius" in found["proposal"]
+    assert "lensed_area" in found["proposal"] and "gini" not in found["proposal"]
     sidecar = json.loads((tmp_path / "out" / "tune.json").read_text())
     assert [name for name in sidecar["inputs"] if name.endswith("selection.json")]
 

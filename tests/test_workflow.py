@@ -60,7 +60,7 @@ def test_plan_of_simulated_lenses(folder):
     total = jobs.pop("total")
     shown = len(SMOKE.populations.files)
     extra = {"simulate_population": shown, "ceiling": shown, "features": 1 + shown}
-    extra |= {"rank_population": shown}
+    extra |= {"rank_population": shown, "invariance": shown}
     assert jobs == REST | {"simulate": SMOKE.shards, "merge": 1} | extra
     assert total == sum(jobs.values())
     assert not (folder / "results").exists()  # a dry run leaves nothing
@@ -88,7 +88,7 @@ def test_plan_of_images_in_files(folder, tmp_path):
     status, text, jobs = plan(folder, *options)
     assert status == 0, text
     jobs.pop("total")
-    assert jobs == REST | {"ingest": 1}
+    assert jobs == REST | {"ingest": 1, "invariance": 1}
     assert str(layout) in text and "results/smoke_my_lenses/dataset/images.npy" in text
     assert "sensitivity" not in text  # needs the truth of simulated lenses
 

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from vitdm import dataset, precursor
-from vitdm.config import Config, InputError, Preprocess
+from vitdm.config import SPLITS, Config, InputError, Preprocess
 from vitdm.preprocess import PILE_UP, Detection, Window, detect, find_roi, process, window
 from vitdm.provenance import atomic, check_replaceable, sidecar, write_json
 
@@ -349,9 +349,9 @@ def rows_of(catalog: pd.DataFrame, n: int, where: str | Path = "catalog") -> NDA
     """
     if n < 1:
         raise InputError(f"--n: found {n}; expected at least 1")
-    rows = np.flatnonzero(catalog["split"] != "test")
+    rows = np.flatnonzero(catalog["split"].isin(SPLITS[:-1]))
     if not rows.size:
-        raise InputError(f"{where}: found images of split test only; expected others")
+        raise InputError(f"{where}: found images of split {SPLITS[-1]} only; expected others")
     return rows[np.linspace(0, rows.size - 1, min(n, rows.size)).round().astype(int)]
 
 
