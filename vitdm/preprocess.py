@@ -29,6 +29,7 @@ CLEAN = 1e-4  # below this fraction of the range of values there is no noise, on
 LARGEST = 1e30  # image units; a value beyond is none, and its square no number
 SMALLEST = 1e-30  # image units; noise below is none
 OFF_CENTRE = 1 / 8  # of the image's side: the scatter of lenses about the centre of their cutout
+CUT_OFF = 0.05  # what the area of a region counts that the image's edge cuts off
 ARC = 0.6  # of the circle around it: an arc fills less, a galaxy or a star more
 NEAR = 2.0  # times the circle around an arc holds the further images of its source
 SPREAD = 1.5  # peaks of images of one source agree to this factor: lensing keeps the brightness
@@ -124,9 +125,9 @@ def estimate_background(image: ArrayLike) -> tuple[float, float]:
     smallest one (noise that was cut at zero), the rms is that of the upper half alone about the
     median. If what is left still varies much more than the differences of its pixels, as where a
     galaxy fills the image, the noise is that of the differences (after Immerkaer 1996,
-    doi:10.1006/cviu.1996.0060) and the sky the faintest level of the smoothed image. Values that
-    are no finite numbers are ignored. A constant image has rms 0; an image without a finite number,
-    sky 0 and rms 0.
+    doi:10.1006/cviu.1996.0060); the sky is a plane if most of the image lies on one, and else the
+    faintest level of the smoothed image. Values that are no finite numbers are ignored. A constant
+    image has rms 0; an image without a finite number, sky 0 and rms 0.
     """
     background = _background(_as_image(image))
     return background.sky, background.sigma
@@ -141,7 +142,7 @@ class _Background(NamedTuple):
     rounding: float  # rms of the rounding of pixel values; 0 if they are not rounded
 
 
-def _background(image: NDArray[np.float32]) -> _Background:
+def _background(image: NDArray[np.float32], tilted: bool = False) -> _Background:
     finite = np.abs(image) < LARGEST  # no NaN either
     whole = bool(finite.all())
     if not whole and not finite.any():
@@ -169,6 +170,10 @@ def _background(image: NDArray[np.float32]) -> _Background:
     if sigma_smooth > CROWDED * sigma and not rounding:
         pixel_noise = _pixel_noise(residual, smooth, finite)
         if STRUCTURE * pixel_noise < sigma and pixel_noise > CLEAN * float(residual.max()):
+            plane = _plane(smooth, finite, pixel_noise)
+            if plane is not None and not tilted:
+                level = _background(image - plane, tilted=True)
+                return level._replace(sky=level.sky + float(np.median(plane)))
             # Light everywhere: what varies from pixel to pixel is noise, the darkest is sky.
             faintest = float(np.quantile(smooth[finite], 0.02))
             sky, sigma = faintest + sky_smooth, pixel_noise
@@ -179,6 +184,28 @@ def _background(image: NDArray[np.float32]) -> _Background:
         residual[~finite] = 0.0
     sky += float(darkest)
     return _Background(sky, sigma, residual, smooth, sigma_smooth, rounding)
+
+
+def _plane(
+    smooth: NDArray[np.float32], finite: NDArray[np.bool_], pixel_noise: float
+) -> NDArray[np.float32] | None:
+    """Return the plane (height, width) that most of a smoothed image lies on, None if none.
+
+    Fitted by least squares, again and again without what is more than two rms above it.
+    """
+    rows, columns = (axis[:: max(1, axis.size // 5000)] for axis in np.nonzero(finite))
+    design = np.stack([np.ones(rows.size), columns, rows], axis=1)
+    values = smooth[rows, columns].astype(np.float64)
+    kept = np.ones(values.size, bool)
+    for _ in range(10):
+        fit = np.linalg.lstsq(design[kept], values[kept], rcond=None)[0]
+        left = values - design @ fit
+        rms = math.sqrt(float(np.mean(left[kept] ** 2)))
+        kept = left < 2 * rms
+    if rms > pixel_noise or 2 * np.count_nonzero(kept) < kept.size:
+        return None
+    y, x = np.indices(smooth.shape)
+    return (fit[1] * x + fit[2] * y).astype(np.float32)
 
 
 def _pixel_noise(
@@ -274,7 +301,8 @@ def find_roi(image: ArrayLike, settings: Preprocess) -> Roi:
 
     ``image`` is (height, width), any real numbers; InputError for anything else. Of the outer
     contours of the light above the noise the largest counts, less so the farther it is from the
-    image's centre, where cutouts have their lens and not its neighbours. If it is an arc, regions
+    image's centre, where cutouts have their lens and not its neighbours, and if the edge cuts it
+    off. If it is an arc, regions
     belong to it that may be further images of the same source: about the same circle, and not
     brighter, for lensing conserves surface brightness. The angle is that of the flux-weighted
     second moments, tan(2 angle) = 2 mu11 / (mu20 - mu02) (principal axes: Hu 1962,
@@ -329,7 +357,10 @@ def _lens(contours: Sequence[NDArray], smooth: NDArray[np.float32]) -> list[NDAr
 
     def weight(contour: NDArray) -> float:
         distance = max(0.0, -cv2.pointPolygonTest(contour, middle, True)) / scale
-        return cv2.contourArea(contour) * math.exp(-0.5 * distance**2)
+        left, top, columns, rows = cv2.boundingRect(contour)
+        cut_off = min(left, top, width - left - columns, height - top - rows) <= 0
+        share = CUT_OFF if cut_off else 1.0
+        return share * cv2.contourArea(contour) * math.exp(-0.5 * distance**2)
 
     main = max(contours, key=weight)
     lens, peak, reach = [main], _peak(main, smooth), cv2.minEnclosingCircle(main)[1]
