@@ -397,9 +397,10 @@ out.figure(plots.unrolled_rings(rings, morphology.SMOOTH_ORDERS + 1), "unrolled_
 # that can be done without.
 
 # %%
-definitions = features.table(out.config.features)
+definitions = features.table(out.config.features, merged=True)
 out.table(definitions, "features")
-shown = definitions.drop(columns="reference").style.hide(axis="index")
+print("L:", ", ".join(f"{100 * level:g}" for level in out.config.features.levels))
+shown = definitions.style.hide(axis="index")
 shown.set_properties(**{"text-align": "left", "white-space": "normal"})
 
 # %%

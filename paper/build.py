@@ -235,8 +235,12 @@ class Sources:
         ]
         lines = ["| " + " | ".join(columns.values()) + " |", "|"]
         for column, (key, header) in enumerate(columns.items()):
-            longest = max(len(header), *(len(row[column]) for row in cells))
-            dashes = "-" * min(longest + 2, 60)  # the relative width, where a table is wide
+            texts = [header, *(row[column] for row in cells)]
+            names = [len(text) for text in texts if " " not in text]  # which cannot be broken
+            # the relative width, where a table is wide
+            dashes = "-" * max(
+                min(max(map(len, texts)) + 2, 60), min(2 * max(names, default=0), 36)
+            )
             numeric = key not in verbatim and all(_is_number(row[key]) for row in rows)
             lines[1] += (f"{dashes}:" if numeric else f":{dashes}") + "|"
         lines += ["| " + " | ".join(row) + " |" for row in cells]

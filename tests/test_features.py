@@ -200,6 +200,13 @@ def test_every_feature_measured_is_defined_and_the_reverse():
     assert set(rows["group"]) == set(features.GROUPS)
 
 
+def test_levels_can_share_a_row():
+    rows = table(Features(levels=[0.2, 0.5]), merged=True).set_index("name")
+    assert "n_bright_L" in rows.index and not rows.index.str.contains("_20|_50").any()
+    assert "brighter than L % of" in rows.loc["n_bright_L", "definition"]
+    assert len(rows) == len(table(Features(levels=[0.2])))
+
+
 @pytest.mark.parametrize("group", features.GROUPS)
 def test_a_group_is_measured_alone_as_among_others(group):
     image = noise() + 50 * ring(26, 3)

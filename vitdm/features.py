@@ -38,7 +38,7 @@ class Feature:
     expects: str
 
 
-_PRECURSOR = "after github.com/SVJLucas/ViT-for-Dark-Matter-Morphology"
+_PRECURSOR = "after github.com/SVJLucas"
 _LOTZ = "Lotz, Primack & Madau (2004), doi:10.1086/421849"
 _CONSELICE = "Conselice (2003), doi:10.1086/375001"
 _AREA = Feature(
@@ -94,9 +94,8 @@ _MORPHOLOGY = {
     ),
     "ring_radius": (
         "px",
-        "radius of the circle fitted to the lens's light, weights F above the noise threshold",
-        "Taubin (1991), doi:10.1109/34.103273; estimates theta_E, e.g. Narayan & Bartelmann (1996),"
-        " arXiv:astro-ph/9606001",
+        "radius of the circle fitted to the lens's light, weights F above the noise: about theta_E",
+        "Taubin (1991), doi:10.1109/34.103273",
         "larger: the mass inside the ring grows by that of the substructure",
     ),
     "ring_width": (
@@ -108,7 +107,7 @@ _MORPHOLOGY = {
     "ring_ellipticity": (
         "",
         "sqrt(a² + b²) / r0 of the ridge r(phi) = r0 + … + a cos 2phi + b sin 2phi, weights F",
-        "this work; (1 - q) / (1 + q) of an ellipse of axis ratio q",
+        "this work; about (1 - q) / (1 + q)",
         "either way: clumps add a quadrupole of their own",
     ),
     "ring_wiggle": (
@@ -131,8 +130,8 @@ _MORPHOLOGY = {
     "fourier_9_16": ("", "root of the summed squares of orders 9 to 16", "this work", _FINER),
     "residual_power": (
         "",
-        "mean power, over that of noise, of the azimuthal orders 5 to 24 of the annulus about the "
-        "ring: what a model smooth in azimuth, at each radius, leaves",
+        "mean power, over that of noise, of the azimuthal orders 5 to 24 about the ring: what a "
+        "model smooth in azimuth leaves",
         "this work",
         _FINER,
     ),
@@ -145,7 +144,7 @@ _MORPHOLOGY = {
     "residual_slope": (
         "",
         "slope of log power against log order, of these orders",
-        "this work; of residuals of lens models, e.g. Bayer et al. (2018), arXiv:1803.05952",
+        "after Bayer et al. (2018), arXiv:1803.05952",
         "larger (flatter): clumps have structure at all scales",
     ),
 }
@@ -157,26 +156,26 @@ def _suffix(level: float) -> str:
 
 def _level_features(level: float) -> dict[str, Feature]:
     name, percent = _suffix(level), f"{100 * level:g} %"
-    bright = f"the regions brighter than {percent} of the smoothed image's peak and than the noise"
+    bright = f"regions brighter than {percent} of the smoothed peak and than the noise"
     return {
         f"n_bright_{name}": Feature(
             "proposal",
             "",
-            f"number of {bright} threshold",
+            f"number of {bright}",
             _PRECURSOR,
             "larger: perturbers split arcs",
         ),
         f"max_separation_{name}": Feature(
             "proposal",
             "px",
-            f"largest distance of the flux-weighted centroids of {bright} threshold",
+            f"largest distance of the centroids of {bright}",
             _PRECURSOR,
             "larger: the image separation is twice the Einstein radius",
         ),
         f"min_separation_{name}": Feature(
             "proposal",
             "px",
-            f"smallest distance of the flux-weighted centroids of {bright} threshold",
+            f"smallest distance of the centroids of {bright}",
             _PRECURSOR,
             "smaller: perturbers split an image into close neighbours",
         ),
@@ -203,10 +202,23 @@ def feature_names(settings: Features) -> list[str]:
     return list(definitions(settings))
 
 
-def table(settings: Features | None = None) -> pd.DataFrame:
-    """Return one row a feature: name, group, unit, definition, reference, expects."""
-    features = definitions(settings or Features())
-    return pd.DataFrame([{"name": name} | asdict(entry) for name, entry in features.items()])
+def table(settings: Features | None = None, merged: bool = False) -> pd.DataFrame:
+    """Return one row a feature: name, group, unit, definition, reference, expects.
+
+    ``merged`` gives the features that differ in their level only one row together, the level L %.
+    """
+    settings = settings or Features()
+    features = definitions(settings)
+    if merged and settings.levels:
+        first, *others = settings.levels
+        same = {name for level in others for name in _level_features(level)}
+        features = {name: entry for name, entry in features.items() if name not in same}
+    rows = pd.DataFrame([{"name": name} | asdict(entry) for name, entry in features.items()])
+    if merged and settings.levels:
+        family = rows["name"].isin(_level_features(first))
+        rows.loc[family, "name"] = rows["name"].str.replace(f"_{_suffix(first)}", "_L")
+        rows.loc[family, "definition"] = rows["definition"].str.replace(f"{100 * first:g} %", "L %")
+    return rows
 
 
 def measure(
