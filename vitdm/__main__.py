@@ -1,4 +1,4 @@
-"""The command line: ``vitdm simulate | ingest | merge | preprocess | features | train | …``."""
+"""The command line: ``vitdm simulate | ingest | merge | preprocess | features | lensfit | …``."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     )
 
     sub = command(
-        "merge", "Join shards into one dataset.", out="dataset folder", needs_config=False
+        "merge", "Join shards of a dataset, or of its lens fits.", out="folder", needs_config=False
     )
     sub.add_argument("shards", nargs="+", type=Path)
 
@@ -78,6 +78,10 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command("features", "Measure the physics features of every image.", out="CSV file")
     sub.add_argument("dataset", type=Path)
+
+    sub = command("lensfit", "Fit a smooth lens to every image.", out="folder")
+    sub.add_argument("dataset", type=Path)
+    sub.add_argument("--shard", type=_shard, default=(0, 1), help="k/n: which of how many shards")
 
     sub = command("train", "Train one model.", out="run folder")
     sub.add_argument("processed", type=Path, help="folder of processed images")
@@ -138,6 +142,10 @@ def _run(arguments: argparse.Namespace) -> int:
                 pixel_scale=chosen.pixel_scale if scale is None else scale,
             )
             print(summary, file=sys.stderr)
+        case "merge" if all((folder / "fits.csv").is_file() for folder in arguments.shards):
+            from vitdm.lensfit import merge
+
+            merge(arguments.shards, arguments.out)
         case "merge":
             from vitdm.dataset import merge
 
@@ -162,6 +170,10 @@ def _run(arguments: argparse.Namespace) -> int:
             measure_dataset(
                 arguments.dataset, arguments.out, settings.preprocess, settings.features
             )
+        case "lensfit":
+            from vitdm.lensfit import fit_dataset
+
+            fit_dataset(arguments.dataset, arguments.out, settings.lensfit, arguments.shard)
         case "train":
             _train(arguments, settings)
         case "tune":

@@ -80,6 +80,20 @@ class Features(Section):
     levels: list[Annotated[float, Field(gt=0, lt=1)]] = [0.2, 0.4, 0.6, 0.8]
 
 
+class LensFit(Section):
+    """The smooth lens that is fitted to each image (``vitdm.lensfit``)."""
+
+    size: int = Field(96, ge=24, multiple_of=2, description="side of the square fitted, px")
+    psf_fwhm: float = Field(0.087, ge=0, description="FWHM of the Gaussian PSF, arcsec")
+    psf_truncation: float = Field(3.0, gt=0, description="PSF kernel cut, in units of its sigma")
+    gain: float | None = Field(
+        None, ge=0, description="photon noise: variance per brightness; null: from the images"
+    )
+    lens_light: bool = Field(False, description="fit the light of the lens galaxy, and its centre")
+    batch: int = Field(64, ge=1, description="images fitted side by side")
+    seconds: float = Field(120.0, gt=0, description="time limit of a batch")
+
+
 # ----------------------------------------------------------------------------- model and training
 
 
@@ -280,6 +294,7 @@ class Config(Section):
     task: Literal["multiclass", "binary"] = "multiclass"
     preprocess: Preprocess = Preprocess()
     features: Features = Features()
+    lensfit: LensFit = LensFit()
     model: Model = Model()
     train: Train = Train()
     runs: dict[Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")], Override] = Field(
