@@ -37,7 +37,7 @@ from vitdm.config import InputError, LensFit, Preprocess
 from vitdm.features import Feature
 from vitdm.preprocess import PILE_UP, detect
 from vitdm.provenance import atomic, check_replaceable, sidecar
-from vitdm.smooth_lens import Camera, SmoothLens
+from vitdm.smooth_lens import CHUNK, Camera, SmoothLens
 
 FILES = ("fits.csv", "residuals.npy", "provenance.json")
 #: what can be wrong with an image or its fit
@@ -51,7 +51,6 @@ FLAGS = {
     "poor": "chi2 per degree of freedom above 1.3 in the arcs' neighbourhood: not a smooth lens",
 }
 CLIPPED_RMS = 0.9849  # rms of normal numbers, clipped again and again at 3 of it: preprocess' noise
-CHUNK = 4  # images whose derivatives fit into the processor's cache
 MAX_STEPS = 30  # on all pixels; half as many on binned ones
 CONVERGED = 0.02  # what the next step may still gain in chi^2: a tenth of an error bar
 KINK = 0.5  # the same where steps of any size raise chi^2
@@ -229,14 +228,15 @@ class _Problem:
         """
         parts = []
         for some, index in zip(values.split(CHUNK), rows.split(CHUNK), strict=True):
-            image, J = self.model.derivatives(some)
-            mean, slope = self.expected(image, index)
+            both = self.model.image_and_derivatives(some)
+            mean, slope = self.expected(both[:, 0], index)
             inverse = self.inverse[index]
-            r = ((self.images[index] - mean) * inverse).flatten(1)
-            J.mul_((inverse if slope is None else inverse * slope)[:, None])
-            J = J.flatten(2)
-            chi2 = r.square().sum(1, dtype=torch.float64)
-            parts.append((chi2, (J @ J.mT).double(), (J @ r[..., None]).double()[..., 0]))
+            r = (self.images[index] - mean) * inverse
+            both *= (inverse if slope is None else inverse * slope)[:, None]
+            both[:, 0] = r  # one product gives J J^T and J r
+            product = both.flatten(2) @ both.flatten(2).mT
+            chi2 = r.flatten(1).square().sum(1, dtype=torch.float64)
+            parts.append((chi2, product[:, 1:, 1:].double(), product[:, 1:, 0].double()))
         return tuple(torch.cat(part) for part in zip(*parts, strict=True))
 
 

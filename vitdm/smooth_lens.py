@@ -33,7 +33,9 @@ from vitdm.ceiling import PARAMETERS
 #: parameters of the light of the lens galaxy; its centre is that of the mass
 LENS_LIGHT = ("center_x", "center_y", "lens_light_e1", "lens_light_e2")
 LENS_LIGHT += ("lens_light_log_R_sersic", "lens_light_log_n_sersic", "lens_light_log_amp")
+FAINTEST = -30.0  # logarithm of the faintest brightness, in units of that at R_sersic
 ROUND = 1e-3  # ellipticity below which the direction of the axes is lost in rounding
+CHUNK = 8  # images whose derivatives stay in the processor's cache
 TINY = 1e-4  # arcsec, radius within which a Sérsic profile has no cusp: the limit of lenstronomy
 
 
@@ -93,7 +95,7 @@ class SmoothLens:
     ) -> None:
         self.camera, self.lens_light, self.core, self.dtype = camera, lens_light, core, dtype
         self.names = (*PARAMETERS, "sky", *(LENS_LIGHT if lens_light else ()))
-        self._kernel = camera.kernel
+        self._kernel, self._buffers = camera.kernel, {}
         self._side = camera.size + 2 * camera.psf_radius  # with the light from beyond the edge
         axis = torch.arange(self._side, dtype=torch.float64) - (self._side - 1) / 2
         y, x = torch.meshgrid(axis, axis, indexing="ij")
@@ -102,25 +104,40 @@ class SmoothLens:
 
     def image(self, values: Tensor) -> Tensor:
         """Return the images (n, size, size)."""
-        return self._evaluate(values, derivatives=False)[:, 0]
+        return self._images(values, self.lens_light)
 
     def derivatives(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Return the images (n, size, size) and d image / d parameter (n, p, size, size)."""
-        rows = self._evaluate(values, derivatives=True)
+        parts = [self.image_and_derivatives(some).clone() for some in values.split(CHUNK)]
+        rows = torch.cat(parts)
         return rows[:, 0], rows[:, 1:]
+
+    def image_and_derivatives(self, values: Tensor) -> Tensor:
+        """Return the images and their derivatives in one array (n, 1 + p, size, size).
+
+        The next call of any method overwrites it.
+        """
+        return self._evaluate(values, derivatives=True, lens_light=self.lens_light)
 
     def arcs(self, values: Tensor) -> Tensor:
         """Return the images (n, size, size) of the sources alone, without sky and lens light."""
         values = values.clone()
         values[:, self.names.index("sky")] = 0
-        return self._evaluate(values, derivatives=False, lens_light=False)[:, 0]
+        return self._images(values, lens_light=False)
 
-    def _evaluate(self, values: Tensor, derivatives: bool, lens_light: bool = True) -> Tensor:
+    def _images(self, values: Tensor, lens_light: bool) -> Tensor:
+        parts = [
+            self._evaluate(some, derivatives=False, lens_light=lens_light)[:, 0].clone()
+            for some in values.split(CHUNK)
+        ]
+        return torch.cat(parts)
+
+    def _evaluate(self, values: Tensor, derivatives: bool, lens_light: bool) -> Tensor:
         """Return the images and, if so wanted, their derivatives: (n, 1 [+ p], size, size)."""
         values = values.to(self.dtype)
         p = {name: column[:, None] for name, column in zip(self.names, values.T, strict=True)}
         n_rows = 1 + derivatives * len(self.names)
-        rows = values.new_empty(len(values), n_rows, self._x.shape[1])
+        rows = self._buffer("rows", len(values), n_rows, self._x.shape[1])
         moved = "center_x" in p
         dx = self._x - p["center_x"] if moved else self._x
         dy = self._y - p["center_y"] if moved else self._y
@@ -135,7 +152,7 @@ class SmoothLens:
             self.core,
         )
         light = None
-        if self.lens_light and lens_light:
+        if lens_light:
             light = _Sersic(dx, dy, *(p[name] for name in LENS_LIGHT[2:]), self.core)
         torch.add(source.brightness, p["sky"], out=rows[:, 0])
         if light:
@@ -160,14 +177,23 @@ class SmoothLens:
 
     def _blur(self, images: Tensor) -> Tensor:
         """Convolve images (m, side, side) with the PSF, and weigh with the area of a pixel."""
-        size, (first, *others) = self.camera.size, self._kernel
-        rows = images[:, :size] * (first * self.camera.pixel_scale**2)
-        for k, weight in enumerate(others, 1):
-            rows.add_(images[:, k : k + size], alpha=weight * self.camera.pixel_scale**2)
-        blurred = rows[:, :, :size] * first
-        for k, weight in enumerate(others, 1):
-            blurred.add_(rows[:, :, k : k + size], alpha=weight)
+        size, side, area = self.camera.size, self._side, self.camera.pixel_scale**2
+        rows = self._buffer("blurred rows", len(images), size, side)
+        blurred = self._buffer("blurred", len(images), size, size)
+        for out, axis, scale in ((rows, 1, area), (blurred, 2, 1.0)):
+            first, *others = (weight * scale for weight in self._kernel)
+            torch.mul(images.narrow(axis, 0, size), first, out=out)
+            for k, weight in enumerate(others, 1):
+                out.add_(images.narrow(axis, k, size), alpha=weight)
+            images = out
         return blurred
+
+    def _buffer(self, name: str, *shape: int) -> Tensor:
+        """Return memory that is used again: new memory costs more than what is done with it."""
+        n = math.prod(shape)
+        if name not in self._buffers or self._buffers[name].numel() < n:
+            self._buffers[name] = torch.empty(n, dtype=self.dtype)
+        return self._buffers[name][:n].view(shape)
 
 
 class _Sie:
@@ -253,7 +279,9 @@ class _Sersic:
         self.square = self.radius2 + core**2
         self.log_ratio = torch.log(self.square).sub_(2 * log_R)  # 2 log(radius / R)
         self.z = torch.exp(self.log_ratio / (2 * self.n))
-        self.brightness = torch.exp(log_amp + self.b - self.b * self.z)
+        # far out, rather nothing at all than numbers too small to be multiplied fast
+        exponent = (self.b - self.b * self.z).clamp_(min=FAINTEST)
+        self.brightness = torch.exp(exponent.add_(log_amp))
         self.slope = self.brightness * self.z  # -n / b times dI / d log radius
 
     def gradient(self) -> tuple[Tensor, Tensor]:
