@@ -376,21 +376,34 @@ def _minimise(
 
 # --------------------------------------------------------------------------------------- the fit
 
+
+def _circle(radius: float, n: int) -> list[tuple[float, float]]:
+    angles = 2 * math.pi / n * np.arange(n)
+    return [(radius * math.cos(angle), radius * math.sin(angle)) for angle in angles]
+
+
 #: where the source may be, in units of theta_E: the middle, and two circles around it
-POSITIONS = [(0.0, 0.0)]
-POSITIONS += [(0.12 * math.cos(a), 0.12 * math.sin(a)) for a in np.arange(6) * math.pi / 3]
-POSITIONS += [(0.28 * math.cos(a), 0.28 * math.sin(a)) for a in np.arange(8) * math.pi / 4]
-#: radii tried, in units of the flux-weighted one, which the light of a lens galaxy draws inwards
-RADII, RADII_WITH_LIGHT = (0.85, 0.97), (1.0, 1.4, 1.8)
-CORE = 0.6  # px, of the source on the way to the minimum
-STARTS = 3  # the best of them are improved side by side, before one is chosen
+POSITIONS = [(0.0, 0.0), *_circle(0.12, 6), *_circle(0.28, 8)]
+#: the same when the first fit has left more than noise
+OTHERS = [(0.0, 0.0), *_circle(0.15, 6), *_circle(0.3, 10)]
+RETRY = 1.1  # chi^2 per degree of freedom of such a fit
+ELSEWHERE = 0.03  # arcsec, or ellipticity: what is farther apart may be another minimum
+#: radii tried, in units of the flux-weighted one; light of the lens galaxy draws that inwards
+RADII, RADII_WITH_LIGHT = (0.8, 0.9, 1.0), (1.0, 1.4, 1.8)
+#: px, of the source on the way to the minimum: not to be caught where a pixel meets its cusp
+CORE = 0.6
+STARTS = 4  # the best of them take some steps, before one is chosen
+TRIAL_STEPS = 6
 
 
-def _starts(problem: _Problem, radius: Tensor) -> Tensor:
-    """Return the best (STARTS, n, p) of a few round sources, with the amplitudes that fit best."""
+def _starts(problem: _Problem, radius: Tensor, positions: Sequence[tuple[float, float]]) -> Tensor:
+    """Return the best (STARTS, n, p) of some round sources, with the amplitudes that fit best.
+
+    ``radius`` (n,) is flux-weighted, in arcsec; ``positions`` are in units of theta_E.
+    """
     model = problem.model
     radii = RADII_WITH_LIGHT if model.lens_light else RADII
-    choices = torch.tensor([(r, *(r * x for x in place)) for r in radii for place in POSITIONS])
+    choices = torch.tensor([(r, *(r * x for x in place)) for r in radii for place in positions])
     values = torch.zeros(len(radius), len(choices), len(model.names), dtype=torch.float64)
     column = {name: values[:, :, k] for k, name in enumerate(model.names)}
     for name, factor in zip(("theta_E", "source_x", "source_y"), choices.T, strict=True):
@@ -457,30 +470,66 @@ def _public(model: SmoothLens) -> tuple[str, ...]:
 
 
 def _fit(images: _Images, model: SmoothLens, gain: Tensor, deadline: float) -> dict[str, Tensor]:
-    """Fit the smooth lens to images that show light; ``gain`` (n,) in units of their noise."""
-    # On its way, a fit must not be caught where a pixel meets the cusp of the source.
-    core = CORE * model.camera.pixel_scale
-    coarse = SmoothLens(model.camera.binned(2), model.lens_light, 2 * core)
-    softened = SmoothLens(model.camera, model.lens_light, core)
+    """Fit the smooth lens to images that show light; ``gain`` (n,) in units of their noise.
+
+    Fits that leave more than noise may be local minima: they are tried again from other starts.
+    """
+    start = _coarse(POSITIONS, images, model, gain, deadline)
+    found = _refined(start.values, images, model, gain, deadline)
+    rows = torch.nonzero(~(found["chi2"] < RETRY))[:, 0]
+    if not len(rows):
+        return found
+    other = _coarse(OTHERS, _select(images, rows), model, gain[rows], deadline)
+    moved = (other.values - start.values[rows])[:, :7].abs().amax(1)  # of mass and source
+    elsewhere = moved > ELSEWHERE
+    rows = rows[elsewhere]
+    if len(rows):
+        values = other.values[elsewhere]
+        again = _refined(values, _select(images, rows), model, gain[rows], deadline)
+        better = again["chi2"] < found["chi2"][rows]
+        for name, values in found.items():
+            values[rows[better]] = again[name][better]
+    return found
+
+
+def _coarse(
+    positions: Sequence[tuple[float, float]],
+    images: _Images,
+    model: SmoothLens,
+    gain: Tensor,
+    deadline: float,
+) -> _State:
+    """Return the best fits to binned pixels, of sources that start at ``positions`` [theta_E]."""
+    coarse = SmoothLens(
+        model.camera.binned(2), model.lens_light, 2 * CORE * model.camera.pixel_scale
+    )
     pooled = torch.nn.functional.avg_pool2d
     weight = 4 * pooled(images.good[:, None], 2)[:, 0]
     binned = pooled((images.data * images.good)[:, None], 2)[:, 0] * 4 / weight.clamp(min=1)
     problem = _Problem(coarse, binned, weight, gain, images.clipped)
     bounds = Bounds(coarse, narrow=True)
     trials = []
-    for start in _starts(problem, images.radius):
+    for start in _starts(problem, images.radius, positions):
         state = _State.of(problem, bounds.inside(start))
-        _minimise(problem, state, bounds, 6, COARSE, deadline)
+        _minimise(problem, state, bounds, TRIAL_STEPS, COARSE, deadline)
         trials.append(state)
     state = _best(trials)
     _minimise(problem, state, bounds, MAX_STEPS // 2, COARSE, deadline)
+    return state
 
+
+def _refined(
+    values: Tensor, images: _Images, model: SmoothLens, gain: Tensor, deadline: float
+) -> dict[str, Tensor]:
+    """Return the fits to all pixels that start from ``values`` (n, p), and what is told of them."""
+    softened = SmoothLens(model.camera, model.lens_light, CORE * model.camera.pixel_scale)
     problem = _Problem(softened, images.data, images.good, gain, images.clipped)
     bounds = Bounds(model)
     for problem.model, tolerance in ((softened, COARSE), (model, CONVERGED)):
-        problem.renew(softened.image(state.values))  # the noise depends on the model
-        state = _State.of(problem, state.values)
+        problem.renew(softened.image(values))  # the noise depends on the model
+        state = _State.of(problem, values)
         _minimise(problem, state, bounds, MAX_STEPS, tolerance, deadline)
+        values = state.values
     rows = torch.arange(len(state.values))
     blocked = bounds.at(state.values)
     H = state.curvature.masked_fill(blocked[:, :, None] | blocked[:, None, :], 0.0)
