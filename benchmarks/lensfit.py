@@ -283,8 +283,9 @@ def quality(n: int) -> None:
             near = np.abs(pull) < 5
             print(
                 f"  pull of {parameter}: mean {pull[near].mean():+.3f}, width "
-                f"{pull[near].std():.3f} without {np.sum(~near)} beyond 5; median {middle:+.3f}, half of 68 % "
-                f"{(high - low) / 2:.3f}; error {np.median(fits.errors[chosen, k]):.4f}"
+                f"{pull[near].std():.3f} without {np.sum(~near)} beyond 5; median {middle:+.3f}, "
+                f"half of 68 % {(high - low) / 2:.3f}; "
+                f"error {np.median(fits.errors[chosen, k]):.4f}"
             )
         for kind in ("cdm", "axion", "any"):
             other = ~smooth if kind == "any" else (truth["kind"] == kind).to_numpy()

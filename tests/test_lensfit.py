@@ -170,6 +170,14 @@ def test_photon_noise_is_estimated(smooth):
     assert lensfit.estimate_gain(np.zeros((2, 96, 96)), SCALE, LensFit()) == 0
 
 
+def test_light_everywhere_is_no_noise():
+    y, x = np.indices((96, 96)) - 47.5
+    galaxy = 500 / (1 + np.hypot(x, y) / 10)
+    image = galaxy + np.random.default_rng(2).normal(0, 2, (96, 96))
+    assert lensfit._noise_of_the_faint(image.astype(np.float32)) == pytest.approx(2, rel=0.06)
+    assert lensfit.detect(image, config.Preprocess()).noise > 3
+
+
 def test_clipped_noise():
     rng = np.random.default_rng(0)
     mean, sigma = np.array([-1.0, 0.0, 0.5, 4.0]), np.array([1.0, 2.0, 1.0, 1.5])

@@ -90,6 +90,13 @@ def _roughness(images: Tensor) -> Tensor:
     return (rows[:, :, :-2] - 2 * rows[:, :, 1:-1] + rows[:, :, 2:]) / 6
 
 
+def _noise_of_the_faint(image: NDArray) -> float:
+    """Return the noise (a normal one) that the roughness of the fainter half of an image shows."""
+    rough = _roughness(torch.from_numpy(image)[None])[0].numpy()
+    smooth = cv2.GaussianBlur(image, (0, 0), 2.0)[1:-1, 1:-1]
+    return 1.4826 * float(np.median(np.abs(rough[smooth <= np.median(smooth)])))
+
+
 def _gain_of(residual: Tensor, model: Tensor) -> Tensor:
     """Return the photon noise (n,), variance per brightness, in images in units of the sky noise.
 
@@ -145,6 +152,9 @@ def _prepare(images: NDArray, pixel_scale: float, settings: LensFit) -> _Images:
     for i, image in enumerate(images):
         light = detect(image, Preprocess())
         unit[i] = light.noise / CLIPPED_RMS
+        if settings.lens_light and light.sigma:
+            # where the light of a galaxy is everywhere, none of it is sky, and its slope no noise
+            unit[i] = min(unit[i], _noise_of_the_faint(light.residual) or unit[i])
         finite = np.isfinite(image)
         if not finite.all():
             flags[i].append("not_finite")
