@@ -48,7 +48,7 @@ FLAGS = {
     "not_converged": "no minimum was found in the steps or the time that there were",
     "bound": "a parameter, or the modulus of an ellipticity, ended at the limit of what is allowed",
     "no_ring": "the source is not lensed into several images, or the radius is hardly determined",
-    "poor": "chi2 per degree of freedom above 1.3 in the arcs' neighbourhood: not a smooth lens",
+    "poor": "chi2 per degree of freedom above 1.3: not a smooth lens, or another minimum",
 }
 CLIPPED_RMS = 0.9849  # rms of normal numbers, clipped again and again at 3 of it: preprocess' noise
 MAX_STEPS = 30  # on all pixels; half as many on binned ones
@@ -56,8 +56,9 @@ CONVERGED = 0.02  # what the next step may still gain in chi^2: a tenth of an er
 KINK = 0.5  # the same where steps of any size raise chi^2
 COARSE = 0.5  # the same while the start is improved on binned pixels
 POOR = 1.3
-#: the largest step of each parameter; of logarithms, and in units of theta_E where marked
-_STEP = {"theta_E": 0.2, "e": 0.15, "gamma": 0.1, "source": 0.25, "log": 0.7}
+#: the largest step of each parameter: ellipticities, shear, arcsec and logarithms
+_STEP = {"e": 0.15, "gamma": 0.1, "arcsec": 0.25, "log": 0.7}
+#: the largest modulus of each pair
 _MODULUS = {"e": 0.8, "gamma": 0.5, "source_e": 0.8, "lens_light_e": 0.9}
 
 
@@ -316,7 +317,7 @@ class Bounds:
         if "log_" in name:
             return _STEP["log"]
         if name.startswith(("source_x", "source_y", "center", "theta")):
-            return _STEP["source"]
+            return _STEP["arcsec"]
         return _STEP["gamma" if name.startswith("gamma") else "e"]
 
     def inside(self, values: Tensor) -> Tensor:
