@@ -48,17 +48,24 @@ NOISY = [
     if schema.load_population(file).instrument.noise != "none"
 ]
 
+FITTED = "lensfit" in SETTINGS.features.groups
+FITS = ("fits.csv", "residuals.npy", "provenance.json")
+# what the model of the search and the final test needs of the fits
+MODEL_FITS = [f"{OUT}/lensfit/fits.csv"] * SETTINGS.model.residual
+FIT_SHARDS = [f"{OUT}/lensfit/{k}-of-{SETTINGS.shards}" for k in range(SETTINGS.shards)]
 # What each notebook reads, and the figures and tables of the article that it draws.
 NOTEBOOKS = {
     "01_feature_discovery": {
         "reads": [*DATASET, *PROCESSED, f"{OUT}/features.csv", *REAL]
         + expand("{folder}/invariance.csv", folder=INVARIANCE)
+        + expand(f"{OUT}/lensfit/{{file}}", file=FITS if FITTED else [])
         + expand(f"{OUT}/populations/{{name}}/dataset/catalog.csv", name=POPULATIONS)
         + expand(f"{OUT}/populations/{{name}}/features.csv", name=POPULATIONS)
         + expand(f"{OUT}/populations/{{name}}/ceiling/ceiling.json", name=NOISY),
         "figures": ["lens_gallery", "noise", "processing_steps", "invariance", "unrolled_rings"]
         + ["feature_distributions"]
         + ["perturbations"] * SIMULATED
+        + ["residual_maps", "einstein_radii"] * (FITTED and bool(POPULATIONS))
         + ["real_lenses"] * bool(REAL)
         + ["populations"] * bool(POPULATIONS)
         + expand("gallery_{name}", name=POPULATIONS),
@@ -97,6 +104,11 @@ NOTEBOOKS = {
 }
 
 
+def population_of(file):
+    """Return the population that tells how the images were taken, if they are simulated."""
+    return [file] if SIMULATED else []
+
+
 def watch(*sections, **more):
     """Return the settings whose change runs a rule again: whole sections, and single values."""
     settings = SETTINGS.model_dump(mode="json")
@@ -115,7 +127,13 @@ def joined(wildcards):
     model, _ = SETTINGS.settings(override.model, override.train)
     files = {"features": f"{OUT}/features.csv"} if model.features else {}
     chosen = model.features and model.feature_set == "selected"
-    return files | ({"selection": SELECTION} if chosen else {})
+    files |= {"selection": SELECTION} if chosen else {}
+    return files | ({"fits": f"{OUT}/lensfit/fits.csv"} if model.residual else {})
+
+
+def option(name, file):
+    """Return the option of the command line that hands a file over, of fits their folder."""
+    return [f"--{name}", Path(file).parent if name == "fits" else file]
 
 
 # The search and the final training have numbers of epochs of their own.
@@ -260,9 +278,73 @@ rule preprocess:
         "vitdm preprocess {params.dataset} --config {params.config} --out {params.out} 2>&1 | tee {log}"
 
 
+if FITTED:
+
+    rule lensfit:
+        input:
+            DATASET,
+            *population_of(SETTINGS.population),
+        output:
+            multiext(f"{OUT}/lensfit/{{k}}-of-{SETTINGS.shards}/", *FITS),
+        log:
+            f"{OUT}/logs/lensfit_{{k}}.log",
+        conda:
+            "environment.yml"
+        params:
+            config=CONFIG,
+            dataset=subpath(input[0], parent=True),
+            population=lambda wildcards, input: [f"--population {p}" for p in input[3:]],
+            out=subpath(output[0], parent=True),
+            shard=lambda wildcards: f"{wildcards.k}/{SETTINGS.shards}",
+            watch=watch("lensfit"),
+        shell:
+            "vitdm lensfit {params.dataset} --config {params.config} {params.population}"
+            " --shard {params.shard} --out {params.out} 2>&1 | tee {log}"
+
+    rule merge_fits:
+        input:
+            expand("{fits}/fits.csv", fits=FIT_SHARDS),
+        output:
+            multiext(f"{OUT}/lensfit/", *FITS),
+        log:
+            f"{OUT}/logs/merge_fits.log",
+        conda:
+            "environment.yml"
+        params:
+            shards=FIT_SHARDS,
+            out=subpath(output[0], parent=True),
+        shell:
+            "vitdm merge {params.shards} --out {params.out} 2>&1 | tee {log}"
+
+    rule lensfit_population:
+        input:
+            multiext(
+                f"{OUT}/populations/{{name}}/dataset/",
+                "images.npy",
+                "catalog.csv",
+                "dataset.json",
+            ),
+            population=lambda wildcards: POPULATIONS[wildcards.name],
+        output:
+            multiext(f"{OUT}/populations/{{name}}/lensfit/", *FITS),
+        log:
+            f"{OUT}/logs/lensfit_population_{{name}}.log",
+        conda:
+            "environment.yml"
+        params:
+            config=CONFIG,
+            dataset=subpath(input[0], parent=True),
+            out=subpath(output[0], parent=True),
+            watch=watch("lensfit"),
+        shell:
+            "vitdm lensfit {params.dataset} --config {params.config} --population {input.population}"
+            " --out {params.out} 2>&1 | tee {log}"
+
+
 rule features:
     input:
         multiext("{folder}/dataset/", "images.npy", "catalog.csv", "dataset.json"),
+        fits=multiext("{folder}/lensfit/", *FITS) if FITTED else [],
     output:
         "{folder}/features.csv",
     log:
@@ -272,9 +354,11 @@ rule features:
     params:
         config=CONFIG,
         dataset=subpath(input[0], parent=True),
+        fits=lambda wildcards, input: ["--fits", Path(input.fits[0]).parent] if FITTED else [],
         watch=watch("features", threshold=SETTINGS.preprocess.threshold),
     shell:
-        "vitdm features {params.dataset} --config {params.config} --out {output} 2>&1 | tee {log}"
+        "vitdm features {params.dataset} {params.fits} --config {params.config} --out {output}"
+        " 2>&1 | tee {log}"
 
 
 rule invariance:
@@ -371,7 +455,7 @@ rule train:
         name=lambda wildcards: wildcards.run.rpartition("_seed")[0],
         seed=lambda wildcards: wildcards.run.rpartition("_seed")[2],
         joined=lambda wildcards: [
-            word for name, file in joined(wildcards).items() for word in (f"--{name}", file)
+            word for name, file in joined(wildcards).items() for word in option(name, file)
         ],
         watch=watch_run,
     shell:
@@ -384,6 +468,7 @@ rule tune:
         PROCESSED,
         features=f"{OUT}/features.csv",
         selection=SELECTION,
+        fits=MODEL_FITS,
     output:
         multiext(f"{OUT}/tune/", "best.json", "trials.csv"),
     log:
@@ -395,10 +480,11 @@ rule tune:
         config=CONFIG,
         processed=subpath(input[0], parent=True),
         out=subpath(output[0], parent=True),
+        fits=MODEL_FITS and option("fits", MODEL_FITS[0]),
         watch=watch("task", "model", "tune", train=RECIPE),
     shell:
         "vitdm tune {params.processed} --features {input.features} --selection {input.selection}"
-        " --config {params.config} --out {params.out} 2>&1 | tee {log}"
+        " {params.fits} --config {params.config} --out {params.out} 2>&1 | tee {log}"
 
 
 rule train_final:
@@ -406,6 +492,7 @@ rule train_final:
         PROCESSED,
         features=f"{OUT}/features.csv",
         selection=SELECTION,
+        fits=MODEL_FITS,
         best=f"{OUT}/tune/best.json",
     output:
         expand(f"{OUT}/final/seed{{{{k}}}}/{{file}}", file=RUN),
@@ -418,16 +505,18 @@ rule train_final:
         processed=subpath(input[0], parent=True),
         search=subpath(input.best, parent=True),
         out=subpath(output[0], parent=True),
+        fits=MODEL_FITS and option("fits", MODEL_FITS[0]),
         watch=watch("task", "model", train=RECIPE, epochs=SETTINGS.final.epochs),
     shell:
         "vitdm train {params.processed} --features {input.features} --selection {input.selection}"
-        " --config {params.config} --final {params.search} --seed {wildcards.k} --out {params.out} 2>&1 | tee {log}"
+        " {params.fits} --config {params.config} --final {params.search} --seed {wildcards.k} --out {params.out} 2>&1 | tee {log}"
 
 
 rule evaluate:  # the only rule that reads the test split
     input:
         PROCESSED,
         features=f"{OUT}/features.csv",
+        fits=MODEL_FITS,
         runs=expand(f"{OUT}/final/{{seed}}/model.safetensors", seed=FINAL),
     output:
         multiext(
@@ -447,10 +536,11 @@ rule evaluate:  # the only rule that reads the test split
         processed=subpath(input[0], parent=True),
         runs=expand(f"{OUT}/final/{{seed}}", seed=FINAL),
         out=subpath(output[0], parent=True),
+        fits=MODEL_FITS and option("fits", MODEL_FITS[0]),
         watch=watch("task", bootstrap=SETTINGS.final.bootstrap),
     shell:
         "vitdm evaluate {params.processed} {params.runs} --features {input.features}"
-        " --config {params.config} --out {params.out} 2>&1 | tee {log}"
+        " {params.fits} --config {params.config} --out {params.out} 2>&1 | tee {log}"
 
 
 # ------------------------------------------------------------------ notebooks and article

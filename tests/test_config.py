@@ -58,7 +58,7 @@ def with_change(key, value, content=SETTINGS):
         ("features.levels", [0.5, 2], "features.levels.1: .*less than 1, found 2"),
         ("selection.fdr", 1, "selection.fdr: .*less than 1, found 1"),
         ("selection.corelation", 0.9, "selection.corelation: unknown key; expected .*correlation"),
-        ("model.feature_set", "best", "model.feature_set: .*'proposal' or 'all', found 'best'"),
+        ("model.feature_set", "best", "model.feature_set: .*'lensfit' or 'all', found 'best'"),
         ("name", DELETE, "name: missing"),
         ("tune", DELETE, "tune: missing"),
         ("n_images", DELETE, "n_images: missing"),
@@ -265,6 +265,38 @@ def test_workflows_of_the_project_are_valid(name):
         assert set(written[section]) == set(resolved[section]), section  # nothing left to defaults
     population = config.load_population(ROOT / settings.population)
     assert sum(population.class_fractions.values()) == 1
+
+
+FITTING = {
+    "features": {"groups": ["proposal", "lensfit"]},
+    "runs": SETTINGS["runs"]
+    | {
+        "fit": {"label": "fit", "model": {"features": True, "feature_set": "lensfit"}},
+        "map": {"label": "map", "model": {"residual": True}},
+    },
+}
+
+
+def test_images_without_a_pixel_scale_are_not_fitted():
+    assert len(config.build(SETTINGS | FITTING).runs) == len(SETTINGS["runs"]) + 2
+    settings = config.build(SETTINGS | FITTING | {"data": "images"})
+    assert settings.features.groups == ["proposal"] and len(settings.runs) == len(SETTINGS["runs"])
+    scaled = config.build(SETTINGS | FITTING | {"data": "i", "ingest": {"pixel_scale": 0.05}})
+    assert scaled.features.groups == ["proposal", "lensfit"] and "map" in scaled.runs
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"features": {"groups": ["proposal"]}},
+        {"preprocess": {"size": 32, "derotate": True}},
+        {"preprocess": {"size": 32, "crop": "roi"}},
+        {"preprocess": {"size": 128}},
+    ],
+)
+def test_residual_maps_must_match_the_images(change):
+    with pytest.raises(InputError, match="runs.map: model.residual is on: "):
+        config.build(SETTINGS | FITTING | change)
 
 
 # ------------------------------------------------------------------------ data and saving

@@ -61,6 +61,7 @@ def test_plan_of_simulated_lenses(folder):
     shown = len(SMOKE.populations.files)
     extra = {"simulate_population": shown, "ceiling": shown, "features": 1 + shown}
     extra |= {"rank_population": shown, "invariance": shown}
+    extra |= {"lensfit": SMOKE.shards, "merge_fits": 1, "lensfit_population": shown}
     assert jobs == REST | {"simulate": SMOKE.shards, "merge": 1} | extra
     assert total == sum(jobs.values())
     assert not (folder / "results").exists()  # a dry run leaves nothing
@@ -88,7 +89,9 @@ def test_plan_of_images_in_files(folder, tmp_path):
     status, text, jobs = plan(folder, *options)
     assert status == 0, text
     jobs.pop("total")
-    assert jobs == REST | {"ingest": 1, "invariance": 1}
+    fitted = {"spt_lsa_lensfit", "spt_lsa_residual"}  # without a pixel scale no lens is fitted
+    runs = {"train": len(set(SMOKE.runs) - fitted)}
+    assert jobs == REST | {"ingest": 1, "invariance": 1} | runs
     assert str(layout) in text and "results/smoke_my_lenses/dataset/images.npy" in text
     assert "sensitivity" not in text  # needs the truth of simulated lenses
 

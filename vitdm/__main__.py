@@ -1,4 +1,4 @@
-"""The command line: ``vitdm simulate | ingest | preprocess | features | select | train | …``."""
+"""The command line: ``vitdm simulate | ingest | preprocess | lensfit | features | train | …``."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     )
 
     sub = command(
-        "merge", "Join shards into one dataset.", out="dataset folder", needs_config=False
+        "merge", "Join shards of a dataset, or of its lens fits.", out="folder", needs_config=False
     )
     sub.add_argument("shards", nargs="+", type=Path)
 
@@ -78,6 +78,7 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command("features", "Measure the physics features of every image.", out="CSV file")
     sub.add_argument("dataset", type=Path)
+    sub.add_argument("--fits", type=Path, help="folder of vitdm lensfit, for the group lensfit")
 
     sub = command(
         "invariance",
@@ -101,6 +102,12 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument(
             "--selection", type=Path, help="selection.json of vitdm select: the features to join"
         )
+        sub.add_argument("--fits", type=Path, help="folder of vitdm lensfit, for model.residual")
+
+    sub = command("lensfit", "Fit a smooth lens to every image.", out="folder")
+    sub.add_argument("dataset", type=Path)
+    sub.add_argument("--population", help="of simulated lenses (YAML): tells PSF and photon noise")
+    sub.add_argument("--shard", type=_shard, default=(0, 1), help="k/n: which of how many shards")
 
     sub = command("train", "Train one model.", out="run folder")
     sub.add_argument("processed", type=Path, help="folder of processed images")
@@ -122,6 +129,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("processed", type=Path)
     sub.add_argument("runs", nargs="+", type=Path)
     sub.add_argument("--features", type=Path, help="feature table (CSV)")
+    sub.add_argument("--fits", type=Path, help="folder of vitdm lensfit, for model.residual")
 
     sub = command("predict", "Classify images.", out="", needs_config=False)
     sub.add_argument("images", nargs="+", help="jpg, png, npy or FITS files, or folders of them")
@@ -161,6 +169,10 @@ def _run(arguments: argparse.Namespace) -> int:
                 pixel_scale=chosen.pixel_scale if scale is None else scale,
             )
             print(summary, file=sys.stderr)
+        case "merge" if all((folder / "fits.csv").is_file() for folder in arguments.shards):
+            from vitdm.residuals import merge
+
+            merge(arguments.shards, arguments.out)
         case "merge":
             from vitdm.dataset import merge
 
@@ -183,7 +195,11 @@ def _run(arguments: argparse.Namespace) -> int:
             from vitdm.features import measure_dataset
 
             measure_dataset(
-                arguments.dataset, arguments.out, settings.preprocess, settings.features
+                arguments.dataset,
+                arguments.out,
+                settings.preprocess,
+                settings.features,
+                arguments.fits,
             )
         case "invariance":
             from vitdm import invariance
@@ -195,6 +211,15 @@ def _run(arguments: argparse.Namespace) -> int:
 
             only = arguments.ranking_only
             select(arguments.processed, arguments.features, settings, arguments.out, only)
+
+        case "lensfit":
+            from vitdm.lensfit import settings_for
+            from vitdm.residuals import fit_dataset
+
+            chosen = settings.lensfit
+            if arguments.population:
+                chosen = settings_for(config.load_population(arguments.population), chosen)
+            fit_dataset(arguments.dataset, arguments.out, chosen, arguments.shard)
         case "train":
             _train(arguments, settings)
         case "tune":
@@ -206,6 +231,7 @@ def _run(arguments: argparse.Namespace) -> int:
                 settings,
                 arguments.out,
                 selection=arguments.selection,
+                fits=arguments.fits,
             )
         case "evaluate":
             from vitdm.evaluate import evaluate
@@ -218,6 +244,7 @@ def _run(arguments: argparse.Namespace) -> int:
                 task=settings.task,
                 n_bootstrap=settings.final.bootstrap,
                 seed=settings.seed,
+                fits=arguments.fits,
             )
         case "predict":
             from vitdm.predict import predict_files
@@ -285,6 +312,7 @@ def _train(arguments: argparse.Namespace, settings: config.Config) -> None:
             seed=seed,
             out=arguments.out,
             feature_names=joined_features(model, settings, arguments.selection),
+            fits=arguments.fits,
             label=arguments.out.name,
             **splits,
         )

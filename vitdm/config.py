@@ -85,9 +85,14 @@ class Preprocess(Section):
 
 
 class Features(Section):
-    """The levels at which bright points are counted, as fractions of the peak above the sky."""
+    """Which features are measured (``vitdm.definitions``)."""
 
-    levels: list[Annotated[float, Field(gt=0, lt=1)]] = [0.2, 0.4, 0.6, 0.8]
+    groups: list[Literal["proposal", "morphology", "lensfit"]] = Field(
+        ["proposal", "morphology"], min_length=1, description="lensfit: of a fitted smooth lens"
+    )
+    levels: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
+        [0.2, 0.4, 0.6, 0.8], description="of bright points, fractions of the peak above the sky"
+    )
 
 
 class Selection(Section):
@@ -103,6 +108,21 @@ class Selection(Section):
     n_bootstrap: int = Field(500, ge=10, description="resamplings of the images")
     n_subsamples: int = Field(50, ge=2, description="half samples, for the mutual information")
     n_repeats: int = Field(20, ge=2, description="shufflings for the permutation importance")
+
+
+class LensFit(Section):
+    """The smooth lens that is fitted to each image (``vitdm.lensfit``)."""
+
+    size: int = Field(96, ge=24, multiple_of=2, description="side of the square fitted, px")
+    # Of simulated lenses the population tells PSF, photon noise and whether lenses shine.
+    psf_fwhm: float = Field(0.087, ge=0, description="FWHM of the Gaussian PSF, arcsec")
+    psf_truncation: float = Field(3.0, gt=0, description="PSF kernel cut, in units of its sigma")
+    gain: float | None = Field(
+        None, ge=0, description="photon noise: variance per brightness; null: from the images"
+    )
+    lens_light: bool = Field(False, description="fit the light of the lens galaxy, and its centre")
+    batch: int = Field(64, ge=1, description="images fitted side by side")
+    seconds: float = Field(120.0, gt=0, description="time limit of a batch")
 
 
 # ----------------------------------------------------------------------------- model and training
@@ -121,7 +141,8 @@ class Model(Section):
     lsa: bool = Field(True, description="Locality Self-Attention")
     pool: Literal["cls", "mean"] = Field("cls", description="what the head reads")
     features: bool = Field(False, description="join the physics features to the image")
-    feature_set: Literal["selected", "proposal", "all"] = Field(
+    residual: bool = Field(False, description="what a fitted smooth lens leaves, a second channel")
+    feature_set: Literal["selected", "proposal", "morphology", "lensfit", "all"] = Field(
         "selected", description="which: those kept by vitdm select, the proposal's, or all"
     )
 
@@ -280,6 +301,8 @@ class RunSettings(Section):
     train: Train
     preprocess: Preprocess
     features: Features
+    lensfit: LensFit = LensFit()
+    pixel_scale: float | None = None
     task: Literal["multiclass", "binary"]
     train_splits: list[str]
     n_train: int
@@ -312,6 +335,8 @@ class Config(Section):
     preprocess: Preprocess = Preprocess()
     features: Features = Features()
     selection: Selection = Selection()
+
+    lensfit: LensFit = LensFit()
     model: Model = Model()
     train: Train = Train()
     runs: dict[Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")], Override] = Field(
@@ -335,6 +360,7 @@ class Config(Section):
                 f"n_images: needs {', '.join(SPLITS)}, found {', '.join(self.n_images)}"
             )
         check_patches(self.model, self.preprocess.size)
+        self._check_residual(self.model)
         lines = self._wrong_runs() + self._wrong_starts()
         if lines:
             raise wrong(lines)
@@ -346,12 +372,27 @@ class Config(Section):
             try:
                 model, _ = self.settings(override.model, override.train)
                 check_patches(model, self.preprocess.size)
+                self._check_residual(model)
             except ValidationError as error:
                 schema = Model if error.title == Model.__name__ else Train
                 lines += report(error, schema, f"runs.{name}.{error.title.lower()}")
             except InputError as error:
                 lines.append((f"runs.{name}", str(error)))
         return lines
+
+    def _check_residual(self, model: Model) -> None:
+        """Raise InputError unless residual maps, if wanted, match the processed images."""
+        if not model.residual:
+            return
+        cut = self.preprocess
+        if "lensfit" not in self.features.groups:
+            raise InputError("model.residual is on: features.groups needs lensfit")
+        rim = self.lensfit.size - cut.size
+        if cut.derotate or cut.resize or cut.crop != "centre" or rim < 0 or rim % 2:
+            raise InputError(
+                "model.residual is on: expected preprocess.derotate, resize off, crop centre, an "
+                f"even size up to lensfit.size = {self.lensfit.size}, for both channels must match"
+            )
 
     def _wrong_starts(self) -> list[tuple[str, str]]:
         """Return where the first trial of the search, the configuration itself, lies outside."""
@@ -412,7 +453,27 @@ def build(content: dict[str, Any], source: str = "configuration") -> Config:
         stem = re.sub(r"[^A-Za-z0-9_-]", "_", place.name.split(".")[0] or "data")
         name = str(content.get("name", "data")).removesuffix(f"_{stem}")
         content |= {"name": f"{name}_{stem}", "publish": False}
+        if isinstance(ingest := content.get("ingest", {}), dict) and not ingest.get("pixel_scale"):
+            content = _without_fits(content)
     return checked(Config, content, source)
+
+
+def _without_fits(content: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what needs lens fits: without the scale of the pixels there are none."""
+    features, runs = content.get("features"), content.get("runs")
+    if isinstance(features, dict) and isinstance(features.get("groups"), list):
+        groups = [group for group in features["groups"] if group != "lensfit"]
+        content = content | {"features": features | {"groups": groups}}
+    if isinstance(runs, dict):
+        needs = ({"feature_set": "lensfit"}, {"residual": True})
+        models = {name: (run or {}).get("model", {}) for name, run in runs.items()}
+        runs = {
+            name: run
+            for name, run in runs.items()
+            if not any(need.items() <= models[name].items() for need in needs)
+        }
+        content = content | {"runs": runs}
+    return content
 
 
 def check_data(settings: Config) -> None:

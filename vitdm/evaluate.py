@@ -395,13 +395,15 @@ def evaluate(
     task: str = "multiclass",
     n_bootstrap: int = 2000,
     seed: int = 0,
+    fits: str | Path | None = None,
 ) -> dict[str, Any]:
     """Apply trained runs to the test split, write the folder ``out`` and return its metrics.
 
     This is the only code that reads the test split. ``out`` gets metrics.json, predictions.csv
     (mean over the runs), predictions_<run>.csv, roc.csv, failures.csv and the sidecar
-    evaluation.json; it appears complete or not at all. InputError if a run knows other classes
-    than the data set, needs features that are not given, or the test split has one class only.
+    evaluation.json; it appears complete or not at all. ``fits`` is the folder of lens fits that
+    runs with ``model.residual`` need. InputError if a run knows other classes than the data set,
+    needs features that are not given, or the test split has one class only.
     """
     # Lightning takes seconds to load, and the notebooks need only the metrics of this module.
     from vitdm import train
@@ -426,7 +428,7 @@ def evaluate(
                 f"{folder}: found a model of classes {list(run.classes)}; "
                 f"expected {list(classes)} as in {processed_folder}"
             )
-        table = train.predictions_table(run, dataset, rows, features_csv, task)
+        table = train.predictions_table(run, dataset, rows, features_csv, task, fits)
         table.insert(2, "class", catalog["class"])
         table.insert(3, "split", catalog["split"])
         tables[folder.name] = table

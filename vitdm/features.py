@@ -1,7 +1,7 @@
 """Physics features: numbers with a meaning, measured on the raw image of a lens.
 
-Two groups are measured on the image: those of the project's *proposal* (area, points of greatest
-luminosity, their separations), and the *morphology* that the field uses for galaxies and arcs.
+What each of them is stands in ``definitions``; those of the group ``lensfit`` join the table from
+the fits of ``residuals``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,214 +19,21 @@ from numpy.typing import ArrayLike, NDArray
 
 from vitdm import dataset, morphology
 from vitdm.compiled import compiled
-from vitdm.config import Features, Preprocess
+from vitdm.config import Features, InputError, Preprocess
+from vitdm.definitions import LENSFIT, MORPHOLOGY, definitions, suffix
 from vitdm.preprocess import Detection, Roi, detect, roi_of, stream
 from vitdm.provenance import atomic, sidecar
-
-GROUPS = ("proposal", "morphology")
-
-
-@dataclass(frozen=True)
-class Feature:
-    """What a feature is: group, unit, formula, where it is from, how substructure changes it."""
-
-    group: str
-    unit: str
-    definition: str
-    reference: str
-    expects: str
-
-
-_PRECURSOR = "after github.com/SVJLucas"
-_LOTZ = "Lotz, Primack & Madau (2004), doi:10.1086/421849"
-_CONSELICE = "Conselice (2003), doi:10.1086/375001"
-_AREA = Feature(
-    "proposal",
-    "px²",
-    "number of pixels of the smoothed image above the noise threshold, after 3×3 opening",
-    _PRECURSOR,
-    "larger: added mass magnifies more",
-)
-_FINER = "larger: perturbers add structure finer than that of a smooth lens"
-_MORPHOLOGY = {
-    "peak_snr": (
-        "",
-        "maximum of the smoothed image above its sky / rms of the smoothed image",
-        "this work",
-        "either way: a perturber near an image magnifies or demagnifies it",
-    ),
-    "total_flux_snr": (
-        "",
-        "sum of (I - sky) / sigma over the lensed area",
-        "this work",
-        "larger: added mass magnifies more",
-    ),
-    "roi_elongation": (
-        "",
-        "sqrt(l1 / l2), l1 > l2 the eigenvalues of the second moments of the lens's light",
-        "Hu (1962), doi:10.1109/TIT.1962.1057692",
-        "either way: added mass closes a ring or breaks an arc",
-    ),
-    "gini": (
-        "",
-        "Gini coefficient of F = I - sky in the lensed area: 0 all pixels equal, 1 all in one",
-        f"{_LOTZ}, eq. 6",
-        "larger: light is gathered into bright spots",
-    ),
-    "m20": (
-        "",
-        "log10 of the share of the brightest 20 % of F in sum(F d²), d from the centroid",
-        f"{_LOTZ}, eqs. 7, 8",
-        "larger: bright spots away from the centre",
-    ),
-    "concentration": (
-        "",
-        "5 log10(r80 / r20), r the radii about the centroid that hold 80 and 20 % of F",
-        f"{_CONSELICE}, sect. 3.2",
-        "either way: a perturber moves light inwards or outwards",
-    ),
-    "asymmetry": (
-        "",
-        "sum |I - I180| / sum |I| in the lens's light, I180 turned by 180°, less what noise adds",
-        f"{_CONSELICE}, sect. 3.1",
-        "larger: perturbers act on one side",
-    ),
-    "ring_radius": (
-        "px",
-        "radius of the circle fitted to the lens's light, weights F above the noise: about theta_E",
-        "Taubin (1991), doi:10.1109/34.103273",
-        "larger: the mass inside the ring grows by that of the substructure",
-    ),
-    "ring_width": (
-        "px",
-        "sqrt(sum(F (r - R)²) / sum(F)), r the distance to the centre of that circle, R its radius",
-        "this work",
-        "larger: perturbed arcs leave the circle",
-    ),
-    "ring_ellipticity": (
-        "",
-        "sqrt(a² + b²) / r0 of the ridge r(phi) = r0 + … + a cos 2phi + b sin 2phi, weights F",
-        "this work; about (1 - q) / (1 + q)",
-        "either way: clumps add a quadrupole of their own",
-    ),
-    "ring_wiggle": (
-        "px",
-        "rms deviation of the ridge from that fit, weights F",
-        "this work",
-        "larger: clumps shift pieces of the arc",
-    ),
-    "arc_angle": (
-        "deg",
-        "angle in which the flux along the ring exceeds half its maximum",
-        "this work",
-        "either way: added mass closes a ring or breaks an arc",
-    ),
-    "fourier_1": ("", "|sum F exp(i phi)| / sum F along the ring", "this work", "none: the source"),
-    "fourier_2": ("", "the same of order 2", "this work", "none: ellipticity and shear"),
-    "fourier_3": ("", "the same of order 3", "this work", "larger: not of a smooth lens"),
-    "fourier_4": ("", "the same of order 4", "this work", "larger: not of a smooth lens"),
-    "fourier_5_8": ("", "root of the summed squares of orders 5 to 8", "this work", _FINER),
-    "fourier_9_16": ("", "root of the summed squares of orders 9 to 16", "this work", _FINER),
-    "residual_power": (
-        "",
-        "mean power, over that of noise, of the azimuthal orders 5 to 24 about the ring: what a "
-        "model smooth in azimuth leaves",
-        "this work",
-        _FINER,
-    ),
-    "residual_peak": (
-        "",
-        "largest |residual| of that model, in units of the noise of a pixel",
-        "this work",
-        _FINER,
-    ),
-    "residual_slope": (
-        "",
-        "slope of log power against log order, of these orders",
-        "after Bayer et al. (2018), arXiv:1803.05952",
-        "larger (flatter): clumps have structure at all scales",
-    ),
-}
-
-
-def _suffix(level: float) -> str:
-    return f"{100 * level:02.6g}".replace(".", "p").zfill(2)
-
-
-def _level_features(level: float) -> dict[str, Feature]:
-    name, percent = _suffix(level), f"{100 * level:g} %"
-    bright = f"regions brighter than {percent} of the smoothed peak and than the noise"
-    return {
-        f"n_bright_{name}": Feature(
-            "proposal",
-            "",
-            f"number of {bright}",
-            _PRECURSOR,
-            "larger: perturbers split arcs",
-        ),
-        f"max_separation_{name}": Feature(
-            "proposal",
-            "px",
-            f"largest distance of the centroids of {bright}",
-            _PRECURSOR,
-            "larger: the image separation is twice the Einstein radius",
-        ),
-        f"min_separation_{name}": Feature(
-            "proposal",
-            "px",
-            f"smallest distance of the centroids of {bright}",
-            _PRECURSOR,
-            "smaller: perturbers split an image into close neighbours",
-        ),
-    }
-
-
-def definitions(settings: Features, groups: Sequence[str] = GROUPS) -> dict[str, Feature]:
-    """Return the features that ``measure`` gives with these settings, by name, in its order."""
-    features = {}
-    if "proposal" in groups:
-        features["lensed_area"] = _AREA
-        for level in settings.levels:
-            features |= _level_features(level)
-    if "morphology" in groups:
-        features |= {name: Feature("morphology", *entry) for name, entry in _MORPHOLOGY.items()}
-    return features
-
-
-FEATURES: dict[str, Feature] = definitions(Features())
-
-
-def feature_names(settings: Features) -> list[str]:
-    """Return the names of the features that ``measure`` gives with these settings, in its order."""
-    return list(definitions(settings))
-
-
-def table(settings: Features | None = None, merged: bool = False) -> pd.DataFrame:
-    """Return one row a feature: name, group, unit, definition, reference, expects.
-
-    ``merged`` gives the features that differ in their level only one row together, the level L %.
-    """
-    settings = settings or Features()
-    features = definitions(settings)
-    if merged and settings.levels:
-        first, *others = settings.levels
-        same = {name for level in others for name in _level_features(level)}
-        features = {name: entry for name, entry in features.items() if name not in same}
-    rows = pd.DataFrame([{"name": name} | asdict(entry) for name, entry in features.items()])
-    if merged and settings.levels:
-        family = rows["name"].isin(_level_features(first))
-        rows.loc[family, "name"] = rows["name"].str.replace(f"_{_suffix(first)}", "_L")
-        rows.loc[family, "definition"] = rows["definition"].str.replace(f"{100 * first:g} %", "L %")
-    return rows
 
 
 def measure(
     image: ArrayLike,
     preprocess_settings: Preprocess,
     features_settings: Features,
-    groups: Sequence[str] = GROUPS,
+    groups: Sequence[str] | None = None,
 ) -> dict[str, float]:
     """Measure the features of a raw image, (height, width) of any real numbers.
+
+    ``groups`` are those of the settings if not given; those of a fitted lens are not measured here.
 
     What has no value is NaN: separations of fewer than two bright regions, shapes where no light is
     found, ring features of light that lies on no circle. InputError if the image is no
@@ -238,9 +44,10 @@ def measure(
 
 
 def measure_light(
-    light: Detection, roi: Roi, settings: Features, groups: Sequence[str] = GROUPS
+    light: Detection, roi: Roi, settings: Features, groups: Sequence[str] | None = None
 ) -> dict[str, float]:
     """Measure the features of an image whose light and region are already found."""
+    groups = settings.groups if groups is None else groups
     values: dict[str, float] = {}
     left, top, width, height = cv2.boundingRect(light.mask)
     box = np.s_[top : top + height, left : left + width]  # empty if no light is found
@@ -249,7 +56,7 @@ def measure_light(
         values["lensed_area"] = float(cv2.countNonZero(light.mask))
         peak = float(cv2.minMaxLoc(smooth, mask)[1]) if mask.size else 0.0
         for level in settings.levels:
-            name = _suffix(level)
+            name = suffix(level)
             centroids = _bright_regions(smooth, mask, max(level * peak, light.level))
             smallest, largest = _separations(centroids)
             values[f"n_bright_{name}"] = float(len(centroids))
@@ -261,7 +68,7 @@ def measure_light(
 
 
 def _morphology(light: Detection, roi: Roi) -> dict[str, float]:
-    values = dict.fromkeys(_MORPHOLOGY, math.nan)
+    values = dict.fromkeys(MORPHOLOGY, math.nan)
     values["peak_snr"] = float(light.smooth.max()) / light.noise_smooth
     rows, columns = np.nonzero(light.mask)
     flux = light.residual[rows, columns].astype(np.float64)
@@ -385,19 +192,32 @@ def measure_dataset(
     out_csv: str | Path,
     preprocess_settings: Preprocess,
     features_settings: Features,
+    fits: str | Path | None = None,
     progress: bool = True,
 ) -> None:
     """Measure every image of a dataset of raw images: a CSV of id and the features, and a sidecar.
 
-    A value that does not exist is an empty cell.
+    A value that does not exist is an empty cell. With the group ``lensfit``, ``fits`` is the folder
+    of the fits of the same dataset (``residuals.fit_dataset``); of a fit that did not converge
+    nothing is used. InputError if they are not given, or of other images.
     """
     started = time.time()
     source = dataset.Dataset.open(dataset_folder)
+    inputs = [Path(dataset_folder) / "images.npy", Path(dataset_folder) / "catalog.csv"]
+    fitted = None
+    if "lensfit" in features_settings.groups:
+        if fits is None:
+            raise InputError("features.groups: found lensfit; expected the folder of the fits, too")
+        inputs.append(Path(fits) / "fits.csv")
+        fitted = read_fits(inputs[-1], source.catalog["id"])
     rows = [
-        measure(image, preprocess_settings, features_settings)
+        measure_light(light := detect(image, preprocess_settings), roi_of(light), features_settings)
         for image in stream(source, "features", progress)
     ]
-    measured = pd.DataFrame(rows, columns=feature_names(features_settings))
+    measured = pd.DataFrame(rows)
+    if fitted is not None:
+        measured = pd.concat([measured, fitted], axis=1)
+    measured = measured[list(definitions(features_settings))]
     measured.insert(0, "id", source.catalog["id"].to_numpy())
     out_csv = Path(out_csv)
     with atomic(out_csv) as temporary:
@@ -409,6 +229,17 @@ def measure_dataset(
             "preprocess": preprocess_settings.model_dump(),
             "features": features_settings.model_dump(),
         },
-        inputs=[Path(dataset_folder) / "images.npy", Path(dataset_folder) / "catalog.csv"],
+        inputs=inputs,
         started=started,
     )
+
+
+def read_fits(path: str | Path, ids: pd.Series) -> pd.DataFrame:
+    """Return the features of the fits of images, in the order of ``ids``; NaN if not converged."""
+    table = dataset.read_catalog(path).set_index("id")
+    absent = [str(name) for name in ids if name not in table.index]
+    if absent or not set(LENSFIT) < set(table):
+        what = f"no fit of {len(absent)} images, such as {absent[0]!r}" if absent else "no fits"
+        raise InputError(f"{path}: found {what}; expected one row an image, of vitdm lensfit")
+    table = table.loc[ids].reset_index(drop=True)
+    return table[list(LENSFIT)].where(table["fit_converged"] == 1)

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from vitdm import lensfit, residuals
 from vitdm.config import InputError, RunSettings
+from vitdm.definitions import LENSFIT
 from vitdm.features import measure
 from vitdm.preprocess import process
 from vitdm.readers import load_images
@@ -19,15 +21,21 @@ def predict(runs: Sequence[Run], images: Sequence[np.ndarray]) -> tuple[np.ndarr
     """Return the probability of each class (n, K) of raw images, and where a lens was found (n,).
 
     Each image is (H, W), of any size and unit; it is processed as the runs' training images were.
-    Several runs, which must agree in classes, processing and features, are averaged. InputError if
-    a run needs features that are not measured here.
+    If a run needs the fit of a smooth lens, the images must have the pixel scale and the PSF of the
+    training images. Several runs, which must agree in classes, processing and features, are
+    averaged. InputError if a run needs features that are not measured here.
     """
     settings = runs[0].settings
     crops, regions = zip(*(process(image, settings.preprocess) for image in images), strict=True)
-    crops, measured = np.stack(crops), None
-    if any(run.feature_names for run in runs):
+    crops = np.stack(crops)
+    needed = [name for run in runs for name in run.feature_names]
+    measured, maps = pd.DataFrame(index=range(len(images))), None
+    if set(needed) - set(LENSFIT):
         rows = [measure(image, settings.preprocess, settings.features) for image in images]
         measured = pd.DataFrame(rows)
+    if set(needed) & set(LENSFIT) or any(run.settings.model.residual for run in runs):
+        table, maps = _fitted(settings, images)
+        measured = pd.concat([measured, table], axis=1)
     answers = []
     for run in runs:
         features = None
@@ -37,8 +45,21 @@ def predict(runs: Sequence[Run], images: Sequence[np.ndarray]) -> tuple[np.ndarr
                     f"run: needs the feature {absent[0]!r}, which vitdm cannot measure"
                 )
             features = measured[names].to_numpy(np.float32)
-        answers.append(run.predict(crops, features))
+        answers.append(run.predict(crops, features, maps))
     return np.mean(answers, axis=0), np.array([region.found for region in regions])
+
+
+def _fitted(settings: RunSettings, images: Sequence[np.ndarray]) -> tuple[pd.DataFrame, np.ndarray]:
+    """Return the features (n rows) and residual maps (n, size, size) of fitted smooth lenses."""
+    if settings.pixel_scale is None:
+        raise InputError("run: needs lens fits, and its config.yaml tells no pixel_scale")
+    tables, maps = [], []
+    for image in images:
+        fits = lensfit.fit(image[None], settings.pixel_scale, settings.lensfit)
+        found = residuals.features(fits)
+        tables.append(found.where(fits.converged[:, None]))
+        maps.append(fits.residual)
+    return pd.concat(tables, ignore_index=True), np.concatenate(maps)
 
 
 def predict_files(paths: Iterable[str | Path], folders: Sequence[str | Path]) -> pd.DataFrame:

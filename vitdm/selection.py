@@ -22,9 +22,10 @@ from scipy.cluster import hierarchy
 from sklearn.feature_selection import mutual_info_classif
 from sklearn.metrics import mutual_info_score, roc_auc_score
 
-from vitdm import baselines, features
+from vitdm import baselines
 from vitdm.config import Config, InputError, Model, Selection
 from vitdm.dataset import Dataset, read_features
+from vitdm.definitions import definitions
 from vitdm.evaluate import bootstrap_interval, weighted_auc
 from vitdm.provenance import atomic, check_replaceable, sidecar, write_json
 
@@ -312,8 +313,7 @@ def select(
 
 def groups(settings: Config) -> dict[str, str]:
     """Return the group of each feature that is measured here: proposal, morphology, …"""
-    known = features.definitions(settings.features)
-    return {name: getattr(entry, "group", "proposal") for name, entry in known.items()}
+    return {name: entry.group for name, entry in definitions(settings.features).items()}
 
 
 def _importance(
@@ -405,8 +405,10 @@ def joined_features(
     """
     if not model.features or model.feature_set == "all":
         return None
-    if model.feature_set == "proposal":
-        return [name for name, group in groups(settings).items() if group == "proposal"]
+    if model.feature_set in settings.features.groups:
+        return [name for name, group in groups(settings).items() if group == model.feature_set]
+    if model.feature_set != "selected":
+        raise InputError(f"model.feature_set: {model.feature_set!r} is not among features.groups")
     if selection is None:
         raise InputError(
             "model.feature_set is 'selected': found no selection; expected --selection with the "

@@ -26,8 +26,10 @@ from tqdm import tqdm
 from vitdm import config
 from vitdm.config import Config, InputError, Model, RunSettings, Train
 from vitdm.dataset import Dataset, read_features
+from vitdm.lensfit import settings_for
 from vitdm.model import ViT
 from vitdm.provenance import atomic, check_replaceable, sidecar, write_json
+from vitdm.residuals import read_residuals
 
 RUN_FILES = ("config.yaml", "metrics.json", "history.csv", "model.safetensors")
 
@@ -37,7 +39,7 @@ class Diverged(RuntimeError):
 
 
 class Batches:
-    """Batches of arrays held in memory: images (n, 1, H, W), features (n, F), labels (n,).
+    """Batches of arrays held in memory: images (n, C, H, W), features (n, F), labels (n,).
 
     With a generator they come shuffled and, if ``flips``, with random mirror images; without, in
     order and as they are.
@@ -192,11 +194,17 @@ class Run:
     def feature_names(self) -> list[str]:
         return self.settings.feature_names
 
-    def predict(self, images: np.ndarray, features: np.ndarray | None = None) -> np.ndarray:
+    def predict(
+        self,
+        images: np.ndarray,
+        features: np.ndarray | None = None,
+        residuals: np.ndarray | None = None,
+    ) -> np.ndarray:
         """Return the probability of each class, (n, K), of processed images (n, H, W).
 
-        ``features`` (n, F) in the order of ``feature_names``, NaN where missing. InputError if they
-        are not given, or not as many as the model was trained with.
+        ``features`` (n, F) in the order of ``feature_names``, NaN where missing; ``residuals``
+        (n, H, W) what a fitted smooth lens leaves. InputError if the model was trained with them
+        and they are not given, or not as many features.
         """
         expected = len(self.feature_names)
         found = 0 if features is None else np.shape(features)[1]
@@ -205,17 +213,37 @@ class Run:
                 f"features: found {found} features of each image; expected {expected}: "
                 f"{', '.join(self.feature_names)}"
             )
+        if not self.settings.model.residual:
+            residuals = None
+        elif residuals is None:
+            raise InputError("residuals: found none; the model was trained with them")
         self.model.eval()
         probabilities = []
         with torch.inference_mode():
             for start in range(0, len(images), 256):
                 rows = slice(start, start + 256)
-                batch = torch.from_numpy(np.array(images[rows], dtype=np.float32))[:, None]
+                batch = channels(images[rows], None if residuals is None else residuals[rows])
                 extra = None
                 if self.feature_names:
                     extra = torch.from_numpy(np.array(features[rows], dtype=np.float32))
                 probabilities.append(self.model(batch, extra).softmax(dim=1).numpy())
         return np.concatenate(probabilities).astype(np.float64)
+
+
+def channels(images: np.ndarray, residuals: np.ndarray | None = None) -> Tensor:
+    """Return the network's input (n, C, H, W): images (n, H, W) and arcsinh of residuals, if any.
+
+    A residual is in units of the noise: linear in the noise, logarithmic in what stands out.
+    """
+    layers = [np.asarray(images, np.float32)]
+    if residuals is not None:
+        layers.append(np.arcsinh(np.asarray(residuals, np.float32)))
+    return torch.from_numpy(np.stack(layers, axis=1))
+
+
+def new_model(model: Model, size: int, n_classes: int, n_features: int) -> ViT:
+    """Return an untrained network for these settings."""
+    return ViT(model, size, n_classes, n_features, channels=1 + model.residual)
 
 
 def load_run(folder: str | Path) -> Run:
@@ -229,7 +257,7 @@ def load_run(folder: str | Path) -> Run:
     settings = config.load_run_settings(folder / "config.yaml")
     weights = folder / "model.safetensors"
     try:
-        model = ViT(
+        model = new_model(
             settings.model, settings.image_size, len(settings.classes), len(settings.feature_names)
         )
         model.load_state_dict(load_file(weights))
@@ -252,6 +280,7 @@ def fit(
     seed: int = 0,
     n_train: int | None = None,
     feature_names: list[str] | None = None,
+    fits: str | Path | None = None,
     label: str = "train",
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -262,8 +291,9 @@ def fit(
     are run and the last weights kept. ``score_split`` is predicted at the end, in
     ``predictions.csv``. ``n_train`` limits the training images. ``feature_names`` are the columns
     of the feature table that join the image if ``model.features`` is on (default: all of them;
-    ``selection.joined_features`` gives those that ``model.feature_set`` asks for). Raises Diverged
-    if the loss or a weight becomes NaN or infinite.
+    ``selection.joined_features`` gives those that ``model.feature_set`` asks for). ``fits`` is the
+    folder of lens fits that ``model.residual`` needs. Raises Diverged if the loss or a weight
+    becomes NaN or infinite.
     """
     started = time.time()
     if out is not None:
@@ -280,8 +310,10 @@ def fit(
         names = list(table.columns if feature_names is None else feature_names)
         features = columns_of(table, names, features_csv)
 
+    residuals = residuals_of(model, fits, data)
+
     def arrays(rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-        images = torch.from_numpy(np.asarray(data.images[rows], dtype=np.float32))[:, None]
+        images = channels(data.images[rows], None if residuals is None else residuals[rows])
         return images, torch.from_numpy(features[rows]), torch.from_numpy(labels[rows]).long()
 
     rows = data.rows(*train_splits)
@@ -292,7 +324,7 @@ def fit(
 
     with torch.random.fork_rng(), tempfile.TemporaryDirectory() as scratch:
         torch.manual_seed(seed)
-        vit = ViT(model, size, len(classes), len(names))
+        vit = new_model(model, size, len(classes), len(names))
         if names:
             vit.standardise(training[1])
         shuffle = torch.Generator().manual_seed(seed)
@@ -326,6 +358,7 @@ def fit(
             train=train,
             preprocess=settings.preprocess,
             features=settings.features,
+            **camera_of(settings),
             task=settings.task,
             train_splits=list(train_splits),
             n_train=len(rows),
@@ -348,13 +381,17 @@ def fit(
     predictions = None
     if score_split:
         scored = data.rows(score_split)
-        predictions = predictions_table(run, data, scored, features_csv, settings.task)
+        predictions = predictions_table(run, data, scored, features_csv, settings.task, fits)
         score = 1 - predictions[f"p_{classes[0]}"]
         metrics["roc_auc"] = float(roc_auc_score(predictions["label"] > 0, score))
     if out is not None:
         provenance = {
             "rule": "train" if valid_split else "train_final",
-            "inputs": inputs_of(processed, features_csv if model.features else None),
+            "inputs": inputs_of(
+                processed,
+                features_csv if model.features else None,
+                fits if model.residual else None,
+            ),
             "started": started,
         }
         _write_run(run, out, history, metrics, predictions, provenance)
@@ -385,10 +422,24 @@ def _train(
     recipe.model.to("cpu")
 
 
-def inputs_of(processed: str | Path, features_csv: str | Path | None) -> list[Path]:
+def inputs_of(
+    processed: str | Path, features_csv: str | Path | None, fits: str | Path | None = None
+) -> list[Path]:
     """Return the files that a training reads, for its sidecar."""
     files = [Path(processed) / "images.npy", Path(processed) / "catalog.csv"]
-    return files if features_csv is None else [*files, Path(features_csv)]
+    files += [Path(features_csv)] if features_csv else []
+    return files + ([Path(fits) / "residuals.npy"] if fits else [])
+
+
+def camera_of(settings: Config) -> dict[str, Any]:
+    """Return what a run must know to fit lenses to new images: lensfit, pixel_scale ["]."""
+    if settings.data != "simulate" or "lensfit" not in settings.features.groups:
+        return {"lensfit": settings.lensfit, "pixel_scale": settings.ingest.pixel_scale}
+    population = config.load_population(settings.population)
+    return {
+        "lensfit": settings_for(population, settings.lensfit),
+        "pixel_scale": population.instrument.pixel_scale,
+    }
 
 
 def columns_of(table: pd.DataFrame, names: list[str], path: str | Path) -> np.ndarray:
@@ -400,12 +451,26 @@ def columns_of(table: pd.DataFrame, names: list[str], path: str | Path) -> np.nd
     return table[names].to_numpy(np.float32)
 
 
+def residuals_of(model: Model, fits: str | Path | None, data: Dataset) -> np.ndarray | None:
+    """Return the residual maps that a model needs of all images, None if it needs none."""
+    if not model.residual:
+        return None
+    if fits is None:
+        raise InputError("model.residual is on: the folder of the lens fits is needed (--fits)")
+    return read_residuals(fits, data.catalog["id"], data.images.shape[-1])
+
+
 def predictions_table(
-    run: Run, data: Dataset, rows: np.ndarray, features_csv: str | Path | None, task: str
+    run: Run,
+    data: Dataset,
+    rows: np.ndarray,
+    features_csv: str | Path | None,
+    task: str,
+    fits: str | Path | None = None,
 ) -> pd.DataFrame:
     """Return id, label and the probability of each class of some rows of a processed data set.
 
-    InputError if the run needs features that the table does not have.
+    InputError if the run needs features that the table does not have, or lens fits.
     """
     labels, _ = data.labels(task)
     ids = data.catalog["id"].iloc[rows]
@@ -416,7 +481,9 @@ def predictions_table(
                 f"features: found no feature table; expected one with {', '.join(names)}"
             )
         features = columns_of(read_features(features_csv, ids), names, features_csv)
-    probabilities = run.predict(data.images[rows], features)
+    residuals = residuals_of(run.settings.model, fits, data)
+    residuals = None if residuals is None else residuals[rows]
+    probabilities = run.predict(data.images[rows], features, residuals)
     table = pd.DataFrame({"id": ids.to_numpy(), "label": labels[rows]})
     for k, name in enumerate(run.classes):
         table[f"p_{name}"] = probabilities[:, k]

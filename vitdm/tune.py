@@ -70,13 +70,15 @@ def tune(
     out: str | Path,
     progress: bool = True,
     selection: str | Path | None = None,
+    fits: str | Path | None = None,
 ) -> dict[str, Any]:
     """Search the space of ``settings.tune`` and write ``trials.csv`` and ``best.json`` to ``out``.
 
     Each trial trains on the training images, keeps the weights that are best on ``valid`` and is
     scored by its ROC-AUC on ``opt``, which no training sees. The first trial is the configuration
     itself. A diverged trial is kept, marked as failed, and counts as chance. ``selection`` is the
-    selection.json that ``model.feature_set`` may need. Returns the content of ``best.json``.
+    selection.json that ``model.feature_set`` may need, ``fits`` the folder of lens fits that
+    ``model.residual`` needs. Returns the content of ``best.json``.
     """
     out = Path(out)
     started = time.time()
@@ -99,7 +101,9 @@ def tune(
 
     def objective(point: list[Any]) -> float:
         params = dict(zip(names, _plain(point), strict=True))
-        trial = _trial(processed, features_csv, selection, settings, params, len(trials), progress)
+        trial = _trial(
+            processed, features_csv, selection, fits, settings, params, len(trials), progress
+        )
         trials.append(trial)
         with atomic(out / "trials.csv") as temporary:
             pd.DataFrame(trials).to_csv(temporary, index=False)
@@ -145,6 +149,7 @@ def _trial(
     processed: str | Path,
     features_csv: str | Path | None,
     selection: str | Path | None,
+    fits: str | Path | None,
     settings: Config,
     params: dict[str, Any],
     call: int,
@@ -169,6 +174,7 @@ def _trial(
             seed=seed,
             n_train=search.n_train,
             feature_names=joined_features(model, settings, selection),
+            fits=fits,
             label=f"trial {call + 1}",
             progress=progress,
         )

@@ -1,6 +1,7 @@
 """One function per figure; each draws what it is given and returns the figure."""
 
 from vitdm.plots.data import feature_distributions, noise_histogram
+from vitdm.plots.lensfit import einstein_radii, residual_maps
 from vitdm.plots.model import attention, runs, shifted_patches, training_history
 from vitdm.plots.populations import (
     Example,
@@ -43,6 +44,7 @@ __all__ = [
     "WIDTH",
     "attention",
     "confusion_matrix",
+    "einstein_radii",
     "failures",
     "feature_auc",
     "feature_correlation",
@@ -58,6 +60,7 @@ __all__ = [
     "populations_compared",
     "processing_steps",
     "real_lenses",
+    "residual_maps",
     "roc_curve",
     "runs",
     "save",

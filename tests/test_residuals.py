@@ -1,0 +1,133 @@
+"""Lens fits joined to the features and to the network, from a dataset on disk to predictions."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from vitdm import config, dataset, features, lensfit, predict, residuals, train
+from vitdm.config import InputError
+from vitdm.definitions import LENSFIT, definitions
+from vitdm.selection import joined_features
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def fitted(lenses, population, settings, tmp_path_factory):
+    """Settings with lens fits; folders of the fits, and the feature table with them."""
+    chosen = settings.model_copy(
+        update={
+            "features": config.Features(groups=["proposal", "lensfit"]),
+            "lensfit": config.LensFit(size=48, batch=16),
+        }
+    )
+    out = tmp_path_factory.mktemp("fitted")
+    camera = lensfit.settings_for(population, chosen.lensfit)
+    residuals.fit_dataset(lenses, out / "fits", camera, progress=False)
+    table = out / "features.csv"
+    features.measure_dataset(
+        lenses, table, chosen.preprocess, chosen.features, out / "fits", progress=False
+    )
+    return chosen, out / "fits", table
+
+
+def test_the_population_tells_camera_and_noise(population):
+    found = lensfit.settings_for(population, config.LensFit())
+    assert (found.psf_fwhm, found.gain, found.lens_light) == (0.17, 2.0, False)  # Model I
+    for name, gain, light in (("marginal", 1.0, False), ("realistic", 1.0, True)):
+        other = config.load_population(ROOT / f"config/populations/{name}.yaml")
+        found = lensfit.settings_for(other, config.LensFit())
+        assert (found.gain, found.lens_light) == (gain, light)
+    other = config.load_population(ROOT / "config/populations/lenses.yaml")
+    assert lensfit.settings_for(other, config.LensFit()).gain is None  # grey levels
+
+
+def test_features_of_fits_join_the_table(fitted, lenses):
+    settings, fits, table = fitted
+    measured = dataset.read_catalog(table)
+    assert list(measured) == ["id", *definitions(settings.features)]
+    raw = dataset.read_catalog(fits / "fits.csv")
+    converged = raw["fit_converged"] == 1
+    assert converged.mean() > 0.5
+    for name in LENSFIT:
+        np.testing.assert_allclose(measured[name][converged], raw[name][converged], rtol=1e-5)
+        assert measured[name][~converged].isna().all()
+
+
+def test_fits_that_are_missing_or_of_other_images_are_refused(fitted, lenses, tmp_path):
+    settings, fits, _ = fitted
+    out = (tmp_path / "f.csv", settings.preprocess, settings.features)
+    with pytest.raises(InputError, match="features.groups: found lensfit; expected the folder"):
+        features.measure_dataset(lenses, *out, progress=False)
+    table = dataset.read_catalog(fits / "fits.csv")
+    (tmp_path / "fits.csv").write_text(table.iloc[1:].to_csv(index=False))
+    with pytest.raises(InputError, match="found no fit of 1 images"):
+        features.measure_dataset(lenses, *out, tmp_path, progress=False)
+    with pytest.raises(InputError, match="residuals.npy, provenance.json missing"):
+        residuals.read_residuals(tmp_path, table["id"], 48)
+    with pytest.raises(InputError, match="of other images"):
+        residuals.read_residuals(fits, table["id"][::-1], 48)
+    with pytest.raises(InputError, match=r"found residuals of shape \(48, 48, 48\)"):
+        residuals.read_residuals(fits, table["id"], 64)
+
+
+def test_of_larger_maps_the_middle_is_taken(fitted, lenses):
+    _, fits, _ = fitted
+    ids = dataset.Dataset.open(lenses).catalog["id"]
+    whole, middle = (residuals.read_residuals(fits, ids, size) for size in (48, 32))
+    np.testing.assert_array_equal(whole[:, 8:40, 8:40], middle)
+
+
+@pytest.mark.parametrize("joined", ["lensfit", "residual"])
+def test_a_network_with_fits_predicts_from_raw_images(fitted, lenses, processed, tmp_path, joined):
+    settings, fits, table = fitted
+    update = {"features": joined == "lensfit", "feature_set": "lensfit"}
+    model = settings.model.model_copy(update=update | {"residual": joined == "residual"})
+    names = joined_features(model, settings, None)
+    assert names is None if joined == "residual" else names == list(LENSFIT)
+    train.fit(
+        processed,
+        table,
+        settings.model_copy(update={"data": "simulate"}),
+        model,
+        settings.train,
+        train_splits=("train",),
+        score_split="opt",
+        feature_names=names,
+        fits=fits,
+        out=tmp_path / "run",
+        progress=False,
+    )
+    run = train.load_run(tmp_path / "run")
+    assert run.model.embed.project.in_features == 8 * 8 * 5 * (1 + (joined == "residual"))
+    data = dataset.Dataset.open(lenses)
+    rows = data.rows("opt")
+    # the camera of the tiny lenses, which the settings' population does not describe
+    camera = {"lensfit": settings.lensfit.model_copy(update={"psf_fwhm": 0.17, "gain": 2.0})}
+    run = train.Run(run.settings.model_copy(update=camera | {"pixel_scale": 0.1}), run.model)
+    found, _ = predict.predict([run], [np.array(data.images[row]) for row in rows])
+    expected = pd.read_csv(tmp_path / "run" / "predictions.csv")
+    expected = expected[[f"p_{name}" for name in run.classes]].to_numpy()
+    assert np.abs(found - expected).mean() < 0.02  # fits alone and in batches end close together
+
+
+def test_a_network_with_fits_asks_for_them(fitted, processed, tmp_path):
+    settings, _, table = fitted
+    model = settings.model.model_copy(update={"features": False, "residual": True})
+    with pytest.raises(InputError, match="model.residual is on: the folder of the lens fits"):
+        train.fit(processed, table, settings, model, settings.train, train_splits=("train",))
+
+
+@pytest.mark.parametrize("kind", ["blank", "nan", "star", "two"])
+def test_what_is_no_lens_is_flagged(kind):
+    y, x = np.indices((96, 96)) - 47.5
+    image = np.random.default_rng(0).normal(0, 1, (96, 96))
+    spot = np.exp(-0.5 * ((x - 8) ** 2 + y**2) / 4)
+    image += {"blank": 0, "nan": np.nan, "star": 200 * spot, "two": 0}[kind]
+    if kind == "two":
+        for x0 in (-22, 22):
+            image += 60 * np.exp(-0.5 * ((np.hypot(x - x0, y) - 13) / 2) ** 2)
+    fits = lensfit.fit(image[None], 0.05, config.LensFit(gain=0.0))
+    assert fits.flags[0], kind

@@ -1,0 +1,80 @@
+"""What a fitted smooth lens leaves, and its Einstein radius (notebook 01)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+
+from vitdm.plots.populations import Example
+from vitdm.plots.style import COLOURS, NAMES, WIDTH
+
+
+def residual_maps(lenses: Sequence[tuple[str, Example, np.ndarray]]) -> plt.Figure:
+    """Draw lenses, what substructure changed in them, and what a fitted smooth lens leaves.
+
+    ``lenses`` are a label, the lens, and the residual (size, size) of its fit in units of the
+    noise. A column a lens: the image, arcsinh stretched; the change that its substructure makes,
+    which only a simulator knows, with the clumps (circles, their area proportional to the mass);
+    the residual of the fit, which needs no truth. Both from -5 (blue) to 5 (red) sigma. A smooth
+    lens leaves noise. The fit takes away what another smooth lens would do as well, and leaves the
+    rest: where the two maps agree, substructure is seen.
+    """
+    figure, grid = plt.subplots(
+        3, len(lenses), figsize=(WIDTH, 3 * WIDTH / len(lenses) * 0.93 + 0.2), squeeze=False,
+        layout="constrained",
+    )  # fmt: skip
+    for column, (label, lens, residual) in zip(grid.T, lenses, strict=True):
+        rim, size = (len(lens.image) - len(residual)) // 2, len(residual)
+        middle = np.s_[rim : rim + size, rim : rim + size]
+        change = np.zeros_like(residual) if lens.difference is None else lens.difference[middle]
+        image = lens.image[middle]
+        low, high = np.quantile(image, [0.3, 0.999])
+        column[0].imshow(np.arcsinh((image - low) / (0.1 * (high - low))))
+        for axes, shown in zip(column[1:], (change, residual), strict=True):
+            drawn = axes.imshow(shown, cmap="RdBu_r", vmin=-5, vmax=5)
+        if len(lens.masses):
+            area = 60 * lens.masses / max(lens.masses.max(), 1e9)
+            column[1].scatter(
+                lens.x - rim, lens.y - rim, s=area, facecolors="none", edgecolors="k", lw=0.6
+            )
+        for axes in column:
+            axes.set(xticks=[], yticks=[], xlim=(-0.5, size - 0.5), ylim=(-0.5, size - 0.5))
+            sns.despine(ax=axes, left=True, bottom=True)
+        column[0].set_title(label, fontsize=7.5, pad=3, color=COLOURS[lens.kind])
+    for axes, text in zip(grid[:, 0], ("image", "true change", "fit's residual"), strict=True):
+        axes.set_ylabel(text, fontsize=8)
+    bar = figure.colorbar(drawn, ax=grid[1:], aspect=30, pad=0.01)
+    bar.set_label(r"in units of the noise, $\sigma$", fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+    return figure
+
+
+def einstein_radii(populations: Mapping[str, pd.DataFrame]) -> plt.Figure:
+    """Draw the distribution of the fitted Einstein radius by class, a panel a population.
+
+    The tables have the columns class and fit_theta_E (arcsec). Classes that stand apart: the
+    Einstein radius alone gives them away, and no clump need be seen. Classes that lie on one
+    another: it tells nothing.
+    """
+    figure, grid = plt.subplots(
+        1, len(populations), figsize=(WIDTH, 2.3), layout="constrained", squeeze=False
+    )
+    for axes, (name, table) in zip(grid[0], populations.items(), strict=True):
+        known = table.dropna(subset="fit_theta_E")
+        low, high = known["fit_theta_E"].quantile([0.005, 0.995])
+        bins = np.linspace(low, high, 36)
+        for kind in [kind for kind in COLOURS if kind in set(known["class"])]:
+            values = known["fit_theta_E"][known["class"] == kind]
+            style = {"histtype": "step", "lw": 1.3, "color": COLOURS[kind], "label": NAMES[kind]}
+            axes.hist(values, bins, weights=np.full(len(values), 1 / len(values)), **style)
+        axes.set_title(name, fontsize=9)
+        axes.set(xlabel=r"fitted $\theta_\mathrm{E}$ (arcsec)", yticks=[])
+        sns.despine(ax=axes, left=True)
+    grid[0][0].set_ylabel("fraction of a class")
+    handles, labels = grid[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+    return figure
