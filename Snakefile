@@ -52,7 +52,7 @@ FITTED = "lensfit" in SETTINGS.features.groups
 FITS = ("fits.csv", "residuals.npy", "provenance.json")
 # what the model of the search and the final test needs of the fits
 MODEL_FITS = [f"{OUT}/lensfit/fits.csv"] * SETTINGS.model.residual
-FIT_SHARDS = [f"{OUT}/lensfit/{k}-of-{SETTINGS.shards}" for k in range(SETTINGS.shards)]
+FIT_SHARDS = [f"{OUT}/shards/fits-{k}-of-{SETTINGS.shards}" for k in range(SETTINGS.shards)]
 # What each notebook reads, and the figures and tables of the article that it draws.
 NOTEBOOKS = {
     "01_feature_discovery": {
@@ -285,7 +285,7 @@ if FITTED:
             DATASET,
             *population_of(SETTINGS.population),
         output:
-            multiext(f"{OUT}/lensfit/{{k}}-of-{SETTINGS.shards}/", *FITS),
+            multiext(f"{OUT}/shards/fits-{{k}}-of-{SETTINGS.shards}/", *FITS),
         log:
             f"{OUT}/logs/lensfit_{{k}}.log",
         conda:

@@ -351,9 +351,8 @@ else:
 # White is the outline of the region of interest, cyan the square cut around it, with an arrow along
 # the major axis to its longer tail; below each image its crop, in which the region fills the frame.
 # In the images from space the galaxy outshines the arcs by far, so that the orientation is that of
-# the galaxy: a researcher would subtract it first, as the lens model of a later section of this
-# work does. In the images from the ground most lenses are barely resolved, and what matters is that
-# the neighbours, some of them brighter, are left out.
+# the galaxy: a researcher would subtract it first. In the images from the ground most lenses are
+# barely resolved, and what matters is that the neighbours, some of them brighter, are left out.
 
 # %% [markdown]
 # ## 1.7 Physics features
@@ -403,8 +402,7 @@ out.figure(plots.unrolled_rings(rings, morphology.SMOOTH_ORDERS + 1), "unrolled_
 # But look at (c) of the smooth lens: where images merge and arcs end, it has structure at high
 # orders as well, by tens of sigma. A model that is merely smooth in azimuth is not a lens. To see
 # what a clump does one has to subtract what the *same lens without it* would show, which takes the
-# lens equation. That is the subject of a later section of this work; these features are the best
-# that can be done without.
+# lens equation: section 1.8. These features are the best that can be done without.
 
 # %%
 defined = definitions.table(out.config.features, merged=True)

@@ -155,7 +155,8 @@ print(f"numbers a token: {patch_size**2} plain, {5 * patch_size**2} with SPT")
 
 # %%
 runs = {name: train.load_run(out.results / "runs" / f"{name}_seed0") for name in settings.runs}
-images_only = [name for name, run in runs.items() if not run.settings.model.features]
+one_channel = {name: run for name, run in runs.items() if not run.settings.model.residual}
+images_only = [name for name, run in one_channel.items() if not run.settings.model.features]
 pair = [name for name in ("spt", "spt_lsa") if name in runs]
 looked_at = pair or (images_only or list(runs))[-1:]
 
@@ -191,7 +192,7 @@ if settings.model.pool == "mean":
 
 # %%
 rows = []
-for name, run in runs.items():
+for name, run in one_channel.items():
     every = weights(run, examples)
     itself = torch.cat([w.diagonal(dim1=-2, dim2=-1).flatten() for w in every])
     heard = torch.cat([torch.special.entr(w).sum(dim=-1).exp().flatten() for w in every])
@@ -216,6 +217,11 @@ inside.round(4)
 # variance of the training images; one that is missing is put to the mean and marked by an
 # indicator; a hidden layer turns them into $D$ numbers, and these are appended to the class token
 # before the last linear map. The images take no notice of them.
+#
+# The smooth lens that is fitted to each image (notebook 1) leaves a *map*, too. It can be a second
+# channel of the image (`residual`): $\operatorname{arcsinh} r$ of the residual $r$ in units of the
+# noise, patch by patch beside the image, so that the network may find what the features do not
+# measure.
 #
 # ## 3.4 Training
 #
@@ -321,6 +327,8 @@ pairs = {
     "gain_lsa": ("plain", "lsa", "LSA alone"),
     "gain_spt_lsa": ("plain", "spt_lsa", "SPT and LSA"),
     "gain_features": ("spt_lsa", "spt_lsa_features", "selected features, beside SPT and LSA"),
+    "gain_lensfit": ("spt_lsa", "spt_lsa_lensfit", "lens-fit features, beside SPT and LSA"),
+    "gain_residual": ("spt_lsa", "spt_lsa_residual", "residual map, beside SPT and LSA"),
 }
 numbers = {}
 seeds = range(settings.run_seeds)
