@@ -470,8 +470,9 @@ if fitted:
 # %%
 if fitted and simulated:
     used = fits[fits["fit_converged"] == 1]
-    power = used.groupby("class")["fit_fourth_power"]
-    rank = power.rank(pct=True)  # lenses in the middle of their class, and near its upper end
+    rank = used.groupby("class")["fit_fourth_power"].rank(
+        pct=True
+    )  # lenses in the middle of their class, and near its upper end
     picked = [
         (kind, (rank[used["class"] == kind] - at).abs().idxmin())
         for kind in classes
@@ -480,7 +481,8 @@ if fitted and simulated:
     rows = [row for _, row in picked]
     lenses = plots.simulated(catalog.iloc[rows], population, raw.images[rows])
     maps = np.load(out.results / "lensfit" / "residuals.npy", mmap_mode="r")
-    labels = [f"{plots.NAMES[kind]}, {used['fit_fourth_power'][row]:.3g}" for kind, row in picked]
+    power = used["fit_fourth_power"]
+    labels = [f"{plots.NAMES[kind]}\n$S_4$ = {power[row]:.0f}" for kind, row in picked]
     drawn = [
         (label, lens, maps[row]) for label, lens, row in zip(labels, lenses, rows, strict=True)
     ]

@@ -23,11 +23,10 @@
 # **opt**. The test split is not touched. All of it was computed by `vitdm select`; this notebook
 # loads what it left, explains it and draws it.
 #
-# Features come in groups: the *proposal's* (areas, bright regions and their separations, after the
-# project's precursor) and those of the image's *morphology*. Wherever a group has a colour or a row
-# of its own, there is room left for a third, *lensfit*: features of a smooth lens model fitted to
-# each image and of the residuals that it leaves. A table of features that holds them is ranked here
-# like any other.
+# Features come in three groups: the *proposal's* (areas, bright regions and their separations,
+# after the project's precursor), those of the image's *morphology*, and *lensfit*: the parameters
+# of a smooth lens model fitted to each image, and what it leaves (notebook 01). A configuration
+# without lens fits has the first two.
 
 # %% tags=["parameters"]
 results = "results/smoke"
@@ -142,7 +141,10 @@ print(
 #
 # In `marginal`, in which halos and sources differ as they do in nature and the mean mass of the
 # substructure is taken out of the halo, this advantage is gone, and little is left for simple
-# features: each measures a smooth property of the lens, and these are the same in all classes.
+# features of the image: each measures a smooth property of the lens, and these are the same in all
+# classes. What the fitted lens *leaves* is another matter: lens and source are taken out of it, and
+# the measures of the residual should lead by far. The parameters of the fit themselves, its
+# $\theta_{\mathrm E}$ among them, should tell nothing.
 # "Significant" is not "useful": with thousands of images an AUC of 0.52 is significant.
 #
 # ## 2.2 Do the features say different things?

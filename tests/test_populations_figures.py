@@ -132,3 +132,31 @@ def test_images_are_drawn_again_from_the_catalog(marginal):
     (lens,) = plots.simulated(rows(marginal, ["cdm"]), marginal, [image])
     assert lens.image is image or np.array_equal(lens.image, image)
     assert lens.truth == truth
+
+
+def test_residuals_are_drawn_beside_the_truth(marginal):
+    lenses = plots.simulated(rows(marginal, ["no_sub", "cdm", "axion"]), marginal)
+    residual = np.arange(96 * 96, dtype=float).reshape(96, 96)
+    figure = plots.residual_maps([(lens.kind, lens, residual) for lens in lenses])
+    shown = [axes.get_images()[0].get_array() for axes in panels(figure)]
+    assert len(shown) == 9
+    for k, lens in enumerate(lenses):
+        image, change, left = shown[k], shown[3 + k], shown[6 + k]
+        middle = lens.image[27:123, 27:123]
+        assert np.corrcoef(image.ravel(), middle.ravel())[0, 1] > 0.8
+        expected = 0 if lens.difference is None else lens.difference[27:123, 27:123]
+        np.testing.assert_array_equal(change, np.broadcast_to(expected, change.shape))
+        np.testing.assert_array_equal(left, residual)
+    circles = panels(figure)[4].collections[0]
+    assert len(circles.get_offsets()) == len(lenses[1].masses)
+
+
+def test_einstein_radii_are_drawn_class_by_class():
+    classes = ["no_sub"] * 50 + ["cdm"] * 50
+    table = pd.DataFrame({"class": classes, "fit_theta_E": np.r_[np.ones(50), 2 * np.ones(50)]})
+    table.loc[0, "fit_theta_E"] = np.nan
+    figure = plots.einstein_radii({"made up": table, "same": table})
+    axes = figure.axes[0]
+    assert axes.get_title() == "made up" and "arcsec" in axes.get_xlabel()
+    heights = [patch.get_xy()[:, 1].max() for patch in axes.patches]
+    assert heights == pytest.approx([1, 1])  # all of a class in one bin

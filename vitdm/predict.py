@@ -57,8 +57,9 @@ def _fitted(settings: RunSettings, images: Sequence[np.ndarray]) -> tuple[pd.Dat
     for image in images:
         fits = lensfit.fit(image[None], settings.pixel_scale, settings.lensfit)
         found = residuals.features(fits)
-        tables.append(found.where(fits.converged[:, None]))
-        maps.append(fits.residual)
+        found[~fits.converged] = np.nan
+        tables.append(found)
+        maps.append(residuals.middle(fits.residual, settings.image_size))
     return pd.concat(tables, ignore_index=True), np.concatenate(maps)
 
 

@@ -273,4 +273,10 @@ def read_residuals(fits: str | Path, ids: pd.Series, size: int) -> NDArray[np.fl
         raise InputError(
             f"{fits}: found residuals of shape {maps.shape}; expected {(len(ids), size, size)}"
         )
+    return middle(maps, size)
+
+
+def middle(maps: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    """Return the middle (n, size, size) of maps (n, side, side)."""
+    rim = (maps.shape[-1] - size) // 2
     return maps[:, rim : rim + size, rim : rim + size]

@@ -18,10 +18,10 @@ def residual_maps(lenses: Sequence[tuple[str, Example, np.ndarray]]) -> plt.Figu
 
     ``lenses`` are a label, the lens, and the residual (size, size) of its fit in units of the
     noise. A column a lens: the image, arcsinh stretched; the change that its substructure makes,
-    which only a simulator knows, with the clumps (circles, their area proportional to the mass);
-    the residual of the fit, which needs no truth. Both from -5 (blue) to 5 (red) sigma. A smooth
-    lens leaves noise. The fit takes away what another smooth lens would do as well, and leaves the
-    rest: where the two maps agree, substructure is seen.
+    which only a simulator knows, with the clumps (circles, their area proportional to the mass, or
+    the line of a vortex); the residual of the fit, which needs no truth. Both from -5 (blue) to 5
+    (red) sigma. A smooth lens leaves noise. The fit takes away what another smooth lens would do as
+    well, and leaves the rest: where the two maps agree, substructure is seen.
     """
     figure, grid = plt.subplots(
         3, len(lenses), figsize=(WIDTH, 3 * WIDTH / len(lenses) * 0.93 + 0.2), squeeze=False,
@@ -36,11 +36,12 @@ def residual_maps(lenses: Sequence[tuple[str, Example, np.ndarray]]) -> plt.Figu
         column[0].imshow(np.arcsinh((image - low) / (0.1 * (high - low))))
         for axes, shown in zip(column[1:], (change, residual), strict=True):
             drawn = axes.imshow(shown, cmap="RdBu_r", vmin=-5, vmax=5)
-        if len(lens.masses):
-            area = 60 * lens.masses / max(lens.masses.max(), 1e9)
-            column[1].scatter(
-                lens.x - rim, lens.y - rim, s=area, facecolors="none", edgecolors="k", lw=0.6
-            )
+        x, y = lens.x - rim, lens.y - rim
+        if lens.kind == "axion":
+            column[1].plot(x, y, "k", lw=1)
+        elif len(lens.masses):
+            area = 60 * lens.masses / lens.masses.max()
+            column[1].scatter(x, y, s=area, facecolors="none", edgecolors="k", lw=0.6)
         for axes in column:
             axes.set(xticks=[], yticks=[], xlim=(-0.5, size - 0.5), ylim=(-0.5, size - 0.5))
             sns.despine(ax=axes, left=True, bottom=True)
