@@ -208,9 +208,14 @@ class Sources:
         digits: dict[str, int] | None = None,
         words: dict[str, str] | None = None,
         verbatim: Collection[str] = (),
+        where: dict[str, Collection[str]] | None = None,
+        most: int | None = None,
+        label: str | None = None,
     ) -> str:
         """Return a pipe table of a CSV file: ``columns`` maps its names to headers, in order.
 
+        ``where`` keeps the rows with some values of a column, ``most`` so many of the first ones;
+        ``label`` takes the name's place in references.
         ``digits`` fixes the decimals of a column; ``words`` replaces cells, and headers that
         ``columns`` does not give. Numbers in ``verbatim`` columns stay as they are written.
         """
@@ -219,6 +224,9 @@ class Sources:
         if not file.is_file():
             raise InputError(f"table {name!r}: {file} does not exist")
         rows = _csv(file)
+        for key, values in (where or {}).items():
+            rows = [row for row in rows if row[key] in values]
+        rows = rows[:most]
         if not rows:
             raise InputError(f"table {name!r}: {file} has no rows")
         columns = columns or {key: words.get(key) or _cell(key) for key in rows[0]}
@@ -244,7 +252,7 @@ class Sources:
             numeric = key not in verbatim and all(_is_number(row[key]) for row in rows)
             lines[1] += (f"{dashes}:" if numeric else f":{dashes}") + "|"
         lines += ["| " + " | ".join(row) + " |" for row in cells]
-        return "\n".join(lines) + f"\n\n: {caption} {{#tbl-{name}}}\n"
+        return "\n".join(lines) + f"\n\n: {caption} {{#tbl-{label or name}}}\n"
 
 
 def _is_number(text: str | None) -> bool:

@@ -247,7 +247,7 @@ def test_numbers_of_the_readme_are_those_of_the_reference_run():
 def test_readme_code_runs(tmp_path, monkeypatch, capsys):
     """What the README shows: a lens found and measured; the whole way, on few images."""
     readme = (ROOT / "README.md").read_text()
-    look, block = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    look, fit, block = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
     y, x = np.mgrid[:100, :100]
     ring = 50 * np.exp(-0.5 * ((np.hypot(x - 50, y - 50) - 20) / 2) ** 2)
     ring += np.random.default_rng(0).normal(0, 1, ring.shape)
@@ -255,6 +255,9 @@ def test_readme_code_runs(tmp_path, monkeypatch, capsys):
     exec(compile(look.replace("lens.fits", f"{tmp_path}/lens.fits"), "README.md", "exec"), {})
     first, radius = capsys.readouterr().out.splitlines()
     assert first.startswith("True") and float(radius) == pytest.approx(20, abs=0.7)
+    exec(compile(fit.replace("lens.fits", f"{tmp_path}/lens.fits"), "README.md", "exec"), {})
+    theta_E = float(re.search(r"'theta_E': np.float64\((.*?)\)", capsys.readouterr().out)[1])
+    assert theta_E == pytest.approx(20 * 0.05, rel=0.03)
     smoke = yaml.safe_load((ROOT / "config/smoke.yaml").read_text())
     smoke["n_images"] = {"train": 24, "valid": 12, "opt": 12, "test": 12}
     smoke["train"] = {**smoke.get("train", {}), "epochs": 2}

@@ -327,11 +327,17 @@ def synthetic(project: Project) -> None:
     for name in re.findall(r'figure\("(\w+)"\)', article()):
         if name != "sensitivity" or project.settings.data == "simulate":
             project.figure(name, rule="r", notebook="n")
+    tables, kept = {}, {}
     for name, rest in re.findall(r'table\("(\w+)"(.*?)\)\s*\}\}', article()):
-        columns = re.findall(r'"(\w+)": "', rest) or ["name", "value"]
-        project.write(
-            f"tables/{name}.csv", ",".join(columns) + "\n" + ",".join("1" for _ in columns) + "\n"
-        )
+        tables[name] = tables.get(name, []) + (re.findall(r'"(\w+)": "', rest) or ["name", "value"])
+        if where := re.search(r'where=\{"group": \[(.*?)\]', rest):
+            kept[name] = kept.get(name, []) + re.findall(r'"(\w+)"', where[1])
+    for name, columns in tables.items():
+        columns = [*dict.fromkeys(columns), "group"]
+        lines = [
+            ",".join(["1"] * (len(columns) - 1) + [group]) for group in kept.get(name, ["proposal"])
+        ]
+        project.write(f"tables/{name}.csv", "\n".join([",".join(columns), *lines]) + "\n")
 
 
 POPULATIONS = {"files": ["config/populations/marginal.yaml", "config/populations/model_i.yaml"]}

@@ -33,7 +33,12 @@ TOLERANCES: dict[str, tuple[float, str]] = {
     "zero_pixel_fraction": (0.001, "absolute"),
     "roi_found_fraction": (0.002, "absolute"),
     "flux_kept_median": (0.005, "absolute"),
-    "rotation_corr_median": (0.02, "absolute"),
+    "rotation_corr_derotated": (0.02, "absolute"),
+    "rotation_p05_corr_derotated": (0.02, "absolute"),
+    "fit_converged_fraction": (0.01, "absolute"),
+    "fit_smooth_explained_fraction": (0.01, "absolute"),
+    "fit_*_auc_*": (0.01, "absolute"),
+    "features_logistic_auc": (0.01, "absolute"),
     "best_feature_auc": (0.005, "absolute"),
     "features_only_auc": (0.01, "absolute"),
     # the populations side by side: no training, but fits that stop where they stop
@@ -45,6 +50,8 @@ TOLERANCES: dict[str, tuple[float, str]] = {
     # single trainings and few of them; on images alone they scatter by 0.02
     "run_seeds": (0, "absolute"),
     "run_spt_lsa_features_auc": (0.02, "absolute"),
+    "run_spt_lsa_lensfit_auc": (0.02, "absolute"),
+    "run_spt_lsa_residual_auc": (0.04, "absolute"),
     "run_*_auc": (0.06, "absolute"),
     "tune_best_auc": (0.02, "absolute"),
     # the final models, mean over the seeds

@@ -200,8 +200,8 @@ _RESIDUALS = {
 
 def _band(sigma: float) -> Feature:
     definition = (
-        f"mean over the arcs of (G({sigma / 2:g} px) r - G({sigma:g} px) r)² / its value for white "
-        f"noise, G(sigma) a Gaussian blur, {_R}"
+        f"mean of (g r - G r)² over the arcs / its value for white noise, {_R}, G a Gaussian blur "
+        f"({sigma:g} px), g of half its width"
     )
     return Feature("lensfit", "", definition, "this work; after Marr & Hildreth (1980)", _LARGER)
 
@@ -278,17 +278,26 @@ def feature_names(settings: Features) -> list[str]:
 def table(settings: Features | None = None, merged: bool = False) -> pd.DataFrame:
     """Return one row a feature: name, group, unit, definition, reference, expects.
 
-    ``merged`` gives the features that differ in their level only one row together, the level L %.
+    ``merged`` gives the features that differ in a number only one row together: in their level L %,
+    in the scale S, in the azimuthal orders A … B.
     """
     settings = settings or Features()
     features = definitions(settings)
-    if merged and settings.levels:
-        first, *others = settings.levels
-        same = {name for level in others for name in level_features(level)}
-        features = {name: entry for name, entry in features.items() if name not in same}
     rows = pd.DataFrame([{"name": name} | asdict(entry) for name, entry in features.items()])
-    if merged and settings.levels:
-        family = rows["name"].isin(level_features(first))
-        rows.loc[family, "name"] = rows["name"].str.replace(f"_{suffix(first)}", "_L")
-        rows.loc[family, "definition"] = rows["definition"].str.replace(f"{100 * first:g} %", "L %")
-    return rows
+    if not merged:
+        return rows
+    families = {}
+    for level in settings.levels:
+        for name in level_features(level):
+            families[name] = (name.replace(f"_{suffix(level)}", "_L"), f"{100 * level:g} %", "L %")
+    for scale in SCALES:
+        families[f"fit_power_{scale:g}px"] = ("fit_power_Spx", f"({scale:g} px)", "(S px)")
+    for low, high in ORDERS:
+        for kind in ("", "abs_"):
+            name = f"fit_azimuth_{kind}{low}_{high}"
+            families[name] = (f"fit_azimuth_{kind}A_B", f"{low} … {high}", "A … B")
+    for name, (label, number, letter) in families.items():
+        row = rows["name"] == name
+        rows.loc[row, "definition"] = rows["definition"].str.replace(number, letter, regex=False)
+        rows.loc[row, "name"] = label
+    return rows.drop_duplicates("name").reset_index(drop=True)
