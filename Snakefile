@@ -38,6 +38,7 @@ SELECTION = f"{OUT}/selection/selection.json"
 COMPARED = [f"{run}_seed{k}" for run in SETTINGS.feature_runs for k in range(SETTINGS.run_seeds)]
 SIMULATED = SETTINGS.data == "simulate"
 POPULATIONS = {Path(file).stem: file for file in SETTINGS.populations.files if SIMULATED}
+MAIN = Path(SETTINGS.population).stem
 INVARIANCE = expand(f"{OUT}/populations/{{name}}/invariance", name=POPULATIONS) or [
     f"{OUT}/invariance"
 ]
@@ -65,7 +66,8 @@ NOTEBOOKS = {
         "figures": ["lens_gallery", "noise", "processing_steps", "invariance", "unrolled_rings"]
         + ["feature_distributions"]
         + ["perturbations"] * SIMULATED
-        + ["residual_maps", "einstein_radii"] * (FITTED and bool(POPULATIONS))
+        + ["residual_maps"] * (FITTED and SIMULATED)
+        + ["einstein_radii"] * (FITTED and bool({MAIN, "model_i"} & set(POPULATIONS)))
         + ["real_lenses"] * bool(REAL)
         + ["populations"] * bool(POPULATIONS)
         + expand("gallery_{name}", name=POPULATIONS),

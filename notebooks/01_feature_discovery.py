@@ -22,7 +22,8 @@
 # 1. says what clumps of dark matter do to an arc,
 # 2. looks at the images and at their noise,
 # 3. follows one image on its way to the network, and tests that way, on simulated and real skies,
-# 4. defines numbers with a physical meaning, *features*, and shows how they are distributed.
+# 4. defines numbers with a physical meaning, *features*, and shows how they are distributed,
+# 5. fits a smooth lens to each image, and looks at what it leaves.
 #
 # Nothing is trained here, and the test split is not looked at: apart from counting the images of
 # each split, everything below is measured on the development images, train, valid and opt.
@@ -358,7 +359,8 @@ else:
 # ## 1.7 Physics features
 #
 # The network's verdict is a number without a reason. Features are numbers *with* one, measured on
-# the raw images in units of the noise or of pixels. They come in two groups.
+# the raw images in units of the noise or of pixels. Those measured on the image come in two groups;
+# a third is that of section 1.8.
 #
 # **The proposal's** are those that the precursor of this work had in mind: the area of the lensed
 # light; at several levels, in percent of the peak and never below the noise, how many separate
@@ -523,8 +525,8 @@ for name, table in side_by_side.items():
 
 # %% [markdown]
 # Where the classes stand apart, the Einstein radius alone tells them, and a high score is no proof
-# that a clump was seen. In `marginal` it tells nothing, and the fourth power of the residual, one
-# number without any training, tells nearly all.
+# that a clump was seen. In the reference run, on `marginal`, it tells nothing, and the fourth power
+# of the residual, one number without any training, tells nearly all.
 
 # %% [markdown]
 # ## 1.9 Which lenses? The populations side by side

@@ -131,13 +131,14 @@ print(
 )
 
 # %% [markdown]
-# What to expect? In DeepLense's Model I the **radius of the ring** leads by far, and the
-# **separations** at high levels follow. The reason is in the lens equation (notebook 01): the
-# images of a source behind an isothermal lens lie, to first order, on a circle of radius
-# $\theta_{\mathrm E}$, and two of them are $2\,\theta_{\mathrm E}$ apart, wherever the source
-# stands, so that the nuisance which rules all the other features, the unknown source position,
-# drops out. Where features of size lead, they see *not the shape of the substructure but its mass*:
-# in Model I it comes on top of a halo that is the same in every image.
+# What to expect? In DeepLense's Model I the **Einstein radius** of the fit leads by far; of the
+# features of the image the **radius of the ring**, then the **separations** at high levels. The
+# reason is in the lens equation (notebook 01): the images of a source behind an isothermal lens
+# lie, to first order, on a circle of radius $\theta_{\mathrm E}$, and two of them are
+# $2\,\theta_{\mathrm E}$ apart, wherever the source stands, so that the nuisance which rules all
+# the other features, the unknown source position, drops out. Where features of size lead, they see
+# *not the shape of the substructure but its mass*: in Model I it comes on top of a halo that is the
+# same in every image.
 #
 # In `marginal`, in which halos and sources differ as they do in nature and the mean mass of the
 # substructure is taken out of the halo, this advantage is gone, and little is left for simple

@@ -57,12 +57,13 @@ print(f"{side} x {side} pixels, classes: {', '.join(classes)}")
 # %% [markdown]
 # ## 3.1 From pixels to tokens
 #
-# The image $\mathbf x$ of $H \times W$ pixels and $C$ channels (here $C = 1$, the stretched
-# brightness) is cut into $N = HW/p^2$ square patches of side $p$. Each is written as a vector of
-# $C p^2$ numbers and mapped, by one and the same linear map, to a **token**: a vector of $D$
-# numbers that the network can work with. Since the map is the same everywhere, a learnt position
-# vector is added to each token, or the network could not tell where a patch lies. One more token,
-# the **class token**, comes from no patch. It is where the answer is collected.
+# The image $\mathbf x$ of $H \times W$ pixels and $C$ channels ($C = 1$, the stretched
+# brightness; 2 with the map of section 3.3) is cut into $N = HW/p^2$ square patches of side $p$.
+# Each is written as a vector of $C p^2$ numbers and mapped, by one and the same linear map, to a
+# **token**: a vector of $D$ numbers that the network can work with. Since the map is the same
+# everywhere, a learnt position vector is added to each token, or the network could not tell where a
+# patch lies. One more token, the **class token**, comes from no patch. It is where the answer is
+# collected.
 #
 # ### Shifted Patch Tokenization
 #
@@ -157,8 +158,8 @@ print(f"numbers a token: {patch_size**2} plain, {5 * patch_size**2} with SPT")
 runs = {name: train.load_run(out.results / "runs" / f"{name}_seed0") for name in settings.runs}
 one_channel = {name: run for name, run in runs.items() if not run.settings.model.residual}
 images_only = [name for name, run in one_channel.items() if not run.settings.model.features]
-pair = [name for name in ("spt", "spt_lsa") if name in runs]
-looked_at = pair or (images_only or list(runs))[-1:]
+pair = [name for name in ("spt", "spt_lsa") if name in one_channel]
+looked_at = pair or (images_only or list(one_channel))[-1:]
 
 
 def weights(run, images):
@@ -213,10 +214,11 @@ inside.round(4)
 # ## 3.3 Joining the physics features
 #
 # The features of notebook 1 can be given to the network as well: those kept by notebook 2's rule
-# (`feature_set: selected`), the proposal's, or all. They are standardised with the mean and the
-# variance of the training images; one that is missing is put to the mean and marked by an
-# indicator; a hidden layer turns them into $D$ numbers, and these are appended to the class token
-# before the last linear map. The images take no notice of them.
+# (`feature_set: selected`), the proposal's, or all. They are standardised with the median
+# and the central 68 % of the training images, and their tails drawn in by an arcsinh, for what a
+# lens fit leaves spans orders of magnitude; one that is missing is put to the median and marked by
+# an indicator; a hidden layer turns them into $D$ numbers, and these are appended to the class
+# token before the last linear map. The images take no notice of them.
 #
 # The smooth lens that is fitted to each image (notebook 1) leaves a *map*, too. It can be a second
 # channel of the image (`residual`): $\operatorname{arcsinh} r$ of the residual $r$ in units of the
@@ -288,6 +290,7 @@ table = pd.DataFrame(
             run.settings.model.feature_set if run.settings.model.features else "no"
             for run in runs.values()
         ],
+        "residual": [switch[run.settings.model.residual] for run in runs.values()],
         "parameters": by_run["parameters"].first().to_numpy(),
         "roc_auc": by_run["roc_auc"].mean().to_numpy(),
         "sd": by_run["roc_auc"].std().to_numpy(),
@@ -360,7 +363,7 @@ joined = selection.joined_features(settings.model, settings, choice)
 if joined is None:
     joined = list(pd.read_csv(out.results / "features.csv", nrows=0).columns[1:])
 n_joined = len(joined) if settings.model.features else 0
-configured = model.ViT(settings.model, side, len(classes), n_joined)
+configured = train.new_model(settings.model, side, len(classes), n_joined)
 numbers |= {
     "n_parameters": sum(p.numel() for p in configured.parameters()),
     "n_joined_features": n_joined,

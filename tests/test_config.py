@@ -268,7 +268,7 @@ def test_workflows_of_the_project_are_valid(name):
 
 
 FITTING = {
-    "features": {"groups": ["proposal", "lensfit"]},
+    "features": {"groups": ["proposal", "morphology", "lensfit"]},
     "runs": SETTINGS["runs"]
     | {
         "fit": {"label": "fit", "model": {"features": True, "feature_set": "lensfit"}},
@@ -280,15 +280,16 @@ FITTING = {
 def test_images_without_a_pixel_scale_are_not_fitted():
     assert len(config.build(SETTINGS | FITTING).runs) == len(SETTINGS["runs"]) + 2
     settings = config.build(SETTINGS | FITTING | {"data": "images"})
-    assert settings.features.groups == ["proposal"] and len(settings.runs) == len(SETTINGS["runs"])
+    assert settings.features.groups == ["proposal", "morphology"]
+    assert len(settings.runs) == len(SETTINGS["runs"])
     scaled = config.build(SETTINGS | FITTING | {"data": "i", "ingest": {"pixel_scale": 0.05}})
-    assert scaled.features.groups == ["proposal", "lensfit"] and "map" in scaled.runs
+    assert "lensfit" in scaled.features.groups and "map" in scaled.runs
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"features": {"groups": ["proposal"]}},
+        {"features": {"groups": ["morphology"]}, "runs": {"map": FITTING["runs"]["map"]}},
         {"preprocess": {"size": 32, "derotate": True}},
         {"preprocess": {"size": 32, "crop": "roi"}},
         {"preprocess": {"size": 128}},

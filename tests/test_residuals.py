@@ -19,7 +19,7 @@ def fitted(lenses, population, settings, tmp_path_factory):
     """Settings with lens fits; folders of the fits, and the feature table with them."""
     chosen = settings.model_copy(
         update={
-            "features": config.Features(groups=["proposal", "lensfit"]),
+            "features": config.Features(groups=["proposal", "morphology", "lensfit"]),
             "lensfit": config.LensFit(size=48, batch=16),
         }
     )
@@ -90,7 +90,7 @@ def test_a_network_with_fits_predicts_from_raw_images(fitted, lenses, processed,
     train.fit(
         processed,
         table,
-        settings.model_copy(update={"data": "simulate"}),
+        settings,
         model,
         settings.train,
         train_splits=("train",),
@@ -104,9 +104,8 @@ def test_a_network_with_fits_predicts_from_raw_images(fitted, lenses, processed,
     assert run.model.embed.project.in_features == 8 * 8 * 5 * (1 + (joined == "residual"))
     data = dataset.Dataset.open(lenses)
     rows = data.rows("opt")
-    # the camera of the tiny lenses, which the settings' population does not describe
-    camera = {"lensfit": settings.lensfit.model_copy(update={"psf_fwhm": 0.17, "gain": 2.0})}
-    run = train.Run(run.settings.model_copy(update=camera | {"pixel_scale": 0.1}), run.model)
+    camera = run.settings.lensfit
+    assert (camera.psf_fwhm, camera.gain, run.settings.pixel_scale) == (0.17, 2.0, 0.1)
     found, _ = predict.predict([run], [np.array(data.images[row]) for row in rows])
     expected = pd.read_csv(tmp_path / "run" / "predictions.csv")
     expected = expected[[f"p_{name}" for name in run.classes]].to_numpy()

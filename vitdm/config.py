@@ -88,11 +88,19 @@ class Features(Section):
     """Which features are measured (``vitdm.definitions``)."""
 
     groups: list[Literal["proposal", "morphology", "lensfit"]] = Field(
-        ["proposal", "morphology"], min_length=1, description="lensfit: of a fitted smooth lens"
+        ["proposal", "morphology"],
+        description="lensfit: of a fitted smooth lens; for images in files if pixel_scale is known",
     )
     levels: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
         [0.2, 0.4, 0.6, 0.8], description="of bright points, fractions of the peak above the sky"
     )
+
+    @field_validator("groups")
+    @classmethod
+    def _measured(cls, groups: list[str]) -> list[str]:
+        if "morphology" not in groups or len(set(groups)) < len(groups):
+            raise ValueError(f"found {groups}; expected morphology among them, each group once")
+        return groups
 
 
 class Selection(Section):
@@ -143,7 +151,7 @@ class Model(Section):
     features: bool = Field(False, description="join the physics features to the image")
     residual: bool = Field(False, description="what a fitted smooth lens leaves, a second channel")
     feature_set: Literal["selected", "proposal", "morphology", "lensfit", "all"] = Field(
-        "selected", description="which: those kept by vitdm select, the proposal's, or all"
+        "selected", description="which: those kept by vitdm select, one group, or all"
     )
 
     @model_validator(mode="after")
@@ -360,7 +368,7 @@ class Config(Section):
                 f"n_images: needs {', '.join(SPLITS)}, found {', '.join(self.n_images)}"
             )
         check_patches(self.model, self.preprocess.size)
-        self._check_residual(self.model)
+        self._check_joined(self.model)
         lines = self._wrong_runs() + self._wrong_starts()
         if lines:
             raise wrong(lines)
@@ -372,7 +380,7 @@ class Config(Section):
             try:
                 model, _ = self.settings(override.model, override.train)
                 check_patches(model, self.preprocess.size)
-                self._check_residual(model)
+                self._check_joined(model)
             except ValidationError as error:
                 schema = Model if error.title == Model.__name__ else Train
                 lines += report(error, schema, f"runs.{name}.{error.title.lower()}")
@@ -380,12 +388,17 @@ class Config(Section):
                 lines.append((f"runs.{name}", str(error)))
         return lines
 
-    def _check_residual(self, model: Model) -> None:
-        """Raise InputError unless residual maps, if wanted, match the processed images."""
+    def _check_joined(self, model: Model) -> None:
+        """Raise InputError unless what a model wants of features and residual maps is there."""
+        groups = self.features.groups
+        if model.features and model.feature_set not in ("selected", "all", *groups):
+            raise InputError(
+                f"model.feature_set = {model.feature_set!r} is not among features.groups = {groups}"
+            )
         if not model.residual:
             return
         cut = self.preprocess
-        if "lensfit" not in self.features.groups:
+        if "lensfit" not in groups:
             raise InputError("model.residual is on: features.groups needs lensfit")
         rim = self.lensfit.size - cut.size
         if cut.derotate or cut.resize or cut.crop != "centre" or rim < 0 or rim % 2:
@@ -466,12 +479,12 @@ def _without_fits(content: dict[str, Any]) -> dict[str, Any]:
         content = content | {"features": features | {"groups": groups}}
     if isinstance(runs, dict):
         needs = ({"feature_set": "lensfit"}, {"residual": True})
-        models = {name: (run or {}).get("model", {}) for name, run in runs.items()}
-        runs = {
-            name: run
-            for name, run in runs.items()
-            if not any(need.items() <= models[name].items() for need in needs)
-        }
+
+        def fitted(run: Any) -> bool:
+            model = run.get("model") if isinstance(run, dict) else None
+            return isinstance(model, dict) and any(need.items() <= model.items() for need in needs)
+
+        runs = {name: run for name, run in runs.items() if not fitted(run)}
         content = content | {"runs": runs}
     return content
 

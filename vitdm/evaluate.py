@@ -451,7 +451,7 @@ def evaluate(
             rule="evaluate",
             seed=seed,
             config={"task": task, "n_bootstrap": n_bootstrap, "threshold": THRESHOLD},
-            inputs=[processed_folder, *folders, *([features_csv] if features_csv else [])],
+            inputs=[processed_folder, *folders, *(path for path in (features_csv, fits) if path)],
             started=started,
         )
     return result

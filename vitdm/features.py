@@ -6,6 +6,7 @@ the fits of ``residuals``.
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Sequence
@@ -204,12 +205,14 @@ def measure_dataset(
     started = time.time()
     source = dataset.Dataset.open(dataset_folder)
     inputs = [Path(dataset_folder) / "images.npy", Path(dataset_folder) / "catalog.csv"]
-    fitted = None
+    fitted, more = None, {}
     if "lensfit" in features_settings.groups:
         if fits is None:
             raise InputError("features.groups: found lensfit; expected the folder of the fits, too")
         inputs.append(Path(fits) / "fits.csv")
         fitted = read_fits(inputs[-1], source.catalog["id"])
+        told = json.loads((Path(fits) / "provenance.json").read_text())
+        more = {"camera": told.get("camera")}  # what new images must be fitted with
     rows = [
         measure_light(light := detect(image, preprocess_settings), roi_of(light), features_settings)
         for image in stream(source, "features", progress)
@@ -231,12 +234,13 @@ def measure_dataset(
         },
         inputs=inputs,
         started=started,
+        **more,
     )
 
 
 def read_fits(path: str | Path, ids: pd.Series) -> pd.DataFrame:
     """Return the features of the fits of images, in the order of ``ids``; NaN if not converged."""
-    table = dataset.read_catalog(path).set_index("id")
+    table = dataset.read_catalog(path).drop_duplicates("id").set_index("id")
     absent = [str(name) for name in ids if name not in table.index]
     if absent or not set(LENSFIT) < set(table):
         what = f"no fit of {len(absent)} images, such as {absent[0]!r}" if absent else "no fits"

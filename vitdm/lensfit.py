@@ -131,7 +131,7 @@ def _prepare(images: NDArray, pixel_scale: float, settings: LensFit) -> _Images:
     """Measure sky and noise of each image (n, H, W), cut its middle out, and tell what is wrong."""
     size = settings.size
     n, height, width = images.shape
-    top, left = math.ceil((height - size) / 2), math.ceil((width - size) / 2)
+    top, left = (height - size) // 2, (width - size) // 2  # as the processed image is cut
     box = np.s_[max(top, 0) : top + size, max(left, 0) : left + size]
     data, good = (np.zeros((n, size, size), np.float32) for _ in range(2))
     inner = np.s_[:, max(-top, 0) : max(-top, 0) + height, max(-left, 0) : max(-left, 0) + width]
@@ -160,7 +160,8 @@ def _prepare(images: NDArray, pixel_scale: float, settings: LensFit) -> _Images:
         if not mask.any():
             flags[i].append("blank")
             continue
-        if mask[[0, 1, -2, -1]].any() or mask[:, [0, 1, -2, -1]].any():
+        seen = light.mask[box] > 0
+        if seen[[0, 1, -2, -1]].any() or seen[:, [0, 1, -2, -1]].any():
             flags[i].append("edge")
         flux = np.clip(data[i], 0, None) * mask
         radius[i] = (flux * distance).sum() / max(flux.sum(), 1e-30)
@@ -547,7 +548,8 @@ def _refined(
         "residual": residual,
         "misfit": residual / problem.inverse.clamp(min=1e-6),  # not in units of the photon noise
         "brightness": model.image(state.values),
-        "lensed": torch.nn.functional.max_pool2d((arcs > 1).float()[:, None], 3, 1, 1)[:, 0],
+        "lensed": torch.nn.functional.max_pool2d((arcs > 1).float()[:, None], 3, 1, 1)[:, 0]
+        * images.good,
     }
 
 

@@ -131,8 +131,9 @@ class ViT(nn.Module):
     """Vision Transformer over square images, with or without physics features.
 
     ``settings`` says which ideas are on; ``image_size`` is the side in pixels. Features join before
-    the head: standardised by the statistics of the training images, a missing one (NaN) put to the
-    mean and marked by an indicator, through one hidden layer, concatenated to the pooled token.
+    the head: standardised by the quantiles of the training images, tails drawn in, a missing one
+    (NaN) put to the median and marked by an indicator, through one hidden layer, concatenated to
+    the pooled token.
     ValueError if the patches do not tile the image or the heads do not divide the width.
     """
 
@@ -156,8 +157,8 @@ class ViT(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.num_features = num_features
         if num_features:
-            self.register_buffer("feature_mean", torch.zeros(num_features))
-            self.register_buffer("feature_std", torch.ones(num_features))
+            self.register_buffer("feature_middle", torch.zeros(num_features))
+            self.register_buffer("feature_width", torch.ones(num_features))
             self.feature_embed = nn.Sequential(nn.Linear(2 * num_features, width), nn.GELU())
         self.head = nn.Linear(width * (2 if num_features else 1), num_classes)
         self.apply(_initialise)
@@ -189,17 +190,25 @@ class ViT(nn.Module):
         return self.head(pooled)
 
     def embed_features(self, features: Tensor) -> Tensor:
-        """Return the hidden layer of the features, (B, D), from raw features (B, F)."""
+        """Return the hidden layer of the features, (B, D), from raw features (B, F).
+
+        arcsinh leaves the middle of a distribution as it is and draws in its tails: residuals of
+        lens fits span orders of magnitude.
+        """
         missing = features.isnan()
-        standard = ((features - self.feature_mean) / self.feature_std).masked_fill(missing, 0.0)
+        standard = torch.arcsinh((features - self.feature_middle) / self.feature_width)
+        standard = standard.masked_fill(missing, 0.0)
         return self.feature_embed(torch.cat([standard, missing.to(standard)], dim=1))
 
     def standardise(self, features: Tensor) -> None:
-        """Keep mean and standard deviation of the training features (n, F), NaN left out."""
-        mean = features.nanmean(dim=0).nan_to_num(0.0)
-        std = (features - mean).square().nanmean(dim=0).sqrt().nan_to_num(1.0)
-        self.feature_mean.copy_(mean)
-        self.feature_std.copy_(torch.where(std > 0, std, 1.0))
+        """Keep median and half the central 68 % of the training features (n, F), NaN left out."""
+        quantiles = torch.tensor([0.16, 0.5, 0.84], dtype=features.dtype)
+        low, middle, high = features.nanquantile(quantiles, dim=0).nan_to_num(0.0)
+        width = (high - low) / 2
+        spread = (features - middle).square().nanmean(dim=0).sqrt().nan_to_num(0.0)
+        width = torch.where(width > 0, width, spread)  # most values are equal, but not all
+        self.feature_middle.copy_(middle)
+        self.feature_width.copy_(torch.where(width > 0, width, 1.0))
 
     def attention(self, images: Tensor) -> list[Tensor]:
         """Return each block's attention weights, (B, h, N, N)."""

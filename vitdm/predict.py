@@ -90,4 +90,5 @@ def predict_files(paths: Iterable[str | Path], folders: Sequence[str | Path]) ->
 
 
 def _kind(settings: RunSettings) -> tuple:
-    return settings.classes, settings.preprocess, settings.features, settings.image_size
+    camera = settings.lensfit, settings.pixel_scale
+    return settings.classes, settings.preprocess, settings.features, settings.image_size, camera

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from vitdm import dataset
 from vitdm.ceiling import fourth_power
-from vitdm.config import InputError, LensFit
+from vitdm.config import SPLITS, InputError, LensFit
 from vitdm.definitions import LENSFIT, ORDERS, SCALES
 from vitdm.lensfit import Fits, estimate_gain, fit, parameter_names
 from vitdm.provenance import atomic, check_replaceable, sidecar
@@ -96,7 +96,7 @@ def _white_power(sigma: float) -> float:
 
 # ------------------------------------------------------------------------------------ data sets
 
-SAMPLE = 64  # images, spread over a data set, that tell the photon noise of all
+SAMPLE = 64  # images at most, of all splits but the last, that tell the photon noise of all
 
 
 def fit_dataset(
@@ -129,7 +129,8 @@ def fit_dataset(
     n, size = len(source.images), settings.size
     gain = settings.gain
     if gain is None:
-        spread = np.unique(np.linspace(0, n - 1, min(n, SAMPLE)).round().astype(int))
+        known = np.flatnonzero(source.catalog["split"].isin(SPLITS[:-1]))
+        spread = known[np.unique(np.linspace(0, len(known) - 1, SAMPLE).round().astype(int))]
         gain = estimate_gain(source.images[spread], pixel_scale, settings)
     batches = math.ceil(n / settings.batch)
     first, last = (min(n, batches * i // of * settings.batch) for i in (k, k + 1))
@@ -159,8 +160,10 @@ def fit_dataset(
             started=started,
             rows=[first, last],
             n=n,
-            gain=gain,
-            pixel_scale=pixel_scale,
+            camera={
+                "lensfit": settings.model_copy(update={"gain": gain}),
+                "pixel_scale": pixel_scale,
+            },
         )
 
 
@@ -203,7 +206,7 @@ def merge(shards: Sequence[str | Path], out: str | Path) -> None:
     told, origin = parts[0]
     expected = 0
     for other, shard in parts:
-        for key in ("config_sha256", "inputs", "n", "gain"):
+        for key in ("config_sha256", "inputs", "n", "camera"):
             # the same images may have been seen from another folder
             found, wanted = (
                 sorted(entry[key].values()) if key == "inputs" else entry[key]
@@ -239,8 +242,7 @@ def merge(shards: Sequence[str | Path], out: str | Path) -> None:
             config_sha256=told["config_sha256"],
             rows=[0, told["n"]],
             n=told["n"],
-            gain=told["gain"],
-            pixel_scale=told["pixel_scale"],
+            camera=told["camera"],
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import tempfile
@@ -26,7 +27,6 @@ from tqdm import tqdm
 from vitdm import config
 from vitdm.config import Config, InputError, Model, RunSettings, Train
 from vitdm.dataset import Dataset, read_features
-from vitdm.lensfit import settings_for
 from vitdm.model import ViT
 from vitdm.provenance import atomic, check_replaceable, sidecar, write_json
 from vitdm.residuals import read_residuals
@@ -358,7 +358,7 @@ def fit(
             train=train,
             preprocess=settings.preprocess,
             features=settings.features,
-            **camera_of(settings),
+            **camera_of(features_csv if model.features else None, fits),
             task=settings.task,
             train_splits=list(train_splits),
             n_train=len(rows),
@@ -431,15 +431,15 @@ def inputs_of(
     return files + ([Path(fits) / "residuals.npy"] if fits else [])
 
 
-def camera_of(settings: Config) -> dict[str, Any]:
-    """Return what a run must know to fit lenses to new images: lensfit, pixel_scale ["]."""
-    if settings.data != "simulate" or "lensfit" not in settings.features.groups:
-        return {"lensfit": settings.lensfit, "pixel_scale": settings.ingest.pixel_scale}
-    population = config.load_population(settings.population)
-    return {
-        "lensfit": settings_for(population, settings.lensfit),
-        "pixel_scale": population.instrument.pixel_scale,
-    }
+def camera_of(features_csv: str | Path | None, fits: str | Path | None) -> dict[str, Any]:
+    """Return what new images must be fitted with, if lenses were fitted: lensfit, pixel_scale."""
+    told = [Path(fits) / "provenance.json"] if fits else []
+    told += [Path(features_csv).with_suffix(".json")] if features_csv else []
+    for file in told:
+        content = json.loads(file.read_text()) if file.is_file() else {}
+        if isinstance(content, dict) and content.get("camera"):
+            return content["camera"]
+    return {}
 
 
 def columns_of(table: pd.DataFrame, names: list[str], path: str | Path) -> np.ndarray:

@@ -137,7 +137,11 @@ def tune(
         seed=settings.seed,
         config={"tune": settings.tune, "model": settings.model, "train": settings.train},
         inputs=[
-            *inputs_of(processed, features_csv if settings.model.features else None),
+            *inputs_of(
+                processed,
+                features_csv if settings.model.features else None,
+                fits if settings.model.residual else None,
+            ),
             *([selection] if selection else []),
         ],
         started=started,

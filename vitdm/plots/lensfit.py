@@ -28,6 +28,8 @@ def residual_maps(lenses: Sequence[tuple[str, Example, np.ndarray]]) -> plt.Figu
         layout="constrained",
     )  # fmt: skip
     for column, (label, lens, residual) in zip(grid.T, lenses, strict=True):
+        edge = max(0, (len(residual) - len(lens.image)) // 2)  # of the fit's square, without data
+        residual = residual[edge : len(residual) - edge, edge : len(residual) - edge]
         rim, size = (len(lens.image) - len(residual)) // 2, len(residual)
         middle = np.s_[rim : rim + size, rim : rim + size]
         change = np.zeros_like(residual) if lens.difference is None else lens.difference[middle]
