@@ -60,6 +60,7 @@ NOTEBOOKS = {
         "reads": [*DATASET, *PROCESSED, f"{OUT}/features.csv", *REAL]
         + expand("{folder}/invariance.csv", folder=INVARIANCE)
         + expand(f"{OUT}/lensfit/{{file}}", file=FITS if FITTED else [])
+        + expand(f"{OUT}/populations/{{name}}/lensfit/fits.csv", name=POPULATIONS if FITTED else [])
         + expand(f"{OUT}/populations/{{name}}/dataset/catalog.csv", name=POPULATIONS)
         + expand(f"{OUT}/populations/{{name}}/features.csv", name=POPULATIONS)
         + expand(f"{OUT}/populations/{{name}}/ceiling/ceiling.json", name=NOISY),

@@ -205,7 +205,7 @@ def test_levels_can_share_a_row():
     assert "n_bright_L" in rows.index and not rows.index.str.contains("_20|_50").any()
     assert "brighter than L % of" in rows.loc["n_bright_L", "definition"]
     assert len(rows) == len(table(Features(levels=[0.2])))
-    rows = table(Features(groups=["lensfit"]), merged=True).set_index("name")
+    rows = table(Features(groups=["morphology", "lensfit"]), merged=True).set_index("name")
     assert {"fit_power_Spx", "fit_azimuth_A_B", "fit_azimuth_abs_A_B"} < set(rows.index)
     assert "m = A … B" in rows.loc["fit_azimuth_abs_A_B", "definition"]
     assert "(S px)" in rows.loc["fit_power_Spx", "definition"]

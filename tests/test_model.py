@@ -252,13 +252,21 @@ def test_wrong_sizes_name_both_values():
 # ------------------------------------------------------------------------ features
 
 
+def test_of_features_that_hardly_vary_the_deviation_is_the_unit():
+    net = vit(features=1)
+    net.standardise(torch.tensor([[0.0]] * 99 + [[10.0]]))
+    assert net.feature_middle.item() == 0
+    assert net.feature_width.item() == pytest.approx(1.0)  # root of 100 / 100
+
+
 def test_features_are_standardised_and_gaps_marked():
     net = vit(features=3)
     raw = np.array([[1.0, 5, np.nan], [3, 5, np.nan], [np.nan, 5, np.nan], [8, 5, np.nan]])
     net.standardise(torch.from_numpy(raw).float())
     new = np.array([[9.0, 7, np.nan], [np.nan, 5, 2]])
-    mean, std = np.array([4.0, 5, 0]), np.array([np.std([1, 3, 8]), 1, 1])
-    values = np.where(np.isnan(new), 0, (new - mean) / std)
+    low, middle, high = np.quantile([1.0, 3, 8], [0.16, 0.5, 0.84])
+    middle, width = np.array([middle, 5.0, 0]), np.array([(high - low) / 2, 1, 1])
+    values = np.where(np.isnan(new), 0, np.arcsinh((new - middle) / width))
     values = np.concatenate([values, np.isnan(new)], axis=1)
     layer = net.feature_embed[0]
     hidden = values @ array(layer.weight).T + array(layer.bias)
