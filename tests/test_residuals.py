@@ -1,6 +1,8 @@
 """Lens fits joined to the features and to the network, from a dataset on disk to predictions."""
 
+import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -54,6 +56,26 @@ def test_features_of_fits_join_the_table(fitted, lenses):
     for name in LENSFIT:
         np.testing.assert_allclose(measured[name][converged], raw[name][converged], rtol=1e-5)
         assert measured[name][~converged].isna().all()
+
+
+def test_of_a_fit_that_did_not_converge_nothing_is_used(fitted, tmp_path, monkeypatch):
+    settings, fits, _ = fitted
+    table = dataset.read_catalog(fits / "fits.csv")
+    table["fit_converged"] = np.arange(len(table)) != 5
+    table.astype({"fit_converged": int}).to_csv(tmp_path / "fits.csv", index=False)
+    found = features.read_fits(tmp_path / "fits.csv", table["id"])
+    assert found.loc[5].isna().all()
+    assert found.drop(index=5)["fit_theta_E"].notna().all()
+
+    def failing(*arguments):
+        return dataclasses.replace(fit(*arguments), converged=np.array([False]))
+
+    fit, image = lensfit.fit, np.random.default_rng(0).normal(0, 1, (48, 48))
+    image += 60 * np.exp(-0.5 * ((np.hypot(*np.indices((48, 48)) - 23.5) - 12) / 2) ** 2)
+    run = SimpleNamespace(pixel_scale=0.1, lensfit=settings.lensfit, image_size=32)
+    assert predict._fitted(run, [image])[0]["fit_theta_E"].notna().all()
+    monkeypatch.setattr(lensfit, "fit", failing)
+    assert predict._fitted(run, [image])[0].isna().all(axis=None)
 
 
 def test_fits_that_are_missing_or_of_other_images_are_refused(fitted, lenses, tmp_path):
