@@ -12,8 +12,9 @@ from hypothesis.extra import numpy as arrays
 from scipy import ndimage
 
 from vitdm import dataset, features, readers
+from vitdm.background import estimate_background
 from vitdm.config import Features, InputError, Preprocess
-from vitdm.preprocess import detect, estimate_background, find_roi, process, process_dataset
+from vitdm.preprocess import detect, find_roi, process, process_dataset
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data"
 RAW = Preprocess(size=64, stretch="linear")

@@ -27,8 +27,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from vitdm import dataset, precursor
+from vitdm.background import PILE_UP
 from vitdm.config import SPLITS, Config, InputError, Preprocess
-from vitdm.preprocess import PILE_UP, Detection, Window, detect, find_roi, process, window
+from vitdm.preprocess import Detection, Window, detect, find_roi, process, window
 from vitdm.provenance import atomic, check_replaceable, sidecar, write_json
 
 FILES = ("invariance.csv", "invariance.json", "provenance.json")

@@ -24,9 +24,10 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from vitdm.background import PILE_UP
 from vitdm.config import InputError, LensFit, Preprocess
 from vitdm.population import Population
-from vitdm.preprocess import PILE_UP, detect
+from vitdm.preprocess import detect
 from vitdm.smooth_lens import CHUNK, Camera, SmoothLens
 
 #: what can be wrong with an image or its fit
