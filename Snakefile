@@ -5,6 +5,7 @@ images. A rule is run again if its inputs change or the sections of the configur
 watches; the settings themselves are read from the resolved copy in <results>/config.yaml.
 """
 
+from os.path import exists
 from pathlib import Path
 
 from vitdm import config as schema
@@ -39,6 +40,16 @@ COMPARED = [f"{run}_seed{k}" for run in SETTINGS.feature_runs for k in range(SET
 SIMULATED = SETTINGS.data == "simulate"
 POPULATIONS = {Path(file).stem: file for file in SETTINGS.populations.files if SIMULATED}
 MAIN = Path(SETTINGS.population).stem
+CURVES = {Path(curve.population).stem: curve for curve in SETTINGS.efficiency.curves}
+# further lenses: shown beside the main ones, or simulated for the curves of efficiency
+SAMPLES = {f"populations/{name}": file for name, file in POPULATIONS.items()}
+SAMPLES |= {f"efficiency/{name}": curve.population for name, curve in CURVES.items()}
+TRAININGS = [
+    f"{OUT}/efficiency/{name}/n{n}_seed{k}"
+    for name, curve in CURVES.items()
+    for n in curve.sizes
+    for k in range(SETTINGS.efficiency.seeds)
+]
 INVARIANCE = expand(f"{OUT}/populations/{{name}}/invariance", name=POPULATIONS) or [
     f"{OUT}/invariance"
 ]
@@ -54,6 +65,9 @@ FITS = ("fits.csv", "residuals.npy", "provenance.json")
 # what the model of the search and the final test needs of the fits
 MODEL_FITS = [f"{OUT}/lensfit/fits.csv"] * SETTINGS.model.residual
 FIT_SHARDS = [f"{OUT}/shards/fits-{k}-of-{SETTINGS.shards}" for k in range(SETTINGS.shards)]
+# the committed results of config/extended.yaml, which the article shows
+EXTENDED = [file for file in ["paper/extended/efficiency.csv"] if SETTINGS.publish and exists(file)]
+SHORTCUT = bool(EXTENDED) or {"model_i", "model_i_sizes"} <= set(CURVES)
 # What each notebook reads, and the figures and tables of the article that it draws.
 NOTEBOOKS = {
     "01_feature_discovery": {
@@ -89,9 +103,13 @@ NOTEBOOKS = {
     },
     "03_model": {
         "reads": [*PROCESSED, f"{OUT}/features.csv", SELECTION]
-        + expand(f"{OUT}/runs/{{run}}/metrics.json", run=RUNS),
-        "figures": ["shifted_patches", "attention", "training_history", "runs"],
-        "tables": ["runs"],
+        + expand(f"{OUT}/runs/{{run}}/metrics.json", run=RUNS)
+        + [f"{OUT}/efficiency/all/efficiency.csv"] * bool(CURVES)
+        + EXTENDED,
+        "figures": ["shifted_patches", "attention", "training_history", "runs"]
+        + ["data_efficiency"] * bool(CURVES)
+        + ["shortcut_loss"] * SHORTCUT,
+        "tables": ["runs"] + ["data_efficiency"] * bool(CURVES) + ["shortcut_loss"] * SHORTCUT,
     },
     "04_optimisation": {
         "reads": [*PROCESSED, f"{OUT}/tune/best.json", f"{OUT}/tune/trials.csv"],
@@ -110,6 +128,19 @@ NOTEBOOKS = {
 def population_of(file):
     """Return the population that tells how the images were taken, if they are simulated."""
     return [file] if SIMULATED else []
+
+
+def numbers_of(sample):
+    """Return the options of vitdm simulate that tell how many lenses a sample has."""
+    if sample.startswith("populations/"):
+        return f"--n {SETTINGS.populations.n_images}"
+    sizes = [size for curve in CURVES.values() for size in curve.sizes]
+    return f"--n {max(sizes)} --n-opt {SETTINGS.efficiency.n_scored} --seed {SETTINGS.seed + 1}"
+
+
+def also_scored(wildcards):
+    """Return the folders of the other samples on which the models of a curve are scored."""
+    return [f"{OUT}/efficiency/{Path(file).stem}" for file in CURVES[wildcards.name].also]
 
 
 def watch(*sections, **more):
@@ -148,6 +179,7 @@ onstart:
 
 
 wildcard_constraints:
+    sample="|".join(SAMPLES) or "none",
     run="|".join(RUNS) or "none",
     k="[0-9]+",
 
@@ -204,27 +236,22 @@ if SIMULATED:
         shell:
             "vitdm merge {params.shards} --out {params.out} 2>&1 | tee {log}"
 
-    rule simulate_population:
+    rule simulate_sample:
         input:
-            lambda wildcards: POPULATIONS[wildcards.name],
+            lambda wildcards: SAMPLES[wildcards.sample],
         output:
-            multiext(
-                f"{OUT}/populations/{{name}}/dataset/",
-                "images.npy",
-                "catalog.csv",
-                "dataset.json",
-            ),
+            multiext(f"{OUT}/{{sample}}/dataset/", "images.npy", "catalog.csv", "dataset.json"),
         log:
-            f"{OUT}/logs/simulate_population_{{name}}.log",
+            f"{OUT}/logs/simulate_{{sample}}.log",
         conda:
             "environment.yml"
         params:
             config=CONFIG,
             out=subpath(output[0], parent=True),
-            watch=watch(n=SETTINGS.populations.n_images),
-            n=SETTINGS.populations.n_images,
+            n=lambda wildcards: numbers_of(wildcards.sample),
+            watch=lambda wildcards: watch(n=numbers_of(wildcards.sample)),
         shell:
-            "vitdm simulate --config {params.config} --population {input} --n {params.n}"
+            "vitdm simulate --config {params.config} --population {input} {params.n}"
             " --out {params.out} 2>&1 | tee {log}"
 
     rule ceiling:
@@ -265,11 +292,11 @@ else:
 
 rule preprocess:
     input:
-        DATASET,
+        multiext("{folder}/dataset/", "images.npy", "catalog.csv", "dataset.json"),
     output:
-        PROCESSED,
+        multiext("{folder}/processed/", "images.npy", "catalog.csv", "dataset.json"),
     log:
-        f"{OUT}/logs/preprocess.log",
+        "{folder}/logs/preprocess.log",
     conda:
         "environment.yml"
     params:
@@ -319,19 +346,14 @@ if FITTED:
         shell:
             "vitdm merge {params.shards} --out {params.out} 2>&1 | tee {log}"
 
-    rule lensfit_population:
+    rule lensfit_sample:
         input:
-            multiext(
-                f"{OUT}/populations/{{name}}/dataset/",
-                "images.npy",
-                "catalog.csv",
-                "dataset.json",
-            ),
-            population=lambda wildcards: POPULATIONS[wildcards.name],
+            multiext(f"{OUT}/{{sample}}/dataset/", "images.npy", "catalog.csv", "dataset.json"),
+            population=lambda wildcards: SAMPLES[wildcards.sample],
         output:
-            multiext(f"{OUT}/populations/{{name}}/lensfit/", *FITS),
+            multiext(f"{OUT}/{{sample}}/lensfit/", *FITS),
         log:
-            f"{OUT}/logs/lensfit_population_{{name}}.log",
+            f"{OUT}/logs/lensfit_{{sample}}.log",
         conda:
             "environment.yml"
         params:
@@ -464,6 +486,69 @@ rule train:
     shell:
         "vitdm train {params.processed} {params.joined} --config {params.config}"
         " --run {params.name} --seed {params.seed} --out {params.out} 2>&1 | tee {log}"
+
+
+rule efficiency:
+    input:
+        lambda wildcards: [
+            f"{folder}/{file}"
+            for folder in (f"{OUT}/efficiency/{wildcards.name}", *also_scored(wildcards))
+            for file in ("features.csv", "processed/images.npy", "lensfit/residuals.npy")
+        ],
+    output:
+        multiext(f"{OUT}/efficiency/{{name}}/n{{n}}_seed{{k}}/efficiency", ".csv", ".json"),
+    log:
+        f"{OUT}/logs/efficiency_{{name}}_{{n}}_{{k}}.log",
+    conda:
+        "environment.yml"
+    params:
+        config=CONFIG,
+        samples=lambda wildcards: [f"{OUT}/efficiency/{wildcards.name}", *also_scored(wildcards)],
+        out=subpath(output[0], parent=True),
+        watch=watch(
+            "task",
+            "model",
+            "train",
+            steps=SETTINGS.efficiency.min_steps,
+            runs={
+                name: SETTINGS.runs[name].model_dump(mode="json")
+                for name in SETTINGS.efficiency.runs
+            },
+        ),
+    shell:
+        "vitdm efficiency {params.samples} --n {wildcards.n} --seed {wildcards.k}"
+        " --config {params.config} --out {params.out} 2>&1 | tee {log}"
+
+
+rule merge_efficiency:
+    input:
+        expand("{training}/efficiency.csv", training=TRAININGS),
+    output:
+        multiext(f"{OUT}/efficiency/all/efficiency", ".csv", ".json"),
+    log:
+        f"{OUT}/logs/merge_efficiency.log",
+    conda:
+        "environment.yml"
+    params:
+        config=CONFIG,
+        trainings=TRAININGS,
+        out=subpath(output[0], parent=True),
+    shell:
+        "vitdm efficiency {params.trainings} --merge --config {params.config} --out {params.out}"
+        " 2>&1 | tee {log}"
+
+
+rule extended:  # with config/extended.yaml, whose results are committed
+    input:
+        multiext(f"{OUT}/efficiency/all/efficiency", ".csv", ".json"),
+    output:
+        multiext("paper/extended/efficiency", ".csv", ".json"),
+    log:
+        f"{OUT}/logs/extended.log",
+    conda:
+        "environment.yml"
+    shell:
+        "cp {input} paper/extended/ 2> {log}"
 
 
 rule tune:

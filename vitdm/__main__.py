@@ -40,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--config", help="workflow configuration: population, splits and seed (YAML)")
     sub.add_argument("--population", help="population (YAML); default: the configuration's")
     sub.add_argument("--n", type=int, help="number of images, all in split train; default: splits")
+    sub.add_argument("--n-opt", type=int, default=0, help="beside --n: as many in split opt")
     sub.add_argument("--seed", type=int, help="default: the configuration's, or 0")
     sub.add_argument("--shard", type=_shard, default=(0, 1), help="k/n: which of how many shards")
 
@@ -124,6 +125,21 @@ def parser() -> argparse.ArgumentParser:
     sub = command("tune", "Search the hyperparameters (gp_minimize).", out="search folder")
     sub.add_argument("processed", type=Path)
     with_features(sub)
+
+    sub = command(
+        "efficiency", "Train on a number of images, score; or join such scores.", out="folder"
+    )
+    sub.add_argument(
+        "folders",
+        nargs="+",
+        type=Path,
+        help="a sample (with processed, features.csv,"
+        " lensfit), and others to score; with --merge, folders of scores",
+    )
+    what = sub.add_mutually_exclusive_group(required=True)
+    what.add_argument("--n", type=int, help="number of training images")
+    what.add_argument("--merge", action="store_true", help="join scores")
+    sub.add_argument("--seed", type=int, default=0, help="added to the configuration's seed")
 
     sub = command("evaluate", "Open the test split: apply runs and score them.", out="folder")
     sub.add_argument("processed", type=Path)
@@ -233,6 +249,16 @@ def _run(arguments: argparse.Namespace) -> int:
                 selection=arguments.selection,
                 fits=arguments.fits,
             )
+        case "efficiency" if arguments.merge:
+            from vitdm import efficiency
+
+            efficiency.merge(arguments.folders, arguments.out)
+        case "efficiency":
+            from vitdm import efficiency
+
+            first, *also = arguments.folders
+            n, seed = arguments.n, arguments.seed
+            efficiency.measure(first, settings, n, seed, arguments.out, also)
         case "evaluate":
             from vitdm.evaluate import evaluate
 
@@ -274,6 +300,7 @@ def _simulate(arguments: argparse.Namespace, settings: config.Config | None) -> 
         raise InputError("found neither --config nor both --population and --n; expected one")
     population = config.load_population(arguments.population or settings.population)
     n_images = {"train": arguments.n} if arguments.n else settings.n_images
+    n_images = n_images | ({"opt": arguments.n_opt} if arguments.n_opt else {})
     seed = arguments.seed if arguments.seed is not None else settings.seed if settings else 0
     simulate(population, n_images, seed, arguments.out, arguments.shard)
 

@@ -38,20 +38,26 @@ Scorer = Callable[[np.ndarray], np.ndarray]
 
 
 def trained(name: str, values: np.ndarray, labels: np.ndarray, seed: int) -> Scorer:
-    """Train a baseline; return the function from features (m, F) to scores (m,) in [0, 1].
+    """Train a baseline; return the function from features (m, F) to probabilities (m, K).
 
-    ``values`` (n, F), NaN where missing; ``labels`` (n,) of 0 and 1. A feature that no training
-    image has, or that never varies, is left out: it can tell nothing.
+    ``values`` (n, F), NaN where missing; ``labels`` (n,) from 0 to K - 1. A feature that no
+    training image has, or that never varies, is left out: it can tell nothing.
     """
     known = np.isfinite(values)
     low = np.where(known, values, np.inf).min(axis=0)
     high = np.where(known, values, -np.inf).max(axis=0)
     useful = known.any(axis=0) & ((low < high) | ~known.all(axis=0))
+    shares = np.bincount(labels) / len(labels)
     if not useful.any():
-        share = float(labels.mean())
-        return lambda others: np.full(len(others), share)
+        return lambda others: np.tile(shares, (len(others), 1))
     model = BASELINES[name](seed).fit(values[:, useful], labels)
-    return lambda others: model.predict_proba(others[:, useful])[:, 1]
+
+    def probabilities(others: np.ndarray) -> np.ndarray:
+        found = np.zeros((len(others), len(shares)))
+        found[:, model.classes_] = model.predict_proba(others[:, useful])
+        return found
+
+    return probabilities
 
 
 def permutation_importance(

@@ -288,6 +288,26 @@ class Tune(Section):
         return self
 
 
+class Curve(Section):
+    """The curve of one population."""
+
+    population: str
+    sizes: list[Annotated[int, Field(ge=3)]] = Field(
+        min_length=1, description="numbers of training images"
+    )
+    also: list[str] = Field([], description="populations on which its models are scored, too")
+
+
+class Efficiency(Section):
+    """ROC-AUC against the number of training images (``vitdm.efficiency``)."""
+
+    curves: list[Curve] = Field([], description="none: no images are simulated for it")
+    runs: list[str] = Field([], description="networks: names of runs")
+    n_scored: int = Field(3000, ge=3, description="images that score")
+    seeds: int = Field(3, ge=1, description="trainings of each, on other images each")
+    min_steps: int = Field(300, ge=1, description="of the optimiser, however few the images")
+
+
 class Final(Section):
     """The final test: the best settings, trained on all development data."""
 
@@ -351,6 +371,7 @@ class Config(Section):
         min_length=1, description="compared in notebooks 02 and 03"
     )
     run_seeds: int = Field(1, ge=1, description="seeds of each comparison run")
+    efficiency: Efficiency = Efficiency()
     tune: Tune
     final: Final = Final()
 
@@ -369,7 +390,7 @@ class Config(Section):
             )
         check_patches(self.model, self.preprocess.size)
         self._check_joined(self.model)
-        lines = self._wrong_runs() + self._wrong_starts()
+        lines = self._wrong_runs() + self._wrong_starts() + self._wrong_curves()
         if lines:
             raise wrong(lines)
         return self
@@ -386,6 +407,28 @@ class Config(Section):
                 lines += report(error, schema, f"runs.{name}.{error.title.lower()}")
             except InputError as error:
                 lines.append((f"runs.{name}", str(error)))
+        return lines
+
+    def _wrong_curves(self) -> list[tuple[str, str]]:
+        """Return what is wrong with the runs and populations of ``efficiency``."""
+        lines, known = [], ", ".join(self.runs)
+        for name in self.efficiency.runs:
+            if name not in self.runs:
+                lines.append(("efficiency.runs", f"found {name!r}; expected some of: {known}"))
+            elif (model := self.settings(self.runs[name].model)[0]).features and (
+                model.feature_set == "selected"
+            ):
+                lines.append(
+                    ("efficiency.runs", f"{name}: found feature_set 'selected'; expected another")
+                )
+        for curve in self.efficiency.curves:
+            own = [other.population for other in self.efficiency.curves]
+            if absent := [file for file in curve.also if file not in own]:
+                lines.append(
+                    ("efficiency.curves", f"also: found {absent[0]}; expected one with a curve")
+                )
+        if self.efficiency.curves and "lensfit" not in self.features.groups:
+            lines.append(("efficiency.curves", "features.groups needs lensfit"))
         return lines
 
     def _check_joined(self, model: Model) -> None:
@@ -466,6 +509,7 @@ def build(content: dict[str, Any], source: str = "configuration") -> Config:
         stem = re.sub(r"[^A-Za-z0-9_-]", "_", place.name.split(".")[0] or "data")
         name = str(content.get("name", "data")).removesuffix(f"_{stem}")
         content |= {"name": f"{name}_{stem}", "publish": False}
+        content |= {"efficiency": {}}  # it is of simulated lenses
         if isinstance(ingest := content.get("ingest", {}), dict) and not ingest.get("pixel_scale"):
             content = _without_fits(content)
     return checked(Config, content, source)
@@ -492,7 +536,8 @@ def _without_fits(content: dict[str, Any]) -> dict[str, Any]:
 def check_data(settings: Config) -> None:
     """Raise InputError at once if the images, or the population to simulate, are not there."""
     if settings.data == "simulate":
-        for file in (settings.population, *settings.populations.files):
+        curves = [curve.population for curve in settings.efficiency.curves]
+        for file in (settings.population, *settings.populations.files, *curves):
             load_population(file)
     elif not Path(settings.data).exists():
         raise InputError(

@@ -32,13 +32,18 @@ def shift_patches(images: Tensor, patch_size: int) -> Tensor:
     half = patch_size // 2
     height, width = images.shape[-2:]
     padded = functional.pad(images, (half, half, half, half))  # (B, C, H + 2 half, W + 2 half)
-    starts = ((2 * half, 2 * half), (2 * half, 0), (0, 2 * half), (0, 0))
-    shifted = [padded[..., y : y + height, x : x + width] for y, x in starts]
+    shifted = [padded[..., y : y + height, x : x + width] for y, x in _shifts(half)]
     return torch.cat([images, *shifted], dim=1)
 
 
 class PatchEmbedding(nn.Module):
-    """Cut an image into patches and project each to a token; with SPT from the shifted stack."""
+    """Cut an image into patches and project each to a token; with SPT from the shifted stack.
+
+    With SPT the token of a patch is E LN(x) + b, x (5 C p p,) being the patch and its shifts and LN
+    a layer normalisation with scale g and offset c. As E LN(x) = (E g x - mean(x) E g) / s + E c,
+    the stack is never made: E g x is one convolution with a kernel as large as all that the token
+    sees, (p + 2 (p // 2)) squared, and mean and s come from sums over patches.
+    """
 
     def __init__(self, patch_size: int, channels: int, embed_dim: int, spt: bool):
         super().__init__()
@@ -49,13 +54,50 @@ class PatchEmbedding(nn.Module):
         self.project = nn.Linear(values, embed_dim)
 
     def forward(self, images: Tensor) -> Tensor:
-        p = self.patch_size
+        p, c = self.patch_size, images.shape[1]
         if self.spt:
-            images = shift_patches(images, p)  # (B, 5C, H, W)
-        b, c, height, width = images.shape
-        patches = images.view(b, c, height // p, p, width // p, p)
-        patches = patches.permute(0, 2, 4, 1, 3, 5).reshape(b, -1, c * p * p)  # (B, N, C p p)
-        return self.project(self.norm(patches))  # (B, N, D)
+            weight = self.project.weight * self.norm.weight
+            offset = self.project.bias + self.project.weight @ self.norm.bias  # (D,)
+            kernel = _joint_kernel(weight.view(-1, 5, c, p, p))
+            tokens = functional.conv2d(images, kernel, stride=p, padding=p // 2)
+            mean, variance = _stack_moments(images, p)  # (B, H / p, W / p)
+            tokens = tokens - mean[:, None] * weight.sum(dim=1)[:, None, None]
+            tokens = tokens * torch.rsqrt(variance + self.norm.eps)[:, None]
+            tokens = tokens + offset[:, None, None]
+        else:
+            kernel = self.project.weight.view(-1, c, p, p)
+            tokens = functional.conv2d(images, kernel, self.project.bias, stride=p)
+        return tokens.flatten(2).transpose(1, 2)  # (B, D, H / p, W / p) to (B, N, D)
+
+
+def _shifts(half: int) -> tuple[tuple[int, int], ...]:
+    """Return where the four shifted images start (y, x) in one with a rim of ``half`` pixels."""
+    return (2 * half, 2 * half), (2 * half, 0), (0, 2 * half), (0, 0)
+
+
+def _joint_kernel(weight: Tensor) -> Tensor:
+    """Return one kernel (D, C, q, q) for an image and its shifts (D, 5, C, p, p).
+
+    q = p + 2 (p // 2): each of the five kernels lies where its patch is in the original image.
+    """
+    half = weight.shape[-1] // 2
+    joint = functional.pad(weight[:, 0], (half, half, half, half))
+    for k, (y, x) in enumerate(_shifts(half), start=1):
+        joint = joint + functional.pad(weight[:, k], (x, 2 * half - x, y, 2 * half - y))
+    return joint
+
+
+def _stack_moments(images: Tensor, patch_size: int) -> tuple[Tensor, Tensor]:
+    """Return mean and variance of all that each token sees with SPT, (B, H / p, W / p)."""
+    half, (height, width) = patch_size // 2, images.shape[-2:]
+    moments = torch.stack([images.mean(dim=1), images.square().mean(dim=1)], dim=1)
+    padded = functional.pad(moments, (half, half, half, half))
+    total = functional.avg_pool2d(moments, patch_size)
+    for y, x in _shifts(half):
+        shifted = padded[..., y : y + height, x : x + width]
+        total = total + functional.avg_pool2d(shifted, patch_size)
+    mean, square = (total / 5).unbind(dim=1)
+    return mean, (square - mean**2).clamp(min=0)
 
 
 class Attention(nn.Module):

@@ -86,6 +86,7 @@ def needs(name: str, settings: Config) -> list[str]:
             "features.csv",
             "selection/selection.json",
             *(f"{run}/metrics.json" for run in runs),
+            *["efficiency/all/efficiency.csv"] * bool(settings.efficiency.curves),
         ],
         "04": ["processed/dataset.json", "tune/best.json"],
         "05": ["evaluation/metrics.json", "features.csv"],

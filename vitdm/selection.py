@@ -334,7 +334,7 @@ def _importance(
     for model in baselines.BASELINES:
         score = baselines.trained(model, values[train], labels[train], settings.seed)
         mean, sd = baselines.permutation_importance(
-            lambda changed, score=score: roc_auc_score(labels[valid], score(changed)),
+            lambda changed, score=score: roc_auc_score(labels[valid], score(changed)[:, 1]),
             values[valid],
             columns,
             settings.selection.n_repeats,
@@ -364,7 +364,7 @@ def _scores(
         for label, names in sets.items():
             values = table[list(names)].to_numpy()
             score = baselines.trained(model, values[train], labels[train], settings.seed)
-            scores = score(values[opt])
+            scores = score(values[opt])[:, 1]
             interval = bootstrap_interval(
                 weighted_auc,
                 labels[opt],

@@ -316,10 +316,7 @@ def fit(
         images = channels(data.images[rows], None if residuals is None else residuals[rows])
         return images, torch.from_numpy(features[rows]), torch.from_numpy(labels[rows]).long()
 
-    rows = data.rows(*train_splits)
-    if n_train is not None and n_train < len(rows):
-        shuffled = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1,)))
-        rows = np.sort(shuffled.permutation(rows)[:n_train])
+    rows = first_rows(data.rows(*train_splits), n_train, seed)
     training = arrays(rows)
 
     with torch.random.fork_rng(), tempfile.TemporaryDirectory() as scratch:
@@ -420,6 +417,14 @@ def _train(
         warnings.filterwarnings("ignore", message=".*isinstance.*LeafSpec.*")
         trainer.fit(recipe, batches, valid)
     recipe.model.to("cpu")
+
+
+def first_rows(rows: np.ndarray, n: int | None, seed: int) -> np.ndarray:
+    """Return the first n rows (None: all) of an order that depends on the seed, sorted."""
+    if n is None or n >= len(rows):
+        return rows
+    shuffled = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1,)))
+    return np.sort(shuffled.permutation(rows)[:n])
 
 
 def inputs_of(

@@ -1,6 +1,7 @@
 """One function per figure; each draws what it is given and returns the figure."""
 
 from vitdm.plots.data import feature_distributions, noise_histogram
+from vitdm.plots.efficiency import data_efficiency, shortcut_loss, shortcut_table
 from vitdm.plots.lensfit import einstein_radii, residual_maps
 from vitdm.plots.model import attention, runs, shifted_patches, training_history
 from vitdm.plots.populations import (
@@ -44,6 +45,7 @@ __all__ = [
     "WIDTH",
     "attention",
     "confusion_matrix",
+    "data_efficiency",
     "einstein_radii",
     "failures",
     "feature_auc",
@@ -67,6 +69,8 @@ __all__ = [
     "sensitivity",
     "setting_name",
     "shifted_patches",
+    "shortcut_loss",
+    "shortcut_table",
     "simulated",
     "style",
     "training_history",

@@ -1,0 +1,165 @@
+"""ROC-AUC against the number of training images, and on other lenses (notebook 03)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+
+from vitdm.plots.style import WIDTH
+
+#: colour, marker and dash of each model, in the order in which they are drawn
+LINES = {
+    "spt_lsa": ("#777777", "o", "-"),
+    "spt_lsa_proposal": ("#E69F00", "v", "-"),
+    "spt_lsa_residual": ("#009E73", "s", "-"),
+    "spt_lsa_lensfit": ("#0072B2", "^", "-"),
+    "spt_lsa_all": ("#CC79A7", "D", "-"),
+    "boosting": ("#D55E00", "P", "--"),
+    "fit_fourth_power": ("black", "", ":"),
+    "fit_theta_E": ("#777777", "", ":"),
+}
+_TICKS = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9998)
+_SCORES = {"roc_auc": "ROC-AUC, any substructure", "macro_roc_auc": "ROC-AUC, mean of 3 classes"}
+
+
+def data_efficiency(
+    table: pd.DataFrame, labels: Mapping[str, str], other: pd.DataFrame | None = None
+) -> plt.Figure:
+    """Draw the ROC-AUC against the number of training images: a column a population.
+
+    ``table`` as from ``efficiency.measure``; ``labels`` names the models that are drawn. Above, any
+    substructure against none; below, the mean over the classes. Points are means over the seeds,
+    bands reach from the lowest seed to the highest; dotted lines need no training. The axis is
+    logarithmic in 1 - AUC: each tick halves the pairs that are put in the wrong order. ``other``
+    are results of another run, drawn as open marks.
+    """
+    own = table[table["scored_on"] == table["population"]]
+    populations = own["population"].unique()
+    scores = [score for score in _SCORES if score in own]
+    figure, grid = plt.subplots(
+        len(scores), len(populations), figsize=(WIDTH, 2.45 * len(scores) + 0.7), squeeze=False,
+        sharex=True, sharey="row", layout="constrained",
+    )  # fmt: skip
+    for row, score in zip(grid, scores, strict=True):
+        for axes, population in zip(row, populations, strict=True):
+            part = own[own["population"] == population]
+            for name in (name for name in LINES if name in labels):
+                _curve(axes, part[part["model"] == name], score, name, labels[name])
+                if other is not None:
+                    same = (other["population"] == population) & (other["model"] == name)
+                    same &= other["scored_on"] == population
+                    mean = other[same & (other["n_train"] > 0)].groupby("n_train")[score].mean()
+                    colour, marker, _ = LINES[name]
+                    axes.plot(mean.index, 1 - mean, marker, mfc="white", mec=colour, ms=5)
+            _auc_axis(axes, 1 - part[score].max())
+        row[0].set_ylabel(_SCORES[score])
+    for axes, population in zip(grid[0], populations, strict=True):
+        axes.set_title(population)
+    for axes in grid[-1]:
+        sizes = sorted(own["n_train"][own["n_train"] > 0].unique())
+        axes.set(xscale="log", xlabel="training images")
+        axes.set_xticks(sizes, [f"{n:,}".replace(",", "\u202f") for n in sizes])
+        axes.minorticks_off()
+    handles = {}
+    for axes in grid.flat:
+        handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    figure.legend(handles.values(), handles, loc="outside upper center", ncols=2, fontsize=7.5)
+    return figure
+
+
+def _curve(axes: Axes, part: pd.DataFrame, score: str, name: str, label: str) -> None:
+    """Draw one model: a curve with its band, or a line if it needs no training."""
+    colour, marker, dash = LINES[name]
+    known = part.dropna(subset=score)
+    if known.empty:
+        return
+    if (known["n_train"] == 0).all():
+        axes.axhline(1 - known[score].mean(), color=colour, ls=dash, lw=1.2, label=label)
+        return
+    by_size = known.groupby("n_train")[score]
+    mean = by_size.mean()
+    axes.plot(mean.index, 1 - mean, color=colour, ls=dash, marker=marker, ms=4, lw=1.2, label=label)
+    axes.fill_between(mean.index, 1 - by_size.max(), 1 - by_size.min(), color=colour, alpha=0.2)
+
+
+def _auc_axis(axes: Axes, smallest: float) -> None:
+    """Make the vertical axis logarithmic in 1 - AUC, with ticks that tell the AUC."""
+    axes.set_yscale("log")
+    ticks = [tick for tick in _TICKS if 1 - tick > 0.7 * smallest]
+    axes.set_yticks([1 - tick for tick in ticks], [f"{tick:g}" for tick in ticks])
+    axes.set_ylim(0.62, None)
+    axes.minorticks_off()
+    axes.grid(axis="y", lw=0.4, color="0.9")
+    axes.set_axisbelow(True)
+
+
+def shortcut_loss(table: pd.DataFrame, labels: Mapping[str, str]) -> plt.Figure:
+    """Draw what each model loses when the size of the ring tells nothing: a row a model.
+
+    ``table`` has one row a model with the columns model and, of each score (roc_auc and
+    macro_roc_auc), ``<score>_here``, ``<score>_there`` (the same model on the other population) and
+    ``<score>_learnt`` (trained on the other population), each a mean over seeds with ``_sd``. A
+    long way from the filled to the open mark: the model knew the class from the size.
+    """
+    names = [name for name in LINES if name in set(table["model"])]
+    figure, grid = plt.subplots(
+        1, 2, figsize=(WIDTH, 0.3 * len(names) + 1.1), sharey=True, layout="constrained"
+    )
+    marks = {
+        "here": ("o", "black", "with the shortcut"),
+        "there": ("o", "white", "the same models, size made uninformative"),
+        "learnt": ("x", "black", "trained where the size is uninformative"),
+    }
+    rows = table.set_index("model")
+    for axes, (score, title) in zip(grid, _SCORES.items(), strict=True):
+        for place, name in enumerate(names):
+            values = [rows.loc[name, f"{score}_{kind}"] for kind in ("here", "there")]
+            axes.plot(values, [place, place], color="0.7", lw=1.2, zorder=1)
+            for kind, (marker, fill, label) in marks.items():
+                mean, sd = rows.loc[name, [f"{score}_{kind}", f"{score}_{kind}_sd"]]
+                axes.errorbar(
+                    mean, place, xerr=sd, fmt=marker, mfc=fill, mec="black", ecolor="black", ms=5, elinewidth=0.8,
+                    label=label if place == 0 else None,
+                )  # fmt: skip
+        axes.axvline(0.5, color="0.6", ls=":", lw=1)
+        axes.set(xlabel=title, xlim=(0.42, 1.02))
+        axes.set_yticks(range(len(names)), [labels[name] for name in names])
+        axes.set_ylim(len(names) - 0.5, -0.5)
+    sns.despine(figure)
+    figure.legend(
+        *grid[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=7.5
+    )
+    return figure
+
+
+def shortcut_table(table: pd.DataFrame, population: str, other: str) -> pd.DataFrame:
+    """Return the table of ``shortcut_loss``: models with most images of ``population``, ``other``.
+
+    Scores of single numbers, which learn nothing, have no ``_learnt`` of their own: theirs is that
+    on ``other``.
+    """
+    rows = []
+    trained = table[table["n_train"] > 0]
+    most = {name: part["n_train"].max() for name, part in trained.groupby("population")}
+    for name in dict.fromkeys(table["model"]):
+        part = table[table["model"] == name]
+        row = {"model": name, "n_train": 0}
+        for kind, (learnt, scored) in {
+            "here": (population, population),
+            "there": (population, other),
+            "learnt": (other, other),
+        }.items():
+            found = part[(part["population"] == learnt) & (part["scored_on"] == scored)]
+            if (part["n_train"] > 0).any():
+                found = found[found["n_train"] == most[learnt]]
+                row["n_train"] = most[learnt]
+            for score in _SCORES:
+                row[f"{score}_{kind}"] = found[score].mean()
+                row[f"{score}_{kind}_sd"] = np.nan_to_num(found[score].std())
+        rows.append(row)
+    return pd.DataFrame(rows)
