@@ -122,9 +122,10 @@ def shortcut_loss(table: pd.DataFrame, labels: Mapping[str, str]) -> plt.Figure:
             axes.plot(values, [place, place], color="0.7", lw=1.2, zorder=1)
             for kind, (marker, fill, label) in marks.items():
                 mean, sd = rows.loc[name, [f"{score}_{kind}", f"{score}_{kind}_sd"]]
+                text = label if place == 0 else None
                 axes.errorbar(
-                    mean, place, xerr=sd, fmt=marker, mfc=fill, mec="black", ecolor="black", ms=5, elinewidth=0.8,
-                    label=label if place == 0 else None,
+                    mean, place, xerr=sd, fmt=marker, mfc=fill, mec="black", ecolor="black", ms=5,
+                    elinewidth=0.8, label=text,
                 )  # fmt: skip
         axes.axvline(0.5, color="0.6", ls=":", lw=1)
         axes.set(xlabel=title, xlim=(0.42, 1.02))
