@@ -403,8 +403,8 @@ TRIAL_STEPS = 6
 def _starts(problem: _Problem, radius: Tensor, before: Tensor | None) -> Tensor:
     """Return the best (STARTS, n, p) of some round sources, with the amplitudes that fit best.
 
-    ``radius`` (n,) is flux-weighted, in arcsec. ``before`` (n, p) is what a first fit has found: the
-    light of the lens galaxy is taken from there, and other places of the source are tried.
+    ``radius`` (n,) is flux-weighted, in arcsec. ``before`` (n, p) is what a first fit has found:
+    the light of the lens galaxy is taken from there, and other places of the source are tried.
     """
     model = problem.model
     positions = POSITIONS if before is None else OTHERS

@@ -1,7 +1,7 @@
 """One function per figure; each draws what it is given and returns the figure."""
 
 from vitdm.plots.data import feature_distributions, noise_histogram
-from vitdm.plots.lensfit import einstein_radii, residual_maps
+from vitdm.plots.lensfit import einstein_radii, residual_maps, subhalo_distance
 from vitdm.plots.model import attention, runs, shifted_patches, training_history
 from vitdm.plots.populations import (
     Example,
@@ -69,6 +69,7 @@ __all__ = [
     "shifted_patches",
     "simulated",
     "style",
+    "subhalo_distance",
     "training_history",
     "tune_convergence",
     "tune_evaluations",
