@@ -158,7 +158,11 @@ print(f"numbers a token: {patch_size**2} plain, {5 * patch_size**2} with SPT")
 
 # %%
 runs = {name: train.load_run(out.results / "runs" / f"{name}_seed0") for name in settings.runs}
-one_channel = {name: run for name, run in runs.items() if not run.settings.model.residual}
+one_channel = {
+    name: run
+    for name, run in runs.items()
+    if not run.settings.model.residual and run.model.joins != "token"
+}
 images_only = [name for name, run in one_channel.items() if not run.settings.model.features]
 pair = [name for name in ("spt", "spt_lsa") if name in one_channel]
 looked_at = pair or (images_only or list(one_channel))[-1:]
@@ -220,7 +224,8 @@ inside.round(4)
 # and the central 68 % of the training images, and their tails drawn in by an arcsinh, for what a
 # lens fit leaves spans orders of magnitude; one that is missing is put to the median and marked by
 # an indicator; a hidden layer turns them into $D$ numbers, and these are appended to the class
-# token before the last linear map. The images take no notice of them.
+# token before the last linear map (`join: head`). The images take no notice of them. With
+# `join: token` they are a further token instead, and every patch can attend to it.
 #
 # The smooth lens that is fitted to each image (notebook 1) leaves a *map*, too. It can be a second
 # channel of the image (`residual`): $\operatorname{arcsinh} r$ of the residual $r$ in units of the

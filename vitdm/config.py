@@ -149,6 +149,9 @@ class Model(Section):
     lsa: bool = Field(True, description="Locality Self-Attention")
     pool: Literal["cls", "mean"] = Field("cls", description="what the head reads")
     features: bool = Field(False, description="join the physics features to the image")
+    join: Literal["head", "token"] = Field(
+        "head", description="where features join: beside the pooled token, or as a further token"
+    )
     residual: bool = Field(False, description="what a fitted smooth lens leaves, a second channel")
     feature_set: Literal["selected", "proposal", "morphology", "lensfit", "all"] = Field(
         "selected", description="which: those kept by vitdm select, one group, or all"
@@ -323,7 +326,7 @@ class RunSettings(Section):
     """What a finished run must know to be used again: ``config.yaml`` in its folder."""
 
     classes: list[str] = Field(min_length=2)
-    image_size: int
+    image_size: int | list[int] = Field(description="side, or height and width, pixels")
     feature_names: list[str]
     model: Model
     train: Train
@@ -335,6 +338,14 @@ class RunSettings(Section):
     train_splits: list[str]
     n_train: int
     seed: int
+
+    @field_validator("image_size", mode="plain")
+    @classmethod
+    def _side_or_sides(cls, size: Any) -> int | list[int]:
+        sides = size if isinstance(size, (list, tuple)) else (size, size)
+        if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+            raise ValueError("expected the side, or height and width, in pixels")
+        return list(sides) if sides[0] != sides[1] else sides[0]
 
 
 # ------------------------------------------------------------------------------------------- all
@@ -486,12 +497,13 @@ class Config(Section):
         return f"results/{self.name}"
 
 
-def check_patches(model: Model, size: int) -> None:
-    """Raise InputError, a ValueError, unless the patches tile the image."""
-    if size % model.patch_size:
+def check_patches(model: Model, size: int | tuple[int, int]) -> None:
+    """Raise InputError, a ValueError, unless the patches tile an image of this side, or sides."""
+    sides, name = ((size,), "side preprocess.size") if isinstance(size, int) else (size, "sides")
+    if any(side % model.patch_size for side in sides):
+        found = " x ".join(map(str, sides))
         raise InputError(
-            f"patch_size = {model.patch_size} does not divide the image side "
-            f"preprocess.size = {size}"
+            f"patch_size = {model.patch_size} does not divide the image {name} = {found}"
         )
 
 

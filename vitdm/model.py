@@ -170,19 +170,20 @@ class Block(nn.Module):
 
 
 class ViT(nn.Module):
-    """Vision Transformer over square images, with or without physics features.
+    """Vision Transformer over images of one size, with or without physics features.
 
-    ``settings`` says which ideas are on; ``image_size`` is the side in pixels. Features join before
-    the head: standardised by the quantiles of the training images, tails drawn in, a missing one
-    (NaN) put to the median and marked by an indicator, through one hidden layer, concatenated to
-    the pooled token.
+    ``settings`` says which ideas are on; ``image_size`` is the side, or (height, width), in pixels.
+    Features are standardised by the quantiles of the training images, tails drawn in, a missing one
+    (NaN) put to the median and marked by an indicator, and go through one hidden layer. What comes
+    out joins by ``settings.join``: concatenated to the pooled token before the head, or as a
+    further token, the last, to which the others attend.
     ValueError if the patches do not tile the image or the heads do not divide the width.
     """
 
     def __init__(
         self,
         settings: config.Model,
-        image_size: int,
+        image_size: int | tuple[int, int],
         num_classes: int,
         num_features: int = 0,
         channels: int = 1,
@@ -191,33 +192,40 @@ class ViT(nn.Module):
         config.check_patches(settings, image_size)
         self.settings = settings
         width = settings.embed_dim
-        num_tokens = (image_size // settings.patch_size) ** 2 + (settings.pool == "cls")
+        rows, columns = (
+            side // settings.patch_size
+            for side in ((image_size,) * 2 if isinstance(image_size, int) else image_size)
+        )
+        self.num_features = num_features
+        self.joins = settings.join if num_features else None
+        num_tokens = rows * columns + (settings.pool == "cls") + (self.joins == "token")
         self.embed = PatchEmbedding(settings.patch_size, channels, width, settings.spt)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width)) if settings.pool == "cls" else None
         self.position = nn.Parameter(torch.zeros(1, num_tokens, width))
         self.blocks = nn.ModuleList(Block(settings, num_tokens) for _ in range(settings.depth))
         self.norm = nn.LayerNorm(width)
-        self.num_features = num_features
         if num_features:
             self.register_buffer("feature_middle", torch.zeros(num_features))
             self.register_buffer("feature_width", torch.ones(num_features))
             self.feature_embed = nn.Sequential(nn.Linear(2 * num_features, width), nn.GELU())
-        self.head = nn.Linear(width * (2 if num_features else 1), num_classes)
+        self.head = nn.Linear(width * (2 if self.joins == "head" else 1), num_classes)
         self.apply(_initialise)
         nn.init.trunc_normal_(self.position, std=0.02)
         if self.cls_token is not None:
             nn.init.trunc_normal_(self.cls_token, std=0.02)
 
-    def tokens(self, images: Tensor) -> Tensor:
-        """Return the tokens that enter the first block, (B, N, D)."""
+    def tokens(self, images: Tensor, features: Tensor | None = None) -> Tensor:
+        """Return the tokens that enter the first block, (B, N, D): class, patches, features."""
         tokens = self.embed(images)
         if self.cls_token is not None:
             tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
+        if self.joins == "token":
+            tokens = torch.cat([tokens, self.embed_features(features)[:, None]], dim=1)
         return tokens + self.position
 
-    def forward_features(self, images: Tensor) -> Tensor:
-        """Return one vector an image, (B, D)."""
-        tokens = self.tokens(images)
+    def forward_features(self, images: Tensor, features: Tensor | None = None) -> Tensor:
+        """Return one vector an image, (B, D): the class token, or the mean of all tokens."""
+        tokens = self.tokens(images, features)
         for block in self.blocks:
             tokens = block(tokens)
         tokens = self.norm(tokens)
@@ -225,18 +233,18 @@ class ViT(nn.Module):
 
     def forward(self, images: Tensor, features: Tensor | None = None) -> Tensor:
         """Return logits (B, K) of images (B, C, H, W) and features (B, F), if the model has any."""
-        pooled = self.forward_features(images)
-        if self.num_features:
-            assert features is not None, f"this model needs {self.num_features} features"
+        pooled = self.forward_features(images, features)
+        if self.joins == "head":
             pooled = torch.cat([pooled, self.embed_features(features)], dim=1)
         return self.head(pooled)
 
-    def embed_features(self, features: Tensor) -> Tensor:
+    def embed_features(self, features: Tensor | None) -> Tensor:
         """Return the hidden layer of the features, (B, D), from raw features (B, F).
 
         arcsinh leaves the middle of a distribution as it is and draws in its tails: residuals of
         lens fits span orders of magnitude.
         """
+        assert features is not None, f"this model needs {self.num_features} features"
         missing = features.isnan()
         standard = torch.arcsinh((features - self.feature_middle) / self.feature_width)
         standard = standard.masked_fill(missing, 0.0)
@@ -252,9 +260,9 @@ class ViT(nn.Module):
         self.feature_middle.copy_(middle)
         self.feature_width.copy_(torch.where(width > 0, width, 1.0))
 
-    def attention(self, images: Tensor) -> list[Tensor]:
+    def attention(self, images: Tensor, features: Tensor | None = None) -> list[Tensor]:
         """Return each block's attention weights, (B, h, N, N)."""
-        tokens = self.tokens(images)
+        tokens = self.tokens(images, features)
         weights = []
         for block in self.blocks:
             weights.append(block.attention.weights(block.norm1(tokens)))
