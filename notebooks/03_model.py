@@ -158,7 +158,11 @@ print(f"numbers a token: {patch_size**2} plain, {5 * patch_size**2} with SPT")
 
 # %%
 runs = {name: train.load_run(out.results / "runs" / f"{name}_seed0") for name in settings.runs}
-one_channel = {name: run for name, run in runs.items() if not run.settings.model.residual}
+one_channel = {
+    name: run
+    for name, run in runs.items()
+    if not run.settings.model.residual and run.model.joins != "token"
+}
 images_only = [name for name, run in one_channel.items() if not run.settings.model.features]
 pair = [name for name in ("spt", "spt_lsa") if name in one_channel]
 looked_at = pair or (images_only or list(one_channel))[-1:]
@@ -216,19 +220,21 @@ inside.round(4)
 # ## 3.3 Joining the physics features
 #
 # The features of notebook 1 can be given to the network as well: those kept by notebook 2's rule
-# (`feature_set: selected`), the proposal's, or all. Each is encoded by the quantiles of the training
-# images: standardised by the median and the central 68 %, with an arcsinh that draws in the tails,
-# for what a lens fit leaves spans orders of magnitude; and, as trees do, by its place among eight
-# bins (Gorishniy, Rubachev and Babenko 2022, [arXiv:2203.05556](https://arxiv.org/abs/2203.05556)).
-# One that is missing is marked by an indicator. A hidden layer turns all that into $D$ numbers, and
-# these are appended to the class token before the last linear map. The images take no notice of
-# them.
+# (`feature_set: selected`), the proposal's, or all. Each is encoded by the quantiles of the
+# training images: standardised by the median and the central 68 %, with an arcsinh that draws in
+# the tails, for what a lens fit leaves spans orders of magnitude; and, as trees do, by its place
+# among eight bins (Gorishniy, Rubachev and Babenko 2022,
+# [arXiv:2203.05556](https://arxiv.org/abs/2203.05556)). One that is missing is marked by an
+# indicator. A hidden layer turns all that into $D$ numbers, and these are appended to the class
+# token before the last linear map (`join: head`). The images take no notice of them. With `join:
+# token` they are a further token instead, and every patch can attend to it.
 #
-# The smooth lens that is fitted to each image (notebook 1) leaves a *map*, too. It can join the image
-# (`residual`) in two more channels, so that the network may find what the features do not measure:
-# $\operatorname{arcsinh} r$ of the residual $r$ in units of the noise, and $\ln(1 + s^2)$, $s$ being
-# the sum of $r$ over 3 × 3 pixels in units of its own noise. The second is a local $\chi^2$: a patch
-# enters the network through a linear map, and no linear map can make a square.
+# The smooth lens that is fitted to each image (notebook 1) leaves a *map*, too. It can join the
+# image (`residual`) in two more channels, so that the network may find what the features do not
+# measure: $\operatorname{arcsinh} r$ of the residual $r$ in units of the noise, and
+# $\ln(1 + s^2)$, $s$ being the sum of $r$ over 3 × 3 pixels in units of its own noise. The second
+# is a local $\chi^2$: a patch enters the network through a linear map, and no linear map can make a
+# square.
 #
 # ## 3.4 Training
 #
@@ -448,7 +454,8 @@ for row in [] if loss is None else loss.to_dict("records"):
     }
 if len(curves):
     numbers |= {"efficiency_n_scored": int(curves["n_scored"].max())}
-    numbers |= {"efficiency_extended": other is not None, "efficiency_seeds": int(scores["seeds"].max())}
+    numbers |= {"efficiency_seeds": int(scores["seeds"].max())}
+    numbers |= {"efficiency_extended": other is not None}
 numbers |= {f"run_{name}_auc": table.loc[name, "roc_auc"] for name in runs}
 numbers |= {f"run_{name}_sd": table.loc[name, "sd"] for name in runs}
 out.numbers(numbers)

@@ -25,8 +25,9 @@ def vit(features=0, channels=1, size=SIZE, classes=3, seed=0, **settings):
 
 
 def pixels(batch=2, channels=1, size=SIZE, seed=1):
+    sides = (size, size) if isinstance(size, int) else size
     return torch.from_numpy(
-        np.random.default_rng(seed).normal(size=(batch, channels, size, size)).astype(np.float32)
+        np.random.default_rng(seed).normal(size=(batch, channels, *sides)).astype(np.float32)
     )
 
 
@@ -53,7 +54,20 @@ def layer_norm(values, layer):
     return (values - values.mean()) / spread * array(layer.weight) + array(layer.bias)
 
 
-def tokens_by_loops(net, image):
+def features_by_loops(net, features):
+    """The hidden layer (D,) of the raw features (F,) of one image."""
+    known = np.isfinite(features)
+    rows = [np.arcsinh((features - array(net.feature_middle)) / array(net.feature_width))]
+    edges = array(net.feature_edges)
+    for k in range(len(edges) - 1):
+        ends = zip(features, edges[k], edges[k + 1], strict=True)
+        rows.append([np.interp(x, [low, high], [-1, 1]) * (low < high) for x, low, high in ends])
+    values = np.concatenate([*np.where(known, rows, 0), ~known])
+    hidden = array(net.feature_embed[0].weight) @ values + array(net.feature_embed[0].bias)
+    return hidden * 0.5 * (1 + erf(hidden / math.sqrt(2)))
+
+
+def tokens_by_loops(net, image, features=None):
     """Tokens (N, D) that enter the first block, for one image (C, H, W)."""
     p, spt = net.settings.patch_size, net.settings.spt
     h = p // 2
@@ -71,6 +85,8 @@ def tokens_by_loops(net, image):
             tokens.append(array(layer.weight) @ values + array(layer.bias))
     if net.settings.pool == "cls":
         tokens.insert(0, array(net.cls_token)[0, 0])
+    if net.joins == "token":
+        tokens.append(features_by_loops(net, features))
     return np.array(tokens) + array(net.position)[0]
 
 
@@ -94,8 +110,8 @@ def attention_by_loops(layer, tokens, lsa):
     return mixed @ array(layer.project.weight).T + array(layer.project.bias), all_weights
 
 
-def forward_by_loops(net, image):
-    tokens = tokens_by_loops(net, image)
+def forward_by_loops(net, image, features=None):
+    tokens = tokens_by_loops(net, image, features)
 
     def normed(layer):
         return np.array([layer_norm(token, layer) for token in tokens])
@@ -136,13 +152,24 @@ def test_shifts_move_the_content_as_the_names_say():
 
 
 @pytest.mark.parametrize(
-    ("settings", "channels"),
-    [({}, 1), ({"patch_size": 3}, 1), ({"patch_size": 6}, 3), ({"spt": False}, 2)]
-    + [({"pool": "mean"}, 1)],
+    ("settings", "channels", "size"),
+    [
+        ({}, 1, SIZE),
+        ({"patch_size": 3}, 1, SIZE),
+        ({"patch_size": 6}, 3, SIZE),
+        ({"spt": False}, 2, SIZE),
+        ({"pool": "mean"}, 1, SIZE),
+        ({}, 1, (8, 20)),
+        ({"patch_size": 3}, 2, (15, 6)),
+        ({"patch_size": 5, "pool": "mean"}, 3, (5, 15)),
+        ({"patch_size": 2}, 1, (4, 6)),
+        ({"spt": False}, 2, (16, 4)),
+    ],
 )
-def test_tokens(settings, channels):
-    net, images = vit(channels=channels, **settings), pixels(channels=channels)
+def test_tokens(settings, channels, size):
+    net, images = vit(channels=channels, size=size, **settings), pixels(2, channels, size)
     found = array(net.tokens(images))
+    assert found.shape[1] == net.position.shape[1]
     for image, tokens in zip(images.numpy().astype(float), found, strict=True):
         np.testing.assert_allclose(tokens, tokens_by_loops(net, image), atol=1e-5)
 
@@ -210,18 +237,54 @@ def test_scale_of_each_head_is_learnt():
 
 
 @pytest.mark.parametrize(
-    "settings",
-    [{}, {"spt": False}, {"lsa": False}, {"spt": False, "lsa": False}, {"pool": "mean"}]
-    + [{"patch_size": 3, "num_heads": 2, "mlp_ratio": 3.0, "depth": 1}],
+    ("settings", "size"),
+    [
+        ({}, SIZE),
+        ({"spt": False}, SIZE),
+        ({"lsa": False}, SIZE),
+        ({"spt": False, "lsa": False}, SIZE),
+        ({"pool": "mean"}, SIZE),
+        ({"patch_size": 3, "num_heads": 2, "mlp_ratio": 3.0, "depth": 1}, SIZE),
+        ({}, (8, 20)),
+        ({"patch_size": 3, "pool": "mean"}, (15, 6)),
+    ],
 )
-def test_forward(settings):
-    net, images = vit(**settings), pixels()
+def test_forward(settings, size):
+    net, images = vit(size=size, **settings), pixels(size=size)
     logits, vectors = array(net(images)), array(net.forward_features(images))
     for k, image in enumerate(images.numpy().astype(float)):
         expected = forward_by_loops(net, image)
         np.testing.assert_allclose(vectors[k], expected, atol=2e-5 * np.abs(expected).max())
         head = array(net.head.weight) @ expected + array(net.head.bias)
         np.testing.assert_allclose(logits[k], head, atol=5e-5 * np.abs(head).max())
+
+
+def test_without_spt_and_lsa_it_is_a_plain_vision_transformer():
+    """The same weights in torch's own convolution and encoder layers."""
+    net, images = vit(spt=False, lsa=False, channels=2, size=(8, 20)), pixels(2, 2, (8, 20))
+    cut = nn.Conv2d(2, 12, kernel_size=4, stride=4)
+    cut.weight.data.copy_(net.embed.project.weight.view(12, 2, 4, 4))
+    cut.bias.data.copy_(net.embed.project.bias)
+    tokens = cut(images).flatten(2).transpose(1, 2)
+    tokens = torch.cat([net.cls_token.expand(2, -1, -1), tokens], dim=1) + net.position
+    for block in net.blocks:
+        layer = nn.TransformerEncoderLayer(
+            12, 3, 24, 0.0, "gelu", batch_first=True, norm_first=True
+        )
+        own = block.attention
+        layer.self_attn.in_proj_weight.data.copy_(own.qkv.weight)
+        layer.self_attn.in_proj_bias.data.zero_()
+        layer.self_attn.out_proj.load_state_dict(own.project.state_dict())
+        for theirs, ours in (
+            (layer.norm1, block.norm1),
+            (layer.norm2, block.norm2),
+            (layer.linear1, block.mlp[0]),
+            (layer.linear2, block.mlp[2]),
+        ):
+            theirs.load_state_dict(ours.state_dict())
+        tokens = layer.eval()(tokens)
+    expected = net.head(net.norm(tokens)[:, 0])
+    torch.testing.assert_close(net(images), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_number_of_parameters():
@@ -245,6 +308,9 @@ def test_dropout_acts_in_training_only():
 def test_wrong_sizes_name_both_values():
     with pytest.raises(ValueError, match=r"patch_size = 5 does not divide .* = 12"):
         ViT(config.Model(patch_size=5), 12, 2)
+    for size in ((20, 12), (12, 20)):
+        with pytest.raises(ValueError, match=f"patch_size = 5 does .* = {size[0]} x {size[1]}"):
+            ViT(config.Model(patch_size=5), size, 2)
     with pytest.raises(ValueError, match=r"embed_dim = 30 .* num_heads = 4"):
         config.Model(embed_dim=30, num_heads=4)
 
@@ -286,8 +352,32 @@ def test_features_are_standardised_and_gaps_marked():
     np.testing.assert_allclose(logits, expected, atol=1e-4)
 
 
-def test_a_gap_trains_without_nan():
-    net = vit(features=2)
+@pytest.mark.parametrize("pool", ["cls", "mean"])
+def test_features_as_a_token(pool):
+    net, images = vit(features=2, join="token", pool=pool), pixels()
+    net.standardise(torch.tensor([[1.0, 2], [3, 9], [4, 5]]))
+    raw = np.array([[9.0, 7], [np.nan, 5]])
+    logits = array(net(images, torch.from_numpy(raw).float()))
+    for k, image in enumerate(images.numpy().astype(float)):
+        expected = forward_by_loops(net, image, raw[k])
+        head = array(net.head.weight) @ expected + array(net.head.bias)
+        np.testing.assert_allclose(logits[k], head, atol=5e-5 * np.abs(head).max())
+    tokens = 9 + (pool == "cls") + 1
+    for weights in net.attention(images, torch.from_numpy(raw).float()):
+        assert weights.shape == (2, 3, tokens, tokens)
+    with pytest.raises(AssertionError, match="this model needs 2 features"):
+        net(images)
+    assert torch.equal(vit(join="token")(images), vit()(images))  # without features, no token
+
+
+def test_features_join_the_head_by_default():
+    assert config.Model().join == "head"
+    assert vit(features=2).position.shape == vit().position.shape
+
+
+@pytest.mark.parametrize("join", ["head", "token"])
+def test_a_gap_trains_without_nan(join):
+    net = vit(features=2, join=join)
     net(pixels(), torch.tensor([[math.nan, 1.0], [math.nan, math.nan]])).sum().backward()
     for name, parameter in net.named_parameters():
         assert parameter.grad.isfinite().all(), name

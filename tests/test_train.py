@@ -22,13 +22,13 @@ SIZES = {"train": 128, "valid": 32, "opt": 32, "test": 16}
 ALL = ("train", "valid", "opt")
 
 
-def toy(folder, signal=1.0, poison=None, seed=0):
+def toy(folder, signal=1.0, poison=None, seed=0, shape=(16, 16)):
     """Noise of 16 pixels; ``sub`` has a bright blob at a random place; split ``poison`` is NaN."""
     rng = np.random.default_rng(seed)
     n = sum(SIZES.values())
     kinds = np.array(["no_sub", "sub"])[np.arange(n) % 2]
     splits = np.repeat(list(SIZES), list(SIZES.values()))
-    images = rng.normal(size=(n, 16, 16)).astype(np.float32)
+    images = rng.normal(size=(n, *shape)).astype(np.float32)
     for i in np.flatnonzero(kinds == "sub"):
         y, x = rng.integers(0, 9, size=2)
         images[i, y : y + 8, x : x + 8] += 4 * signal
@@ -382,6 +382,20 @@ def test_a_wrong_config_of_a_run_is_refused(run_folder, tmp_path):
     path.write_text(text.replace("image_size: 32", "image_size: wide"))
     with pytest.raises(InputError, match=r"config\.yaml: image_size: .* found 'wide'"):
         load_run(tmp_path / "run")
+
+
+def test_oblong_images_are_trained_on_and_predicted(settings, tmp_path):
+    data = Dataset.open(toy(tmp_path / "oblong", shape=(16, 20)))
+    train(tmp_path / "oblong", settings, out=tmp_path / "run", score_split="opt")
+    run = load_run(tmp_path / "run")
+    assert run.settings.image_size == [16, 20]
+    found = run.predict(data.images[data.rows("opt")])
+    written = pd.read_csv(tmp_path / "run" / "predictions.csv").filter(like="p_")
+    np.testing.assert_allclose(found, written, atol=1e-6)
+    with pytest.raises(InputError, match="patch_size = 8 does not divide the .* = 16 x 20"):
+        train(tmp_path / "oblong", settings, MODEL.model_copy(update={"patch_size": 8}))
+    with pytest.raises(InputError, match="residual is on: found images of 16 x 20 pixels"):
+        train(tmp_path / "oblong", settings, MODEL.model_copy(update={"residual": True}), fits="x")
 
 
 def test_images_of_another_size_are_refused(blobs, settings):

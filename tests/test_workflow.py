@@ -93,7 +93,8 @@ def test_plan_of_images_in_files(folder, tmp_path):
     status, text, jobs = plan(folder, *options)
     assert status == 0, text
     jobs.pop("total")
-    fitted = {"spt_lsa_lensfit", "spt_lsa_residual", "spt_lsa_all"}  # without a pixel scale no lens is fitted
+    # without a pixel scale no lens is fitted
+    fitted = {"spt_lsa_lensfit", "spt_lsa_residual", "spt_lsa_all"}
     runs = {"train": len(set(SMOKE.runs) - fitted)}
     assert jobs == REST | {"ingest": 1, "invariance": 1} | runs
     assert str(layout) in text and "results/smoke_my_lenses/dataset/images.npy" in text
@@ -105,7 +106,7 @@ def test_what_the_workflow_refuses(folder, tmp_path):
     before = sorted(path.name for path in (folder / "results").glob("*"))
     for setting, message in (
         (f"data={tmp_path}/gone", f"data: {tmp_path}/gone: no such file or folder"),
-        ("colour=3", "smoke.yaml: colour: unknown key; expected one of: data, efficiency, features"),
+        ("colour=3", "smoke.yaml: colour: unknown key; expected one of: data, efficiency"),
     ):
         status, text, _ = plan(folder, "--configfile", "config/smoke.yaml", "--config", setting)
         assert status != 0 and message in text and "Traceback" not in text

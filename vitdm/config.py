@@ -150,6 +150,9 @@ class Model(Section):
     pool: Literal["cls", "mean"] = Field("cls", description="what the head reads")
     features: bool = Field(False, description="join the physics features to the image")
     feature_dropout: float = Field(0.3, ge=0, lt=1, description="of the features' hidden layer")
+    join: Literal["head", "token"] = Field(
+        "head", description="where features join: beside the pooled token, or as a further token"
+    )
     residual: bool = Field(False, description="what a fitted smooth lens leaves, two more channels")
     feature_set: Literal["selected", "proposal", "morphology", "lensfit", "all"] = Field(
         "selected", description="which: those kept by vitdm select, one group, or all"
@@ -324,7 +327,7 @@ class RunSettings(Section):
     """What a finished run must know to be used again: ``config.yaml`` in its folder."""
 
     classes: list[str] = Field(min_length=2)
-    image_size: int
+    image_size: int | list[int] = Field(description="side, or height and width, pixels")
     feature_names: list[str]
     model: Model
     train: Train
@@ -336,6 +339,14 @@ class RunSettings(Section):
     train_splits: list[str]
     n_train: int
     seed: int
+
+    @field_validator("image_size", mode="plain")
+    @classmethod
+    def _side_or_sides(cls, size: Any) -> int | list[int]:
+        sides = size if isinstance(size, (list, tuple)) else (size, size)
+        if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+            raise ValueError("expected the side, or height and width, in pixels")
+        return list(sides) if sides[0] != sides[1] else sides[0]
 
 
 # ------------------------------------------------------------------------------------------- all
@@ -448,7 +459,7 @@ class Config(Section):
         if cut.derotate or cut.resize or cut.crop != "centre" or rim < 0 or rim % 2:
             raise InputError(
                 "model.residual is on: expected preprocess.derotate, resize off, crop centre, an "
-                f"even size up to lensfit.size = {self.lensfit.size}, for image and residual must match"
+                f"even size up to lensfit.size = {self.lensfit.size}, for image and map must match"
             )
 
     def _wrong_starts(self) -> list[tuple[str, str]]:
@@ -487,12 +498,13 @@ class Config(Section):
         return f"results/{self.name}"
 
 
-def check_patches(model: Model, size: int) -> None:
-    """Raise InputError, a ValueError, unless the patches tile the image."""
-    if size % model.patch_size:
+def check_patches(model: Model, size: int | tuple[int, int]) -> None:
+    """Raise InputError, a ValueError, unless the patches tile an image of this side, or sides."""
+    sides, name = ((size,), "side preprocess.size") if isinstance(size, int) else (size, "sides")
+    if any(side % model.patch_size for side in sides):
+        found = " x ".join(map(str, sides))
         raise InputError(
-            f"patch_size = {model.patch_size} does not divide the image side "
-            f"preprocess.size = {size}"
+            f"patch_size = {model.patch_size} does not divide the image {name} = {found}"
         )
 
 

@@ -172,18 +172,19 @@ class Block(nn.Module):
 
 
 class ViT(nn.Module):
-    """Vision Transformer over square images, with or without physics features.
+    """Vision Transformer over images of one size, with or without physics features.
 
-    ``settings`` says which ideas are on; ``image_size`` is the side in pixels. Features join before
-    the head: encoded by the quantiles of the training images (``encode``), through one hidden
-    layer, concatenated to the pooled token.
+    ``settings`` says which ideas are on; ``image_size`` is the side, or (height, width), in pixels.
+    Features are encoded by the quantiles of the training images (``encode``) and go through one
+    hidden layer. What comes out joins by ``settings.join``: concatenated to the pooled token before
+    the head, or as a further token, the last, to which the others attend.
     ValueError if the patches do not tile the image or the heads do not divide the width.
     """
 
     def __init__(
         self,
         settings: config.Model,
-        image_size: int,
+        image_size: int | tuple[int, int],
         num_classes: int,
         num_features: int = 0,
         channels: int = 1,
@@ -192,13 +193,18 @@ class ViT(nn.Module):
         config.check_patches(settings, image_size)
         self.settings = settings
         width = settings.embed_dim
-        num_tokens = (image_size // settings.patch_size) ** 2 + (settings.pool == "cls")
+        rows, columns = (
+            side // settings.patch_size
+            for side in ((image_size,) * 2 if isinstance(image_size, int) else image_size)
+        )
+        self.num_features = num_features
+        self.joins = settings.join if num_features else None
+        num_tokens = rows * columns + (settings.pool == "cls") + (self.joins == "token")
         self.embed = PatchEmbedding(settings.patch_size, channels, width, settings.spt)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width)) if settings.pool == "cls" else None
         self.position = nn.Parameter(torch.zeros(1, num_tokens, width))
         self.blocks = nn.ModuleList(Block(settings, num_tokens) for _ in range(settings.depth))
         self.norm = nn.LayerNorm(width)
-        self.num_features = num_features
         if num_features:
             self.register_buffer("feature_middle", torch.zeros(num_features))
             self.register_buffer("feature_width", torch.ones(num_features))
@@ -209,22 +215,24 @@ class ViT(nn.Module):
                 nn.GELU(),
                 nn.Dropout(settings.feature_dropout),
             )
-        self.head = nn.Linear(width * (2 if num_features else 1), num_classes)
+        self.head = nn.Linear(width * (2 if self.joins == "head" else 1), num_classes)
         self.apply(_initialise)
         nn.init.trunc_normal_(self.position, std=0.02)
         if self.cls_token is not None:
             nn.init.trunc_normal_(self.cls_token, std=0.02)
 
-    def tokens(self, images: Tensor) -> Tensor:
-        """Return the tokens that enter the first block, (B, N, D)."""
+    def tokens(self, images: Tensor, features: Tensor | None = None) -> Tensor:
+        """Return the tokens that enter the first block, (B, N, D): class, patches, features."""
         tokens = self.embed(images)
         if self.cls_token is not None:
             tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
+        if self.joins == "token":
+            tokens = torch.cat([tokens, self.embed_features(features)[:, None]], dim=1)
         return tokens + self.position
 
-    def forward_features(self, images: Tensor) -> Tensor:
-        """Return one vector an image, (B, D)."""
-        tokens = self.tokens(images)
+    def forward_features(self, images: Tensor, features: Tensor | None = None) -> Tensor:
+        """Return one vector an image, (B, D): the class token, or the mean of all tokens."""
+        tokens = self.tokens(images, features)
         for block in self.blocks:
             tokens = block(tokens)
         tokens = self.norm(tokens)
@@ -232,9 +240,8 @@ class ViT(nn.Module):
 
     def forward(self, images: Tensor, features: Tensor | None = None) -> Tensor:
         """Return logits (B, K) of images (B, C, H, W) and features (B, F), if the model has any."""
-        pooled = self.forward_features(images)
-        if self.num_features:
-            assert features is not None, f"this model needs {self.num_features} features"
+        pooled = self.forward_features(images, features)
+        if self.joins == "head":
             pooled = torch.cat([pooled, self.embed_features(features)], dim=1)
         return self.head(pooled)
 
@@ -255,8 +262,9 @@ class ViT(nn.Module):
         known = torch.cat([standard[:, None], place], dim=1).masked_fill(missing[:, None], 0.0)
         return torch.cat([known, missing[:, None].to(known)], dim=1).flatten(1)
 
-    def embed_features(self, features: Tensor) -> Tensor:
+    def embed_features(self, features: Tensor | None) -> Tensor:
         """Return the hidden layer of the features, (B, D), from raw features (B, F)."""
+        assert features is not None, f"this model needs {self.num_features} features"
         return self.feature_embed(self.encode(features))
 
     def standardise(self, features: Tensor) -> None:
@@ -271,9 +279,9 @@ class ViT(nn.Module):
         edges = torch.linspace(0, 1, BINS + 1, dtype=features.dtype)
         self.feature_edges.copy_(features.nanquantile(edges, dim=0).nan_to_num(0.0))
 
-    def attention(self, images: Tensor) -> list[Tensor]:
+    def attention(self, images: Tensor, features: Tensor | None = None) -> list[Tensor]:
         """Return each block's attention weights, (B, h, N, N)."""
-        tokens = self.tokens(images)
+        tokens = self.tokens(images, features)
         weights = []
         for block in self.blocks:
             weights.append(block.attention.weights(block.norm1(tokens)))

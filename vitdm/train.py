@@ -245,7 +245,7 @@ def channels(images: np.ndarray, residuals: np.ndarray | None = None) -> Tensor:
     return torch.stack(layers, dim=1)
 
 
-def new_model(model: Model, size: int, n_classes: int, n_features: int) -> ViT:
+def new_model(model: Model, size: int | tuple[int, int], n_classes: int, n_features: int) -> ViT:
     """Return an untrained network for these settings."""
     return ViT(model, size, n_classes, n_features, channels=3 if model.residual else 1)
 
@@ -303,7 +303,8 @@ def fit(
     if out is not None:
         check_replaceable(out, (*RUN_FILES, "predictions.csv", "run.json"))
     data = Dataset.open(processed)
-    size = data.images.shape[-1]
+    height, width = data.images.shape[1:]
+    size = height if height == width else (height, width)
     config.check_patches(model, size)
     labels, classes = data.labels(settings.task)
     features, names = np.empty((len(labels), 0), np.float32), []
@@ -466,7 +467,12 @@ def residuals_of(model: Model, fits: str | Path | None, data: Dataset) -> np.nda
         return None
     if fits is None:
         raise InputError("model.residual is on: the folder of the lens fits is needed (--fits)")
-    return read_residuals(fits, data.catalog["id"], data.images.shape[-1])
+    height, width = data.images.shape[1:]
+    if height != width:
+        raise InputError(
+            f"model.residual is on: found images of {height} x {width} pixels; expected square ones"
+        )
+    return read_residuals(fits, data.catalog["id"], width)
 
 
 def predictions_table(
