@@ -69,8 +69,9 @@ class Batches:
             images, *others = (array[rows] for array in self.arrays)
             if self.flips:
                 flip_y, flip_x = torch.rand(2, len(rows), 1, 1, 1, generator=self.generator) < 0.5
-                images = torch.where(flip_y, images.flip(2), images)
-                images = torch.where(flip_x, images.flip(3), images)
+                for flip, axis in ((flip_y, 2), (flip_x, 3)):
+                    chosen = flip.flatten()
+                    images[chosen] = images[chosen].flip(axis)  # a copy: indexed by rows
             yield images, *others
 
 

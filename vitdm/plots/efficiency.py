@@ -139,14 +139,14 @@ def shortcut_loss(table: pd.DataFrame, labels: Mapping[str, str]) -> plt.Figure:
 
 
 def shortcut_table(table: pd.DataFrame, population: str, other: str) -> pd.DataFrame:
-    """Return the table of ``shortcut_loss``: models with most images of ``population``, ``other``.
+    """Return the table of ``shortcut_loss``: models that learnt from ``population``, or ``other``.
 
-    Scores of single numbers, which learn nothing, have no ``_learnt`` of their own: theirs is that
-    on ``other``.
+    Of trained ones, those of the largest number of images that there is of both. Scores of single
+    numbers, which learn nothing, have no ``_learnt`` of their own: theirs is that on ``other``.
     """
     rows = []
-    trained = table[table["n_train"] > 0]
-    most = {name: part["n_train"].max() for name, part in trained.groupby("population")}
+    sizes = [set(table["n_train"][table["population"] == name]) for name in (population, other)]
+    most = max(set.intersection(*sizes))
     for name in dict.fromkeys(table["model"]):
         part = table[table["model"] == name]
         row = {"model": name, "n_train": 0}
@@ -157,8 +157,8 @@ def shortcut_table(table: pd.DataFrame, population: str, other: str) -> pd.DataF
         }.items():
             found = part[(part["population"] == learnt) & (part["scored_on"] == scored)]
             if (part["n_train"] > 0).any():
-                found = found[found["n_train"] == most[learnt]]
-                row["n_train"] = most[learnt]
+                found = found[found["n_train"] == most]
+                row["n_train"] = most
             for score in _SCORES:
                 row[f"{score}_{kind}"] = found[score].mean()
                 row[f"{score}_{kind}_sd"] = np.nan_to_num(found[score].std())
