@@ -5,23 +5,16 @@ some:
 
 * ``derivatives``: the image and all its derivatives, ours by hand, those of caustics (if it is
   installed) by ``vmap(jacfwd)``, on the same 96 x 96 pixels with the same PSF.
-* ``speed``: milliseconds of a fit by population, size of the square and number of parameters.
+* ``speed``: milliseconds of a step and of a fit by size of the square and number of parameters;
+  draws ``docs/lensfit_cost.png``.
 * ``others``: the same model fitted to the same images by lenstronomy's downhill simplex and by
   caustics' ``batch_lm``, both from the start that ours has found on coarse pixels.
-* ``quality``: how many converge, pulls, how well one number or the radius tells the classes, and
-  where the residual peaks.
+* ``quality``: how many converge and pulls, for each population; how well one number or the radius
+  tells the classes, and where the residual peaks.
 
-Measured on a virtual machine of 2 cores, November 2026, with other work on it: an image 0.15 ms,
-with its 13 derivatives 0.5 to 1.3 ms; by caustics 0.3 ms and 11 to 18 ms, 9 to 40 times as much. A
-fit of 96 x 96 pixels took 20 to 22 ms (``marginal``) and 16 to 20 ms (``model_i``), some 60 ms with
-lens light; lenstronomy's simplex 1.4 s, 72 times as long, for a chi2 that was rarely lower;
-caustics' ``batch_lm`` 0.3 to 0.5 s. Of 1000 smooth lenses each, 99.9 % and 100 % converged to chi2
-< 1.3. One more of ``marginal`` ended in a local minimum, at 1.2; without it, pulls had widths from
-0.94 to 1.03 (with it, 3.7 for e1 and 2.5 for gamma1). Without training, the mean fourth power told
-no_sub from cdm with a ROC-AUC of 0.993, from axion of 0.961 (``marginal``); in ``model_i`` the
-fitted radius alone told no_sub from either with 1.000. Near the ring, the residual peaked within
-0.2 arcsec of the most massive subhalo of 10^9.75 to 10^10 solar masses in 35 % (``marginal``) and
-52 % (``model_i``) of cases, of any above 3e9 in 55 % and 74 %; by chance, 0 to 3 %.
+``docs/benchmarks.md`` tells what was measured. Derivatives, with other work on the machine: an
+image 0.15 ms, with its 13 derivatives 0.5 to 1.3 ms; by caustics 0.3 ms and 11 to 18 ms, 9 to 40
+times as much.
 """
 
 from __future__ import annotations
