@@ -5,23 +5,16 @@ some:
 
 * ``derivatives``: the image and all its derivatives, ours by hand, those of caustics (if it is
   installed) by ``vmap(jacfwd)``, on the same 96 x 96 pixels with the same PSF.
-* ``speed``: milliseconds of a fit by population, size of the square and number of parameters.
+* ``speed``: milliseconds of a step and of a fit by size of the square and number of parameters;
+  draws ``docs/lensfit_cost.png``.
 * ``others``: the same model fitted to the same images by lenstronomy's downhill simplex and by
   caustics' ``batch_lm``, both from the start that ours has found on coarse pixels.
-* ``quality``: how many converge, pulls, how well one number or the radius tells the classes, and
-  where the residual peaks.
+* ``quality``: how many converge and pulls, for each population; how well one number or the radius
+  tells the classes, and where the residual peaks.
 
-Measured on a virtual machine of 2 cores, November 2026, with other work on it: an image 0.15 ms,
-with its 13 derivatives 0.5 to 1.3 ms; by caustics 0.3 ms and 11 to 18 ms, 9 to 40 times as much. A
-fit of 96 x 96 pixels took 20 to 22 ms (``marginal``) and 16 to 20 ms (``model_i``), some 60 ms with
-lens light; lenstronomy's simplex 1.4 s, 72 times as long, for a chi2 that was rarely lower;
-caustics' ``batch_lm`` 0.3 to 0.5 s. Of 1000 smooth lenses each, 99.9 % and 100 % converged to chi2
-< 1.3. One more of ``marginal`` ended in a local minimum, at 1.2; without it, pulls had widths from
-0.94 to 1.03 (with it, 3.7 for e1 and 2.5 for gamma1). Without training, the mean fourth power told
-no_sub from cdm with a ROC-AUC of 0.993, from axion of 0.961 (``marginal``); in ``model_i`` the
-fitted radius alone told no_sub from either with 1.000. Near the ring, the residual peaked within
-0.2 arcsec of the most massive subhalo of 10^9.75 to 10^10 solar masses in 35 % (``marginal``) and
-52 % (``model_i``) of cases, of any above 3e9 in 55 % and 74 %; by chance, 0 to 3 %.
+``docs/benchmarks.md`` tells what was measured. Derivatives, with other work on the machine: an
+image 0.15 ms, with its 13 derivatives 0.5 to 1.3 ms; by caustics 0.3 ms and 11 to 18 ms, 9 to 40
+times as much.
 """
 
 from __future__ import annotations
@@ -33,21 +26,27 @@ os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
 import argparse
 import contextlib
 import io
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.ticker import LogLocator
 from sklearn.metrics import roc_auc_score
 
-from vitdm import ceiling, config, lensfit, residuals, simulate
+from vitdm import ceiling, config, lensfit, plots, residuals, simulate
 from vitdm.config import LensFit
 from vitdm.smooth_lens import Camera, SmoothLens
 
 ROOT = Path(__file__).resolve().parents[1]
 GAIN = {"marginal": 1.0, "model_i": 2.0}
+SIZES = (48, 64, 80, 96, 128, 150)
+#: populations that are fitted with 13 and 20 parameters, and the sizes of the squares, px
+FITTED = {"marginal": (64, 80, 96, 128, 150), "realistic": (48, 64, 80, 100)}
 CAMERA = Camera.of(96, 0.05, 0.087, 3.0)
 REPEATS = 7
 
@@ -152,21 +151,66 @@ def derivatives() -> None:
 
 
 def speed(n: int) -> None:
-    for name in ("marginal", "model_i"):
+    """Print and draw what a step and a fit cost, against the number of pixels and parameters.
+
+    Time is that of the processor, which other work on the machine stretches less than the clock.
+    The fits with 20 parameters are those of a population whose lens galaxies shine.
+    """
+    plots.style()
+    figure, (left, right) = plt.subplots(1, 2, figsize=(plots.WIDTH, 2.7), layout="constrained")
+    for light, style in ((False, "o-"), (True, "s--")):
+        costs = {size: step(size, light) for size in SIZES}
+        line(left, costs, style, f"{20 if light else 13} parameters", "a step")
+    for (name, sizes), style in zip(FITTED.items(), ("o-", "s--"), strict=True):
         images, _ = drawn(name, n, 5)
-        for size in (48, 64, 96, 128):
-            for light in (False, True):
-                settings = LensFit(size=size, lens_light=light, gain=GAIN[name])
-                lensfit.fit(images[:2], 0.05, settings)
-                started, used = time.perf_counter(), time.process_time()
-                lensfit.fit(images, 0.05, settings)
-                wall = 1e3 * (time.perf_counter() - started) / n
-                cpu = 1e3 * (time.process_time() - used) / n
-                count = 20 if light else 13
-                print(
-                    f"{name}: {size} x {size}, {count} parameters: "
-                    f"{wall:.1f} ms an image ({cpu:.1f} ms of a core)"
-                )
+        population = population_of(name)
+        scale, costs = population.instrument.pixel_scale, {}
+        for size in sizes:
+            settings = lensfit.settings_for(population, LensFit(size=size))
+            lensfit.fit(images[:2], scale, settings)
+            used = time.process_time()
+            fits = lensfit.fit(images, scale, settings)
+            costs[size] = 1e3 * (time.process_time() - used) / n
+        line(right, costs, style, f"{len(fits.names)} parameters ({name})", "a fit")
+    for axes, title in ((left, "one step: model, derivatives, sums"), (right, "a whole fit")):
+        axes.set(xscale="log", yscale="log", title=title, xlabel="pixels")
+        axes.set_ylabel("ms an image")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter("")
+        axes.set_ylim(top=2 * axes.get_ylim()[1])  # room for the legend
+        axes.legend(fontsize=7, loc="upper left")
+    figure.savefig(ROOT / "docs/lensfit_cost.png", dpi=110, metadata={"Software": None})
+    print("drawn: docs/lensfit_cost.png")
+
+
+def step(size: int, light: bool) -> float:
+    """Return milliseconds an image of chi^2, gradient and curvature on size x size pixels."""
+    model = SmoothLens(Camera.of(size, 0.05, 0.087, 3.0), light)
+    values = smooth_values(32).double()
+    if light:  # as bright as the source
+        galaxy = [0.0, 0.0, 0.1, 0.05, math.log(0.6), math.log(4.0), math.log(20.0)]
+        values = torch.cat([values, torch.tensor([galaxy] * len(values), dtype=torch.float64)], 1)
+    n, everything = len(values), torch.arange(len(values))
+    images, weight = model.image(values), torch.ones(n, size, size)
+    none = torch.zeros(n, dtype=torch.bool)
+    problem = lensfit._Problem(model, images, weight, torch.ones(n), none)
+    used = []
+    for _ in range(REPEATS):
+        started = time.process_time()
+        problem.normal_equations(values, everything)
+        used.append(time.process_time() - started)
+    return 1e3 * min(used) / n  # the least disturbed
+
+
+def line(axes: plt.Axes, costs: dict[int, float], style: str, label: str, what: str) -> None:
+    """Draw and print costs [ms] by size, and the power of the number of pixels they follow."""
+    pixels, cost = np.array(list(costs)) ** 2, np.array(list(costs.values()))
+    power, _ = np.polyfit(np.log(pixels), np.log(cost), 1)
+    axes.plot(pixels, cost, style, ms=4, lw=1, label=f"{label}: power {power:.2f}")
+    by_size = ", ".join(f"{size} x {size} {ms:.2f}" for size, ms in costs.items())
+    print(f"{what}, {label}: ms an image {by_size}; as pixels^{power:.2f}")
 
 
 # ----------------------------------------------------------------------------------------- others
@@ -274,39 +318,56 @@ def simplex(image: np.ndarray, start: np.ndarray, exposure: float, population) -
 
 
 def quality(n: int) -> None:
-    for name in ("marginal", "model_i"):
-        images, truth = drawn(name, n, 7)
-        gain = lensfit.estimate_gain(images[:64], 0.05, LensFit())
-        fits = lensfit.fit(images, 0.05, LensFit(), gain)
-        table = residuals.features(fits)
+    """Print how many fits of n smooth images converge, and their pulls, for each population."""
+    for file in sorted((ROOT / "config/populations").glob("*.yaml")):
+        name, population = file.stem, population_of(file.stem)
+        images, truth = drawn(name, 2 * n, 7)
+        scale = population.instrument.pixel_scale
+        settings = lensfit.settings_for(population, LensFit())
+        gain = settings.gain
+        if gain is None:
+            gain = lensfit.estimate_gain(images[:64], scale, settings)
+        used = time.process_time()
+        fits = lensfit.fit(images, scale, settings, gain)
+        cost = 1e3 * (time.process_time() - used) / len(images)
         smooth = (truth["kind"] == "no_sub").to_numpy()
         good = fits.converged & (fits.chi2 < lensfit.POOR)
-        print(f"{name}: {n} images, photon noise estimated {gain:.3f} (made: {GAIN[name]:g})")
         print(
-            f"  smooth: {good[smooth].mean():.4f} of {smooth.sum()} converge to chi2 < 1.3; "
-            f"others: {fits.converged[~smooth].mean():.4f} converge"
+            f"{name}: of {smooth.sum()} smooth {fits.converged[smooth].mean():.1%} converge, "
+            f"{good[smooth].mean():.1%} to chi2 < 1.3 (median {np.median(fits.chi2[smooth]):.2f}); "
+            f"of others {fits.converged[~smooth].mean():.1%} converge; {cost:.0f} ms an image"
         )
-        for parameter in ("theta_E", "e1", "e2", "gamma1", "gamma2", "source_R_sersic"):
-            k, chosen = fits.names.index(parameter), smooth & good
-            pull = (fits.values[chosen, k] - truth[parameter][chosen]) / fits.errors[chosen, k]
-            low, middle, high = np.quantile(pull, [0.1587, 0.5, 0.8413])
-            near = np.abs(pull) < 5
-            print(
-                f"  pull of {parameter}: mean {pull[near].mean():+.3f}, width "
-                f"{pull[near].std():.3f} without {np.sum(~near)} beyond 5; median {middle:+.3f}, "
-                f"half of 68 % {(high - low) / 2:.3f}; "
-                f"error {np.median(fits.errors[chosen, k]):.4f}"
-            )
-        for kind in ("cdm", "axion", "any"):
-            other = ~smooth if kind == "any" else (truth["kind"] == kind).to_numpy()
-            rows = np.flatnonzero(smooth | other)
-            scores = {
-                score: roc_auc_score(other[rows], table[score].fillna(0)[rows])
-                for score in ("fit_fourth_power", "fit_peak", "fit_chi2", "fit_theta_E")
-            }
-            text = ", ".join(f"{score} {auc:.3f}" for score, auc in scores.items())
-            print(f"  no_sub against {kind}: {text}")
-        peaks(name, truth, table)
+        pulls(fits, truth, smooth & fits.converged)
+        if name in ("marginal", "model_i"):
+            table = residuals.features(fits)
+            for kind in ("cdm", "axion"):
+                rows = np.flatnonzero(smooth | (truth["kind"] == kind).to_numpy())
+                scores = {
+                    score: roc_auc_score(~smooth[rows], table[score].fillna(0)[rows])
+                    for score in ("fit_fourth_power", "fit_peak", "fit_chi2", "fit_theta_E")
+                }
+                text = ", ".join(f"{score} {auc:.3f}" for score, auc in scores.items())
+                print(f"  no_sub against {kind}: {text}")
+            peaks(name, truth, table)
+
+
+def pulls(fits: lensfit.Fits, truth: pd.DataFrame, chosen: np.ndarray) -> None:
+    """Print (fitted - true) / error of the lens: plain, and from the median and the central 68 %.
+
+    Where no noise was added, errors are those of the noise that the fit assumes, and pulls vanish.
+    """
+    for parameter in ("theta_E", "e1", "e2", "gamma1", "gamma2"):
+        k = fits.names.index(parameter)
+        off = (fits.values[chosen, k] - truth[parameter][chosen]).to_numpy()
+        pull = off / fits.errors[chosen, k]
+        pull = pull[np.isfinite(pull)]
+        low, middle, high = np.quantile(pull, [0.1587, 0.5, 0.8413])
+        print(
+            f"  pull of {parameter}: mean {pull.mean():+.2f}, width {pull.std():.2f}; median "
+            f"{middle:+.2f}, half of the central 68 % {(high - low) / 2:.2f}; "
+            f"{np.sum(np.abs(pull) > 5)} of {len(pull)} beyond 5; |off| median "
+            f"{np.median(np.abs(off)):.1e}, error {np.nanmedian(fits.errors[chosen, k]):.1e}"
+        )
 
 
 def peaks(name: str, truth: pd.DataFrame, table: pd.DataFrame) -> None:
@@ -343,7 +404,7 @@ def peaks(name: str, truth: pd.DataFrame, table: pd.DataFrame) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--n", type=int, default=1000, help="images of each population")
+    parser.add_argument("--n", type=int, default=500, help="smooth images of each population")
     parser.add_argument("--n-others", type=int, default=5, help="images that the others fit")
     parts = ("derivatives", "speed", "others", "quality")
     parser.add_argument("--only", nargs="+", choices=parts, default=parts)
@@ -352,7 +413,7 @@ def main() -> None:
     if "derivatives" in arguments.only:
         derivatives()
     if "speed" in arguments.only:
-        speed(min(arguments.n, 256))
+        speed(min(arguments.n, 96))
     if "others" in arguments.only:
         others(arguments.n_others)
     if "quality" in arguments.only:

@@ -147,7 +147,7 @@ def found_by_mass(distances: pd.DataFrame, edges: Sequence[float]) -> pd.DataFra
         rates = (hits / n, interval.low, interval.high, part["chance"].mean())
         rows.append((low, high, n, *rates, part["distance"].median()))
     columns = ["low", "high", "n", "rate", "rate_low", "rate_high", "chance", "distance"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=columns, dtype=float).astype({"n": int})
 
 
 # ------------------------------------------------------------------------------------ data sets
