@@ -129,8 +129,17 @@ class LensFit(Section):
         None, ge=0, description="photon noise: variance per brightness; null: from the images"
     )
     lens_light: bool = Field(False, description="fit the light of the lens galaxy, and its centre")
+    light_profiles: int = Field(1, ge=1, le=2, description="Sérsic profiles of that light")
+    noise_lag: int = Field(
+        1, ge=1, le=8, description="px between pixels that share no noise; 2 for drizzled images"
+    )
     batch: int = Field(64, ge=1, description="images fitted side by side")
     seconds: float = Field(120.0, gt=0, description="time limit of a batch")
+
+    @property
+    def n_lights(self) -> int:
+        """The number of profiles of the light of the lens galaxy."""
+        return self.lens_light * self.light_profiles
 
 
 # ----------------------------------------------------------------------------- model and training
