@@ -326,6 +326,27 @@ class RunSettings(Section):
     seed: int
 
 
+# ------------------------------------------------------------------------------------ real lenses
+
+
+class Cutout(Section):
+    """What is known of a real image of a lens."""
+
+    name: str
+    theta_E: float = Field(gt=0, description="published Einstein radius, arcsec")
+    mask: list[tuple[float, float, Annotated[float, Field(gt=0)]]] = Field(
+        [], description="circles that are not fitted: x, y, radius (px)"
+    )
+
+
+class Cutouts(Section):
+    """Real images that a smooth lens is fitted to, by file name (``config/slacs.yaml``)."""
+
+    pixel_scale: float = Field(gt=0, description="arcsec per pixel")
+    lensfit: LensFit
+    cutouts: dict[str, Cutout]
+
+
 # ------------------------------------------------------------------------------------------- all
 
 
@@ -525,6 +546,11 @@ def fingerprint(path: str | Path) -> str:
 def load_population(path: str | Path) -> Population:
     """Read and check a population of lenses; InputError names each wrong key."""
     return checked(Population, read_yaml(path), str(path))
+
+
+def load_cutouts(path: str | Path) -> Cutouts:
+    """Read and check what is known of real images; InputError names each wrong key."""
+    return checked(Cutouts, read_yaml(path), str(path))
 
 
 def load_run_settings(path: str | Path) -> RunSettings:

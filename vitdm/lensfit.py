@@ -614,6 +614,20 @@ def _checked(images: ArrayLike, pixel_scale: float) -> NDArray[np.float32]:
     return images.astype(np.float32)
 
 
+def modelled(fits: Fits, settings: LensFit) -> tuple[NDArray, NDArray]:
+    """Return the images (n, size, size) of the fitted lenses, and their arcs alone.
+
+    In the units of the images that were fitted, before any noise was cut at zero; NaN where nothing
+    was fitted. ``settings`` are those of the fit.
+    """
+    camera = Camera.of(settings.size, fits.pixel_scale, settings.psf_fwhm, settings.psf_truncation)
+    model = SmoothLens(camera, settings.n_lights, dtype=torch.float64)
+    values = torch.tensor(fits.values)
+    logarithms = ["log_" in name for name in model.names]
+    values[:, logarithms] = torch.log(values[:, logarithms])
+    return model.image(values).numpy(), model.arcs(values).numpy()
+
+
 def _fit_batch(
     images: NDArray, model: SmoothLens, settings: LensFit, gain: float
 ) -> dict[str, NDArray]:

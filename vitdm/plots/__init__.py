@@ -1,7 +1,7 @@
 """One function per figure; each draws what it is given and returns the figure."""
 
 from vitdm.plots.data import feature_distributions, noise_histogram
-from vitdm.plots.lensfit import einstein_radii, residual_maps
+from vitdm.plots.lensfit import RealFit, einstein_radii, real_residuals, residual_maps
 from vitdm.plots.model import attention, runs, shifted_patches, training_history
 from vitdm.plots.populations import (
     Example,
@@ -40,6 +40,7 @@ __all__ = [
     "COLOURS",
     "Example",
     "NAMES",
+    "RealFit",
     "RealLens",
     "WIDTH",
     "attention",
@@ -60,6 +61,7 @@ __all__ = [
     "populations_compared",
     "processing_steps",
     "real_lenses",
+    "real_residuals",
     "residual_maps",
     "roc_curve",
     "runs",
