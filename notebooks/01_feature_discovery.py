@@ -562,20 +562,21 @@ if cutouts:
 # %% [markdown]
 # Above, the image (grey: not fitted) and the model, on one scale; then the image without the light
 # of the lens galaxy, in which the arcs come out; then what is left of everything, in units of the
-# noise. Where there is nothing but the fading light of the lens galaxy (`chi2_beyond`) the noise is
-# understood, but for one lens. Yet no fit is good, all carry the flag `poor`, and none may be
-# searched for dark clumps: what is left in the arcs would hide them. (`not_finite` tells of the
-# masks, `edge` that the galaxy fills the cutout.) Lens by lens, in the reference run:
+# noise. The noise is understood: where there is nothing but the fading light of the lens galaxy,
+# `chi2_beyond` is 1.0 to 1.2 in the three lenses without other objects there. Yet no fit is good:
+# all carry the flag `poor`, and none may be searched for dark clumps, for what is left in the arcs
+# would hide them. (`not_finite` tells of the masks, `edge` that the galaxy fills the cutout.) Lens
+# by lens, in the reference run:
 #
-# - **J2238−0754** converges, to the published radius. Before the second profile it did not: a source
-#   as large as the lens posed as its light. What is left is structure in the innermost 0.2 arcsec of
+# - **J2238−0754** converges, to the published radius. With one profile it did not: a source as
+#   large as the lens posed as its light. What is left is structure in the innermost 0.2 arcsec of
 #   the galaxy, and knots in the source.
-# - **J0956+5100** converges near the published radius, and is the worst. An object stands inside the
-#   Einstein ring; its light is masked, its mass is not in the model. The arcs have a structure that
-#   no Sérsic source gives them: red and blue in stripes along them.
-# - **J0728+3835** has the lowest $\chi^2$ and does not converge. The arcs are faint, and $\theta_E$,
-#   shear and position of the source can be traded for one another: with other masks, PSF or number
-#   of steps the fit stopped between 1.11 and 1.19 arcsec, with nearly the same $\chi^2$. The radius
+# - **J0956+5100** converges near the published radius, and is the worst. An object stands inside
+#   the Einstein ring; its light is masked, its mass is not in the model. The arcs have a structure
+#   that no Sérsic source gives them: red and blue in stripes along them.
+# - **J0728+3835** has the lowest $\chi^2$ and does not converge. The arcs are faint; radius, shear
+#   and position of the source can be traded for one another: with other masks, PSF or number of
+#   steps the fit stopped between 1.11 and 1.19 arcsec, with nearly the same $\chi^2$. The radius
 #   misses the published one by far more than its error.
 # - **J0946+1006** converges. It has a second ring, of another source farther away, outside of the
 #   first, which the model cannot have; and this is the lens with a dark subhalo on its arc (Vegetti
@@ -583,11 +584,11 @@ if cutouts:
 # - **J1023+4230** converges, at the lower bound of the source's Sérsic index. Two compact spots are
 #   left, on opposite sides: probably the images of a knot in an extended source.
 #
-# The errors are those of the curvature of $\chi^2$. They take the model to be right and the noise of
-# pixels to be independent; neither is, and they are too small, as the published radii show. The
-# width of the PSF is not what is wrong: 0.08 or 0.12 instead of 0.1 arcsec changed $\chi^2$ by about
-# a tenth at most. What would help is a source on a grid of pixels, and a mass with a free slope and
-# companions: more than the smooth lens used here.
+# The errors are those of the curvature of $\chi^2$. They take the model to be right and the noise
+# of pixels to be independent; neither is, and they are too small, as the published radii show. The
+# width of the PSF is not what is wrong: 0.08 or 0.12 instead of 0.1 arcsec changed $\chi^2$ by
+# about a tenth at most. What would help is a source on a grid of pixels, and a mass with a free
+# slope and companions: more than the smooth lens used here.
 
 # %% [markdown]
 # ## 1.9 Which lenses? The populations side by side

@@ -617,8 +617,9 @@ def _checked(images: ArrayLike, pixel_scale: float) -> NDArray[np.float32]:
 def modelled(fits: Fits, settings: LensFit) -> tuple[NDArray, NDArray]:
     """Return the images (n, size, size) of the fitted lenses, and their arcs alone.
 
-    In the units of the images that were fitted, before any noise was cut at zero; NaN where nothing
-    was fitted. ``settings`` are those of the fit.
+    In the units of the images that were fitted, before any noise was cut at zero, on a level sky
+    even if that of the image had a slope; NaN where nothing was fitted. ``settings`` are those of
+    the fit.
     """
     camera = Camera.of(settings.size, fits.pixel_scale, settings.psf_fwhm, settings.psf_truncation)
     model = SmoothLens(camera, settings.n_lights, dtype=torch.float64)
