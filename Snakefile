@@ -54,6 +54,8 @@ INVARIANCE = expand(f"{OUT}/populations/{{name}}/invariance", name=POPULATIONS) 
     f"{OUT}/invariance"
 ]
 REAL = sorted(map(str, Path(SETTINGS.real_images).rglob("*.*"))) if SETTINGS.real_images else []
+SLACS = "config/slacs.yaml"
+KNOWN = [file for file in REAL if Path(file).name in schema.load_cutouts(SLACS).cutouts]
 NOISY = [
     name
     for name, file in POPULATIONS.items()
@@ -77,6 +79,7 @@ SHORTCUT = bool(EXTENDED) or {"model_i", "model_i_sizes"} <= set(CURVES)
 NOTEBOOKS = {
     "01_feature_discovery": {
         "reads": [*DATASET, *PROCESSED, f"{OUT}/features.csv", *REAL]
+        + [SLACS] * bool(KNOWN)
         + expand("{folder}/invariance.csv", folder=INVARIANCE)
         + expand(f"{OUT}/lensfit/{{file}}", file=FITS if FITTED else [])
         + expand(f"{OUT}/populations/{{name}}/lensfit/fits.csv", name=POPULATIONS if FITTED else [])
@@ -90,12 +93,14 @@ NOTEBOOKS = {
         + ["einstein_radii"] * (FITTED and bool({MAIN, "model_i"} & set(POPULATIONS)))
         + ["subhalo_distance"] * (FITTED and bool({MAIN, "model_i"} & set(CLUMPY)))
         + ["real_lenses"] * bool(REAL)
+        + ["real_residuals"] * bool(KNOWN)
         + ["populations"] * bool(POPULATIONS)
         + expand("gallery_{name}", name=POPULATIONS),
         "tables": ["features", "invariance"]
         + ["population"] * SIMULATED
         + ["populations"] * bool(POPULATIONS)
-        + ["real_lenses"] * bool(REAL),
+        + ["real_lenses"] * bool(REAL)
+        + ["real_fits"] * bool(KNOWN),
     },
     "02_feature_comparison": {
         "reads": [f"{OUT}/features.csv", SELECTION]

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from oracle import with_lenstronomy
 from scipy import optimize
 from sklearn.metrics import roc_auc_score
 
@@ -174,6 +175,62 @@ def test_the_peak_of_a_bright_galaxy_does_not_choose_the_start():
         assert (np.abs(pull) < 4).all()
 
 
+def drizzled(n=6):
+    """Lenses in front of which a halo and a core shine, with noise that neighbouring pixels share.
+
+    White noise, averaged over 2 x 2 pixels: pixels 2 apart share none.
+    """
+    core = {"amp": 150.0, "R_sersic": 0.15, "n_sersic": 1.5, "e1": 0.2, "e2": -0.1}
+    halo = {"amp": 15.0, "R_sersic": 1.2, "n_sersic": 1.0, "e1": -0.25, "e2": 0.1}
+    images = []
+    for i in range(n):
+        system = simulate.draw(i, "no_sub", 11, MARGINAL)
+        bare = replace(system, source=system.source | {"amp": 0.0})
+        centre = {"center_x": 0.0, "center_y": 0.0}
+        parts = [system, *(replace(bare, lens_light=light | centre) for light in (core, halo))]
+        image = system.exposure_time * sum(with_lenstronomy(part, MARGINAL) for part in parts)
+        noise = np.random.default_rng(i).normal(0, 0.04 * system.exposure_time, image.shape)
+        shared = (
+            noise + np.roll(noise, 1, 0) + np.roll(noise, 1, 1) + np.roll(noise, 1, (0, 1))
+        ) / 4
+        images.append(image + shared)
+    return np.array(images), drawn(n, "no_sub")[1]["theta_E"]
+
+
+DRIZZLED = {"lens_light": True, "gain": 0.0}
+
+
+def test_two_profiles_of_light_and_shared_noise():
+    """The fit that expects both finds the radius and noise alone; others are poor."""
+    images, theta_E = drizzled()
+    fits = fit(images, SCALE, LensFit(**DRIZZLED, light_profiles=2, noise_lag=2))
+    good = np.abs(fits.chi2 - 1) < 0.1
+    assert good.sum() >= 5  # a minimum may be a local one
+    np.testing.assert_allclose(fits.values[:, 0], theta_E, atol=0.02)
+    halo, core = (fits.names.index(f"{name}_R_sersic") for name in ("lens_light", "lens_light2"))
+    assert np.median(fits.values[good, halo]) == pytest.approx(1.2, rel=0.1)
+    assert np.median(fits.values[good, core]) == pytest.approx(0.15, rel=0.1)
+    single = fit(images, SCALE, LensFit(**DRIZZLED, noise_lag=2))
+    assert (single.chi2[good] > fits.chi2[good] + 0.1).all()
+    white = fit(images, SCALE, LensFit(**DRIZZLED, light_profiles=2))
+    assert (white.chi2 > 5).all() and all("poor" in flags for flags in white.flags)
+
+
+def test_bad_images_are_flagged_with_two_profiles(smooth):
+    bad = bad_images(smooth[0])
+    found = fit(np.array(list(bad.values())), SCALE, LensFit(**DRIZZLED, light_profiles=2))
+    for name, flags in zip(bad, found.flags, strict=True):
+        assert flags and set(flags.split()) <= set(FLAGS), name
+        assert ("blank" in name) == ("blank" in flags), name
+    assert np.isfinite(found.residual).all()
+
+
+@pytest.mark.parametrize("key", [{"light_profiles": 3}, {"noise_lag": 0}])
+def test_settings_out_of_range(key):
+    with pytest.raises(ValueError, match=next(iter(key))):
+        LensFit(**key)
+
+
 # -------------------------------------------------------------------------------------------- noise
 
 
@@ -192,6 +249,13 @@ def test_light_everywhere_is_no_noise():
     galaxy = 500 / (1 + np.hypot(x, y) / 10)
     image = galaxy + np.random.default_rng(2).normal(0, 2, (96, 96))
     assert lensfit._noise_of_the_faint(image.astype(np.float32)) == pytest.approx(2, rel=0.06)
+
+
+def test_shared_noise_is_measured_between_pixels_that_do_not_share_it():
+    white = np.random.default_rng(4).normal(0, 2, (400, 400)).astype(np.float32)
+    shared = (white + np.roll(white, 1, 0) + np.roll(white, 1, 1) + np.roll(white, 1, (0, 1))) / 2
+    measured = [lensfit._noise_of_the_faint(shared, lag) for lag in (1, 2)]
+    assert measured[0] < 1.2 and measured[1] == pytest.approx(2, rel=0.03)
 
 
 def test_clipped_noise():

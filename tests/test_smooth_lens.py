@@ -9,7 +9,7 @@ import torch
 from oracle import with_lenstronomy
 
 from vitdm import ceiling, config, simulate
-from vitdm.smooth_lens import LENS_LIGHT, Camera, SmoothLens
+from vitdm.smooth_lens import LENS_LIGHT, SECOND_LIGHT, Camera, SmoothLens
 
 ROOT = Path(__file__).parents[1]
 MARGINAL = config.load_population(ROOT / "config/populations/marginal.yaml")
@@ -76,6 +76,24 @@ def test_light_of_the_lens_galaxy():
     np.testing.assert_allclose(model.arcs(still), plain, atol=1e-9)
 
 
+def test_two_profiles_of_light_are_the_sum_of_lenstronomys():
+    population, camera = of(72, 0.2)
+    halo = {"amp": 3.0, "R_sersic": 1.4, "n_sersic": 1.0, "e1": -0.1, "e2": 0.2}
+    systems, values = drawn(range(3), population, LIGHT)
+    logs = [math.log(halo[name]) for name in ("R_sersic", "n_sersic", "amp")]
+    second = torch.tensor([halo["e1"], halo["e2"], *logs], dtype=torch.float64)
+    model = SmoothLens(camera, lens_light=2, dtype=torch.float64)
+    assert model.names[-10:] == (*LENS_LIGHT[2:], *SECOND_LIGHT)
+    values = torch.cat([values, second.expand(len(values), -1)], 1)
+    for system, found in zip(systems, model.image(values) - model.arcs(values), strict=True):
+        bare = simulate.replace(system, source=system.source | {"amp": 0.0})
+        centre = {"center_x": 0.03, "center_y": -0.02}
+        wide = simulate.replace(bare, lens_light=halo | centre)
+        expected = sum(with_lenstronomy(part, population) for part in (bare, wide))
+        inner = np.s_[3:-3, 3:-3]
+        np.testing.assert_allclose(found[inner], expected[inner], atol=1e-5 * expected.max())
+
+
 def test_the_centre_moves_the_lens_with_its_light():
     """A lens at another place, with its source moved along, gives the same image there."""
     camera = Camera(72, 0.1)
@@ -92,11 +110,14 @@ def test_the_centre_moves_the_lens_with_its_light():
     np.testing.assert_allclose(there[:-2, 3:], here[2:, :-3], atol=1e-9 * here.max())
 
 
-@pytest.mark.parametrize("core", [1e-4, 0.03])
-def test_derivatives_are_those_of_finite_differences(core):
+@pytest.mark.parametrize(("core", "lights"), [(1e-4, 1), (0.03, 1), (0.03, 2)])
+def test_derivatives_are_those_of_finite_differences(core, lights):
     population, camera = of(48, 0.3)
-    model = SmoothLens(camera, lens_light=True, core=core, dtype=torch.float64)
+    model = SmoothLens(camera, lens_light=lights, core=core, dtype=torch.float64)
     _, values = drawn(range(6), population, LIGHT)
+    if lights == 2:
+        second = torch.tensor([-0.1, 0.2, math.log(1.4), 0.0, math.log(3.0)], dtype=torch.float64)
+        values = torch.cat([values, second.expand(len(values), -1)], 1)
     image, derivatives = model.derivatives(values)
     np.testing.assert_array_equal(image, model.image(values))
     assert derivatives.shape == (6, len(model.names), 48, 48)

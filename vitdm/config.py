@@ -129,8 +129,17 @@ class LensFit(Section):
         None, ge=0, description="photon noise: variance per brightness; null: from the images"
     )
     lens_light: bool = Field(False, description="fit the light of the lens galaxy, and its centre")
+    light_profiles: int = Field(1, ge=1, le=2, description="Sérsic profiles of that light")
+    noise_lag: int = Field(
+        1, ge=1, le=8, description="px between pixels that share no noise; 2 for drizzled images"
+    )
     batch: int = Field(64, ge=1, description="images fitted side by side")
     seconds: float = Field(120.0, gt=0, description="time limit of a batch")
+
+    @property
+    def n_lights(self) -> int:
+        """The number of profiles of the light of the lens galaxy."""
+        return self.lens_light * self.light_profiles
 
 
 # ----------------------------------------------------------------------------- model and training
@@ -347,6 +356,27 @@ class RunSettings(Section):
         if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
             raise ValueError("expected the side, or height and width, in pixels")
         return list(sides) if sides[0] != sides[1] else sides[0]
+
+
+# ------------------------------------------------------------------------------------ real lenses
+
+
+class Cutout(Section):
+    """What is known of a real image of a lens."""
+
+    name: str
+    theta_E: float = Field(gt=0, description="published Einstein radius, arcsec")
+    mask: list[tuple[float, float, Annotated[float, Field(gt=0)]]] = Field(
+        [], description="circles that are not fitted: x, y, radius (px)"
+    )
+
+
+class Cutouts(Section):
+    """Real images that a smooth lens is fitted to, by file name (``config/slacs.yaml``)."""
+
+    pixel_scale: float = Field(gt=0, description="arcsec per pixel")
+    lensfit: LensFit
+    cutouts: dict[str, Cutout]
 
 
 # ------------------------------------------------------------------------------------------- all
@@ -576,6 +606,11 @@ def fingerprint(path: str | Path) -> str:
 def load_population(path: str | Path) -> Population:
     """Read and check a population of lenses; InputError names each wrong key."""
     return checked(Population, read_yaml(path), str(path))
+
+
+def load_cutouts(path: str | Path) -> Cutouts:
+    """Read and check what is known of real images; InputError names each wrong key."""
+    return checked(Cutouts, read_yaml(path), str(path))
 
 
 def load_run_settings(path: str | Path) -> RunSettings:

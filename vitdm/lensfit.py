@@ -14,6 +14,7 @@ A fit never fails: what is wrong with an image or its fit is written in its ``fl
 from __future__ import annotations
 
 import math
+import re
 import time
 from dataclasses import dataclass, replace
 
@@ -41,6 +42,7 @@ FLAGS = {
 }
 CLIPPED_RMS = 0.9849  # rms of normal numbers, clipped again and again at 3 of it: preprocess' noise
 MAX_STEPS = 30  # on all pixels; half as many on binned ones
+MORE_STEPS = 300  # with two profiles of lens light: they share what they explain, and move together
 CONVERGED = 0.02  # what the next step may still gain in chi^2: a tenth of an error bar
 KINK = 0.5  # the same where steps of any size raise chi^2
 COARSE = 0.5  # the same while the start is improved on binned pixels
@@ -48,7 +50,7 @@ POOR = 1.3
 #: the largest step of each parameter: ellipticities, shear, arcsec and logarithms
 _STEP = {"e": 0.15, "gamma": 0.1, "arcsec": 0.25, "log": 0.7}
 #: the largest modulus of each pair
-_MODULUS = {"e": 0.8, "gamma": 0.5, "source_e": 0.8, "lens_light_e": 0.9}
+_MODULUS = {"e": 0.8, "gamma": 0.5, "source_e": 0.8, "lens_light_e": 0.9, "lens_light2_e": 0.9}
 
 
 # ------------------------------------------------------------------------------------------ noise
@@ -70,34 +72,36 @@ def _clipped_variance(mean: Tensor, sigma: Tensor) -> Tensor:
     return (mean * first + sigma**2 * above - first**2).clamp(min=1e-3)
 
 
-def _roughness(images: Tensor) -> Tensor:
-    """Return the second differences along both axes of images (n, H, W): (n, H - 2, W - 2).
+def _roughness(images: Tensor, lag: int = 1) -> Tensor:
+    """Return the second differences along both axes of images (n, H, W): 2 ``lag`` pixels less.
 
-    White noise keeps its variance; what is smooth disappears (Immerkaer 1996,
-    doi:10.1006/cviu.1996.0060).
+    White noise keeps its variance, and so does noise that pixels ``lag`` apart do not share; what
+    is smooth disappears (Immerkaer 1996, doi:10.1006/cviu.1996.0060).
     """
-    rows = images[:, :-2] - 2 * images[:, 1:-1] + images[:, 2:]
-    return (rows[:, :, :-2] - 2 * rows[:, :, 1:-1] + rows[:, :, 2:]) / 6
+    rows = images[:, : -2 * lag] - 2 * images[:, lag:-lag] + images[:, 2 * lag :]
+    return (rows[:, :, : -2 * lag] - 2 * rows[:, :, lag:-lag] + rows[:, :, 2 * lag :]) / 6
 
 
-def _noise_of_the_faint(image: NDArray) -> float:
+def _noise_of_the_faint(image: NDArray, lag: int = 1) -> float:
     """Return the noise (a normal one) that the roughness of the fainter half of an image shows."""
-    rough = _roughness(torch.from_numpy(image)[None])[0].numpy()
-    smooth = cv2.GaussianBlur(image, (0, 0), 2.0)[1:-1, 1:-1]
+    rough = _roughness(torch.from_numpy(image)[None], lag)[0].numpy()
+    smooth = cv2.GaussianBlur(image, (0, 0), 2.0)[lag:-lag, lag:-lag]
     return 1.4826 * float(np.median(np.abs(rough[smooth <= np.median(smooth)])))
 
 
-def _gain_of(residual: Tensor, model: Tensor) -> Tensor:
+def _gain_of(residual: Tensor, model: Tensor, lag: int = 1) -> Tensor:
     """Return the photon noise (n,), variance per brightness, in images in units of the sky noise.
 
     The likelihood equation for the variance 1 + gain m of the roughness of the residual (n, H, W)
     in the bright pixels of the model m (n, H, W).
     """
-    kernel = torch.tensor([1.0, 4.0, 1.0]) / 6  # the squared weights of the differences, summed
+    # the squared weights of the differences, summed
+    kernel = torch.zeros(2 * lag + 1)
+    kernel[::lag] = torch.tensor([1.0, 4.0, 1.0]) / 6
     brightness = torch.nn.functional.conv2d(model[:, None], (kernel[:, None] * kernel)[None, None])
     brightness = brightness[:, 0].flatten(1).double().clamp(min=0)
     bright = brightness > 3  # where the noise is that of photons, and not clipped at zero
-    excess = _roughness(residual).flatten(1).double() ** 2 - 1
+    excess = _roughness(residual, lag).flatten(1).double() ** 2 - 1
     gain = torch.full((len(model), 1), 0.1, dtype=torch.float64)
     for _ in range(20):
         weights = bright * brightness / (1 + gain * brightness) ** 2
@@ -144,7 +148,8 @@ def _prepare(images: NDArray, pixel_scale: float, settings: LensFit) -> _Images:
         unit[i] = light.noise / CLIPPED_RMS
         if settings.lens_light and light.sigma:
             # where the light of a galaxy is everywhere, none of it is sky, and its slope no noise
-            unit[i] = min(unit[i], _noise_of_the_faint(light.residual) or unit[i])
+            faint = _noise_of_the_faint(light.residual, settings.noise_lag)
+            unit[i] = min(unit[i], faint or unit[i])
         finite = np.isfinite(image)
         if not finite.all():
             flags[i].append("not_finite")
@@ -291,7 +296,7 @@ class Bounds:
         for name in ("center_x", "center_y"):
             limits[name] = (-field / 8, field / 8)
         free = (-math.inf, math.inf)
-        bounds = [limits.get(name.removeprefix("lens_light_"), free) for name in names]
+        bounds = [limits.get(re.sub("^lens_light2?_", "", name), free) for name in names]
         self.low, self.high = torch.tensor(bounds, dtype=torch.float64).T
         self.pairs = [
             ([names.index(f"{stem}1"), names.index(f"{stem}2")], modulus)
@@ -396,6 +401,9 @@ OTHER_RADII_WITH_LIGHT = tuple(np.geomspace(0.75, 2.25, 12))
 #: px, of the source on the way to the minimum: not to be caught where a pixel meets its cusp
 CORE = 0.6
 PEAK = 2.5  # binned px, radius of the peak of a lens galaxy that a start does not look at
+#: the profiles of the light of the lens galaxy: size in those units, Sérsic index and, among them,
+#: amplitude. Two start as a halo and a core
+LIGHT_STARTS = {0: (), 1: ((0.5, 3.0, 1.0),), 2: ((1.0, 1.0, 1.0), (0.3, 2.0, 8.0))}
 STARTS = 4  # the best of them take some steps, before one is chosen
 TRIAL_STEPS = 6
 
@@ -418,14 +426,18 @@ def _starts(problem: _Problem, radius: Tensor, before: Tensor | None) -> Tensor:
         column[name][:] = radius[:, None] * factor
     column["log_R_sersic"][:] = torch.log(0.2 * column["theta_E"])
     column["log_n_sersic"][:] = math.log(1.2)
-    amplitudes = ["log_amp"]
-    if model.lens_light:
-        amplitudes.append("lens_light_log_amp")
-        column["lens_light_log_R_sersic"][:] = torch.log(0.5 * radius[:, None])
-        column["lens_light_log_n_sersic"][:] = math.log(3.0)
-        if before is not None:
-            first = model.names.index("center_x")
-            values[:, :, first:] = before[:, None, first:]
+    amplitudes = [["log_amp"]]  # of the source; and of all light of the lens galaxy together
+    lights = [f"{names[0].removesuffix('_e1')}_log" for names in model.lights]
+    if lights:
+        amplitudes.append([f"{light}_amp" for light in lights])
+    for light, start in zip(lights, LIGHT_STARTS[model.lens_light], strict=True):
+        size, n_sersic, amplitude = start
+        column[f"{light}_R_sersic"][:] = torch.log(size * radius[:, None])
+        column[f"{light}_n_sersic"][:] = math.log(n_sersic)
+        column[f"{light}_amp"][:] = math.log(amplitude)
+    if lights and before is not None:
+        first = model.names.index("center_x")
+        values[:, :, first:] = before[:, None, first:]
     for name in ("e1", "source_e1"):
         column[name][:] = 0.01
     best = []
@@ -443,8 +455,8 @@ def _starts(problem: _Problem, radius: Tensor, before: Tensor | None) -> Tensor:
         gain = 2 * (amps * projected).sum(1) - (amps[:, None] @ normal @ amps[..., None])[:, 0, 0]
         chosen = gain.topk(STARTS).indices
         start = candidates[chosen].clone()
-        for name, amp in zip(amplitudes, amps[chosen].T, strict=True):
-            start[:, model.names.index(name)] += torch.log(amp)
+        for names, amp in zip(amplitudes, amps[chosen].T, strict=True):
+            start[:, [model.names.index(name) for name in names]] += torch.log(amp)[:, None]
         best.append(start)
     return torch.stack(best, 1)
 
@@ -546,7 +558,8 @@ def _refined(
     for noisy, problem.model, tolerance in rounds:
         problem.renew(noisy.image(values))  # the noise depends on the model
         state = _State.of(problem, values)
-        _minimise(problem, state, bounds, MAX_STEPS, tolerance, deadline)
+        steps = MORE_STEPS if model.lens_light > 1 else MAX_STEPS
+        _minimise(problem, state, bounds, steps, tolerance, deadline)
         values = state.values
     rows = torch.arange(len(state.values))
     blocked = bounds.at(state.values)
@@ -590,7 +603,7 @@ def fit(
     if gain is None:
         gain = estimate_gain(images, pixel_scale, settings)
     camera = Camera.of(settings.size, pixel_scale, settings.psf_fwhm, settings.psf_truncation)
-    model = SmoothLens(camera, settings.lens_light)
+    model = SmoothLens(camera, settings.n_lights)
     found = [
         _fit_batch(images[start : start + settings.batch], model, settings, gain)
         for start in range(0, len(images), settings.batch)
@@ -615,6 +628,21 @@ def _checked(images: ArrayLike, pixel_scale: float) -> NDArray[np.float32]:
     if not (math.isfinite(pixel_scale) and pixel_scale > 0):
         raise InputError(f"pixel_scale: found {pixel_scale}; expected arcsec per pixel, above 0")
     return images.astype(np.float32)
+
+
+def modelled(fits: Fits, settings: LensFit) -> tuple[NDArray, NDArray]:
+    """Return the images (n, size, size) of the fitted lenses, and their arcs alone.
+
+    In the units of the images that were fitted, before any noise was cut at zero, on a level sky
+    even if that of the image had a slope; NaN where nothing was fitted. ``settings`` are those of
+    the fit.
+    """
+    camera = Camera.of(settings.size, fits.pixel_scale, settings.psf_fwhm, settings.psf_truncation)
+    model = SmoothLens(camera, settings.n_lights, dtype=torch.float64)
+    values = torch.tensor(fits.values)
+    logarithms = ["log_" in name for name in model.names]
+    values[:, logarithms] = torch.log(values[:, logarithms])
+    return model.image(values).numpy(), model.arcs(values).numpy()
 
 
 def _fit_batch(
@@ -693,7 +721,7 @@ def estimate_gain(images: ArrayLike, pixel_scale: float, settings: LensFit) -> f
     """
     images = _checked(images, pixel_scale)
     camera = Camera.of(settings.size, pixel_scale, settings.psf_fwhm, settings.psf_truncation)
-    model = SmoothLens(camera, settings.lens_light)
+    model = SmoothLens(camera, settings.n_lights)
     deadline = time.monotonic() + settings.seconds * len(images)
     prepared = _prepare(images, pixel_scale, settings)
     rows = torch.nonzero(torch.isfinite(prepared.radius))[:, 0]
@@ -702,10 +730,10 @@ def estimate_gain(images: ArrayLike, pixel_scale: float, settings: LensFit) -> f
     prepared = _select(prepared, rows)
     smooth = np.array([cv2.GaussianBlur(image, (0, 0), 1.0) for image in prepared.data.numpy()])
     smooth = torch.from_numpy(smooth)
-    gain = _gain_of(prepared.data - smooth, smooth) * prepared.unit
+    gain = _gain_of(prepared.data - smooth, smooth, settings.noise_lag) * prepared.unit
     for _ in range(2):
         middle = gain.median().item()
         found = _fit(prepared, model, middle / prepared.unit, deadline)
-        gain = _gain_of(found["misfit"], found["brightness"]) * prepared.unit
+        gain = _gain_of(found["misfit"], found["brightness"], settings.noise_lag) * prepared.unit
         gain = gain[found["chi2"] <= max(POOR, found["chi2"].median().item())]
     return gain.median().item()

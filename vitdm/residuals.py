@@ -230,7 +230,7 @@ def _header(file: BinaryIO, n: int, size: int) -> None:
 
 def _nothing(settings: LensFit) -> Fits:
     """Return fits of no images."""
-    names = parameter_names(SmoothLens(Camera(settings.size, 1.0), settings.lens_light))
+    names = parameter_names(SmoothLens(Camera(settings.size, 1.0), settings.n_lights))
     values, images = np.empty((0, len(names))), np.empty((0, settings.size, settings.size))
     return Fits(names, values, values, np.empty(0), np.empty(0, bool), [], images, images, 1.0, 0.0)
 

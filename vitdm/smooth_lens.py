@@ -33,6 +33,8 @@ from vitdm.ceiling import PARAMETERS
 #: parameters of the light of the lens galaxy; its centre is that of the mass
 LENS_LIGHT = ("center_x", "center_y", "lens_light_e1", "lens_light_e2")
 LENS_LIGHT += ("lens_light_log_R_sersic", "lens_light_log_n_sersic", "lens_light_log_amp")
+#: the same of a second profile with the same centre: one is too simple for a nearby elliptical
+SECOND_LIGHT = tuple(name.replace("light", "light2") for name in LENS_LIGHT[2:])
 FAINTEST = -30.0  # logarithm of the faintest brightness, in units of that at R_sersic
 ROUND = 1e-3  # ellipticity below which the direction of the axes is lost in rounding
 CHUNK = 8  # images whose derivatives stay in the processor's cache
@@ -83,18 +85,21 @@ class SmoothLens:
 
     ``names`` are those of ``vitdm.ceiling.PARAMETERS``, a constant ``sky``, and ``LENS_LIGHT``.
     Images are (n, size, size), in brightness per pixel; amplitudes and sky are per square arcsec.
+    ``lens_light`` is the number of profiles of the lens galaxy's light: none, one or two.
     ``core`` ["] softens the cusps of Sérsic profiles. That |e| < 1 is up to the caller.
     """
 
     def __init__(
         self,
         camera: Camera,
-        lens_light: bool = False,
+        lens_light: int = 0,
         core: float = TINY,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.camera, self.lens_light, self.core, self.dtype = camera, lens_light, core, dtype
-        self.names = (*PARAMETERS, "sky", *(LENS_LIGHT if lens_light else ()))
+        self.lights = (LENS_LIGHT[2:], SECOND_LIGHT)[:lens_light]
+        light = (LENS_LIGHT, SECOND_LIGHT)[:lens_light]
+        self.names = (*PARAMETERS, "sky", *(name for names in light for name in names))
         self._kernel, self._buffers = camera.kernel, {}
         self._side = camera.size + 2 * camera.psf_radius  # with the light from beyond the edge
         axis = torch.arange(self._side, dtype=torch.float64) - (self._side - 1) / 2
@@ -104,7 +109,7 @@ class SmoothLens:
 
     def image(self, values: Tensor) -> Tensor:
         """Return the images (n, size, size)."""
-        return self._images(values, self.lens_light)
+        return self._images(values, lens_light=True)
 
     def derivatives(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Return the images (n, size, size) and d image / d parameter (n, p, size, size)."""
@@ -117,7 +122,7 @@ class SmoothLens:
 
         The next call of any method overwrites it.
         """
-        return self._evaluate(values, derivatives=True, lens_light=self.lens_light)
+        return self._evaluate(values, derivatives=True, lens_light=True)
 
     def arcs(self, values: Tensor) -> Tensor:
         """Return the images (n, size, size) of the sources alone, without sky and lens light."""
@@ -151,11 +156,12 @@ class SmoothLens:
             *(p[name] for name in ("log_R_sersic", "log_n_sersic", "log_amp")),
             self.core,
         )
-        light = None
-        if lens_light:
-            light = _Sersic(dx, dy, *(p[name] for name in LENS_LIGHT[2:]), self.core)
+        lights = [
+            _Sersic(dx, dy, *(p[name] for name in names), self.core)
+            for names in self.lights * lens_light
+        ]
         torch.add(source.brightness, p["sky"], out=rows[:, 0])
-        if light:
+        for light in lights:
             rows[:, 0] += light.brightness
         if derivatives:
             S_x, S_y = source.gradient()
@@ -166,12 +172,13 @@ class SmoothLens:
             torch.neg(S_y, out=rows[:, 7])
             source.shape_derivatives(rows[:, 8:13])
             rows[:, 13] = 1
-            if light:
+            if lights:
+                rows[:, 14], rows[:, 15] = sie.tangential(S_x, S_y)
+            for k, light in enumerate(lights):
                 L_x, L_y = light.gradient()
-                A_x, A_y = sie.tangential(S_x, S_y)
-                torch.sub(A_x, L_x, out=rows[:, 14])
-                torch.sub(A_y, L_y, out=rows[:, 15])
-                light.shape_derivatives(rows[:, 16:])
+                rows[:, 14] -= L_x
+                rows[:, 15] -= L_y
+                light.shape_derivatives(rows[:, 16 + 5 * k : 21 + 5 * k])
         blurred = self._blur(rows.view(-1, self._side, self._side))
         return blurred.view(len(values), n_rows, self.camera.size, self.camera.size)
 

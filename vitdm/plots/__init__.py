@@ -2,7 +2,13 @@
 
 from vitdm.plots.data import feature_distributions, noise_histogram
 from vitdm.plots.efficiency import data_efficiency, shortcut_loss, shortcut_table
-from vitdm.plots.lensfit import einstein_radii, residual_maps, subhalo_distance
+from vitdm.plots.lensfit import (
+    RealFit,
+    einstein_radii,
+    real_residuals,
+    residual_maps,
+    subhalo_distance,
+)
 from vitdm.plots.model import attention, runs, shifted_patches, training_history
 from vitdm.plots.populations import (
     Example,
@@ -41,6 +47,7 @@ __all__ = [
     "COLOURS",
     "Example",
     "NAMES",
+    "RealFit",
     "RealLens",
     "WIDTH",
     "attention",
@@ -62,6 +69,7 @@ __all__ = [
     "populations_compared",
     "processing_steps",
     "real_lenses",
+    "real_residuals",
     "residual_maps",
     "roc_curve",
     "runs",

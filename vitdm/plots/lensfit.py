@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -122,4 +124,59 @@ def subhalo_distance(
         axis.set_major_formatter("{x:g}")
         axis.set_minor_formatter("")
     figure.legend(*grid[1][0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
+    return figure
+
+
+class RealFit(NamedTuple):
+    """A real image (size, size) and the smooth lens that was fitted to it.
+
+    ``theta_E`` is in arcsec, ``chi2`` per degree of freedom, ``flags`` are those of the fit.
+    ``model`` and ``arcs`` (size, size), in units of the image, are all of the fitted light and that
+    of the source alone; ``residual`` is in units of the noise. Pixels of ``image`` that were not
+    fitted are NaN.
+    """
+
+    name: str
+    theta_E: float
+    chi2: float
+    flags: str
+    image: np.ndarray
+    model: np.ndarray
+    arcs: np.ndarray
+    residual: np.ndarray
+
+
+def real_residuals(lenses: Sequence[RealFit]) -> plt.Figure:
+    """Draw real lenses and what a smooth lens, its light included, makes of them.
+
+    A column a lens: the image and the model, on one arcsinh scale; the image without the lens
+    galaxy's light and the sky of the model, on the scale of the model's arcs; and the residual from
+    -5 (blue) to 5 (red) sigma. Grey was not fitted. A lens that the model describes leaves noise.
+    """
+    figure, grid = plt.subplots(
+        4, len(lenses), figsize=(WIDTH, 4 * WIDTH / len(lenses) * 0.88 + 0.6), squeeze=False,
+        layout="constrained",
+    )  # fmt: skip
+    for column, lens in zip(grid.T, lenses, strict=True):
+        low, high = np.nanquantile(lens.image, [0.01, 0.9995])
+        for axes, shown in zip(column, (lens.image, lens.model), strict=False):
+            bright = np.clip((shown - low) / (high - low), 0, 1)
+            axes.imshow(np.arcsinh(50 * bright), vmin=0, vmax=np.arcsinh(50))
+        peak = np.quantile(lens.arcs, 0.995)
+        left = lens.image - (lens.model - lens.arcs)
+        column[2].imshow(left, vmin=-0.2 * peak, vmax=1.2 * peak)
+        residual = np.where(np.isnan(lens.image), np.nan, lens.residual)
+        drawn = column[3].imshow(residual, cmap="RdBu_r", vmin=-5, vmax=5)
+        for axes in column:
+            axes.set(xticks=[], yticks=[], facecolor="0.6")
+            sns.despine(ax=axes, left=True, bottom=True)
+        flags = textwrap.fill(lens.flags.replace(" ", ", ").replace("_", " "), 26)
+        found = rf"$\theta_\mathrm{{E}}$ = {lens.theta_E:.2f}″, $\chi^2$/dof = {lens.chi2:.1f}"
+        column[0].set_title(f"{lens.name}\n{found}\n{flags}", fontsize=6, pad=3, va="bottom")
+    labels = ("image", "model", "without lens light", "residual")
+    for axes, text in zip(grid[:, 0], labels, strict=True):
+        axes.set_ylabel(text, fontsize=8)
+    bar = figure.colorbar(drawn, ax=grid[3:], aspect=12, pad=0.01)
+    bar.set_label(r"residual ($\sigma$)", fontsize=8)
+    bar.ax.tick_params(labelsize=7)
     return figure
