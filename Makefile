@@ -24,11 +24,12 @@ export NUMBA_NUM_THREADS := 1
 export VECLIB_MAXIMUM_THREADS := 1
 
 .NOTPARALLEL:
-.PHONY: help results smoke test check lock clean distclean
+.PHONY: help results extended smoke test check lock clean distclean
 
 help:
 	@echo 'make results    the article from scratch: data, runs, figures, PDF   (at most 60 min, 2 cores)'
 	@echo 'make test       lint, unit tests, tiny workflow, notebooks, paper    (at most 15 min)'
+	@echo 'make extended   larger grids (config/extended.yaml), into paper/extended    (hours)'
 	@echo 'make smoke      the whole workflow on tiny data                      (at most 3 min)'
 	@echo 'make check      compare results/paper with the committed reference   (seconds)'
 	@echo 'make lock       refresh requirements.lock from pyproject.toml        (under 1 min)'
@@ -52,6 +53,9 @@ $(INSTALLED): requirements.lock pyproject.toml
 results: $(INSTALLED)
 	$(SNAKEMAKE)
 	$(SNAKEMAKE) --report results/paper/report.html
+
+extended: $(INSTALLED)
+	$(SNAKEMAKE) --configfile config/paper.yaml config/extended.yaml -- extended
 
 smoke: $(INSTALLED)
 	$(SNAKEMAKE) --configfile config/smoke.yaml

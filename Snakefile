@@ -59,6 +59,11 @@ NOISY = [
     for name, file in POPULATIONS.items()
     if schema.load_population(file).instrument.noise != "none"
 ]
+CLUMPY = [
+    name
+    for name, file in POPULATIONS.items()
+    if "cdm" in schema.load_population(file).class_fractions
+]
 
 FITTED = "lensfit" in SETTINGS.features.groups
 FITS = ("fits.csv", "residuals.npy", "provenance.json")
@@ -83,6 +88,7 @@ NOTEBOOKS = {
         + ["perturbations"] * SIMULATED
         + ["residual_maps"] * (FITTED and SIMULATED)
         + ["einstein_radii"] * (FITTED and bool({MAIN, "model_i"} & set(POPULATIONS)))
+        + ["subhalo_distance"] * (FITTED and bool({MAIN, "model_i"} & set(CLUMPY)))
         + ["real_lenses"] * bool(REAL)
         + ["populations"] * bool(POPULATIONS)
         + expand("gallery_{name}", name=POPULATIONS),

@@ -60,7 +60,7 @@ print(f"{side} x {side} pixels, classes: {', '.join(classes)}")
 # ## 3.1 From pixels to tokens
 #
 # The image $\mathbf x$ of $H \times W$ pixels and $C$ channels ($C = 1$, the stretched
-# brightness; 2 with the map of section 3.3) is cut into $N = HW/p^2$ square patches of side $p$.
+# brightness; 3 with the map of section 3.3) is cut into $N = HW/p^2$ square patches of side $p$.
 # Each is written as a vector of $C p^2$ numbers and mapped, by one and the same linear map, to a
 # **token**: a vector of $D$ numbers that the network can work with. Since the map is the same
 # everywhere, a learnt position vector is added to each token, or the network could not tell where a
@@ -220,17 +220,21 @@ inside.round(4)
 # ## 3.3 Joining the physics features
 #
 # The features of notebook 1 can be given to the network as well: those kept by notebook 2's rule
-# (`feature_set: selected`), the proposal's, or all. They are standardised with the median
-# and the central 68 % of the training images, and their tails drawn in by an arcsinh, for what a
-# lens fit leaves spans orders of magnitude; one that is missing is put to the median and marked by
-# an indicator; a hidden layer turns them into $D$ numbers, and these are appended to the class
-# token before the last linear map (`join: head`). The images take no notice of them. With
-# `join: token` they are a further token instead, and every patch can attend to it.
+# (`feature_set: selected`), the proposal's, or all. Each is encoded by the quantiles of the
+# training images: standardised by the median and the central 68 %, with an arcsinh that draws in
+# the tails, for what a lens fit leaves spans orders of magnitude; and, as trees do, by its place
+# among eight bins (Gorishniy, Rubachev and Babenko 2022,
+# [arXiv:2203.05556](https://arxiv.org/abs/2203.05556)). One that is missing is marked by an
+# indicator. A hidden layer turns all that into $D$ numbers, and these are appended to the class
+# token before the last linear map (`join: head`). The images take no notice of them. With `join:
+# token` they are a further token instead, and every patch can attend to it.
 #
-# The smooth lens that is fitted to each image (notebook 1) leaves a *map*, too. It can be a second
-# channel of the image (`residual`): $\operatorname{arcsinh} r$ of the residual $r$ in units of the
-# noise, patch by patch beside the image, so that the network may find what the features do not
-# measure.
+# The smooth lens that is fitted to each image (notebook 1) leaves a *map*, too. It can join the
+# image (`residual`) in two more channels, so that the network may find what the features do not
+# measure: $\operatorname{arcsinh} r$ of the residual $r$ in units of the noise, and
+# $\ln(1 + s^2)$, $s$ being the sum of $r$ over 3 × 3 pixels in units of its own noise. The second
+# is a local $\chi^2$: a patch enters the network through a linear map, and no linear map can make a
+# square.
 #
 # ## 3.4 Training
 #
@@ -452,6 +456,7 @@ for row in [] if loss is None else loss.to_dict("records"):
 if len(curves):
     numbers |= {"efficiency_n_scored": int(curves["n_scored"].max())}
     numbers |= {"efficiency_seeds": int(scores["seeds"].max())}
+    numbers |= {"efficiency_extended": other is not None}
 numbers |= {f"run_{name}_auc": table.loc[name, "roc_auc"] for name in runs}
 numbers |= {f"run_{name}_sd": table.loc[name, "sd"] for name in runs}
 out.numbers(numbers)

@@ -159,6 +159,21 @@ def test_light_of_the_lens_galaxy():
     assert (np.abs(pull) < 4).all()
 
 
+def test_the_peak_of_a_bright_galaxy_does_not_choose_the_start():
+    """Lenses that ended far from the truth when the start looked at the galaxy's peak."""
+    realistic = config.load_population(ROOT / "config/populations/realistic.yaml")
+    chosen = (50, 178, 226, 421, 606, 701, 899, 984)
+    images, truth = zip(
+        *(simulate.simulate_one(i, "no_sub", 7, realistic) for i in chosen), strict=True
+    )
+    settings = lensfit.settings_for(realistic, LensFit())
+    fits = fit(np.array(images), realistic.instrument.pixel_scale, settings)
+    assert fits.converged.all() and (fits.chi2 < 1.15).all()
+    for k, name in enumerate(("theta_E", "e1", "e2", "gamma1", "gamma2")):
+        pull = (fits.values[:, k] - [row[name] for row in truth]) / fits.errors[:, k]
+        assert (np.abs(pull) < 4).all()
+
+
 # -------------------------------------------------------------------------------------------- noise
 
 

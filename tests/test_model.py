@@ -57,8 +57,12 @@ def layer_norm(values, layer):
 def features_by_loops(net, features):
     """The hidden layer (D,) of the raw features (F,) of one image."""
     known = np.isfinite(features)
-    spread = np.arcsinh((features - array(net.feature_middle)) / array(net.feature_width))
-    values = np.concatenate([np.where(known, spread, 0), ~known])
+    rows = [np.arcsinh((features - array(net.feature_middle)) / array(net.feature_width))]
+    edges = array(net.feature_edges)
+    for k in range(len(edges) - 1):
+        ends = zip(features, edges[k], edges[k + 1], strict=True)
+        rows.append([np.interp(x, [low, high], [-1, 1]) * (low < high) for x, low, high in ends])
+    values = np.concatenate([*np.where(known, rows, 0), ~known])
     hidden = array(net.feature_embed[0].weight) @ values + array(net.feature_embed[0].bias)
     return hidden * 0.5 * (1 + erf(hidden / math.sqrt(2)))
 
@@ -322,14 +326,19 @@ def test_of_features_that_hardly_vary_the_deviation_is_the_unit():
 
 
 def test_features_are_standardised_and_gaps_marked():
-    net = vit(features=3)
+    net = vit(features=3).eval()
     raw = np.array([[1.0, 5, np.nan], [3, 5, np.nan], [np.nan, 5, np.nan], [8, 5, np.nan]])
     net.standardise(torch.from_numpy(raw).float())
-    new = np.array([[9.0, 7, np.nan], [np.nan, 5, 2]])
+    new = np.array([[4.0, 7, np.nan], [np.nan, 5, 2]])
     low, middle, high = np.quantile([1.0, 3, 8], [0.16, 0.5, 0.84])
     middle, width = np.array([middle, 5.0, 0]), np.array([(high - low) / 2, 1, 1])
     values = np.where(np.isnan(new), 0, np.arcsinh((new - middle) / width))
-    values = np.concatenate([values, np.isnan(new)], axis=1)
+    # the first feature's quantiles are not flat, the others' are: these have no place
+    edges = np.quantile([1.0, 3, 8], np.linspace(0, 1, 9))
+    place = np.zeros((2, 8, 3))
+    for k in range(8):
+        place[0, k, 0] = np.interp(4.0, edges[k : k + 2], [-1, 1])
+    values = np.concatenate([values[:, None], place, np.isnan(new)[:, None]], axis=1).reshape(2, 30)
     layer = net.feature_embed[0]
     hidden = values @ array(layer.weight).T + array(layer.bias)
     hidden = hidden * 0.5 * (1 + erf(hidden / math.sqrt(2)))

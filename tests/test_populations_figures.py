@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vitdm import config, plots, simulate
+from vitdm import config, plots, residuals, simulate
 from vitdm.plots.populations import caption
 
 
@@ -160,3 +160,20 @@ def test_einstein_radii_are_drawn_class_by_class():
     assert axes.get_title() == "made up" and "arcsec" in axes.get_xlabel()
     heights = [patch.get_xy()[:, 1].max() for patch in axes.patches]
     assert heights == pytest.approx([1, 1])  # all of a class in one bin
+
+
+def test_distances_to_subhalos_are_drawn_by_mass():
+    mass, distance = np.array([2e8, 3e8, 5e9, 6e9]), np.array([1.0, 2.0, 0.1, 0.15])
+    each = pd.DataFrame({"mass": mass, "distance": distance, "found": distance < 0.2, "chance": 0})
+    binned = residuals.found_by_mass(each, (8, 9, 10))
+    figure = plots.subhalo_distance(
+        {"made up": (each, binned), "none": (each[:0], binned[:0])}, 0.2
+    )
+    above, _, below, _ = figure.axes
+    assert above.get_title() == "made up" and "arcsec" in above.get_ylabel()
+    assert "odot" in below.get_xlabel()
+    points = above.collections[0].get_offsets()
+    np.testing.assert_allclose(points, np.stack([mass / 1e9, distance], 1))
+    (line,) = (line for line in above.lines if len(set(line.get_ydata())) == 1)
+    assert line.get_ydata()[0] == 0.2
+    assert below.containers[0].lines[0].get_ydata().tolist() == [0, 1]

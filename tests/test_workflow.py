@@ -59,9 +59,13 @@ def test_plan_of_simulated_lenses(folder):
     assert status == 0, text
     total = jobs.pop("total")
     shown = len(SMOKE.populations.files)
-    extra = {"simulate_population": shown, "ceiling": shown, "features": 1 + shown}
-    extra |= {"rank_population": shown, "invariance": shown}
-    extra |= {"lensfit": SMOKE.shards, "merge_fits": 1, "lensfit_population": shown}
+    curves = SMOKE.efficiency.curves
+    samples = shown + len(curves)
+    extra = {"simulate_sample": samples, "ceiling": shown, "features": 1 + samples}
+    extra |= {"rank_population": shown, "invariance": shown, "preprocess": 1 + len(curves)}
+    extra |= {"lensfit": SMOKE.shards, "merge_fits": 1, "lensfit_sample": samples}
+    sizes = sum(len(curve.sizes) for curve in curves)
+    extra |= {"efficiency": sizes * SMOKE.efficiency.seeds, "merge_efficiency": 1}
     assert jobs == REST | {"simulate": SMOKE.shards, "merge": 1} | extra
     assert total == sum(jobs.values())
     assert not (folder / "results").exists()  # a dry run leaves nothing
@@ -89,7 +93,8 @@ def test_plan_of_images_in_files(folder, tmp_path):
     status, text, jobs = plan(folder, *options)
     assert status == 0, text
     jobs.pop("total")
-    fitted = {"spt_lsa_lensfit", "spt_lsa_residual"}  # without a pixel scale no lens is fitted
+    # without a pixel scale no lens is fitted
+    fitted = {"spt_lsa_lensfit", "spt_lsa_residual", "spt_lsa_all"}
     runs = {"train": len(set(SMOKE.runs) - fitted)}
     assert jobs == REST | {"ingest": 1, "invariance": 1} | runs
     assert str(layout) in text and "results/smoke_my_lenses/dataset/images.npy" in text
@@ -101,7 +106,7 @@ def test_what_the_workflow_refuses(folder, tmp_path):
     before = sorted(path.name for path in (folder / "results").glob("*"))
     for setting, message in (
         (f"data={tmp_path}/gone", f"data: {tmp_path}/gone: no such file or folder"),
-        ("colour=3", "smoke.yaml: colour: unknown key; expected one of: data, features"),
+        ("colour=3", "smoke.yaml: colour: unknown key; expected one of: data, efficiency"),
     ):
         status, text, _ = plan(folder, "--configfile", "config/smoke.yaml", "--config", setting)
         assert status != 0 and message in text and "Traceback" not in text

@@ -38,6 +38,7 @@ TOLERANCES: dict[str, tuple[float, str]] = {
     "fit_converged_fraction": (0.01, "absolute"),
     "fit_smooth_explained_fraction": (0.01, "absolute"),
     "fit_*_auc_*": (0.01, "absolute"),
+    "fit_peak_rate_*": (0.05, "absolute"),
     "features_logistic_auc": (0.01, "absolute"),
     "best_feature_auc": (0.005, "absolute"),
     "features_only_auc": (0.01, "absolute"),

@@ -149,10 +149,11 @@ class Model(Section):
     lsa: bool = Field(True, description="Locality Self-Attention")
     pool: Literal["cls", "mean"] = Field("cls", description="what the head reads")
     features: bool = Field(False, description="join the physics features to the image")
+    feature_dropout: float = Field(0.3, ge=0, lt=1, description="of the features' hidden layer")
     join: Literal["head", "token"] = Field(
         "head", description="where features join: beside the pooled token, or as a further token"
     )
-    residual: bool = Field(False, description="what a fitted smooth lens leaves, a second channel")
+    residual: bool = Field(False, description="what a fitted smooth lens leaves, two more channels")
     feature_set: Literal["selected", "proposal", "morphology", "lensfit", "all"] = Field(
         "selected", description="which: those kept by vitdm select, one group, or all"
     )
@@ -458,7 +459,7 @@ class Config(Section):
         if cut.derotate or cut.resize or cut.crop != "centre" or rim < 0 or rim % 2:
             raise InputError(
                 "model.residual is on: expected preprocess.derotate, resize off, crop centre, an "
-                f"even size up to lensfit.size = {self.lensfit.size}, for both channels must match"
+                f"even size up to lensfit.size = {self.lensfit.size}, for image and map must match"
             )
 
     def _wrong_starts(self) -> list[tuple[str, str]]:
@@ -533,6 +534,8 @@ def _without_fits(content: dict[str, Any]) -> dict[str, Any]:
     if isinstance(features, dict) and isinstance(features.get("groups"), list):
         groups = [group for group in features["groups"] if group != "lensfit"]
         content = content | {"features": features | {"groups": groups}}
+    if isinstance(model := content.get("model"), dict):
+        content = content | {"model": model | {"residual": False}}
     if isinstance(runs, dict):
         needs = ({"feature_set": "lensfit"}, {"residual": True})
 

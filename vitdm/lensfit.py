@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import cv2
@@ -392,19 +391,26 @@ RETRY = 1.1  # chi^2 per degree of freedom of such a fit
 ELSEWHERE = 0.03  # arcsec, or ellipticity: what is farther apart may be another minimum
 #: radii tried, in units of the flux-weighted one; light of the lens galaxy draws that inwards
 RADII, RADII_WITH_LIGHT = (0.8, 0.9, 1.0), (1.0, 1.4, 1.8)
+#: the same when the light of the lens galaxy is known from a first fit
+OTHER_RADII_WITH_LIGHT = tuple(np.geomspace(0.75, 2.25, 12))
 #: px, of the source on the way to the minimum: not to be caught where a pixel meets its cusp
 CORE = 0.6
+PEAK = 2.5  # binned px, radius of the peak of a lens galaxy that a start does not look at
 STARTS = 4  # the best of them take some steps, before one is chosen
 TRIAL_STEPS = 6
 
 
-def _starts(problem: _Problem, radius: Tensor, positions: Sequence[tuple[float, float]]) -> Tensor:
+def _starts(problem: _Problem, radius: Tensor, before: Tensor | None) -> Tensor:
     """Return the best (STARTS, n, p) of some round sources, with the amplitudes that fit best.
 
-    ``radius`` (n,) is flux-weighted, in arcsec; ``positions`` are in units of theta_E.
+    ``radius`` (n,) is flux-weighted, in arcsec. ``before`` (n, p) is what a first fit has found:
+    the light of the lens galaxy is taken from there, and other places of the source are tried.
     """
     model = problem.model
-    radii = RADII_WITH_LIGHT if model.lens_light else RADII
+    positions = POSITIONS if before is None else OTHERS
+    radii = RADII
+    if model.lens_light:
+        radii = RADII_WITH_LIGHT if before is None else OTHER_RADII_WITH_LIGHT
     choices = torch.tensor([(r, *(r * x for x in place)) for r in radii for place in positions])
     values = torch.zeros(len(radius), len(choices), len(model.names), dtype=torch.float64)
     column = {name: values[:, :, k] for k, name in enumerate(model.names)}
@@ -417,6 +423,9 @@ def _starts(problem: _Problem, radius: Tensor, positions: Sequence[tuple[float, 
         amplitudes.append("lens_light_log_amp")
         column["lens_light_log_R_sersic"][:] = torch.log(0.5 * radius[:, None])
         column["lens_light_log_n_sersic"][:] = math.log(3.0)
+        if before is not None:
+            first = model.names.index("center_x")
+            values[:, :, first:] = before[:, None, first:]
     for name in ("e1", "source_e1"):
         column[name][:] = 0.01
     best = []
@@ -476,12 +485,13 @@ def _fit(images: _Images, model: SmoothLens, gain: Tensor, deadline: float) -> d
 
     Fits that leave more than noise may be local minima: they are tried again from other starts.
     """
-    start = _coarse(POSITIONS, images, model, gain, deadline)
+    start = _coarse(images, model, gain, deadline)
     found = _refined(start.values, images, model, gain, deadline)
-    rows = torch.nonzero(~(found["chi2"] < RETRY))[:, 0]
+    rows = torch.nonzero(~(found["chi2"] < RETRY) | ~found["converged"])[:, 0]
     if not len(rows):
         return found
-    other = _coarse(OTHERS, _select(images, rows), model, gain[rows], deadline)
+    before = found["values"][rows]
+    other = _coarse(_select(images, rows), model, gain[rows], deadline, before)
     moved = (other.values - start.values[rows])[:, :7].abs().amax(1)  # of mass and source
     elsewhere = moved > ELSEWHERE
     rows = rows[elsewhere]
@@ -495,23 +505,26 @@ def _fit(images: _Images, model: SmoothLens, gain: Tensor, deadline: float) -> d
 
 
 def _coarse(
-    positions: Sequence[tuple[float, float]],
     images: _Images,
     model: SmoothLens,
     gain: Tensor,
     deadline: float,
+    before: Tensor | None = None,
 ) -> _State:
-    """Return the best fits to binned pixels, of sources that start at ``positions`` [theta_E]."""
+    """Return the best fits to binned pixels; others than a first one, ``before`` (n, p)."""
     coarse = SmoothLens(
         model.camera.binned(2), model.lens_light, 2 * CORE * model.camera.pixel_scale
     )
     pooled = torch.nn.functional.avg_pool2d
     weight = 4 * pooled(images.good[:, None], 2)[:, 0]
     binned = pooled((images.data * images.good)[:, None], 2)[:, 0] * 4 / weight.clamp(min=1)
+    if model.lens_light:  # its peak, badly sampled, would outweigh all arcs
+        axis = torch.arange(weight.shape[-1]) - (weight.shape[-1] - 1) / 2
+        weight = weight * (torch.hypot(axis[:, None], axis) > PEAK)
     problem = _Problem(coarse, binned, weight, gain, images.clipped)
     bounds = Bounds(coarse, narrow=True)
     trials = []
-    for start in _starts(problem, images.radius, positions):
+    for start in _starts(problem, images.radius, before):
         state = _State.of(problem, bounds.inside(start))
         _minimise(problem, state, bounds, TRIAL_STEPS, COARSE, deadline)
         trials.append(state)
@@ -527,8 +540,11 @@ def _refined(
     softened = SmoothLens(model.camera, model.lens_light, CORE * model.camera.pixel_scale)
     problem = _Problem(softened, images.data, images.good, gain, images.clipped)
     bounds = Bounds(model)
-    for problem.model, tolerance in ((softened, COARSE), (model, CONVERGED)):
-        problem.renew(softened.image(values))  # the noise depends on the model
+    rounds = [(softened, softened, COARSE), (softened, model, CONVERGED)]
+    if model.lens_light:  # its cusp, where most photons are
+        rounds.append((model, model, CONVERGED))
+    for noisy, problem.model, tolerance in rounds:
+        problem.renew(noisy.image(values))  # the noise depends on the model
         state = _State.of(problem, values)
         _minimise(problem, state, bounds, MAX_STEPS, tolerance, deadline)
         values = state.values

@@ -21,6 +21,8 @@ from torch.nn import functional
 
 from vitdm import config
 
+BINS = 8  # of the quantiles of a feature
+
 
 def shift_patches(images: Tensor, patch_size: int) -> Tensor:
     """Return the images with their four diagonal half-patch shifts on the channel axis.
@@ -173,10 +175,9 @@ class ViT(nn.Module):
     """Vision Transformer over images of one size, with or without physics features.
 
     ``settings`` says which ideas are on; ``image_size`` is the side, or (height, width), in pixels.
-    Features are standardised by the quantiles of the training images, tails drawn in, a missing one
-    (NaN) put to the median and marked by an indicator, and go through one hidden layer. What comes
-    out joins by ``settings.join``: concatenated to the pooled token before the head, or as a
-    further token, the last, to which the others attend.
+    Features are encoded by the quantiles of the training images (``encode``) and go through one
+    hidden layer. What comes out joins by ``settings.join``: concatenated to the pooled token before
+    the head, or as a further token, the last, to which the others attend.
     ValueError if the patches do not tile the image or the heads do not divide the width.
     """
 
@@ -207,7 +208,13 @@ class ViT(nn.Module):
         if num_features:
             self.register_buffer("feature_middle", torch.zeros(num_features))
             self.register_buffer("feature_width", torch.ones(num_features))
-            self.feature_embed = nn.Sequential(nn.Linear(2 * num_features, width), nn.GELU())
+            edges = torch.linspace(-1, 1, BINS + 1)[:, None].repeat(1, num_features)
+            self.register_buffer("feature_edges", edges)
+            self.feature_embed = nn.Sequential(
+                nn.Linear((2 + BINS) * num_features, width),
+                nn.GELU(),
+                nn.Dropout(settings.feature_dropout),
+            )
         self.head = nn.Linear(width * (2 if self.joins == "head" else 1), num_classes)
         self.apply(_initialise)
         nn.init.trunc_normal_(self.position, std=0.02)
@@ -238,20 +245,30 @@ class ViT(nn.Module):
             pooled = torch.cat([pooled, self.embed_features(features)], dim=1)
         return self.head(pooled)
 
-    def embed_features(self, features: Tensor | None) -> Tensor:
-        """Return the hidden layer of the features, (B, D), from raw features (B, F).
+    def encode(self, features: Tensor) -> Tensor:
+        """Return what the hidden layer sees of raw features (B, F): (B, 10 F).
 
-        arcsinh leaves the middle of a distribution as it is and draws in its tails: residuals of
-        lens fits span orders of magnitude.
+        Each feature is given as arcsinh of its standardised value, which leaves the middle of a
+        distribution as it is and draws in its tails (residuals of lens fits span orders of
+        magnitude); as its place among the quantiles of the training images, piecewise linear from
+        -1 to 1 in each of 8 bins (Gorishniy, Rubachev & Babenko 2022, arXiv:2203.05556, eq. 1);
+        and by an indicator of its absence (NaN), which puts the others to 0.
         """
-        assert features is not None, f"this model needs {self.num_features} features"
         missing = features.isnan()
         standard = torch.arcsinh((features - self.feature_middle) / self.feature_width)
-        standard = standard.masked_fill(missing, 0.0)
-        return self.feature_embed(torch.cat([standard, missing.to(standard)], dim=1))
+        low, width = self.feature_edges[:-1], self.feature_edges.diff(dim=0)  # (8, F)
+        place = (features[:, None] - low) / torch.where(width > 0, width, 1.0)
+        place = torch.where(width > 0, 2 * place.clamp(0, 1) - 1, 0.0)  # (B, 8, F)
+        known = torch.cat([standard[:, None], place], dim=1).masked_fill(missing[:, None], 0.0)
+        return torch.cat([known, missing[:, None].to(known)], dim=1).flatten(1)
+
+    def embed_features(self, features: Tensor | None) -> Tensor:
+        """Return the hidden layer of the features, (B, D), from raw features (B, F)."""
+        assert features is not None, f"this model needs {self.num_features} features"
+        return self.feature_embed(self.encode(features))
 
     def standardise(self, features: Tensor) -> None:
-        """Keep median and half the central 68 % of the training features (n, F), NaN left out."""
+        """Keep median, half the central 68 % and quantiles of the training features (n, F)."""
         quantiles = torch.tensor([0.16, 0.5, 0.84], dtype=features.dtype)
         low, middle, high = features.nanquantile(quantiles, dim=0).nan_to_num(0.0)
         width = (high - low) / 2
@@ -259,6 +276,8 @@ class ViT(nn.Module):
         width = torch.where(width > 0, width, spread)  # most values are equal, but not all
         self.feature_middle.copy_(middle)
         self.feature_width.copy_(torch.where(width > 0, width, 1.0))
+        edges = torch.linspace(0, 1, BINS + 1, dtype=features.dtype)
+        self.feature_edges.copy_(features.nanquantile(edges, dim=0).nan_to_num(0.0))
 
     def attention(self, images: Tensor, features: Tensor | None = None) -> list[Tensor]:
         """Return each block's attention weights, (B, h, N, N)."""

@@ -71,8 +71,9 @@ class Batches:
             images, *others = (array[rows] for array in self.arrays)
             if self.flips:
                 flip_y, flip_x = torch.rand(2, len(rows), 1, 1, 1, generator=self.generator) < 0.5
-                images = torch.where(flip_y, images.flip(2), images)
-                images = torch.where(flip_x, images.flip(3), images)
+                for flip, axis in ((flip_y, 2), (flip_x, 3)):
+                    chosen = flip.flatten()
+                    images[chosen] = images[chosen].flip(axis)  # a copy: indexed by rows
             yield images, *others
 
 
@@ -311,19 +312,23 @@ class Run:
 
 
 def channels(images: np.ndarray, residuals: np.ndarray | None = None) -> Tensor:
-    """Return the network's input (n, C, H, W): images (n, H, W) and arcsinh of residuals, if any.
+    """Return the network's input (n, C, H, W): images (n, H, W), and two channels of residuals.
 
-    A residual is in units of the noise: linear in the noise, logarithmic in what stands out.
+    A residual r is in units of the noise. One channel is arcsinh(r): linear in the noise,
+    logarithmic in what stands out. The other is log(1 + s^2), s being the sum of r over 3 x 3
+    pixels in units of its own noise: a local chi^2, which no linear map of a patch can make.
     """
-    layers = [np.asarray(images, np.float32)]
+    layers = [torch.from_numpy(np.array(images, dtype=np.float32))]
     if residuals is not None:
-        layers.append(np.arcsinh(np.asarray(residuals, np.float32)))
-    return torch.from_numpy(np.stack(layers, axis=1))
+        residual = torch.from_numpy(np.array(residuals, dtype=np.float32))
+        summed = 3 * functional.avg_pool2d(residual[:, None], 3, stride=1, padding=1)[:, 0]
+        layers += [torch.arcsinh(residual), torch.log1p(summed**2)]
+    return torch.stack(layers, dim=1)
 
 
 def new_model(model: Model, size: int | tuple[int, int], n_classes: int, n_features: int) -> ViT:
     """Return an untrained network for these settings."""
-    return ViT(model, size, n_classes, n_features, channels=1 + model.residual)
+    return ViT(model, size, n_classes, n_features, channels=3 if model.residual else 1)
 
 
 def load_run(folder: str | Path) -> Run:

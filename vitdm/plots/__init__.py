@@ -2,7 +2,7 @@
 
 from vitdm.plots.data import feature_distributions, noise_histogram
 from vitdm.plots.efficiency import data_efficiency, shortcut_loss, shortcut_table
-from vitdm.plots.lensfit import einstein_radii, residual_maps
+from vitdm.plots.lensfit import einstein_radii, residual_maps, subhalo_distance
 from vitdm.plots.model import attention, runs, shifted_patches, training_history
 from vitdm.plots.populations import (
     Example,
@@ -73,6 +73,7 @@ __all__ = [
     "shortcut_table",
     "simulated",
     "style",
+    "subhalo_distance",
     "training_history",
     "tune_convergence",
     "tune_evaluations",

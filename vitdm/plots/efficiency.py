@@ -122,9 +122,10 @@ def shortcut_loss(table: pd.DataFrame, labels: Mapping[str, str]) -> plt.Figure:
             axes.plot(values, [place, place], color="0.7", lw=1.2, zorder=1)
             for kind, (marker, fill, label) in marks.items():
                 mean, sd = rows.loc[name, [f"{score}_{kind}", f"{score}_{kind}_sd"]]
+                text = label if place == 0 else None
                 axes.errorbar(
-                    mean, place, xerr=sd, fmt=marker, mfc=fill, mec="black", ecolor="black", ms=5, elinewidth=0.8,
-                    label=label if place == 0 else None,
+                    mean, place, xerr=sd, fmt=marker, mfc=fill, mec="black", ecolor="black", ms=5,
+                    elinewidth=0.8, label=text,
                 )  # fmt: skip
         axes.axvline(0.5, color="0.6", ls=":", lw=1)
         axes.set(xlabel=title, xlim=(0.42, 1.02))
@@ -138,14 +139,14 @@ def shortcut_loss(table: pd.DataFrame, labels: Mapping[str, str]) -> plt.Figure:
 
 
 def shortcut_table(table: pd.DataFrame, population: str, other: str) -> pd.DataFrame:
-    """Return the table of ``shortcut_loss``: models with most images of ``population``, ``other``.
+    """Return the table of ``shortcut_loss``: models that learnt from ``population``, or ``other``.
 
-    Scores of single numbers, which learn nothing, have no ``_learnt`` of their own: theirs is that
-    on ``other``.
+    Of trained ones, those of the largest number of images that there is of both. Scores of single
+    numbers, which learn nothing, have no ``_learnt`` of their own: theirs is that on ``other``.
     """
     rows = []
-    trained = table[table["n_train"] > 0]
-    most = {name: part["n_train"].max() for name, part in trained.groupby("population")}
+    sizes = [set(table["n_train"][table["population"] == name]) for name in (population, other)]
+    most = max(set.intersection(*sizes))
     for name in dict.fromkeys(table["model"]):
         part = table[table["model"] == name]
         row = {"model": name, "n_train": 0}
@@ -156,8 +157,8 @@ def shortcut_table(table: pd.DataFrame, population: str, other: str) -> pd.DataF
         }.items():
             found = part[(part["population"] == learnt) & (part["scored_on"] == scored)]
             if (part["n_train"] > 0).any():
-                found = found[found["n_train"] == most[learnt]]
-                row["n_train"] = most[learnt]
+                found = found[found["n_train"] == most]
+                row["n_train"] = most
             for score in _SCORES:
                 row[f"{score}_{kind}"] = found[score].mean()
                 row[f"{score}_{kind}_sd"] = np.nan_to_num(found[score].std())

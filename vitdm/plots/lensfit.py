@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.ticker import LogLocator
 
 from vitdm.plots.populations import Example
 from vitdm.plots.style import COLOURS, NAMES, WIDTH
@@ -80,4 +81,45 @@ def einstein_radii(populations: Mapping[str, pd.DataFrame]) -> plt.Figure:
     grid[0][0].set_ylabel("fraction of a class")
     handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+    return figure
+
+
+def subhalo_distance(
+    populations: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]], found: float
+) -> plt.Figure:
+    """Draw where the residual peaks beside the most massive subhalo near the ring, by its mass.
+
+    A column a population: the tables of ``residuals.distance_to_subhalo`` and ``found_by_mass``.
+    Above, the distance [arcsec] of each image against the mass of that subhalo, and the line at
+    ``found`` [arcsec] within which it counts as found. Below, the fraction found by mass (points;
+    horizontal bars are bins, vertical ones 95 % intervals) and by chance (grey steps).
+    """
+    figure, grid = plt.subplots(
+        2, len(populations), figsize=(WIDTH, 4.2), layout="constrained", squeeze=False,
+        sharex=True, sharey="row", gridspec_kw={"height_ratios": (1.4, 1)},
+    )  # fmt: skip
+    colour = COLOURS["cdm"]
+    for column, (name, (each, binned)) in zip(grid.T, populations.items(), strict=True):
+        above, below = column
+        above.scatter(each["mass"] / 1e9, each["distance"], s=7, color=colour, alpha=0.6, lw=0)
+        above.axhline(found, color="0.3", lw=0.8, ls="--")
+        above.set(xscale="log", yscale="log", title=name)
+        middle, rate = 10 ** ((binned["low"] + binned["high"]) / 2 - 9), binned["rate"]
+        edges = [10 ** (binned[side] - 9) for side in ("low", "high")]
+        below.errorbar(
+            middle,
+            rate,
+            xerr=[middle - edges[0], edges[1] - middle],
+            yerr=np.abs([rate - binned["rate_low"], binned["rate_high"] - rate]),
+            fmt="o", ms=4, lw=1, color=colour, label="measured",
+        )  # fmt: skip
+        below.hlines(binned["chance"], *edges, color="0.5", lw=1.5, label="by chance")
+        below.set(xlabel=r"most massive subhalo ($10^9\,M_\odot$)", ylim=(-0.03, 1.03))
+    grid[0][0].set_ylabel("distance to the residual's\npeak (arcsec)")
+    grid[1][0].set_ylabel(f"fraction within\n{found:g} arcsec")
+    grid[1][0].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    for axis in (grid[1][0].xaxis, grid[0][0].yaxis):
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter("")
+    figure.legend(*grid[1][0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
     return figure
