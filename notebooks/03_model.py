@@ -266,7 +266,8 @@ for name, override in settings.runs.items():
     for seed in range(settings.run_seeds):
         folder = out.results / "runs" / f"{name}_seed{seed}"
         identity = {"run": name, "label": override.label, "seed": seed}
-        metrics.append(identity | json.loads((folder / "metrics.json").read_text()))
+        told = [json.loads((folder / file).read_text()) for file in ("metrics.json", "run.json")]
+        metrics.append(identity | told[0] | told[1].get("training", {}))
         histories.append(pd.read_csv(folder / "history.csv").assign(**identity))
         predictions[name, seed] = pd.read_csv(folder / "predictions.csv", dtype={"id": str})
 metrics = pd.DataFrame(metrics)

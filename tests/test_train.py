@@ -2,7 +2,13 @@
 
 import json
 import math
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,8 +21,9 @@ from vitdm import config, dataset
 from vitdm.config import InputError, Model, Train
 from vitdm.dataset import Dataset
 from vitdm.model import ViT
-from vitdm.train import Batches, Diverged, Recipe, fit, load_run, read_features
+from vitdm.train import Batches, Diverged, Recipe, Resume, fit, load_run, read_features
 
+TESTS = Path(__file__).parent
 MODEL = Model(patch_size=4, embed_dim=16, depth=1, num_heads=2)
 SIZES = {"train": 128, "valid": 32, "opt": 32, "test": 16}
 ALL = ("train", "valid", "opt")
@@ -69,6 +76,11 @@ def weights(folder):
     return load_file(folder / "model.safetensors")
 
 
+def contents(folder):
+    """The bytes of all that a run consists of; only the sidecar tells when and how fast."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "run.json"}
+
+
 def same(first, second):
     return all(np.array_equal(first[name], second[name]) for name in first)
 
@@ -93,7 +105,7 @@ def test_the_seed_decides_everything(blobs, settings, tmp_path):
         assert torch.equal(torch.get_rng_state(), state)  # … and is left alone
     auc = {name: (run["roc_auc"], run["valid_roc_auc"]) for name, run in runs.items()}
     assert auc["first"] == auc["again"] != auc["other"]
-    assert same(weights(tmp_path / "first"), weights(tmp_path / "again"))
+    assert contents(tmp_path / "first") == contents(tmp_path / "again")
     assert not same(weights(tmp_path / "first"), weights(tmp_path / "other"))
 
 
@@ -146,13 +158,155 @@ def test_fewer_training_images(blobs, settings, tmp_path):
     assert counts == {10: 10, 128: 128, 1000: 128}
 
 
+# ------------------------------------------------------------------------ interruption
+
+LONG = {"epochs": 4, "valid_split": "valid", "score_split": "opt", "n_train": 100, "seed": 3}
+DROPOUT = MODEL.model_copy(update={"dropout": 0.2})  # its random numbers, too, must go on
+
+
+class Killed(Exception):
+    """Stands for a kill: nothing handles it."""
+
+
+def killed(patch, where, at):
+    """Let the method ``where`` of the recipe raise when it is called for the ``at``-th time."""
+    calls, method = [], getattr(Recipe, where)
+
+    def deadly(*arguments):
+        calls.append(1)
+        if len(calls) == at:
+            raise Killed
+        return method(*arguments)
+
+    patch.setattr(Recipe, where, deadly)
+
+
+@pytest.fixture
+def checkpoints(monkeypatch):
+    monkeypatch.setattr(Resume, "EVERY", 0.0)  # after every epoch
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(blobs, settings, tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole") / "run"
+    train(blobs, settings, DROPOUT, out=out, **LONG)
+    return contents(out)
+
+
+@pytest.mark.parametrize(
+    ("where", "at", "left"),
+    [
+        ("on_train_epoch_start", 1, 0),
+        ("on_train_epoch_start", 2, 1),
+        ("training_step", 18, 2),  # of 7 in an epoch
+        ("on_validation_epoch_end", 4, 3),
+        ("on_train_end", 1, 4),
+    ],
+)
+def test_a_killed_training_goes_on_to_the_same_end(
+    where, at, left, blobs, settings, tmp_path, monkeypatch, checkpoints, uninterrupted
+):
+    out, checkpoint = tmp_path / "run", tmp_path / ".run.checkpoint"
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        killed(patch, where, at)
+        train(blobs, settings, DROPOUT, out=out, **LONG)
+    assert not out.exists() and checkpoint.exists() == (left > 0)
+    started, start = [], Recipe.on_train_epoch_start
+    monkeypatch.setattr(
+        Recipe, "on_train_epoch_start", lambda self: (started.append(1), start(self))
+    )
+    train(blobs, settings, DROPOUT, out=out, **LONG)
+    assert len(started) == 4 - left
+    assert contents(out) == uninterrupted
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_training_that_had_stopped_early_does_not_start_again(
+    noise, settings, tmp_path, monkeypatch, checkpoints
+):
+    options = {"epochs": 30, "patience": 2, "valid_split": "valid"}
+    train(noise, settings, out=tmp_path / "whole", **options)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        killed(patch, "on_train_end", 1)
+        train(noise, settings, out=tmp_path / "run", **options)
+    train(noise, settings, out=tmp_path / "run", **options)
+    assert contents(tmp_path / "run") == contents(tmp_path / "whole")
+
+
+def test_a_process_killed_by_the_system_goes_on(blobs, settings, tmp_path, uninterrupted):
+    script = f"""
+import time
+from pathlib import Path
+from conftest import SETTINGS
+from test_train import DROPOUT, LONG, Recipe, Resume, train
+from vitdm import config
+
+Resume.EVERY = 0.0
+Recipe.on_validation_start = lambda self: time.sleep(60 * (self.current_epoch == 2))
+train(Path({str(blobs)!r}), config.build(SETTINGS), DROPOUT, out={str(tmp_path / "run")!r}, **LONG)
+"""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
+    process = subprocess.Popen([sys.executable, "-c", script], env=environment)
+    checkpoint, deadline = tmp_path / ".run.checkpoint", time.monotonic() + 60
+    while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL and checkpoint.exists()
+    train(blobs, settings, DROPOUT, out=tmp_path / "run", **LONG)
+    assert contents(tmp_path / "run") == uninterrupted
+
+
+@pytest.mark.parametrize("change", ["settings", "seed", "images", "labels", "damage"])
+def test_a_checkpoint_of_something_else_is_ignored(
+    change, blobs, settings, tmp_path, monkeypatch, checkpoints
+):
+    out, folder, options = tmp_path / "run", tmp_path / "blobs", dict(LONG)
+    shutil.copytree(blobs, folder)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        killed(patch, "on_train_epoch_start", 3)
+        train(folder, settings, DROPOUT, out=out, **LONG)
+    if change == "settings":
+        options["learning_rate"] = 2e-3
+    elif change == "seed":
+        options |= {"seed": 4, "n_train": 1000}
+    elif change == "images":
+        images = np.load(folder / "images.npy")
+        images[0, 0, 0] += 1
+        np.save(folder / "images.npy", images)
+        options["n_train"] = 1000
+    elif change == "labels":
+        catalog = (folder / "catalog.csv").read_text()
+        (folder / "catalog.csv").write_text(catalog.replace("000,no_sub", "000,sub"))
+    elif change == "damage":
+        content = (tmp_path / ".run.checkpoint").read_bytes()
+        (tmp_path / ".run.checkpoint").write_bytes(content[: len(content) // 2])
+    train(folder, settings, DROPOUT, out=out, **options)
+    train(folder, settings, DROPOUT, out=tmp_path / "anew", **options)
+    assert contents(out) == contents(tmp_path / "anew")
+
+
+def test_checkpoints_are_not_written_more_often_than_needed(blobs, settings, tmp_path, monkeypatch):
+    def written(*_):
+        raise AssertionError("a checkpoint was written")
+
+    monkeypatch.setattr("lightning.Trainer.save_checkpoint", written)
+    train(blobs, settings, epochs=2, out=tmp_path / "run")  # takes no five seconds
+    with pytest.raises(AssertionError, match="a checkpoint was written"):
+        monkeypatch.setattr(Resume, "EVERY", 0.0)
+        train(blobs, settings, epochs=2, out=tmp_path / "run")
+
+
 # ------------------------------------------------------------------------ divergence
 
 
 def test_a_huge_learning_rate_diverges(blobs, settings, tmp_path):
     with pytest.raises(Diverged, match=r"epoch \d+, batch \d, at learning rate [\d.]+e\+\d+"):
         train(blobs, settings, learning_rate=1e9, epochs=20, batch_size=64, out=tmp_path / "run")
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["run.failed.json"]
+    told = json.loads((tmp_path / "run.failed.json").read_text())
+    assert "at learning rate" in told["error"] and told["seed"] == 0
+    train(blobs, settings, out=tmp_path / "run")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_weights_lost_in_the_last_step_are_no_run(blobs, settings, tmp_path, monkeypatch):
@@ -161,7 +315,7 @@ def test_weights_lost_in_the_last_step_are_no_run(blobs, settings, tmp_path, mon
     )
     with pytest.raises(Diverged, match=r"weights are not finite after epoch 1, .* rate 0\.001"):
         train(blobs, settings, out=tmp_path / "run")
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["run.failed.json"]
 
 
 def test_nan_in_an_image_is_told_with_its_batch(tmp_path, settings):
@@ -301,11 +455,13 @@ def test_run_folder_is_complete(run_folder, processed, features_csv, settings):
     names |= {"model.safetensors", "run.json"}
     assert {path.name for path in run_folder.iterdir()} == names
     history = pd.read_csv(run_folder / "history.csv")
-    columns = ["epoch", "train_loss", "valid_loss", "valid_roc_auc", "learning_rate", "seconds"]
+    columns = ["epoch", "train_loss", "valid_loss", "valid_roc_auc", "learning_rate"]
     assert list(history) == columns
     written = json.loads((run_folder / "metrics.json").read_text())
     assert written["epochs"] == written["best_epoch"] == len(history) == 1
-    assert written["n_train"] == 20 and written["seconds"] > 0
+    assert written["n_train"] == 20
+    made = json.loads((run_folder / "run.json").read_text())
+    assert made["training"]["seconds"] > 0 and made["training"]["images_per_second"] > 0
     assert written["parameters"] == sum(
         value.size for name, value in weights(run_folder).items() if "feature_" not in name[:13]
     ) + sum(value.size for name, value in weights(run_folder).items() if "feature_embed" in name)

@@ -474,23 +474,7 @@ class Config(Section):
         return lines
 
     def _check_joined(self, model: Model) -> None:
-        """Raise InputError unless what a model wants of features and residual maps is there."""
-        groups = self.features.groups
-        if model.features and model.feature_set not in ("selected", "all", *groups):
-            raise InputError(
-                f"model.feature_set = {model.feature_set!r} is not among features.groups = {groups}"
-            )
-        if not model.residual:
-            return
-        cut = self.preprocess
-        if "lensfit" not in groups:
-            raise InputError("model.residual is on: features.groups needs lensfit")
-        rim = self.lensfit.size - cut.size
-        if cut.derotate or cut.resize or cut.crop != "centre" or rim < 0 or rim % 2:
-            raise InputError(
-                "model.residual is on: expected preprocess.derotate, resize off, crop centre, an "
-                f"even size up to lensfit.size = {self.lensfit.size}, for image and map must match"
-            )
+        check_joined(model, self.features, self.preprocess, self.lensfit)
 
     def _wrong_starts(self) -> list[tuple[str, str]]:
         """Return where the first trial of the search, the configuration itself, lies outside."""
@@ -526,6 +510,25 @@ class Config(Section):
     @property
     def results(self) -> str:
         return f"results/{self.name}"
+
+
+def check_joined(model: Model, features: Features, cut: Preprocess, lensfit: LensFit) -> None:
+    """Raise InputError unless what a model wants of features and residual maps is there."""
+    groups = features.groups
+    if model.features and model.feature_set not in ("selected", "all", *groups):
+        raise InputError(
+            f"model.feature_set = {model.feature_set!r} is not among features.groups = {groups}"
+        )
+    if not model.residual:
+        return
+    if "lensfit" not in groups:
+        raise InputError("model.residual is on: features.groups needs lensfit")
+    rim = lensfit.size - cut.size
+    if cut.derotate or cut.resize or cut.crop != "centre" or rim < 0 or rim % 2:
+        raise InputError(
+            "model.residual is on: expected preprocess.derotate, resize off, crop centre, an "
+            f"even size up to lensfit.size = {lensfit.size}, for image and map must match"
+        )
 
 
 def check_patches(model: Model, size: int | tuple[int, int]) -> None:

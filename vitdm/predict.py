@@ -25,28 +25,35 @@ def predict(runs: Sequence[Run], images: Sequence[np.ndarray]) -> tuple[np.ndarr
     training images. Several runs, which must agree in classes, processing and features, are
     averaged. InputError if a run needs features that are not measured here.
     """
-    settings = runs[0].settings
-    crops, regions = zip(*(process(image, settings.preprocess) for image in images), strict=True)
-    crops = np.stack(crops)
     needed = [name for run in runs for name in run.feature_names]
+    residual = any(run.settings.model.residual for run in runs)
+    crops, measured, maps, found = prepare(images, runs[0].settings, needed, residual)
+    answers = [
+        run.predict(crops, measured[run.feature_names].to_numpy(np.float32), maps) for run in runs
+    ]
+    return np.mean(answers, axis=0), found
+
+
+def prepare(
+    images: Sequence[np.ndarray], settings: RunSettings, names: Sequence[str], residual: bool
+) -> tuple[np.ndarray, pd.DataFrame, np.ndarray | None, np.ndarray]:
+    """Return what networks see of raw images (H, W), of any size.
+
+    That is the processed images (n, size, size), the features ``names`` (n rows), if ``residual``
+    what a fitted lens leaves (n, size, size), and where a lens was found (n,). InputError if a
+    feature is not measured here.
+    """
+    crops, regions = zip(*(process(image, settings.preprocess) for image in images), strict=True)
     measured, maps = pd.DataFrame(index=range(len(images))), None
-    if set(needed) - set(LENSFIT):
+    if set(names) - set(LENSFIT):
         rows = [measure(image, settings.preprocess, settings.features) for image in images]
         measured = pd.DataFrame(rows)
-    if set(needed) & set(LENSFIT) or any(run.settings.model.residual for run in runs):
+    if set(names) & set(LENSFIT) or residual:
         table, maps = _fitted(settings, images)
         measured = pd.concat([measured, table], axis=1)
-    answers = []
-    for run in runs:
-        features = None
-        if names := run.feature_names:
-            if absent := [name for name in names if name not in measured]:
-                raise InputError(
-                    f"run: needs the feature {absent[0]!r}, which vitdm cannot measure"
-                )
-            features = measured[names].to_numpy(np.float32)
-        answers.append(run.predict(crops, features, maps))
-    return np.mean(answers, axis=0), np.array([region.found for region in regions])
+    if absent := [name for name in names if name not in measured]:
+        raise InputError(f"run: needs the feature {absent[0]!r}, which vitdm cannot measure")
+    return np.stack(crops), measured, maps, np.array([region.found for region in regions])
 
 
 def _fitted(settings: RunSettings, images: Sequence[np.ndarray]) -> tuple[pd.DataFrame, np.ndarray]:
@@ -54,8 +61,9 @@ def _fitted(settings: RunSettings, images: Sequence[np.ndarray]) -> tuple[pd.Dat
     if settings.pixel_scale is None:
         raise InputError("run: needs lens fits, and its config.yaml tells no pixel_scale")
     tables, maps = [], []
-    for image in images:
-        fits = lensfit.fit(image[None], settings.pixel_scale, settings.lensfit)
+    alike = len({np.shape(image) for image in images}) == 1
+    for stack in [np.stack(images)] if alike else [image[None] for image in images]:
+        fits = lensfit.fit(stack, settings.pixel_scale, settings.lensfit)
         found = residuals.features(fits)
         found[~fits.converged] = np.nan
         tables.append(found)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
-import tempfile
 import time
 import warnings
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ import lightning
 import numpy as np
 import pandas as pd
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
@@ -31,6 +31,8 @@ from vitdm.model import ViT
 from vitdm.provenance import atomic, check_replaceable, sidecar, write_json
 from vitdm.residuals import read_residuals
 
+#: images (n, C, H, W), features (n, F) and labels (n,)
+Arrays = tuple[Tensor, Tensor, Tensor]
 RUN_FILES = ("config.yaml", "metrics.json", "history.csv", "model.safetensors")
 
 
@@ -76,18 +78,58 @@ class Batches:
 
 
 class Recipe(lightning.LightningModule):
-    """AdamW, warm-up and cosine decay, label smoothing; validation by the binary ROC-AUC."""
+    """AdamW, warm-up and cosine decay, label smoothing; validation by the binary ROC-AUC.
 
-    def __init__(self, model: ViT, settings: Train, total_steps: int):
+    With validation the weights of the best epoch are kept in ``best``, and training stops after
+    ``settings.patience`` epochs without a better one. A checkpoint holds whatever the next epoch
+    depends on: to Lightning's it adds these weights, the history and the states of the random
+    numbers, those of ``shuffle`` (the order of the images) among them.
+    """
+
+    def __init__(
+        self,
+        model: ViT,
+        settings: Train,
+        total_steps: int,
+        shuffle: torch.Generator | None = None,
+    ):
         super().__init__()
         self.model = model
         self.settings = settings
         self.total_steps = total_steps
+        self.shuffle = shuffle or torch.Generator()
         self.history: list[dict[str, Any]] = []
+        self.best: dict[str, Tensor] = {}
         self.seconds = 0.0
         self._logits: list[Tensor] = []
         self._labels: list[Tensor] = []
         self._losses: list[Tensor] = []
+
+    @property
+    def best_epoch(self) -> int | None:
+        """The first of the epochs, counted from 1, that validated best; None without validation."""
+        aucs = [row["valid_roc_auc"] for row in self.history]
+        return int(np.argmax(aucs)) + 1 if aucs and not math.isnan(aucs[-1]) else None
+
+    def _stop_if_stale(self) -> None:
+        stale = len(self.history) - (self.best_epoch or len(self.history))
+        if stale >= self.settings.patience:
+            self.trainer.should_stop = True
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        for name in ("history", "best", "seconds"):
+            checkpoint[name] = getattr(self, name)
+        checkpoint["random"] = [self.shuffle.get_state(), torch.get_rng_state()]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        for name in ("history", "best", "seconds"):
+            setattr(self, name, checkpoint[name])
+        shuffle, everything_else = checkpoint["random"]
+        self.shuffle.set_state(shuffle)
+        torch.set_rng_state(everything_else)
+
+    def on_train_start(self) -> None:
+        self._stop_if_stale()  # a checkpoint of the last epoch
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], index: int) -> Tensor:
         images, features, labels = batch
@@ -135,10 +177,12 @@ class Recipe(lightning.LightningModule):
                 "valid_loss": float(metrics.get("valid_loss", math.nan)),
                 "valid_roc_auc": float(metrics.get("valid_roc_auc", math.nan)),
                 "learning_rate": self.optimizers().param_groups[0]["lr"],
-                "seconds": round(self.seconds, 2),
             }
         )
         self._losses.clear()
+        if self.best_epoch == len(self.history):
+            self.best = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+        self._stop_if_stale()
 
     def configure_optimizers(self) -> dict[str, Any]:
         optimiser = torch.optim.AdamW(
@@ -159,11 +203,47 @@ class Recipe(lightning.LightningModule):
         }
 
 
+class Resume(Checkpoint):
+    """A checkpoint from which a training that was killed goes on, at ``path``.
+
+    Written at the end of an epoch, when all else is done, if the last one is older than ``EVERY``
+    seconds. ``made_of`` identifies settings and data: a checkpoint of others is no use.
+    """
+
+    EVERY = 5.0  # seconds: what a kill costs at most, besides an epoch
+
+    def __init__(self, path: Path, made_of: str):
+        self.path, self.made_of = path, made_of
+        self._written = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, module: Recipe) -> None:
+        if time.monotonic() - self._written >= self.EVERY:
+            with atomic(self.path) as temporary:
+                trainer.save_checkpoint(temporary)
+            self._written = time.monotonic()
+
+    def on_save_checkpoint(
+        self, trainer: lightning.Trainer, module: Recipe, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint["made_of"] = self.made_of
+
+    def found(self) -> Path | None:
+        """Return the file if it is there, whole, and of the same settings and data."""
+        try:
+            made_of = torch.load(self.path, weights_only=True)["made_of"]
+        except Exception:  # torch raises many kinds; one that cannot be read is as good as none
+            return None
+        return self.path if made_of == self.made_of else None
+
+
 class Progress(Callback):
     """One bar for the whole run, with the best validation ROC-AUC so far."""
 
     def __init__(self, label: str, total: int):
         self.bar = tqdm(total=total, desc=label, unit="batch", mininterval=5, ncols=100)
+
+    def on_train_start(self, trainer: lightning.Trainer, *_: Any) -> None:
+        self.bar.update(trainer.global_step)  # of a checkpoint
 
     def on_train_batch_end(self, *_: Any) -> None:
         self.bar.update()
@@ -297,8 +377,10 @@ def fit(
     ``predictions.csv``. ``n_train`` limits the training images. ``feature_names`` are the columns
     of the feature table that join the image if ``model.features`` is on (default: all of them;
     ``selection.joined_features`` gives those that ``model.feature_set`` asks for). ``fits`` is the
-    folder of lens fits that ``model.residual`` needs. Raises Diverged if the loss or a weight
-    becomes NaN or infinite.
+    folder of lens fits that ``model.residual`` needs. Killed and called again, it goes on from the
+    checkpoint that it keeps in a hidden file beside ``out`` meanwhile (``learn``). Raises Diverged
+    if the loss or a weight becomes NaN or infinite, and says so in ``<out>.failed.json``, which the
+    next attempt deletes.
     """
     started = time.time()
     if out is not None:
@@ -318,39 +400,34 @@ def fit(
 
     residuals = residuals_of(model, fits, data)
 
-    def arrays(rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+    def arrays(rows: np.ndarray) -> Arrays:
         images = channels(data.images[rows], None if residuals is None else residuals[rows])
         return images, torch.from_numpy(features[rows]), torch.from_numpy(labels[rows]).long()
 
     rows = first_rows(data.rows(*train_splits), n_train, seed)
-    training = arrays(rows)
-
-    with torch.random.fork_rng(), tempfile.TemporaryDirectory() as scratch:
-        torch.manual_seed(seed)
-        vit = new_model(model, size, len(classes), len(names))
-        if names:
-            vit.standardise(training[1])
-        shuffle = torch.Generator().manual_seed(seed)
-        batches = Batches(training, train.batch_size, shuffle, train.flips)
-        recipe = Recipe(vit, train, total_steps=train.epochs * len(batches))
-        callbacks: list[Callback] = []
-        if progress:
-            callbacks.append(Progress(label, recipe.total_steps))
-        valid_batches = None
-        if valid_split:
-            valid_batches = Batches(arrays(data.rows(valid_split)), 256)
-            watch = {"monitor": "valid_roc_auc", "mode": "max"}
-            best = ModelCheckpoint(scratch, **watch, save_weights_only=True)
-            callbacks += [best, EarlyStopping(**watch, patience=train.patience)]
-        _train(recipe, batches, valid_batches, train, callbacks)
-        if valid_split:
-            state = torch.load(best.best_model_path, weights_only=True)["state_dict"]
-            vit.load_state_dict({k.removeprefix("model."): v for k, v in state.items()})
-        if not all(parameter.isfinite().all() for parameter in vit.parameters()):
-            raise Diverged(
-                f"the weights are not finite after epoch {len(recipe.history)}, "
-                f"at learning rate {train.learning_rate:.3g}"
-            )
+    checkpoint = failure = None
+    if out is not None:
+        place = Path(out).absolute()
+        checkpoint = place.with_name(f".{place.name}.checkpoint")
+        failure = place.with_name(f"{place.name}.failed.json")
+        failure.unlink(missing_ok=True)
+    try:
+        learnt = learn(
+            arrays(rows),
+            arrays(data.rows(valid_split)) if valid_split else None,
+            len(classes),
+            model,
+            train,
+            seed=seed,
+            checkpoint=checkpoint,
+            label=label,
+            progress=progress,
+        )
+    except Diverged as error:
+        if out is not None:
+            write_json(failure, {"error": str(error), "seed": seed})
+            checkpoint.unlink(missing_ok=True)
+        raise
 
     run = Run(
         RunSettings(
@@ -367,42 +444,126 @@ def fit(
             n_train=len(rows),
             seed=seed,
         ),
-        vit.eval(),
+        learnt.model,
     )
-    history = pd.DataFrame(recipe.history)
-    metrics = {
-        "epochs": len(history),
-        "parameters": sum(p.numel() for p in vit.parameters()),
-        "n_train": len(rows),
-        "seconds": round(recipe.seconds, 2),
-        "images_per_second": round(len(rows) * len(history) / recipe.seconds, 1),
-    }
-    if valid_split:
-        best_row = history["valid_roc_auc"].idxmax()
-        metrics["best_epoch"] = int(history["epoch"][best_row])
-        metrics["valid_roc_auc"] = float(history["valid_roc_auc"][best_row])
-    predictions = None
+    metrics, predictions = learnt.metrics(len(rows)), None
     if score_split:
         scored = data.rows(score_split)
         predictions = predictions_table(run, data, scored, features_csv, settings.task, fits)
         score = 1 - predictions[f"p_{classes[0]}"]
         metrics["roc_auc"] = float(roc_auc_score(predictions["label"] > 0, score))
+    timing = learnt.timing(len(rows))
     if out is not None:
-        provenance = {
-            "rule": "train" if valid_split else "train_final",
-            "inputs": inputs_of(
+        write_run(
+            run,
+            out,
+            learnt.history,
+            metrics,
+            predictions,
+            rule="train" if valid_split else "train_final",
+            inputs=inputs_of(
                 processed,
                 features_csv if model.features else None,
                 fits if model.residual else None,
             ),
-            "started": started,
+            started=started,
+            training=timing,
+        )
+        checkpoint.unlink(missing_ok=True)
+    return metrics | timing
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """A trained network, one row of ``history`` an epoch, and the time that its epochs took."""
+
+    model: ViT
+    history: pd.DataFrame
+    seconds: float
+
+    def metrics(self, n_train: int) -> dict[str, Any]:
+        """Return what the training came to: the same whenever it is repeated."""
+        found = {
+            "epochs": len(self.history),
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "n_train": n_train,
         }
-        _write_run(run, out, history, metrics, predictions, provenance)
-    return metrics
+        if self.history["valid_roc_auc"].notna().any():
+            best = self.history["valid_roc_auc"].idxmax()
+            found["best_epoch"] = int(self.history["epoch"][best])
+            found["valid_roc_auc"] = float(self.history["valid_roc_auc"][best])
+        return found
+
+    def timing(self, n_train: int) -> dict[str, float]:
+        """Return what it cost: seconds, without validation, and images_per_second."""
+        speed = n_train * len(self.history) / self.seconds
+        return {"seconds": round(self.seconds, 2), "images_per_second": round(speed, 1)}
+
+
+def learn(
+    training: Arrays,
+    valid: Arrays | None,
+    n_classes: int,
+    model: Model,
+    train: Train,
+    *,
+    seed: int = 0,
+    checkpoint: Path | None = None,
+    label: str = "train",
+    progress: bool = True,
+) -> Learnt:
+    """Train one network on arrays in memory: the whole recipe, without files.
+
+    Images (n, C, H, W), features (n, F), F = 0 for none, labels (n,) from 0 to n_classes - 1. With
+    ``valid`` the weights of the epoch with the best validation ROC-AUC (class 0, no substructure,
+    against the others) are kept and training stops early; without, all epochs are run and the last
+    weights kept. ``checkpoint`` is a file from which the same training, if it was killed, goes on;
+    the answer is that of an uninterrupted one, on a CPU to the last bit. Raises Diverged if the
+    loss or a weight becomes NaN or infinite.
+    """
+    images, features, _ = training
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        vit = new_model(model, tuple(images.shape[2:]), n_classes, features.shape[1])
+        if features.shape[1]:
+            vit.standardise(features)
+        shuffle = torch.Generator().manual_seed(seed)
+        batches = Batches(training, train.batch_size, shuffle, train.flips)
+        recipe = Recipe(vit, train, train.epochs * len(batches), shuffle)
+        callbacks: list[Callback] = []
+        if progress:
+            callbacks.append(Progress(label, recipe.total_steps))
+        resume = None
+        if checkpoint is not None:
+            told = [seed, n_classes, model.model_dump(), train.model_dump(), torch.__version__]
+            callbacks.append(Resume(checkpoint, _hash(told, *training, *(valid or ()))))
+            resume = callbacks[-1].found()
+        _train(recipe, batches, valid and Batches(valid, 256), train, callbacks, resume)
+        if recipe.best:
+            vit.load_state_dict(recipe.best)
+        if not all(parameter.isfinite().all() for parameter in vit.parameters()):
+            raise Diverged(
+                f"the weights are not finite after epoch {len(recipe.history)}, "
+                f"at learning rate {train.learning_rate:.3g}"
+            )
+    return Learnt(vit.eval(), pd.DataFrame(recipe.history), recipe.seconds)
+
+
+def _hash(told: Any, *arrays: Tensor) -> str:
+    digest = hashlib.sha256(repr(told).encode())
+    for array in arrays:
+        digest.update(repr(array.shape).encode())
+        digest.update(np.ascontiguousarray(array.numpy()).data)
+    return digest.hexdigest()
 
 
 def _train(
-    recipe: Recipe, batches: Batches, valid: Batches | None, train: Train, callbacks: list[Callback]
+    recipe: Recipe,
+    batches: Batches,
+    valid: Batches | None,
+    train: Train,
+    callbacks: list[Callback],
+    resume: Path | None,
 ) -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -413,7 +574,7 @@ def _train(
         gradient_clip_val=train.clip,
         callbacks=callbacks,
         logger=False,
-        enable_checkpointing=any(isinstance(c, ModelCheckpoint) for c in callbacks),
+        enable_checkpointing=any(isinstance(c, Resume) for c in callbacks),
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
@@ -421,7 +582,7 @@ def _train(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning, module="lightning")
         warnings.filterwarnings("ignore", message=".*isinstance.*LeafSpec.*")
-        trainer.fit(recipe, batches, valid)
+        trainer.fit(recipe, batches, valid, ckpt_path=resume, weights_only=True)
     recipe.model.to("cpu")
 
 
@@ -506,14 +667,15 @@ def predictions_table(
     return table
 
 
-def _write_run(
+def write_run(
     run: Run,
     out: str | Path,
     history: pd.DataFrame,
     metrics: dict[str, Any],
-    predictions: pd.DataFrame | None,
-    provenance: dict[str, Any],
+    predictions: pd.DataFrame | None = None,
+    **provenance: Any,
 ) -> None:
+    """Write a run folder, whole or not at all; ``provenance`` goes to its sidecar ``run.json``."""
     with atomic(out) as folder:
         folder.mkdir()
         config.save(run.settings, folder / "config.yaml")
