@@ -258,6 +258,15 @@ def test_shared_noise_is_measured_between_pixels_that_do_not_share_it():
     assert measured[0] < 1.2 and measured[1] == pytest.approx(2, rel=0.03)
 
 
+@pytest.mark.parametrize("lag", [1, 2, 3])
+def test_photon_noise_between_pixels_of_any_distance(lag):
+    rng = np.random.default_rng(5)
+    brightness = 10 ** rng.uniform(0, 3, (1, 300, 300))  # each pixel another
+    left = rng.normal(0, np.sqrt(1 + 0.3 * brightness))
+    tensors = (torch.tensor(array, dtype=torch.float32) for array in (left, brightness))
+    assert lensfit._gain_of(*tensors, lag).item() == pytest.approx(0.3, rel=0.05)
+
+
 def test_clipped_noise():
     rng = np.random.default_rng(0)
     mean, sigma = np.array([-1.0, 0.0, 0.5, 4.0]), np.array([1.0, 2.0, 1.0, 1.5])
