@@ -146,3 +146,14 @@ def test_only_the_final_test_reads_the_test_split():
         if re.search(r"rows\([^)]*['\"]test['\"]", path.read_text())
     }
     assert shown <= {"05_final_test.py"}  # which draws what ``evaluate`` found
+
+
+@pytest.mark.parametrize("name", ["SDSSJ0946+1006_npix100.npy", "another.npy"])
+def test_real_lenses_are_fitted_if_something_is_known_of_them(folder, name, tmp_path):
+    np.save(tmp_path / name, np.zeros((100, 100)))
+    options = ("--configfile", "config/smoke.yaml", "--config", f"real_images={tmp_path}")
+    status, text, _ = plan(folder, *options)
+    assert status == 0, text
+    assert "real_lenses.png" in text
+    for made in ("real_residuals.png", "real_fits.csv"):
+        assert (made in text) == name.startswith("SDSS")
