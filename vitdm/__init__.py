@@ -1,15 +1,15 @@
 """Vision Transformers for Dark Matter Morphology: find substructure in images of lenses."""
 
+from importlib import import_module
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["ViTClassifier"]
+__all__ = ["ViTClassifier", "load_pretrained"]
+_MODULES = {"ViTClassifier": "vitdm.classifier", "load_pretrained": "vitdm.pretrained"}
 
 
 def __getattr__(name: str) -> Any:
-    """Import the classifier, and PyTorch with it, only when it is asked for."""
-    if name == "ViTClassifier":
-        from vitdm.classifier import ViTClassifier
-
-        return ViTClassifier
+    """Import what needs PyTorch only when it is asked for."""
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -149,7 +149,9 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command("predict", "Classify images.", out="", needs_config=False)
     sub.add_argument("images", nargs="+", help="jpg, png, npy or FITS files, or folders of them")
-    sub.add_argument("--run", required=True, nargs="+", type=Path, help="run folder(s); averaged")
+    sub.add_argument(
+        "--run", nargs="+", type=Path, help="run folder(s); averaged; default: the reference model"
+    )
     sub.add_argument("--out", type=Path, help="CSV file; default: standard output")
 
     sub = command("check", "Compare a rebuild with the reference.", out="", needs_config=False)
@@ -158,7 +160,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--write",
         action="store_true",
-        help="make this run the reference (and the README's numbers) instead",
+        help="make this run the reference (README, reference model) instead",
     )
     return top
 
@@ -273,21 +275,24 @@ def _run(arguments: argparse.Namespace) -> int:
                 fits=arguments.fits,
             )
         case "predict":
+            from vitdm import pretrained
             from vitdm.predict import predict_files
 
-            table = predict_files(arguments.images, arguments.run)
+            table = predict_files(arguments.images, arguments.run or [pretrained.FOLDER])
             if arguments.out:
                 with atomic(arguments.out) as temporary:
                     table.to_csv(temporary, index=False)
             else:
                 table.to_csv(sys.stdout, index=False)
         case "check":
+            from vitdm import pretrained
             from vitdm.check import check, fill_numbers, read_numbers, write_reference
 
             if arguments.write:
                 numbers = read_numbers(arguments.results)
                 write_reference(numbers, arguments.reference)
                 fill_numbers("README.md", numbers)
+                pretrained.write(arguments.results, numbers)
                 return 0
             return 1 if check(arguments.results, arguments.reference) else 0
     return 0
