@@ -16,28 +16,29 @@ from vitdm.train import RUN_FILES, Run, load_run
 FOLDER = Path(__file__).parent / "reference"
 CARD = """# The reference model
 
-A Vision Transformer with Shifted Patch Tokenization and Locality Self-Attention that tells from the
-image of a strong gravitational lens whether it holds dark matter substructure, and of which kind
-({classes}). It is one of the {n_seeds} final models of the article, which differ in their seed. Made by `vitdm check
---write` from the run folder of commit `{commit}`; not edited by hand.
+A Vision Transformer with Shifted Patch Tokenization and Locality Self-Attention that tells from
+the image of a strong gravitational lens whether it holds dark matter substructure, and of which
+kind ({classes}). It is one of the {n_seeds} final models of the article, which differ in their
+seed. Made by `vitdm check --write` from the run folder of commit `{commit}`; not edited by hand.
 
-**Use.** `vitdm.load_pretrained()`, or `vitdm predict IMAGES…` without `--run`. Input: raw images of one
-lens each, {pixel_scale}″ a pixel, in units in which the photon noise has a variance of {gain:.3g} per
-brightness (counts, in the training images). A smooth lens is fitted to each (PSF {psf_fwhm}″ full
-width at half maximum), and {n_features} features join the image, of which {size} × {size} pixels are seen.
+**Use.** `vitdm.load_pretrained()`, or `vitdm predict IMAGES…` without `--run`. Input: raw images
+of one lens each, {pixel_scale}″ a pixel, in units in which the photon noise has a variance of
+{gain:.3g} per brightness (counts, in the training images). A smooth lens is fitted to each (PSF
+{psf_fwhm}″ full width at half maximum), and {n_features} features join the image, of which {size}
+× {size} pixels are seen.
 
-**Data.** {n_train} simulated lenses of the population `{population}` (`docs/data.md`), half of them without
-substructure. Training, tuning and choices used no image of the test split.
+**Data.** {n_train} simulated lenses of the population `{population}` (`docs/data.md`), half of
+them without substructure. Training, tuning and choices used no image of the test split.
 
-**Metrics** on {n_test} test images, mean of the {n_seeds} models (95 % interval): ROC-AUC of any substructure
-{auc:.4f} ({auc_low:.4f} to {auc_high:.4f}), balanced accuracy {balanced:.3f}, true-positive rate
-at 1 % false positives {tpr:.3f}.
+**Metrics** on {n_test} test images, mean of the {n_seeds} models (95 % interval): ROC-AUC of any
+substructure {auc:.4f} ({auc_low:.4f} to {auc_high:.4f}), balanced accuracy {balanced:.3f},
+true-positive rate at 1 % false positives {tpr:.3f}.
 
-**Limits.** Trained on smooth elliptical halos, Sérsic sources, no light of the lens galaxy, a Gaussian PSF
-that is known, and white noise. On images that differ in pixel scale, PSF, noise or source structure,
-its probabilities mean nothing: real galaxies have knots, which look like substructure to whoever
-expects a Sérsic profile. Nothing about a real lens should be concluded from it. For images of your
-own, train on such images (README).
+**Limits.** Trained on smooth elliptical halos, Sérsic sources, no light of the lens galaxy, a
+Gaussian PSF that is known, and white noise. On images that differ in pixel scale, PSF, noise or
+source structure, its probabilities mean nothing: real galaxies have knots, which look like
+substructure to whoever expects a Sérsic profile. Nothing about a real lens should be concluded
+from it. For images of your own, train on such images (README).
 
 **Licence**: MIT, as the library. Cite it as CITATION.cff says.
 """
