@@ -91,14 +91,14 @@ def _joint_kernel(weight: Tensor) -> Tensor:
 
 def _stack_moments(images: Tensor, patch_size: int) -> tuple[Tensor, Tensor]:
     """Return mean and variance of all that each token sees with SPT, (B, H / p, W / p)."""
-    half, (height, width) = patch_size // 2, images.shape[-2:]
+    unit = patch_size // 2 if patch_size % 2 == 0 else 1  # px: patches and shifts are multiples
+    size, half = patch_size // unit, patch_size // 2 // unit
     moments = torch.stack([images.mean(dim=1), images.square().mean(dim=1)], dim=1)
+    moments = functional.avg_pool2d(moments, unit)
+    height, width = moments.shape[-2:]
     padded = functional.pad(moments, (half, half, half, half))
-    total = functional.avg_pool2d(moments, patch_size)
-    for y, x in _shifts(half):
-        shifted = padded[..., y : y + height, x : x + width]
-        total = total + functional.avg_pool2d(shifted, patch_size)
-    mean, square = (total / 5).unbind(dim=1)
+    seen = [moments, *(padded[..., y : y + height, x : x + width] for y, x in _shifts(half))]
+    mean, square = functional.avg_pool2d(sum(seen) / 5, size).unbind(dim=1)
     return mean, (square - mean**2).clamp(min=0)
 
 
