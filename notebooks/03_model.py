@@ -44,6 +44,7 @@ import numpy as np
 import pandas as pd
 import torch
 from IPython.display import display
+from scipy import special
 
 from vitdm import dataset, evaluate, model, plots, selection, train
 
@@ -406,6 +407,33 @@ if len(curves):
     scores = scores.reset_index().assign(seeds=by_size.size().to_numpy())
     out.table(scores, "data_efficiency")
     display(scores.round(4))
+
+# %% [markdown]
+# ### Does the network know what the trees do not?
+#
+# Gradient boosting sees the features only; the network sees them too, and the image and the residual
+# map besides. If there were more to see, the two should be better together than the trees alone.
+# Below, on the same **opt** images, is the ROC-AUC of the trees (all features, notebook 2), of the
+# network that sees everything, and of the mean of their log-odds, with the gain over the trees and
+# its error as in section 3.5.
+
+# %%
+if "spt_lsa_all" in runs:
+    trees = pd.read_csv(out.results / "selection" / "predictions.csv", dtype={"id": str})
+    score = trees.set_index("id")["gradient_boosting"]
+    networks = [predictions["spt_lsa_all", k] for k in seeds]
+    alone = [table.assign(p_no_sub=1 - table["id"].map(score)) for table in networks]
+    together = []
+    for pair in zip(alone, networks, strict=True):
+        odds = [special.logit(table["p_no_sub"].clip(1e-6, 1 - 1e-6)) for table in pair]
+        together.append(pair[1].assign(p_no_sub=special.expit(np.mean(odds, axis=0))))
+    for name, these in (("trees", alone), ("network", networks), ("together", together)):
+        found = np.mean([evaluate.roc_auc(t["label"] > 0, 1 - t["p_no_sub"]) for t in these])
+        numbers[f"{name}_opt_auc"] = float(found)
+        print(f"{name:9} {found:.4f}")
+    gain = evaluate.paired_gain(alone, together, settings.final.bootstrap, settings.seed)
+    numbers |= {"gain_together": gain.value, "gain_together_sd": gain.sd}
+    print(f"together over trees alone: {gain.value:+.4f} ± {gain.sd:.4f}")
 
 # %% [markdown]
 # ### What each model loses when the size of the ring tells nothing
