@@ -411,8 +411,8 @@ if len(curves):
 # %% [markdown]
 # ### Does the network know what the trees do not?
 #
-# Gradient boosting sees the features only; the network sees them too, and the image and the residual
-# map besides. If there were more to see, the two should be better together than the trees alone.
+# Gradient boosting sees the features only; the network sees them too, and image and residual map
+# besides. If there were more to see, the two should be better together than the trees alone.
 # Below, on the same **opt** images, is the ROC-AUC of the trees (all features, notebook 2), of the
 # network that sees everything, and of the mean of their log-odds, with the gain over the trees and
 # its error as in section 3.5.
