@@ -480,6 +480,7 @@ for row in [] if loss is None else loss.to_dict("records"):
         f"shortcut_{row['model']}_{score}_{kind}": row[f"{score}_{kind}"]
         for score in ("roc_auc", "macro_roc_auc")
         for kind in ("here", "there", "learnt")
+        if np.isfinite(row[f"{score}_{kind}"])
     }
 if len(curves):
     numbers |= {"efficiency_n_scored": int(curves["n_scored"].max())}
