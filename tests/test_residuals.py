@@ -123,7 +123,7 @@ def test_a_network_with_fits_predicts_from_raw_images(fitted, lenses, processed,
         progress=False,
     )
     run = train.load_run(tmp_path / "run")
-    assert run.model.embed.project.in_features == 8 * 8 * 5 * (1 + (joined == "residual"))
+    assert run.model.embed.project.in_features == 8 * 8 * 5 * (3 if joined == "residual" else 1)
     data = dataset.Dataset.open(lenses)
     rows = data.rows("opt")
     camera = run.settings.lensfit

@@ -411,6 +411,19 @@ def test_features_are_standardised_by_the_training_images(blobs, settings, tmp_p
     np.testing.assert_allclose(run.model.feature_width, (high - low) / 2, rtol=1e-4)
 
 
+def test_features_join_as_a_token(processed, features_csv, settings, tmp_path):
+    model = settings.model.model_copy(update={"join": "token"})
+    train(processed, settings, model, features_csv, out=tmp_path / "run", score_split="opt")
+    run, data = load_run(tmp_path / "run"), Dataset.open(processed)
+    assert run.model.joins == "token" and run.model.head.in_features == model.embed_dim
+    rows = data.rows("opt")
+    table = read_features(features_csv, data.catalog["id"]).to_numpy()[rows]
+    found = run.predict(data.images[rows], table)
+    predictions = pd.read_csv(tmp_path / "run" / "predictions.csv")
+    np.testing.assert_allclose(found, predictions.filter(like="p_"), atol=1e-6)
+    assert not np.allclose(run.predict(data.images[rows], table[::-1]), found)
+
+
 def test_only_the_named_features_join(run_folder, processed, features_csv, settings, tmp_path):
     """In the order given; predictions and a later evaluation find them by name."""
     names = ["ring_radius", "lensed_area"]
@@ -545,6 +558,8 @@ def test_oblong_images_are_trained_on_and_predicted(settings, tmp_path):
     train(tmp_path / "oblong", settings, out=tmp_path / "run", score_split="opt")
     run = load_run(tmp_path / "run")
     assert run.settings.image_size == [16, 20]
+    with pytest.raises(InputError, match=r"found shape \(2, 20, 16\); expected \(n, 16, 20\)"):
+        run.predict(np.zeros((2, 20, 16)))
     found = run.predict(data.images[data.rows("opt")])
     written = pd.read_csv(tmp_path / "run" / "predictions.csv").filter(like="p_")
     np.testing.assert_allclose(found, written, atol=1e-6)

@@ -287,6 +287,12 @@ class Run:
         (n, H, W) what a fitted smooth lens leaves. InputError if the model was trained with them
         and they are not given, or not as many features.
         """
+        size = self.settings.image_size
+        height, width = (size, size) if isinstance(size, int) else size
+        if np.shape(images)[1:] != (height, width):
+            raise InputError(
+                f"images: found shape {np.shape(images)}; expected (n, {height}, {width})"
+            )
         expected = len(self.feature_names)
         found = 0 if features is None else np.shape(features)[1]
         if expected and found != expected:
