@@ -433,6 +433,11 @@ if "spt_lsa_all" in runs:
         print(f"{name:9} {found:.4f}")
     gain = evaluate.paired_gain(alone, together, settings.final.bootstrap, settings.seed)
     numbers |= {"gain_together": gain.value, "gain_together_sd": gain.sd}
+    scored = pd.read_csv(out.results / "selection" / "scores.csv").set_index(["model", "features"])
+    for features in ("lensfit", "selected"):
+        found = scored.loc[("gradient boosting", features), "roc_auc"]
+        numbers[f"trees_{features}_opt_auc"] = found
+        print(f"trees on the features {features}: {found:.4f}")
     print(f"together over trees alone: {gain.value:+.4f} ± {gain.sd:.4f}")
 
 # %% [markdown]
