@@ -594,7 +594,7 @@ if cutouts:
 # Above, the image (grey: not fitted) and the model, on one scale; then the image without the light
 # of the lens galaxy, in which the arcs come out; then what is left of everything, in units of the
 # noise. The noise is understood: where there is nothing but the fading light of the lens galaxy,
-# `chi2_beyond` is 1.0 to 1.2 in the three lenses without other objects there. Yet no fit is good:
+# `chi2_beyond` is 1.0 to 1.3 in the three lenses without other objects there. Yet no fit is good:
 # all carry the flag `poor`, and none may be searched for dark clumps, for what is left in the arcs
 # would hide them. (`not_finite` tells of the masks, `edge` that the galaxy fills the cutout.) Lens
 # by lens, in the reference run:
@@ -602,7 +602,8 @@ if cutouts:
 # - **J2238−0754** converges, to the published radius. With one profile it did not: a source as
 #   large as the lens posed as its light. What is left is structure in the innermost 0.2 arcsec of
 #   the galaxy, and knots in the source.
-# - **J0956+5100** converges near the published radius, and is the worst. An object stands inside
+# - **J0956+5100** converges near the published radius, with a parameter at the limit of what is
+#   allowed, and is the worst. An object stands inside
 #   the Einstein ring; its light is masked, its mass is not in the model. The arcs have a structure
 #   that no Sérsic source gives them: red and blue in stripes along them.
 # - **J0728+3835** has the lowest $\chi^2$ and does not converge. The arcs are faint; radius, shear
@@ -612,8 +613,8 @@ if cutouts:
 # - **J0946+1006** converges. It has a second ring, of another source farther away, outside of the
 #   first, which the model cannot have; and this is the lens with a dark subhalo on its arc (Vegetti
 #   et al. 2010), though here as much is left all along the arc.
-# - **J1023+4230** converges, at the lower bound of the source's Sérsic index. Two compact spots are
-#   left, on opposite sides: probably the images of a knot in an extended source.
+# - **J1023+4230** converges. Two compact spots are left, on opposite sides: probably the images of a
+#   knot in an extended source.
 #
 # The errors are those of the curvature of $\chi^2$. They take the model to be right and the noise
 # of pixels to be independent; neither is, and they are too small, as the published radii show. The
