@@ -603,9 +603,9 @@ if cutouts:
 #   large as the lens posed as its light. What is left is structure in the innermost 0.2 arcsec of
 #   the galaxy, and knots in the source.
 # - **J0956+5100** converges near the published radius, with a parameter at the limit of what is
-#   allowed, and is the worst. An object stands inside
-#   the Einstein ring; its light is masked, its mass is not in the model. The arcs have a structure
-#   that no Sérsic source gives them: red and blue in stripes along them.
+#   allowed, and is the worst. An object stands inside the Einstein ring; its light is masked, its
+#   mass is not in the model. The arcs have a structure that no Sérsic source gives them: red and
+#   blue in stripes along them.
 # - **J0728+3835** has the lowest $\chi^2$ and does not converge. The arcs are faint; radius, shear
 #   and position of the source can be traded for one another: with other masks, PSF or number of
 #   steps the fit stopped between 1.11 and 1.19 arcsec, with nearly the same $\chi^2$. The radius
@@ -613,8 +613,8 @@ if cutouts:
 # - **J0946+1006** converges. It has a second ring, of another source farther away, outside of the
 #   first, which the model cannot have; and this is the lens with a dark subhalo on its arc (Vegetti
 #   et al. 2010), though here as much is left all along the arc.
-# - **J1023+4230** converges. Two compact spots are left, on opposite sides: probably the images of a
-#   knot in an extended source.
+# - **J1023+4230** converges. Two compact spots are left, on opposite sides: probably the images of
+#   a knot in an extended source.
 #
 # The errors are those of the curvature of $\chi^2$. They take the model to be right and the noise
 # of pixels to be independent; neither is, and they are too small, as the published radii show. The
