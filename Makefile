@@ -55,7 +55,7 @@ results: $(INSTALLED)
 	$(SNAKEMAKE) --report results/paper/report.html
 
 extended: $(INSTALLED)
-	$(SNAKEMAKE) --configfile config/paper.yaml config/extended.yaml -- extended
+	$(SNAKEMAKE) --configfile config/paper.yaml config/extended.yaml --forcerun extended -- extended
 
 smoke: $(INSTALLED)
 	$(SNAKEMAKE) --configfile config/smoke.yaml
