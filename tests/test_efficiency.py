@@ -121,6 +121,9 @@ def test_the_figures_draw_what_the_table_holds(measured):
         line.get_ydata()[0] for line in axes.lines if line.get_label() == row["label"].iloc[0]
     ]
     assert heights == pytest.approx([1 - row["roc_auc"].iloc[0]])
+    perfect = plots.data_efficiency(table.assign(roc_auc=1.0), labels).axes[0]
+    assert all(np.allclose(line.get_ydata(), 1e-4) for line in perfect.lines)  # not beyond the axis
+    assert perfect.get_ylim() == pytest.approx((0.62, 0.7e-4))
     assert [text.get_text() for text in axes.get_yticklabels()][:2] == ["0.5", "0.8"]
     loss = plots.shortcut_table(table, "model_i", "model_i_sizes")
     figure = plots.shortcut_loss(loss, labels)

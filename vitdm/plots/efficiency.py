@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -23,7 +23,8 @@ LINES = {
     "fit_fourth_power": ("black", "", ":"),
     "fit_theta_E": ("#777777", "", ":"),
 }
-_TICKS = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9998)
+_TICKS = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9999)
+_SMALLEST = 1e-4  # 1 - AUC: what is less is drawn there
 _SCORES = {"roc_auc": "ROC-AUC, any substructure", "macro_roc_auc": "ROC-AUC, mean of 3 classes"}
 
 
@@ -35,7 +36,7 @@ def data_efficiency(
     ``table`` as from ``efficiency.measure``; ``labels`` names the models that are drawn. Above, any
     substructure against none; below, the mean over the classes. Points are means over the seeds,
     bands reach from the lowest seed to the highest; dotted lines need no training. The axis is
-    logarithmic in 1 - AUC: each tick halves the pairs that are put in the wrong order. ``other``
+    logarithmic in 1 - AUC, the pairs that are put in the wrong order, and ends at 0.9999. ``other``
     are results of another run, drawn as open marks.
     """
     own = table[table["scored_on"] == table["population"]]
@@ -55,8 +56,8 @@ def data_efficiency(
                     same &= other["scored_on"] == population
                     mean = other[same & (other["n_train"] > 0)].groupby("n_train")[score].mean()
                     colour, marker, _ = LINES[name]
-                    axes.plot(mean.index, 1 - mean, marker, mfc="white", mec=colour, ms=5)
-            _auc_axis(axes, 1 - part[score].max())
+                    axes.plot(mean.index, _wrong(mean), marker, mfc="white", mec=colour, ms=5)
+        _auc_axis(row, _wrong(own[score]).min())
         row[0].set_ylabel(_SCORES[score])
     for axes, population in zip(grid[0], populations, strict=True):
         axes.set_title(population)
@@ -79,23 +80,32 @@ def _curve(axes: Axes, part: pd.DataFrame, score: str, name: str, label: str) ->
     if known.empty:
         return
     if (known["n_train"] == 0).all():
-        axes.axhline(1 - known[score].mean(), color=colour, ls=dash, lw=1.2, label=label)
+        axes.axhline(_wrong(known[score].mean()), color=colour, ls=dash, lw=1.2, label=label)
         return
     by_size = known.groupby("n_train")[score]
     mean = by_size.mean()
-    axes.plot(mean.index, 1 - mean, color=colour, ls=dash, marker=marker, ms=4, lw=1.2, label=label)
-    axes.fill_between(mean.index, 1 - by_size.max(), 1 - by_size.min(), color=colour, alpha=0.2)
+    axes.plot(
+        mean.index, _wrong(mean), color=colour, ls=dash, marker=marker, ms=4, lw=1.2, label=label
+    )
+    edges = _wrong(by_size.max()), _wrong(by_size.min())
+    axes.fill_between(mean.index, *edges, color=colour, alpha=0.2, lw=0)
 
 
-def _auc_axis(axes: Axes, smallest: float) -> None:
-    """Make the vertical axis logarithmic in 1 - AUC, with ticks that tell the AUC."""
-    axes.set_yscale("log")
+def _wrong(auc: float | pd.Series) -> float | pd.Series:
+    """Return 1 - AUC, at least what the axis shows."""
+    return np.maximum(1 - auc, _SMALLEST)
+
+
+def _auc_axis(row: Sequence[Axes], smallest: float) -> None:
+    """Make the vertical axes logarithmic in 1 - AUC, with ticks that tell the AUC."""
     ticks = [tick for tick in _TICKS if 1 - tick > 0.7 * smallest]
-    axes.set_yticks([1 - tick for tick in ticks], [f"{tick:g}" for tick in ticks])
-    axes.set_ylim(0.62, None)
-    axes.minorticks_off()
-    axes.grid(axis="y", lw=0.4, color="0.9")
-    axes.set_axisbelow(True)
+    for axes in row:
+        axes.set_yscale("log")
+        axes.set_yticks([1 - tick for tick in ticks], [f"{tick:g}" for tick in ticks])
+        axes.set_ylim(0.62, 0.7 * smallest)
+        axes.minorticks_off()
+        axes.grid(axis="y", lw=0.4, color="0.9")
+        axes.set_axisbelow(True)
 
 
 def shortcut_loss(table: pd.DataFrame, labels: Mapping[str, str]) -> plt.Figure:
