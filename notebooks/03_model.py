@@ -488,6 +488,8 @@ for row in [] if loss is None else loss.to_dict("records"):
         for kind in ("here", "there", "learnt")
         if np.isfinite(row[f"{score}_{kind}"])
     }
+if loss is not None:
+    numbers["shortcut_n_train"] = int(loss["n_train"].max())
 if len(curves):
     numbers |= {"efficiency_n_scored": int(curves["n_scored"].max())}
     numbers |= {"efficiency_seeds": int(scores["seeds"].max())}
