@@ -316,7 +316,6 @@ def test_a_fault_of_the_disk_is_no_traceback(jpgs, tmp_path, monkeypatch, capsys
         ("trian", "invalid choice: 'trian'"),
         ("ingest images --out x", "required: --config"),
         ("simulate --config c --out x --shard one", "found 'one'; expected k/n, such as 0/8"),
-        ("predict a.png", "required: --run"),
     ],
 )
 def test_wrong_usage(capsys, command, message):
