@@ -593,8 +593,8 @@ if cutouts:
 # %% [markdown]
 # Above, the image (grey: not fitted) and the model, on one scale; then the image without the light
 # of the lens galaxy, in which the arcs come out; then what is left of everything, in units of the
-# noise. The noise is understood: where there is nothing but the fading light of the lens galaxy,
-# `chi2_beyond` is 1.0 to 1.3 in the three lenses without other objects there. Yet no fit is good:
+# noise. Where there is nothing but the fading light of the lens galaxy, `chi2_beyond` is 1.0 to 1.3
+# in three lenses; in the other two a second ring or other objects stand there. Yet no fit is good:
 # all carry the flag `poor`, and none may be searched for dark clumps, for what is left in the arcs
 # would hide them. (`not_finite` tells of the masks, `edge` that the galaxy fills the cutout.) Lens
 # by lens, in the reference run:
@@ -619,8 +619,11 @@ if cutouts:
 # The errors are those of the curvature of $\chi^2$. They take the model to be right and the noise
 # of pixels to be independent; neither is, and they are too small, as the published radii show. The
 # width of the PSF is not what is wrong: 0.08 or 0.12 instead of 0.1 arcsec changed $\chi^2$ by
-# about a tenth at most. What would help is a source on a grid of pixels, and a mass with a free
-# slope and companions: more than the smooth lens used here.
+# about a tenth at most. Nor are the radii an independent test: the files tell no pixel scale, and
+# the one taken was checked with the published radii; the masks were set by eye, and the second
+# profile, its start and the number of steps were chosen, on these five images. What would help is
+# a source on a grid of pixels, and a mass with a free slope and companions: more than the smooth
+# lens used here.
 
 # %% [markdown]
 # ## 1.9 Which lenses? The populations side by side
