@@ -1,6 +1,7 @@
 """Scores against the number of training images, on toys whose answer is known."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -135,7 +136,28 @@ def test_what_is_refused(measured, tmp_path):
         efficiency.measure(measured / "model_i", settings_of(), 90, 0, tmp_path / "out")
     with pytest.raises(InputError, match=r"nothing: no scores .* efficiency.csv, efficiency.json"):
         efficiency.merge([measured / "part0", tmp_path / "nothing"], tmp_path / "out")
+    other = tmp_path / "other"
+    shutil.copytree(measured / "part1", other)
+    told = json.loads((other / "efficiency.json").read_text())
+    (other / "efficiency.json").write_text(json.dumps(told | {"config_sha256": "another"}))
+    with pytest.raises(InputError, match="other: made with other settings than .*part0"):
+        efficiency.merge([measured / "part0", other], tmp_path / "out")
+    with pytest.raises(InputError, match="nothing to merge"):
+        efficiency.merge([], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_what_needs_no_training_is_merged_once(measured, tmp_path):
+    again = tmp_path / "again"  # as another seed would repeat it
+    shutil.copytree(measured / "part0", again)
+    table = pd.read_csv(again / "efficiency.csv")
+    table.loc[table["n_train"] > 0, "seed"] = 1
+    table.to_csv(again / "efficiency.csv", index=False)
+    efficiency.merge([measured / "part0", again], tmp_path / "out")
+    merged = pd.read_csv(tmp_path / "out/efficiency.csv")
+    untrained = table["n_train"] == 0
+    assert (merged["n_train"] == 0).sum() == untrained.sum() == 4
+    assert (merged["n_train"] > 0).sum() == 2 * (~untrained).sum()
 
 
 @pytest.mark.parametrize(

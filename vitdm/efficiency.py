@@ -112,18 +112,17 @@ def measure(
             row |= {"seed": seed, "scored_on": scored.name} | told
             rows.append(row | scores(table))
     table = pd.DataFrame(rows)
-    with atomic(out) as temporary:
-        temporary.mkdir()
-        table.to_csv(temporary / "efficiency.csv", index=False)
-        sidecar(
-            temporary / "efficiency.json",
-            rule="efficiency",
-            seed=seed,
-            config=settings,
-            inputs=[file for each in samples for file in each.inputs],
-            started=started,
-        )
+    inputs = [file for each in samples for file in each.inputs]
+    _write(table, out, inputs=inputs, started=started, seed=seed, config=_recipe(settings))
     return table
+
+
+def _recipe(settings: Config) -> dict[str, Any]:
+    """Return all settings that the scores depend on, but for the images."""
+    chosen = settings.efficiency
+    runs = {name: settings.runs[name] for name in chosen.runs}
+    sections = {name: getattr(settings, name) for name in ("task", "model", "train", "seed")}
+    return sections | {"runs": runs, "min_steps": chosen.min_steps}
 
 
 def scores(predictions: pd.DataFrame) -> dict[str, float]:
@@ -219,6 +218,8 @@ def merge(parts: Sequence[str | Path], out: str | Path) -> None:
     """
     started = time.time()
     check_replaceable(out, FILES)
+    if not parts:
+        raise InputError(f"{out}: nothing to merge; expected at least one folder")
     tables, told = [], []
     for part in map(Path, parts):
         missing = [file for file in FILES if not (part / file).is_file()]
@@ -226,17 +227,24 @@ def merge(parts: Sequence[str | Path], out: str | Path) -> None:
             raise InputError(f"{part}: no scores of vitdm efficiency: {', '.join(missing)} missing")
         tables.append(pd.read_csv(part / "efficiency.csv"))
         told.append(json.loads((part / "efficiency.json").read_text()))
+        if told[-1]["config_sha256"] != told[0]["config_sha256"]:
+            raise InputError(f"{part}: made with other settings than {parts[0]}; expected the same")
     table = pd.concat(tables).drop_duplicates(
         ["population", "model", "n_train", "seed", "scored_on"], ignore_index=True
     )
+    _write(
+        table,
+        out,
+        inputs=[Path(part) / "efficiency.csv" for part in parts],
+        started=started,
+        config_sha256=told[0]["config_sha256"],
+        cpu_seconds=round(sum(entry["seconds"] for entry in told), 1),
+    )
+
+
+def _write(table: pd.DataFrame, out: str | Path, **provenance: Any) -> None:
+    """Write a table of scores and its sidecar to the folder ``out``, or nothing."""
     with atomic(out) as temporary:
         temporary.mkdir()
         table.to_csv(temporary / "efficiency.csv", index=False)
-        sidecar(
-            temporary / "efficiency.json",
-            rule="efficiency",
-            inputs=[Path(part) / "efficiency.csv" for part in parts],
-            started=started,
-            config_sha256=sorted({entry["config_sha256"] for entry in told}),
-            cpu_seconds=round(sum(entry["seconds"] for entry in told), 1),
-        )
+        sidecar(temporary / "efficiency.json", rule="efficiency", **provenance)
