@@ -40,7 +40,7 @@ COMPARED = [f"{run}_seed{k}" for run in SETTINGS.feature_runs for k in range(SET
 SIMULATED = SETTINGS.data == "simulate"
 POPULATIONS = {Path(file).stem: file for file in SETTINGS.populations.files if SIMULATED}
 MAIN = Path(SETTINGS.population).stem
-CURVES = {Path(curve.population).stem: curve for curve in SETTINGS.efficiency.curves}
+CURVES = {curve.name: curve for curve in SETTINGS.efficiency.curves}
 # further lenses: shown beside the main ones, or simulated for the curves of efficiency
 SAMPLES = {f"populations/{name}": file for name, file in POPULATIONS.items()}
 SAMPLES |= {f"efficiency/{name}": curve.population for name, curve in CURVES.items()}
@@ -50,6 +50,10 @@ TRAININGS = [
     for n in curve.sizes
     for k in range(SETTINGS.efficiency.seeds)
 ]
+SEEN = ("processed/images.npy", "features.csv", "lensfit/residuals.npy")  # of a sample
+ROWS = list(SETTINGS.compare.rows)
+COMPARED_ON = Path(SETTINGS.compare.population or "none").stem
+COMPARISON = (".csv", "_gains.csv", "_history.csv", ".json")
 INVARIANCE = expand(f"{OUT}/populations/{{name}}/invariance", name=POPULATIONS) or [
     f"{OUT}/invariance"
 ]
@@ -73,8 +77,13 @@ FITS = ("fits.csv", "residuals.npy", "provenance.json")
 MODEL_FITS = [f"{OUT}/lensfit/fits.csv"] * SETTINGS.model.residual
 FIT_SHARDS = [f"{OUT}/shards/fits-{k}-of-{SETTINGS.shards}" for k in range(SETTINGS.shards)]
 # the committed results of config/extended.yaml, which the article shows
-EXTENDED = [file for file in ["paper/extended/efficiency.csv"] if SETTINGS.publish and exists(file)]
+EXTENDED = [
+    file
+    for file in expand("paper/extended/{table}.csv", table=["efficiency", "comparison"])
+    if SETTINGS.publish and exists(file)
+]
 SHORTCUT = bool(EXTENDED) or {"model_i", "model_i_sizes"} <= set(CURVES)
+FAIR = bool(ROWS) or "paper/extended/comparison.csv" in EXTENDED
 # What each notebook reads, and the figures and tables of the article that it draws.
 NOTEBOOKS = {
     "01_feature_discovery": {
@@ -116,11 +125,16 @@ NOTEBOOKS = {
         "reads": [*PROCESSED, f"{OUT}/features.csv", SELECTION]
         + expand(f"{OUT}/runs/{{run}}/metrics.json", run=RUNS)
         + [f"{OUT}/efficiency/all/efficiency.csv"] * bool(CURVES)
+        + [f"{OUT}/compare/all/comparison.csv"] * bool(ROWS)
         + EXTENDED,
         "figures": ["shifted_patches", "attention", "training_history", "runs"]
         + ["data_efficiency"] * bool(CURVES)
-        + ["shortcut_loss"] * SHORTCUT,
-        "tables": ["runs"] + ["data_efficiency"] * bool(CURVES) + ["shortcut_loss"] * SHORTCUT,
+        + ["shortcut_loss"] * SHORTCUT
+        + ["comparison"] * FAIR,
+        "tables": ["runs"]
+        + ["data_efficiency"] * bool(CURVES)
+        + ["shortcut_loss"] * SHORTCUT
+        + ["comparison"] * FAIR,
     },
     "04_optimisation": {
         "reads": [*PROCESSED, f"{OUT}/tune/best.json", f"{OUT}/tune/trials.csv"],
@@ -145,7 +159,9 @@ def numbers_of(sample):
     """Return the options of vitdm simulate that tell how many lenses a sample has."""
     if sample.startswith("populations/"):
         return f"--n {SETTINGS.populations.n_images}"
-    sizes = [size for curve in CURVES.values() for size in curve.sizes]
+    chosen = CURVES[sample.removeprefix("efficiency/")]
+    alike = [curve for curve in CURVES.values() if (curve.runs is None) == (chosen.runs is None)]
+    sizes = [size for curve in alike for size in curve.sizes]
     return f"--n {max(sizes)} --n-opt {SETTINGS.efficiency.n_scored} --seed {SETTINGS.seed + 1}"
 
 
@@ -164,6 +180,13 @@ def watch_run(wildcards):
     """Return the settings that a comparison run depends on; its label is not among them."""
     override = SETTINGS.runs[wildcards.run.rpartition("_seed")[0]]
     return watch("task", "model", "train", changes=override.model_dump(exclude={"label"}))
+
+
+def watch_row(name):
+    """Return the settings that a row of the fair comparison depends on."""
+    chosen = SETTINGS.compare.model_dump(mode="json")
+    row = {key: value for key, value in chosen.pop("rows")[name].items() if key != "against"}
+    return watch("task", "model", "train", "preprocess", compare=chosen, row=row)
 
 
 def joined(wildcards):
@@ -192,6 +215,7 @@ onstart:
 wildcard_constraints:
     sample="|".join(SAMPLES) or "none",
     run="|".join(RUNS) or "none",
+    row="|".join(ROWS) or "none",
     k="[0-9]+",
 
 
@@ -504,7 +528,7 @@ rule efficiency:
         lambda wildcards: [
             f"{folder}/{file}"
             for folder in (f"{OUT}/efficiency/{wildcards.name}", *also_scored(wildcards))
-            for file in ("features.csv", "processed/images.npy", "lensfit/residuals.npy")
+            for file in SEEN[: 1 if CURVES[wildcards.name].runs else None]
         ],
     output:
         multiext(f"{OUT}/efficiency/{{name}}/n{{n}}_seed{{k}}/efficiency", ".csv", ".json"),
@@ -516,18 +540,19 @@ rule efficiency:
         config=CONFIG,
         samples=lambda wildcards: [f"{OUT}/efficiency/{wildcards.name}", *also_scored(wildcards)],
         out=subpath(output[0], parent=True),
-        watch=watch(
+        runs=lambda wildcards: ["--runs", *runs] if (runs := CURVES[wildcards.name].runs) else [],
+        watch=lambda wildcards: watch(
             "task",
             "model",
             "train",
             steps=SETTINGS.efficiency.min_steps,
             runs={
                 name: SETTINGS.runs[name].model_dump(mode="json")
-                for name in SETTINGS.efficiency.runs
+                for name in CURVES[wildcards.name].runs or SETTINGS.efficiency.runs
             },
         ),
     shell:
-        "vitdm efficiency {params.samples} --n {wildcards.n} --seed {wildcards.k}"
+        "vitdm efficiency {params.samples} {params.runs} --n {wildcards.n} --seed {wildcards.k}"
         " --config {params.config} --out {params.out} 2>&1 | tee {log}"
 
 
@@ -549,13 +574,56 @@ rule merge_efficiency:
         " 2>&1 | tee {log}"
 
 
+rule compare:
+    input:
+        expand(
+            f"{OUT}/efficiency/{COMPARED_ON}/{{file}}",
+            file=["dataset/images.npy", *SEEN] if ROWS else [],
+        ),
+    output:
+        multiext(f"{OUT}/compare/{{row}}/", "trials.csv", "history.csv", "compare.json"),
+    log:
+        f"{OUT}/logs/compare_{{row}}.log",
+    conda:
+        "environment.yml"
+    params:
+        config=CONFIG,
+        sample=f"{OUT}/efficiency/{COMPARED_ON}",
+        out=subpath(output[0], parent=True),
+        watch=lambda wildcards: watch_row(wildcards.row),
+    shell:
+        "vitdm compare {params.sample} --row {wildcards.row} --config {params.config}"
+        " --out {params.out} 2>&1 | tee {log}"
+
+
+rule merge_compare:
+    input:
+        expand(f"{OUT}/compare/{{row}}/trials.csv", row=ROWS),
+    output:
+        multiext(f"{OUT}/compare/all/comparison", *COMPARISON),
+    log:
+        f"{OUT}/logs/merge_compare.log",
+    conda:
+        "environment.yml"
+    params:
+        config=CONFIG,
+        rows=[f"{OUT}/compare/{row}" for row in ROWS],
+        out=subpath(output[0], parent=True),
+        watch=watch("compare"),
+    shell:
+        "vitdm compare {params.rows} --merge --config {params.config} --out {params.out}"
+        " 2>&1 | tee {log}"
+
+
 if not SETTINGS.publish:  # what is published reads the committed results of config/extended.yaml
 
     rule extended:
         input:
             multiext(f"{OUT}/efficiency/all/efficiency", ".csv", ".json"),
+            multiext(f"{OUT}/compare/all/comparison", *COMPARISON) if ROWS else [],
         output:
             multiext("paper/extended/efficiency", ".csv", ".json"),
+            multiext("paper/extended/comparison", *COMPARISON) if ROWS else [],
         log:
             f"{OUT}/logs/extended.log",
         conda:

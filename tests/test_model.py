@@ -7,9 +7,11 @@ import pytest
 import torch
 from scipy.special import erf
 from torch import nn
+from torch.nn import functional
 
 from vitdm import config, model
-from vitdm.model import ViT, shift_patches
+from vitdm.model import ViT, parameter_groups, shift_patches
+from vitdm.peers import NETWORKS, ResNet
 
 SIZE = 12
 
@@ -18,7 +20,8 @@ def vit(features=0, channels=1, size=SIZE, classes=3, seed=0, **settings):
     """A small model whose parameters are all random, those that start at 0 or 1 as well."""
     small = {"patch_size": 4, "embed_dim": 12, "depth": 2, "num_heads": 3}
     torch.manual_seed(seed)
-    net = ViT(config.Model(**(small | settings)), size, classes, features, channels)
+    settings = config.Model(**(small | settings))
+    net = NETWORKS[settings.architecture](settings, size, classes, features, channels)
     for parameter in net.parameters():
         nn.init.normal_(parameter, std=0.5)
     return net.eval()
@@ -71,7 +74,10 @@ def tokens_by_loops(net, image, features=None):
     """Tokens (N, D) that enter the first block, for one image (C, H, W)."""
     p, spt = net.settings.patch_size, net.settings.spt
     h = p // 2
-    moves = [(0, 0), (h, h), (h, -h), (-h, h), (-h, -h)] if spt else [(0, 0)]
+    moves = [(h, h), (h, -h), (-h, h), (-h, -h)]
+    if net.settings.architecture == "vit_pytorch":
+        moves = [(0, -1), (0, 1), (-1, 0), (1, 0)]
+    moves = [(0, 0), *(moves if spt else [])]
     stack = np.concatenate([shift(image, *move) for move in moves])
     tokens = []
     for y in range(0, image.shape[1], p):
@@ -99,7 +105,11 @@ def attention_by_loops(layer, tokens, lsa):
     for h in range(layer.num_heads):
         part = slice(h * d, (h + 1) * d)
         q, k, v = (tokens @ w[i * width : (i + 1) * width][part].T for i in range(3))
-        scale = array(layer.scale)[h, 0, 0] if lsa else 1 / math.sqrt(d)
+        scale = 1 / math.sqrt(d)
+        if lsa:  # a scale for each head, or the logarithm of one for all
+            scale = (
+                layer.scale[h, 0, 0].item() if layer.scale.ndim else math.exp(layer.scale.item())
+            )
         for i in range(n):
             others = [j for j in range(n) if not (lsa and j == i)]
             logits = np.array([scale * q[i] @ k[j] for j in others])
@@ -247,6 +257,8 @@ def test_scale_of_each_head_is_learnt():
         ({"patch_size": 3, "num_heads": 2, "mlp_ratio": 3.0, "depth": 1}, SIZE),
         ({}, (8, 20)),
         ({"patch_size": 3, "pool": "mean"}, (15, 6)),
+        ({"architecture": "vit_pytorch"}, SIZE),
+        ({"architecture": "vit_pytorch", "patch_size": 3}, (15, 6)),
     ],
 )
 def test_forward(settings, size):
@@ -287,6 +299,55 @@ def test_without_spt_and_lsa_it_is_a_plain_vision_transformer():
     torch.testing.assert_close(net(images), expected, rtol=1e-5, atol=1e-5)
 
 
+def stem_by_functions(stem, images):
+    """The layers of a stem in order, batch normalisation with known means and variances."""
+
+    def active(maps, layer):
+        spread = torch.sqrt(layer.running_var + layer.eps)[:, None, None]
+        standard = (maps - layer.running_mean[:, None, None]) / spread
+        return (standard * layer.weight[:, None, None] + layer.bias[:, None, None]).clamp(min=0)
+
+    first, *blocks, norm, _ = stem
+    maps = functional.conv2d(images, first.weight, stride=2, padding=1)
+    for k, block in enumerate(blocks):
+        stride = 2 if k else 1
+        seen = active(maps, block.norm1)
+        inner = functional.conv2d(seen, block.conv1.weight, stride=stride, padding=1)
+        inner = functional.conv2d(active(inner, block.norm2), block.conv2.weight, padding=1)
+        if k:
+            maps = functional.conv2d(seen, block.shortcut.weight, stride=stride)
+        maps = maps + inner
+    return active(maps, norm)
+
+
+def test_with_a_stem_patches_are_of_its_maps():
+    net = vit(stem=2, channels=2, size=16, patch_size=8)
+    with torch.no_grad():
+        net.train()(pixels(8, 2, 16))  # means and variances
+        net.eval()
+        maps = stem_by_functions(net.stem, pixels(1, 2, 16))
+        assert maps.shape == (1, 32, 4, 4)
+        found = net.stem(pixels(1, 2, 16))
+        torch.testing.assert_close(found, maps, rtol=1e-4, atol=1e-4 * found.max().item())
+        inner = vit(channels=32, size=4, patch_size=2)
+        inner.load_state_dict({k: v for k, v in net.state_dict().items() if "stem" not in k})
+        torch.testing.assert_close(net(pixels(1, 2, 16)), inner(found))
+
+
+def test_a_resnet_is_a_stem_a_mean_and_a_head():
+    torch.manual_seed(0)
+    net = ResNet(config.Model(architecture="resnet", stem=3, patch_size=8), 16, 3, channels=2)
+    with torch.no_grad():
+        net(pixels(8, 2, 16))
+        net.eval()
+        maps = stem_by_functions(net.stem, pixels(2, 2, 16))
+        assert maps.shape == (2, 64, 2, 2)
+        expected = maps.flatten(2).mean(-1) @ net.head.weight.T + net.head.bias
+        torch.testing.assert_close(net(pixels(2, 2, 16)), expected, rtol=1e-4, atol=1e-4)
+    with pytest.raises(AssertionError, match="images only"):
+        ResNet(config.Model(architecture="resnet"), 16, 3, num_features=2)
+
+
 def test_number_of_parameters():
     """Counted by hand for the article's model: 96 pixels in patches of 12, width 96."""
     net = ViT(config.Model(), 96, 3)
@@ -313,6 +374,10 @@ def test_wrong_sizes_name_both_values():
             ViT(config.Model(patch_size=5), size, 2)
     with pytest.raises(ValueError, match=r"embed_dim = 30 .* num_heads = 4"):
         config.Model(embed_dim=30, num_heads=4)
+    with pytest.raises(ValueError, match=r"patch_size = 12 is not a multiple of 2\^stem = 8"):
+        config.Model(patch_size=12, stem=3)
+    with pytest.raises(ValueError, match=r"'resnet' takes images only; expected features off"):
+        config.Model(architecture="resnet", features=True)
 
 
 # ------------------------------------------------------------------------ features
@@ -391,12 +456,14 @@ def test_a_model_without_features_ignores_them():
 # ------------------------------------------------------------------------ optimiser
 
 
-@pytest.mark.parametrize("settings", [{}, {"spt": False, "lsa": False, "pool": "mean"}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"spt": False, "lsa": False, "pool": "mean"}, {"stem": 1}]
+)
 def test_weight_decay_acts_on_matrices_only(settings):
     net = vit(features=4, **settings)
-    decayed, others = net.parameter_groups(0.07)
+    decayed, others = parameter_groups(net, 0.07)
     assert (decayed["weight_decay"], others["weight_decay"]) == (0.07, 0)
     found = [id(p) for group in (decayed, others) for p in group["params"]]
     assert sorted(found) == sorted(id(p) for p in net.parameters())
-    matrices = {id(m.weight) for m in net.modules() if isinstance(m, nn.Linear)}
+    matrices = {id(m.weight) for m in net.modules() if isinstance(m, (nn.Linear, nn.Conv2d))}
     assert {id(p) for p in decayed["params"]} == matrices

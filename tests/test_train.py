@@ -468,8 +468,8 @@ def test_run_folder_is_complete(run_folder, processed, features_csv, settings):
     names |= {"model.safetensors", "run.json"}
     assert {path.name for path in run_folder.iterdir()} == names
     history = pd.read_csv(run_folder / "history.csv")
-    columns = ["epoch", "train_loss", "valid_loss", "valid_roc_auc", "learning_rate"]
-    assert list(history) == columns
+    columns = ["epoch", "train_loss", "valid_loss", "valid_roc_auc", "valid_macro_roc_auc"]
+    assert list(history) == [*columns, "learning_rate"]
     written = json.loads((run_folder / "metrics.json").read_text())
     assert written["epochs"] == written["best_epoch"] == len(history) == 1
     assert written["n_train"] == 20

@@ -60,12 +60,14 @@ def test_plan_of_simulated_lenses(folder):
     total = jobs.pop("total")
     shown = len(SMOKE.populations.files)
     curves = SMOKE.efficiency.curves
+    fitted = sum(curve.runs is None for curve in curves)
     samples = shown + len(curves)
-    extra = {"simulate_sample": samples, "ceiling": shown, "features": 1 + samples}
+    extra = {"simulate_sample": samples, "ceiling": shown, "features": 1 + shown + fitted}
     extra |= {"rank_population": shown, "invariance": shown, "preprocess": 1 + len(curves)}
-    extra |= {"lensfit": SMOKE.shards, "merge_fits": 1, "lensfit_sample": samples}
+    extra |= {"lensfit": SMOKE.shards, "merge_fits": 1, "lensfit_sample": shown + fitted}
     sizes = sum(len(curve.sizes) for curve in curves)
     extra |= {"efficiency": sizes * SMOKE.efficiency.seeds, "merge_efficiency": 1}
+    extra |= {"compare": len(SMOKE.compare.rows), "merge_compare": 1}
     assert jobs == REST | {"simulate": SMOKE.shards, "merge": 1} | extra
     assert total == sum(jobs.values())
     assert not (folder / "results").exists()  # a dry run leaves nothing
@@ -106,7 +108,7 @@ def test_what_the_workflow_refuses(folder, tmp_path):
     before = sorted(path.name for path in (folder / "results").glob("*"))
     for setting, message in (
         (f"data={tmp_path}/gone", f"data: {tmp_path}/gone: no such file or folder"),
-        ("colour=3", "smoke.yaml: colour: unknown key; expected one of: data, efficiency"),
+        ("colour=3", "smoke.yaml: colour: unknown key; expected one of: compare, data, efficiency"),
     ):
         status, text, _ = plan(folder, "--configfile", "config/smoke.yaml", "--config", setting)
         assert status != 0 and message in text and "Traceback" not in text

@@ -140,6 +140,17 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--n", type=int, help="number of training images")
     what.add_argument("--merge", action="store_true", help="join scores")
     sub.add_argument("--seed", type=int, default=0, help="added to the configuration's seed")
+    sub.add_argument(
+        "--runs", nargs="+", metavar="NAME", help="only these networks, which see images alone"
+    )
+
+    sub = command(
+        "compare", "Tune and train a row of the fair comparison; or join the rows.", out="folder"
+    )
+    sub.add_argument("folders", nargs="+", type=Path, help="a sample; with --merge, all rows")
+    what = sub.add_mutually_exclusive_group(required=True)
+    what.add_argument("--row", help="name of an entry in compare.rows of the configuration")
+    what.add_argument("--merge", action="store_true", help="join the rows")
 
     sub = command("evaluate", "Open the test split: apply runs and score them.", out="folder")
     sub.add_argument("processed", type=Path)
@@ -260,7 +271,18 @@ def _run(arguments: argparse.Namespace) -> int:
 
             first, *also = arguments.folders
             n, seed = arguments.n, arguments.seed
-            efficiency.measure(first, settings, n, seed, arguments.out, also)
+            efficiency.measure(first, settings, n, seed, arguments.out, also, arguments.runs)
+        case "compare" if arguments.merge:
+            from vitdm import compare
+
+            compare.merge(arguments.folders, settings, arguments.out)
+        case "compare":
+            from vitdm import compare
+
+            first, *others = arguments.folders
+            if others:
+                raise InputError(f"{others[0]}: found a second sample; expected one")
+            compare.measure(first, settings, arguments.row, arguments.out)
         case "evaluate":
             from vitdm.evaluate import evaluate
 

@@ -12,12 +12,14 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 
-def gradient_boosting(seed: int) -> HistGradientBoostingClassifier:
+def gradient_boosting(seed: int, learning_rate: float = 0.05) -> HistGradientBoostingClassifier:
     """Return untrained gradient-boosted trees; in each node the missing go where they fit better.
 
     Ke et al. (2017), NeurIPS 30, as in scikit-learn, with its defaults but for a lower rate.
     """
-    return HistGradientBoostingClassifier(learning_rate=0.05, max_iter=200, random_state=seed)
+    return HistGradientBoostingClassifier(
+        learning_rate=learning_rate, max_iter=200, random_state=seed
+    )
 
 
 def logistic_regression(seed: int) -> Pipeline:
@@ -29,7 +31,7 @@ def logistic_regression(seed: int) -> Pipeline:
 
 
 #: by name, functions of the seed
-BASELINES: dict[str, Callable[[int], HistGradientBoostingClassifier | Pipeline]] = {
+BASELINES: dict[str, Callable[..., HistGradientBoostingClassifier | Pipeline]] = {
     "gradient boosting": gradient_boosting,
     "logistic regression": logistic_regression,
 }
@@ -37,7 +39,9 @@ BASELINES: dict[str, Callable[[int], HistGradientBoostingClassifier | Pipeline]]
 Scorer = Callable[[np.ndarray], np.ndarray]
 
 
-def trained(name: str, values: np.ndarray, labels: np.ndarray, seed: int) -> Scorer:
+def trained(
+    name: str, values: np.ndarray, labels: np.ndarray, seed: int, **settings: float
+) -> Scorer:
     """Train a baseline; return the function from features (m, F) to probabilities (m, K).
 
     ``values`` (n, F), NaN where missing; ``labels`` (n,) from 0 to K - 1. A feature that no
@@ -50,7 +54,7 @@ def trained(name: str, values: np.ndarray, labels: np.ndarray, seed: int) -> Sco
     shares = np.bincount(labels) / len(labels)
     if not useful.any():
         return lambda others: np.tile(shares, (len(others), 1))
-    model = BASELINES[name](seed).fit(values[:, useful], labels)
+    model = BASELINES[name](seed, **settings).fit(values[:, useful], labels)
 
     def probabilities(others: np.ndarray) -> np.ndarray:
         found = np.zeros((len(others), len(shares)))

@@ -148,7 +148,13 @@ class LensFit(Section):
 class Model(Section):
     """A Vision Transformer for small data sets; each idea is a switch (``vitdm.model``)."""
 
+    architecture: Literal["vit", "vit_pytorch", "resnet"] = Field(
+        "vit", description="the others are there for comparison (vitdm.peers)"
+    )
     patch_size: int = Field(12, ge=1, description="side of a patch, pixels; divides the image")
+    stem: int = Field(
+        0, ge=0, description="convolutions of stride 2 before the patches; 2^stem divides them"
+    )
     embed_dim: int = Field(96, ge=1, description="width of a token; a multiple of num_heads")
     depth: int = Field(4, ge=1, description="transformer blocks")
     num_heads: int = Field(4, ge=1, description="attention heads")
@@ -168,11 +174,17 @@ class Model(Section):
     )
 
     @model_validator(mode="after")
-    def _heads_divide_width(self) -> Model:
+    def _fits_together(self) -> Model:
         if self.embed_dim % self.num_heads:
             raise ValueError(
                 f"embed_dim = {self.embed_dim} is not a multiple of num_heads = {self.num_heads}"
             )
+        if self.patch_size % 2**self.stem:
+            raise ValueError(
+                f"patch_size = {self.patch_size} is not a multiple of 2^stem = {2**self.stem}"
+            )
+        if self.architecture == "resnet" and self.features:
+            raise ValueError("architecture = 'resnet' takes images only; expected features off")
         return self
 
 
@@ -309,6 +321,14 @@ class Curve(Section):
         min_length=1, description="numbers of training images"
     )
     also: list[str] = Field([], description="populations on which its models are scored, too")
+    runs: list[str] | None = Field(
+        None, description="networks on images alone: nothing is fitted; null: efficiency.runs"
+    )
+
+    @property
+    def name(self) -> str:
+        """The name of its folder."""
+        return Path(self.population).stem + ("_images" if self.runs is not None else "")
 
 
 class Efficiency(Section):
@@ -319,6 +339,27 @@ class Efficiency(Section):
     n_scored: int = Field(3000, ge=3, description="images that score")
     seeds: int = Field(3, ge=1, description="trainings of each, on other images each")
     min_steps: int = Field(300, ge=1, description="of the optimiser, however few the images")
+
+
+class Row(Override):
+    """A model of the comparison: what it changes of ``model``, ``train`` and ``preprocess``."""
+
+    preprocess: dict[str, Any] = {}
+    boosting: bool = Field(False, description="no network: gradient boosting on all features")
+    against: str | None = Field(None, description="the row that it is compared with, pair by pair")
+
+
+class Comparison(Section):
+    """Models on equal terms: images, tuning, time of the processor (``vitdm.compare``)."""
+
+    population: str | None = Field(None, description="one with a curve in efficiency; null: none")
+    n_train: int = Field(8000, ge=3)
+    n_valid: int = Field(1000, ge=3, description="images that choose learning rate and epoch")
+    rates: list[Annotated[float, Field(gt=0)]] = Field([1e-3, 3e-3, 1e-2], min_length=1)
+    boosting_rates: list[Annotated[float, Field(gt=0)]] = Field([0.02, 0.05, 0.1], min_length=1)
+    trial: float = Field(0.5, gt=0, le=1, description="share of the epochs when rates are tried")
+    seeds: int = Field(3, ge=1)
+    rows: dict[Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")], Row] = {}
 
 
 class Final(Section):
@@ -414,6 +455,7 @@ class Config(Section):
     )
     run_seeds: int = Field(1, ge=1, description="seeds of each comparison run")
     efficiency: Efficiency = Efficiency()
+    compare: Comparison = Comparison()
     tune: Tune
     final: Final = Final()
 
@@ -433,27 +475,88 @@ class Config(Section):
         check_patches(self.model, self.preprocess.size)
         self._check_joined(self.model)
         lines = self._wrong_runs() + self._wrong_starts() + self._wrong_curves()
+        lines += self._wrong_rows()
         if lines:
             raise wrong(lines)
         return self
 
     def _wrong_runs(self) -> list[tuple[str, str]]:
-        lines = []
-        for name, override in self.runs.items():
+        return [
+            line
+            for name, override in self.runs.items()
+            for line in self._wrong_override(f"runs.{name}", override, self.preprocess)
+        ]
+
+    def _wrong_override(
+        self, key: str, override: Override, cut: Preprocess
+    ) -> list[tuple[str, str]]:
+        """Return what is wrong with a named run, for images that are cut in some way."""
+        try:
+            model, _ = self.settings(override.model, override.train)
+            check_patches(model, cut.size)
+            check_joined(model, self.features, cut, self.lensfit)
+        except ValidationError as error:
+            schema = Model if error.title == Model.__name__ else Train
+            return report(error, schema, f"{key}.{error.title.lower()}")
+        except InputError as error:
+            return [(key, str(error))]
+        return []
+
+    def _wrong_rows(self) -> list[tuple[str, str]]:
+        """Return what is wrong with the rows of ``compare``."""
+        chosen, lines = self.compare, []
+        if not chosen.rows:
+            return []
+        curves = {curve.population: curve for curve in self.efficiency.curves if curve.runs is None}
+        if chosen.population not in curves:
+            expected = f"one with a curve: {', '.join(curves) or 'none'}"
+            lines.append(("compare.population", f"found {chosen.population}; expected {expected}"))
+        elif chosen.n_train + chosen.n_valid > (most := max(curves[chosen.population].sizes)):
+            found = chosen.n_train + chosen.n_valid
+            lines.append(
+                ("compare", f"n_train + n_valid: found {found}; expected up to {most}, the curve's")
+            )
+        for name, row in chosen.rows.items():
+            key = f"compare.rows.{name}"
+            if row.against is not None and row.against not in chosen.rows:
+                lines.append((f"{key}.against", f"found {row.against!r}; expected another row"))
+            if "learning_rate" in row.train:
+                lines.append(
+                    (f"{key}.train", "learning_rate has no effect: compare.rates are tried")
+                )
             try:
-                model, _ = self.settings(override.model, override.train)
-                check_patches(model, self.preprocess.size)
-                self._check_joined(model)
+                cut = self.processing(row)
             except ValidationError as error:
-                schema = Model if error.title == Model.__name__ else Train
-                lines += report(error, schema, f"runs.{name}.{error.title.lower()}")
-            except InputError as error:
-                lines.append((f"runs.{name}", str(error)))
+                lines += report(error, Preprocess, f"{key}.preprocess")
+                continue
+            lines += self._wrong_override(key, row, cut)
+            model = row.model if isinstance(row.model, dict) else {}
+            if (
+                model.get("features", self.model.features)
+                and not row.boosting
+                and (model.get("feature_set", self.model.feature_set) == "selected")
+            ):
+                lines.append((key, "found feature_set 'selected'; expected another"))
         return lines
+
+    def processing(self, row: Row) -> Preprocess:
+        """Return how the images of a row of the comparison are processed."""
+        return Preprocess(**(self.preprocess.model_dump() | row.preprocess))
 
     def _wrong_curves(self) -> list[tuple[str, str]]:
         """Return what is wrong with the runs and populations of ``efficiency``."""
         lines, known = [], ", ".join(self.runs)
+        names = [curve.name for curve in self.efficiency.curves]
+        if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+            lines.append(("efficiency.curves", f"found {twice[0]} twice; expected one"))
+        for curve in self.efficiency.curves:
+            for name in curve.runs or ():
+                if name not in self.runs:
+                    found = f"found {name!r}; expected some of: {known}"
+                    lines.append(("efficiency.curves", f"runs: {found}"))
+                elif (model := self.settings(self.runs[name].model)[0]).features or model.residual:
+                    found = f"found {name!r}, which needs lens fits; expected images alone"
+                    lines.append(("efficiency.curves", f"runs: {found}"))
         for name in self.efficiency.runs:
             if name not in self.runs:
                 lines.append(("efficiency.runs", f"found {name!r}; expected some of: {known}"))
@@ -555,7 +658,7 @@ def build(content: dict[str, Any], source: str = "configuration") -> Config:
         stem = re.sub(r"[^A-Za-z0-9_-]", "_", place.name.split(".")[0] or "data")
         name = str(content.get("name", "data")).removesuffix(f"_{stem}")
         content |= {"name": f"{name}_{stem}", "publish": False}
-        content |= {"efficiency": {}}  # it is of simulated lenses
+        content |= {"efficiency": {}, "compare": {}}  # they are of simulated lenses
         if isinstance(ingest := content.get("ingest", {}), dict) and not ingest.get("pixel_scale"):
             content = _without_fits(content)
     return checked(Config, content, source)

@@ -8,6 +8,7 @@ population may be scored on another as well, in which a shortcut of the first is
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import tempfile
@@ -81,6 +82,7 @@ def measure(
     seed: int,
     out: str | Path,
     also: Sequence[str | Path] = (),
+    runs: Sequence[str] | None = None,
 ) -> pd.DataFrame:
     """Train on the first ``n`` images in the order of ``seed``; write ``out`` and return its table.
 
@@ -88,7 +90,8 @@ def measure(
     models are scored too. One row for each model and sample: population, model, label, n_train (0:
     untrained), seed, scored_on, n_scored, roc_auc (any substructure against none), macro_roc_auc,
     roc_auc_<class> (against the rest), epochs, seconds (of training). The networks are
-    ``settings.efficiency.runs``; all epochs are run, nothing is stopped early. InputError if there
+    ``settings.efficiency.runs``, or ``runs``, which see images alone: then no features are needed,
+    and nothing else is scored. All epochs are run, nothing is stopped early. InputError if there
     are fewer than n images.
     """
     started = time.time()
@@ -102,17 +105,17 @@ def measure(
             f"expected at least {n}"
         )
     rows = []
-    for name, label, told, tables in (
-        *_networks(sample, samples, settings, n, seed),
-        _boosted(data, samples, settings, n, seed),
-        *_untrained(samples, settings),
-    ):
+    found = _networks(runs or settings.efficiency.runs, sample, samples, settings, n, seed)
+    if not runs:
+        others = (_boosted(data, samples, settings, n, seed), *_untrained(samples, settings))
+        found = itertools.chain(found, others)
+    for name, label, told, tables in found:
         for scored, table in zip(samples, tables, strict=True):
             row = {"population": sample.name, "model": name, "label": label, "n_train": n}
             row |= {"seed": seed, "scored_on": scored.name} | told
             rows.append(row | scores(table))
     table = pd.DataFrame(rows)
-    inputs = [file for each in samples for file in each.inputs]
+    inputs = [file for each in samples for file in each.inputs if file.exists()]
     _write(table, out, inputs=inputs, started=started, seed=seed, config=_recipe(settings))
     return table
 
@@ -120,7 +123,8 @@ def measure(
 def _recipe(settings: Config) -> dict[str, Any]:
     """Return all settings that the scores depend on, but for the images."""
     chosen = settings.efficiency
-    runs = {name: settings.runs[name] for name in chosen.runs}
+    names = [*chosen.runs, *(name for curve in chosen.curves for name in curve.runs or ())]
+    runs = {name: settings.runs[name] for name in dict.fromkeys(names)}
     sections = {name: getattr(settings, name) for name in ("task", "model", "train", "seed")}
     return sections | {"runs": runs, "min_steps": chosen.min_steps}
 
@@ -139,10 +143,15 @@ Scored = tuple[str, str, dict[str, Any], list[pd.DataFrame]]
 
 
 def _networks(
-    sample: Sample, samples: list[Sample], settings: Config, n: int, seed: int
+    names: Sequence[str],
+    sample: Sample,
+    samples: list[Sample],
+    settings: Config,
+    n: int,
+    seed: int,
 ) -> Iterator[Scored]:
     """Train each network; yield name, label, what is told of it, predictions of each sample."""
-    for name in settings.efficiency.runs:
+    for name in names:
         override = settings.runs[name]
         model, recipe = settings.settings(override.model, override.train)
         epochs = epochs_for(n, recipe, settings.efficiency.min_steps)

@@ -264,10 +264,15 @@ def bootstrap_interval(
 
 
 def paired_gain(
-    without: Sequence[pd.DataFrame], with_: Sequence[pd.DataFrame], n: int, seed: int
+    without: Sequence[pd.DataFrame],
+    with_: Sequence[pd.DataFrame],
+    n: int,
+    seed: int,
+    macro: bool = False,
 ) -> Gain:
     """Return by how much the binary ROC-AUC of one kind of run exceeds that of another.
 
+    ``macro`` compares the mean over the classes of the ROC-AUC of each against the rest instead.
     Each of the two has one table of predictions a seed, all of the same images, the k-th of both of
     the same seed. One of ``n`` resamplings draws the images, which all runs share, so that those
     hard for all of them cancel, each class to its own number; and of the S seeds' gains S with
@@ -285,18 +290,21 @@ def paired_gain(
         if not (table["id"].equals(first["id"]) and table["label"].equals(first["label"])):
             raise InputError("paired gain: the tables differ in their images; expected the same")
     strata = first["label"].to_numpy()
-    labels = (strata > 0).astype(int)
-    pairs = [
-        [1.0 - table[f"p_{NULL_CLASS}"].to_numpy(float) for table in pair]
-        for pair in zip(without, with_, strict=True)
-    ]
+    pairs = list(zip(without, with_, strict=True))
+
+    def auc(table: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
+        if not macro:
+            scores = 1.0 - table[f"p_{NULL_CLASS}"].to_numpy(float)
+            return weighted_auc((strata > 0).astype(int), scores, weights)
+        rest = enumerate(probabilities(table).T)
+        return np.mean([weighted_auc((strata == k).astype(int), p, weights) for k, p in rest], 0)
 
     def gains(weights: np.ndarray) -> np.ndarray:
         """Return the gain of each seed, (B, S)."""
-        aucs = [[weighted_auc(labels, scores, weights) for scores in pair] for pair in pairs]
+        aucs = [[auc(table, weights) for table in pair] for pair in pairs]
         return np.array([after - before for before, after in aucs]).T
 
-    seeds = gains(np.ones((1, len(labels))))[0]
+    seeds = gains(np.ones((1, len(strata))))[0]
     draws = np.concatenate([gains(weights) for weights in resamplings(strata, n, seed)])
     mean = draws.mean(axis=1)
     if (count := len(pairs)) > 1:

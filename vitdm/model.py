@@ -14,6 +14,7 @@ h heads, d = D / h, F features, K classes.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,51 @@ from torch.nn import functional
 from vitdm import config
 
 BINS = 8  # of the quantiles of a feature
+Shifts = tuple[tuple[int, int], ...]
+
+
+class Stem(nn.Sequential):
+    """A small residual network in front of the patches, or by itself.
+
+    (B, C, H, W) to (B, ``channels``, H / 2^n, W / 2^n): a convolution of stride 2 to 16 channels,
+    then n stages of residual blocks, each but the first with twice the channels at half the
+    resolution of the one before. A patch is then one of features, which see their neighbourhood
+    (Xiao et al. 2021, arXiv:2106.14881).
+    """
+
+    BLOCKS = 1
+
+    def __init__(self, channels: int, halvings: int):
+        width = 16
+        layers: list[nn.Module] = [nn.Conv2d(channels, width, 3, stride=2, padding=1, bias=False)]
+        for k in range(halvings):
+            before, width = width, 16 * 2**k
+            layers += [ResidualBlock(before, width, stride=2 if k else 1)]
+            layers += [ResidualBlock(width, width) for _ in range(self.BLOCKS - 1)]
+        super().__init__(*layers, nn.BatchNorm2d(width), nn.ReLU())
+        self.channels = width
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions of 3 x 3 pixels beside a shortcut, each after normalisation and ReLU.
+
+    Pre-activation, He et al. (2016), arXiv:1603.05027.
+    """
+
+    def __init__(self, before: int, width: int, stride: int = 1):
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(before)
+        self.conv1 = nn.Conv2d(before, width, 3, stride=stride, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.shortcut = None
+        if before != width:
+            self.shortcut = nn.Conv2d(before, width, 1, stride=stride, bias=False)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        active = torch.relu(self.norm1(maps))
+        shortcut = maps if self.shortcut is None else self.shortcut(active)
+        return shortcut + self.conv2(torch.relu(self.norm2(self.conv1(active))))
 
 
 def shift_patches(images: Tensor, patch_size: int) -> Tensor:
@@ -31,11 +77,25 @@ def shift_patches(images: Tensor, patch_size: int) -> Tensor:
     and right-down by ``patch_size // 2`` pixels, zeros where the image ends (arXiv:2112.13492,
     eq. 2).
     """
+    return torch.cat([images, *_shifted(images, diagonal_shifts(patch_size))], dim=1)
+
+
+def diagonal_shifts(patch_size: int) -> Shifts:
+    """Return how far SPT moves the content of each shifted image, down and right, pixels."""
     half = patch_size // 2
+    return (-half, -half), (-half, half), (half, -half), (half, half)
+
+
+def _shifted(images: Tensor, shifts: Shifts) -> list[Tensor]:
+    """Return the images (..., H, W) with their content moved, zeros where they end."""
     height, width = images.shape[-2:]
-    padded = functional.pad(images, (half, half, half, half))  # (B, C, H + 2 half, W + 2 half)
-    shifted = [padded[..., y : y + height, x : x + width] for y, x in _shifts(half)]
-    return torch.cat([images, *shifted], dim=1)
+    r = _reach(shifts)
+    padded = functional.pad(images, (r, r, r, r))
+    return [padded[..., r - y : r - y + height, r - x : r - x + width] for y, x in shifts]
+
+
+def _reach(shifts: Shifts) -> int:
+    return max(abs(step) for shift in shifts for step in shift)
 
 
 class PatchEmbedding(nn.Module):
@@ -46,6 +106,8 @@ class PatchEmbedding(nn.Module):
     the stack is never made: E g x is one convolution with a kernel as large as all that the token
     sees, (p + 2 (p // 2)) squared, and mean and s come from sums over patches.
     """
+
+    shifts: Callable[[int], Shifts] = staticmethod(diagonal_shifts)
 
     def __init__(self, patch_size: int, channels: int, embed_dim: int, spt: bool):
         super().__init__()
@@ -60,9 +122,10 @@ class PatchEmbedding(nn.Module):
         if self.spt:
             weight = self.project.weight * self.norm.weight
             offset = self.project.bias + self.project.weight @ self.norm.bias  # (D,)
-            kernel = _joint_kernel(weight.view(-1, 5, c, p, p))
-            tokens = functional.conv2d(images, kernel, stride=p, padding=p // 2)
-            mean, variance = _stack_moments(images, p)  # (B, H / p, W / p)
+            shifts = self.shifts(p)
+            kernel = _joint_kernel(weight.view(-1, 5, c, p, p), shifts)
+            tokens = functional.conv2d(images, kernel, stride=p, padding=_reach(shifts))
+            mean, variance = _stack_moments(images, p, shifts)  # (B, H / p, W / p)
             tokens = tokens - mean[:, None] * weight.sum(dim=1)[:, None, None]
             tokens = tokens * torch.rsqrt(variance + self.norm.eps)[:, None]
             tokens = tokens + offset[:, None, None]
@@ -72,33 +135,25 @@ class PatchEmbedding(nn.Module):
         return tokens.flatten(2).transpose(1, 2)  # (B, D, H / p, W / p) to (B, N, D)
 
 
-def _shifts(half: int) -> tuple[tuple[int, int], ...]:
-    """Return where the four shifted images start (y, x) in one with a rim of ``half`` pixels."""
-    return (2 * half, 2 * half), (2 * half, 0), (0, 2 * half), (0, 0)
-
-
-def _joint_kernel(weight: Tensor) -> Tensor:
+def _joint_kernel(weight: Tensor, shifts: Shifts) -> Tensor:
     """Return one kernel (D, C, q, q) for an image and its shifts (D, 5, C, p, p).
 
-    q = p + 2 (p // 2): each of the five kernels lies where its patch is in the original image.
+    q = p + 2 reach: each of the five kernels lies where its patch is in the original image.
     """
-    half = weight.shape[-1] // 2
-    joint = functional.pad(weight[:, 0], (half, half, half, half))
-    for k, (y, x) in enumerate(_shifts(half), start=1):
-        joint = joint + functional.pad(weight[:, k], (x, 2 * half - x, y, 2 * half - y))
+    r = _reach(shifts)
+    joint = functional.pad(weight[:, 0], (r, r, r, r))
+    for k, (y, x) in enumerate(shifts, start=1):
+        joint = joint + functional.pad(weight[:, k], (r - x, r + x, r - y, r + y))
     return joint
 
 
-def _stack_moments(images: Tensor, patch_size: int) -> tuple[Tensor, Tensor]:
+def _stack_moments(images: Tensor, patch_size: int, shifts: Shifts) -> tuple[Tensor, Tensor]:
     """Return mean and variance of all that each token sees with SPT, (B, H / p, W / p)."""
-    unit = patch_size // 2 if patch_size % 2 == 0 else 1  # px: patches and shifts are multiples
-    size, half = patch_size // unit, patch_size // 2 // unit
+    unit = math.gcd(patch_size, _reach(shifts))  # px: patches and shifts are multiples
     moments = torch.stack([images.mean(dim=1), images.square().mean(dim=1)], dim=1)
     moments = functional.avg_pool2d(moments, unit)
-    height, width = moments.shape[-2:]
-    padded = functional.pad(moments, (half, half, half, half))
-    seen = [moments, *(padded[..., y : y + height, x : x + width] for y, x in _shifts(half))]
-    mean, square = functional.avg_pool2d(sum(seen) / 5, size).unbind(dim=1)
+    seen = [moments, *_shifted(moments, tuple((y // unit, x // unit) for y, x in shifts))]
+    mean, square = functional.avg_pool2d(sum(seen) / 5, patch_size // unit).unbind(dim=1)
     return mean, (square - mean**2).clamp(min=0)
 
 
@@ -117,10 +172,17 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(embed_dim, 3 * embed_dim, bias=False)
         self.project = nn.Linear(embed_dim, embed_dim)
         if lsa:
-            start = (embed_dim // num_heads) ** -0.5
-            self.scale = nn.Parameter(torch.full((num_heads, 1, 1), start))
+            self.scale = self.new_scale(num_heads, embed_dim // num_heads)
             mask = torch.zeros(num_tokens, num_tokens).fill_diagonal_(-math.inf)
             self.register_buffer("mask", mask, persistent=False)
+
+    def new_scale(self, num_heads: int, head_dim: int) -> nn.Parameter:
+        """Return the parameter of LSA's scales at their start."""
+        return nn.Parameter(torch.full((num_heads, 1, 1), head_dim**-0.5))
+
+    def scales(self) -> Tensor:
+        """Return LSA's s_h, (h, 1, 1), or one for all heads."""
+        return self.scale
 
     def _split(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         b, n, width = tokens.shape
@@ -128,7 +190,7 @@ class Attention(nn.Module):
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, h, N, d)
         if self.lsa:
             # scaled_dot_product_attention divides by sqrt(d): put the learnt scale into q
-            q = q * (self.scale * q.shape[-1] ** 0.5)
+            q = q * (self.scales() * q.shape[-1] ** 0.5)
         return q, k, v
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -154,12 +216,14 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """Attention and a two-layer perceptron, each behind a LayerNorm (pre-norm) and a shortcut."""
 
-    def __init__(self, settings: config.Model, num_tokens: int):
+    def __init__(
+        self, settings: config.Model, num_tokens: int, attention: type[Attention] = Attention
+    ):
         super().__init__()
         width = settings.embed_dim
         hidden = round(width * settings.mlp_ratio)
         self.norm1 = nn.LayerNorm(width)
-        self.attention = Attention(
+        self.attention = attention(
             width, settings.num_heads, num_tokens, settings.lsa, settings.dropout
         )
         self.norm2 = nn.LayerNorm(width)
@@ -181,6 +245,9 @@ class ViT(nn.Module):
     ValueError if the patches do not tile the image or the heads do not divide the width.
     """
 
+    patch_embedding = PatchEmbedding
+    attention_layer = Attention
+
     def __init__(
         self,
         settings: config.Model,
@@ -199,11 +266,17 @@ class ViT(nn.Module):
         )
         self.num_features = num_features
         self.joins = settings.join if num_features else None
+        self.stem = Stem(channels, settings.stem) if settings.stem else nn.Identity()
+        if settings.stem:
+            channels = self.stem.channels
         num_tokens = rows * columns + (settings.pool == "cls") + (self.joins == "token")
-        self.embed = PatchEmbedding(settings.patch_size, channels, width, settings.spt)
+        patch_size = settings.patch_size // 2**settings.stem
+        self.embed = self.patch_embedding(patch_size, channels, width, settings.spt)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width)) if settings.pool == "cls" else None
         self.position = nn.Parameter(torch.zeros(1, num_tokens, width))
-        self.blocks = nn.ModuleList(Block(settings, num_tokens) for _ in range(settings.depth))
+        self.blocks = nn.ModuleList(
+            Block(settings, num_tokens, self.attention_layer) for _ in range(settings.depth)
+        )
         self.norm = nn.LayerNorm(width)
         if num_features:
             self.register_buffer("feature_middle", torch.zeros(num_features))
@@ -223,7 +296,7 @@ class ViT(nn.Module):
 
     def tokens(self, images: Tensor, features: Tensor | None = None) -> Tensor:
         """Return the tokens that enter the first block, (B, N, D): class, patches, features."""
-        tokens = self.embed(images)
+        tokens = self.embed(self.stem(images))
         if self.cls_token is not None:
             tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
         if self.joins == "token":
@@ -288,16 +361,17 @@ class ViT(nn.Module):
             tokens = block(tokens)
         return weights
 
-    def parameter_groups(self, weight_decay: float) -> list[dict]:
-        """Return optimiser groups: weight decay on matrices only (no biases, norms, embeddings)."""
-        matrices, others = [], []
-        for name, parameter in self.named_parameters():
-            decays = parameter.ndim == 2 and name.endswith("weight")
-            (matrices if decays else others).append(parameter)
-        return [
-            {"params": matrices, "weight_decay": weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ]
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """Return optimiser groups: weight decay on matrices only (no biases, norms, embeddings)."""
+    matrices, others = [], []
+    for name, parameter in model.named_parameters():
+        decays = parameter.ndim > 1 and name.endswith("weight")
+        (matrices if decays else others).append(parameter)
+    return [
+        {"params": matrices, "weight_decay": weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
 
 
 def _initialise(module: nn.Module) -> None:

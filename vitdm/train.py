@@ -8,7 +8,7 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,8 @@ from tqdm import tqdm
 from vitdm import config
 from vitdm.config import Config, InputError, Model, RunSettings, Train
 from vitdm.dataset import Dataset, read_features
-from vitdm.model import ViT
+from vitdm.model import ViT, parameter_groups
+from vitdm.peers import NETWORKS, ResNet
 from vitdm.provenance import atomic, check_replaceable, sidecar, write_json
 from vitdm.residuals import read_residuals
 
@@ -100,7 +101,7 @@ class Recipe(lightning.LightningModule):
         self.shuffle = shuffle or torch.Generator()
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Tensor] = {}
-        self.seconds = 0.0
+        self.spent = torch.zeros(2, dtype=torch.float64)  # seconds: on the wall, of the processor
         self._logits: list[Tensor] = []
         self._labels: list[Tensor] = []
         self._losses: list[Tensor] = []
@@ -117,12 +118,12 @@ class Recipe(lightning.LightningModule):
             self.trainer.should_stop = True
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        for name in ("history", "best", "seconds"):
+        for name in ("history", "best", "spent"):
             checkpoint[name] = getattr(self, name)
         checkpoint["random"] = [self.shuffle.get_state(), torch.get_rng_state()]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        for name in ("history", "best", "seconds"):
+        for name in ("history", "best", "spent"):
             setattr(self, name, checkpoint[name])
         shuffle, everything_else = checkpoint["random"]
         self.shuffle.set_state(shuffle)
@@ -147,10 +148,10 @@ class Recipe(lightning.LightningModule):
         return loss
 
     def on_train_epoch_start(self) -> None:
-        self._started = time.perf_counter()
+        self._started = _clocks()
 
     def on_validation_epoch_start(self) -> None:
-        self._paused = time.perf_counter()
+        self._paused = _clocks()
 
     def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], index: int) -> None:
         images, features, labels = batch
@@ -161,14 +162,15 @@ class Recipe(lightning.LightningModule):
         logits, labels = torch.cat(self._logits).cpu(), torch.cat(self._labels).cpu()
         self._logits.clear()
         self._labels.clear()
-        scores = 1 - logits.softmax(dim=1)[:, 0]
-        auc = roc_auc_score(labels.numpy() > 0, scores.numpy()) if scores.isfinite().all() else 0.5
+        found = logits.softmax(dim=1).numpy()
         self.log("valid_loss", functional.cross_entropy(logits, labels))
-        self.log("valid_roc_auc", float(auc))
-        self._started += time.perf_counter() - self._paused
+        self.log("valid_roc_auc", _auc(labels.numpy() > 0, 1 - found[:, 0]))
+        rest = [_auc(labels.numpy() == k, found[:, k]) for k in range(found.shape[1])]
+        self.log("valid_macro_roc_auc", float(np.mean(rest)))
+        self._started += _clocks() - self._paused
 
     def on_train_epoch_end(self) -> None:
-        self.seconds += time.perf_counter() - self._started
+        self.spent += _clocks() - self._started
         metrics = self.trainer.callback_metrics
         self.history.append(
             {
@@ -176,6 +178,7 @@ class Recipe(lightning.LightningModule):
                 "train_loss": torch.stack(self._losses).mean().item(),
                 "valid_loss": float(metrics.get("valid_loss", math.nan)),
                 "valid_roc_auc": float(metrics.get("valid_roc_auc", math.nan)),
+                "valid_macro_roc_auc": float(metrics.get("valid_macro_roc_auc", math.nan)),
                 "learning_rate": self.optimizers().param_groups[0]["lr"],
             }
         )
@@ -186,7 +189,7 @@ class Recipe(lightning.LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         optimiser = torch.optim.AdamW(
-            self.model.parameter_groups(self.settings.weight_decay), lr=self.settings.learning_rate
+            parameter_groups(self.model, self.settings.weight_decay), lr=self.settings.learning_rate
         )
         warmup = max(1, round(self.settings.warmup * self.total_steps))
 
@@ -201,6 +204,16 @@ class Recipe(lightning.LightningModule):
             "optimizer": optimiser,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
+
+
+def _auc(labels: np.ndarray, scores: np.ndarray) -> float:
+    """Return the ROC-AUC, 1/2 where it has no value: a class is absent, or a score not finite."""
+    known = np.isfinite(scores).all() and 0 < labels.mean() < 1
+    return float(roc_auc_score(labels, scores)) if known else 0.5
+
+
+def _clocks() -> Tensor:
+    return torch.tensor([time.perf_counter(), time.process_time()], dtype=torch.float64)
 
 
 class Resume(Checkpoint):
@@ -265,7 +278,7 @@ class Run:
     """A trained model and what it needs to be used on new images."""
 
     settings: RunSettings
-    model: ViT
+    model: ViT | ResNet
 
     @property
     def classes(self) -> list[str]:
@@ -304,17 +317,29 @@ class Run:
             residuals = None
         elif residuals is None:
             raise InputError("residuals: found none; the model was trained with them")
-        self.model.eval()
-        probabilities = []
-        with torch.inference_mode():
-            for start in range(0, len(images), 256):
-                rows = slice(start, start + 256)
-                batch = channels(images[rows], None if residuals is None else residuals[rows])
-                extra = None
-                if self.feature_names:
-                    extra = torch.from_numpy(np.array(features[rows], dtype=np.float32))
-                probabilities.append(self.model(batch, extra).softmax(dim=1).numpy())
-        return np.concatenate(probabilities).astype(np.float64)
+        found = []
+        for start in range(0, len(images), 256):
+            rows = slice(start, start + 256)
+            batch = channels(images[rows], None if residuals is None else residuals[rows])
+            extra = None
+            if self.feature_names:
+                extra = torch.from_numpy(np.array(features[rows], dtype=np.float32))
+            found.append(probabilities(self.model, batch, extra))
+        return np.concatenate(found)
+
+
+def probabilities(
+    model: ViT | ResNet, images: Tensor, features: Tensor | None, batch: int = 256
+) -> np.ndarray:
+    """Return a network's probability of each class, (n, K), of images (n, C, H, W)."""
+    model.eval()
+    found = []
+    with torch.inference_mode():
+        for start in range(0, len(images), batch):
+            rows = slice(start, start + batch)
+            extra = None if features is None else features[rows]
+            found.append(model(images[rows], extra).softmax(dim=1).numpy())
+    return np.concatenate(found).astype(np.float64)
 
 
 def channels(images: np.ndarray, residuals: np.ndarray | None = None) -> Tensor:
@@ -332,9 +357,12 @@ def channels(images: np.ndarray, residuals: np.ndarray | None = None) -> Tensor:
     return torch.stack(layers, dim=1)
 
 
-def new_model(model: Model, size: int | tuple[int, int], n_classes: int, n_features: int) -> ViT:
+def new_model(
+    model: Model, size: int | tuple[int, int], n_classes: int, n_features: int
+) -> ViT | ResNet:
     """Return an untrained network for these settings."""
-    return ViT(model, size, n_classes, n_features, channels=3 if model.residual else 1)
+    network = NETWORKS[model.architecture]
+    return network(model, size, n_classes, n_features, channels=3 if model.residual else 1)
 
 
 def load_run(folder: str | Path) -> Run:
@@ -395,21 +423,8 @@ def fit(
     height, width = data.images.shape[1:]
     size = height if height == width else (height, width)
     config.check_patches(model, size)
-    labels, classes = data.labels(settings.task)
-    features, names = np.empty((len(labels), 0), np.float32), []
-    if model.features:
-        if features_csv is None:
-            raise InputError("model.features is on: a feature table is needed")
-        table = read_features(features_csv, data.catalog["id"])
-        names = list(table.columns if feature_names is None else feature_names)
-        features = columns_of(table, names, features_csv)
-
-    residuals = residuals_of(model, fits, data)
-
-    def arrays(rows: np.ndarray) -> Arrays:
-        images = channels(data.images[rows], None if residuals is None else residuals[rows])
-        return images, torch.from_numpy(features[rows]), torch.from_numpy(labels[rows]).long()
-
+    _, classes = data.labels(settings.task)
+    arrays, names = inputs_for(model, data, settings.task, features_csv, feature_names, fits)
     rows = first_rows(data.rows(*train_splits), n_train, seed)
     checkpoint = failure = None
     if out is not None:
@@ -479,13 +494,46 @@ def fit(
     return metrics | timing
 
 
+def inputs_for(
+    model: Model,
+    data: Dataset,
+    task: str,
+    features_csv: str | Path | None = None,
+    feature_names: list[str] | None = None,
+    fits: str | Path | None = None,
+) -> tuple[Callable[[np.ndarray], Arrays], list[str]]:
+    """Return the function from rows of a data set to what a network sees, and its features' names.
+
+    ``feature_names`` None: all of the table. InputError if the model needs what is not given.
+    """
+    labels, _ = data.labels(task)
+    features, names = np.empty((len(labels), 0), np.float32), []
+    if model.features:
+        if features_csv is None:
+            raise InputError("model.features is on: a feature table is needed")
+        table = read_features(features_csv, data.catalog["id"])
+        names = list(table.columns if feature_names is None else feature_names)
+        features = columns_of(table, names, features_csv)
+    residuals = residuals_of(model, fits, data)
+
+    def arrays(rows: np.ndarray) -> Arrays:
+        images = channels(data.images[rows], None if residuals is None else residuals[rows])
+        return images, torch.from_numpy(features[rows]), torch.from_numpy(labels[rows]).long()
+
+    return arrays, names
+
+
 @dataclass(frozen=True)
 class Learnt:
-    """A trained network, one row of ``history`` an epoch, and the time that its epochs took."""
+    """A trained network, one row of ``history`` an epoch, and the time that its epochs took.
 
-    model: ViT
+    ``seconds`` by the clock on the wall, ``cpu_seconds`` of all threads; without validation.
+    """
+
+    model: ViT | ResNet
     history: pd.DataFrame
     seconds: float
+    cpu_seconds: float
 
     def metrics(self, n_train: int) -> dict[str, Any]:
         """Return what the training came to: the same whenever it is repeated."""
@@ -501,9 +549,13 @@ class Learnt:
         return found
 
     def timing(self, n_train: int) -> dict[str, float]:
-        """Return what it cost: seconds, without validation, and images_per_second."""
+        """Return what it cost: seconds, cpu_seconds and images_per_second."""
         speed = n_train * len(self.history) / self.seconds
-        return {"seconds": round(self.seconds, 2), "images_per_second": round(speed, 1)}
+        return {
+            "seconds": round(self.seconds, 2),
+            "cpu_seconds": round(self.cpu_seconds, 2),
+            "images_per_second": round(speed, 1),
+        }
 
 
 def learn(
@@ -552,7 +604,7 @@ def learn(
                 f"the weights are not finite after epoch {len(recipe.history)}, "
                 f"at learning rate {train.learning_rate:.3g}"
             )
-    return Learnt(vit.eval(), pd.DataFrame(recipe.history), recipe.seconds)
+    return Learnt(vit.eval(), pd.DataFrame(recipe.history), *recipe.spent.tolist())
 
 
 def _hash(told: Any, *arrays: Tensor) -> str:

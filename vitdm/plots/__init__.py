@@ -1,5 +1,6 @@
 """One function per figure; each draws what it is given and returns the figure."""
 
+from vitdm.plots.comparison import comparison
 from vitdm.plots.data import feature_distributions, noise_histogram
 from vitdm.plots.efficiency import data_efficiency, shortcut_loss, shortcut_table
 from vitdm.plots.lensfit import (
@@ -51,6 +52,7 @@ __all__ = [
     "RealLens",
     "WIDTH",
     "attention",
+    "comparison",
     "confusion_matrix",
     "data_efficiency",
     "einstein_radii",
