@@ -217,9 +217,9 @@ def merge(parts: Sequence[str | Path], settings: Config, out: str | Path) -> Non
     """Join the rows of a comparison; write what is small enough to be kept.
 
     ``comparison.csv`` and ``comparison_history.csv`` are the trials and histories of all rows;
-    ``comparison_gains.csv``: row, against, score (roc_auc or macro_roc_auc), gain, low, high, sd, for each row against the one
-    that the configuration names (``evaluate.paired_gain``). InputError if a row is missing, or made
-    with other settings.
+    ``comparison_gains.csv``: row, against, score (roc_auc or macro_roc_auc), gain, low, high, sd,
+    for each row against the one that the configuration names (``evaluate.paired_gain``).
+    InputError if a row is missing.
     """
     started = time.time()
     check_replaceable(out, MERGED)

@@ -1,4 +1,4 @@
-"""Networks that the Vision Transformer is compared with: a small ResNet, and another SPT and LSA."""
+"""Networks that the ViT is compared with: a small ResNet, and another reading of SPT and LSA."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class VitPytorch(ViT):
 
 
 class ResNet(nn.Module):
-    """The convolutions of a stem (``model.stem`` halvings), a mean over the image, a linear head."""
+    """A stem (``model.stem`` halvings), the mean of its maps over the image, a linear head."""
 
     def __init__(
         self,
