@@ -112,6 +112,52 @@ def test_a_shortcut_is_lost_where_it_tells_nothing(measured):
     assert loss.loc["boosting", "n_train"] == 40
 
 
+def test_networks_on_images_need_nothing_else(measured, tmp_path):
+    """The same scores as beside all the others, from a sample that has images only."""
+    shutil.copytree(measured / "model_i/processed", tmp_path / "model_i/processed")
+    settings = settings_of()
+    found = efficiency.measure(
+        tmp_path / "model_i", settings, 40, 0, tmp_path / "out", runs=["spt_lsa"]
+    )
+    table = pd.read_csv(measured / "part0/efficiency.csv")
+    expected = table[(table["model"] == "spt_lsa") & (table["scored_on"] == "model_i")]
+    assert list(found["model"]) == ["spt_lsa"]
+    for score in ("roc_auc", "macro_roc_auc"):
+        assert found[score].iloc[0] == pytest.approx(expected[score].iloc[0], abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("curves", "message"),
+    [
+        ([CURVE, CURVE], "found marginal twice; expected one"),
+        ([CURVE | {"runs": ["mine"]}], "runs: found 'mine'; expected some of: spt_lsa"),
+        ([CURVE | {"runs": ["spt_lsa_lensfit"]}], "needs lens fits; expected images alone"),
+    ],
+)
+def test_wrong_curves_are_refused(curves, message):
+    with pytest.raises(InputError, match=message):
+        settings_of(efficiency=CONTENT["efficiency"] | {"curves": curves})
+
+
+def test_published_results_are_stars(measured):
+    table = pd.read_csv(measured / "all/efficiency.csv")
+    table = table[table["population"] == "model_i"]
+    labels = dict(zip(table["model"], table["label"], strict=True))
+    published = pd.DataFrame(
+        {
+            "population": ["model_i", "model_i", "marginal"],
+            "model": ["one", "two", "three"],
+            "pretrained": ["yes", "no", "no"],
+            "n_train": 90_000,
+            "macro_roc_auc": [0.99, np.nan, 0.5],
+        }
+    )
+    above, below = plots.data_efficiency(table, labels, published=published).axes
+    assert not above.texts and [text.get_text() for text in below.texts] == ["one"]
+    star = next(line for line in below.lines if line.get_marker() == "*")
+    assert (star.get_xdata()[0], star.get_ydata()[0]) == (90_000, pytest.approx(0.01))
+
+
 def test_the_figures_draw_what_the_table_holds(measured):
     table = pd.read_csv(measured / "all/efficiency.csv")
     labels = dict(zip(table["model"], table["label"], strict=True))

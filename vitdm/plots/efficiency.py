@@ -15,6 +15,8 @@ from vitdm.plots.style import WIDTH
 #: colour, marker and dash of each model, in the order in which they are drawn
 LINES = {
     "spt_lsa": ("#777777", "o", "-"),
+    "spt_lsa_stem": ("#56B4E9", "o", "-"),
+    "resnet": ("#56B4E9", "x", ":"),
     "spt_lsa_proposal": ("#E69F00", "v", "-"),
     "spt_lsa_residual": ("#009E73", "s", "-"),
     "spt_lsa_lensfit": ("#0072B2", "^", "-"),
@@ -29,7 +31,10 @@ _SCORES = {"roc_auc": "ROC-AUC, any substructure", "macro_roc_auc": "ROC-AUC, me
 
 
 def data_efficiency(
-    table: pd.DataFrame, labels: Mapping[str, str], other: pd.DataFrame | None = None
+    table: pd.DataFrame,
+    labels: Mapping[str, str],
+    other: pd.DataFrame | None = None,
+    published: pd.DataFrame | None = None,
 ) -> plt.Figure:
     """Draw the ROC-AUC against the number of training images: a column a population.
 
@@ -37,7 +42,8 @@ def data_efficiency(
     substructure against none; below, the mean over the classes. Points are means over the seeds,
     bands reach from the lowest seed to the highest; dotted lines need no training. The axis is
     logarithmic in 1 - AUC, the pairs that are put in the wrong order, and ends at 0.9999. ``other``
-    are results of another run, drawn as open marks.
+    are results of another run, drawn as open marks. ``published`` has the columns population,
+    model, pretrained (yes or no), n_train and some of the scores: stars, open if from scratch.
     """
     own = table[table["scored_on"] == table["population"]]
     populations = own["population"].unique()
@@ -57,20 +63,34 @@ def data_efficiency(
                     mean = other[same & (other["n_train"] > 0)].groupby("n_train")[score].mean()
                     colour, marker, _ = LINES[name]
                     axes.plot(mean.index, _wrong(mean), marker, mfc="white", mec=colour, ms=5)
+                if published is not None and score in published:
+                    _stars(axes, published[published["population"] == population], score)
         _auc_axis(row, _wrong(own[score]).min())
         row[0].set_ylabel(_SCORES[score])
     for axes, population in zip(grid[0], populations, strict=True):
         axes.set_title(population)
     for axes in grid[-1]:
-        sizes = sorted(own["n_train"][own["n_train"] > 0].unique())
         axes.set(xscale="log", xlabel="training images")
-        axes.set_xticks(sizes, [f"{n:,}".replace(",", "\u202f") for n in sizes])
+        low, high = own["n_train"][own["n_train"] > 0].agg(["min", "max"])
+        sizes = [n for n in (30, 100, 300, 1000, 3000, 10_000, 30_000) if low <= n <= high * 1.2]
+        axes.set_xticks(sizes or [low], [f"{n:,}".replace(",", "\u202f") for n in sizes])
         axes.minorticks_off()
     handles = {}
     for axes in grid.flat:
         handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     figure.legend(handles.values(), handles, loc="outside upper center", ncols=2, fontsize=7.5)
     return figure
+
+
+def _stars(axes: Axes, published: pd.DataFrame, score: str) -> None:
+    """Draw published results, with the names of the models beside them."""
+    for row in published.dropna(subset=score).sort_values(score).to_dict("records"):
+        at, scratch = (row["n_train"], _wrong(row[score])), row["pretrained"] == "no"
+        axes.plot(*at, "*", ms=7, mec="black", mfc="white" if scratch else "black", mew=0.7)
+        axes.annotate(
+            row["model"], at, (-5, 0), textcoords="offset points", ha="right", va="center",
+            fontsize=5.5,
+        )  # fmt: skip
 
 
 def _curve(axes: Axes, part: pd.DataFrame, score: str, name: str, label: str) -> None:
