@@ -63,8 +63,8 @@ def data_efficiency(
                     mean = other[same & (other["n_train"] > 0)].groupby("n_train")[score].mean()
                     colour, marker, _ = LINES[name]
                     axes.plot(mean.index, _wrong(mean), marker, mfc="white", mec=colour, ms=5)
-                if published is not None and score in published:
-                    _stars(axes, published[published["population"] == population], score)
+            if published is not None and score in published:
+                _stars(axes, published[published["population"] == population], score)
         _auc_axis(row, _wrong(own[score]).min())
         row[0].set_ylabel(_SCORES[score])
     for axes, population in zip(grid[0], populations, strict=True):
