@@ -309,14 +309,11 @@ def stem_by_functions(stem, images):
 
     first, *blocks, norm, _ = stem
     maps = functional.conv2d(images, first.weight, stride=2, padding=1)
-    for k, block in enumerate(blocks):
-        stride = 2 if k else 1
+    for block in blocks:
         seen = active(maps, block.norm1)
-        inner = functional.conv2d(seen, block.conv1.weight, stride=stride, padding=1)
+        inner = functional.conv2d(seen, block.conv1.weight, stride=2, padding=1)
         inner = functional.conv2d(active(inner, block.norm2), block.conv2.weight, padding=1)
-        if k:
-            maps = functional.conv2d(seen, block.shortcut.weight, stride=stride)
-        maps = maps + inner
+        maps = functional.conv2d(seen, block.shortcut.weight, stride=2) + inner
     return active(maps, norm)
 
 
@@ -345,7 +342,7 @@ def test_a_resnet_is_a_stem_a_mean_and_a_head():
         expected = maps.flatten(2).mean(-1) @ net.head.weight.T + net.head.bias
         torch.testing.assert_close(net(pixels(2, 2, 16)), expected, rtol=1e-4, atol=1e-4)
     with pytest.raises(AssertionError, match="images only"):
-        ResNet(config.Model(architecture="resnet"), 16, 3, num_features=2)
+        ResNet(config.Model(architecture="resnet", stem=1), 16, 3, num_features=2)
 
 
 def test_number_of_parameters():
@@ -376,8 +373,9 @@ def test_wrong_sizes_name_both_values():
         config.Model(embed_dim=30, num_heads=4)
     with pytest.raises(ValueError, match=r"patch_size = 12 is not a multiple of 2\^stem = 8"):
         config.Model(patch_size=12, stem=3)
-    with pytest.raises(ValueError, match=r"'resnet' takes images only; expected features off"):
-        config.Model(architecture="resnet", features=True)
+    for settings in ({"features": True, "stem": 1}, {"stem": 0}):
+        with pytest.raises(ValueError, match="'resnet': found .*; expected features off and a st"):
+            config.Model(architecture="resnet", **settings)
 
 
 # ------------------------------------------------------------------------ features

@@ -183,8 +183,11 @@ class Model(Section):
             raise ValueError(
                 f"patch_size = {self.patch_size} is not a multiple of 2^stem = {2**self.stem}"
             )
-        if self.architecture == "resnet" and self.features:
-            raise ValueError("architecture = 'resnet' takes images only; expected features off")
+        if self.architecture == "resnet" and (self.features or not self.stem):
+            found = f"found features {'on' if self.features else 'off'}, stem {self.stem}"
+            raise ValueError(
+                f"architecture = 'resnet': {found}; expected features off and a stem of 1 or more"
+            )
         return self
 
 

@@ -740,6 +740,7 @@ def write_run(
         history.to_csv(folder / "history.csv", index=False)
         if predictions is not None:
             predictions.to_csv(folder / "predictions.csv", index=False)
-        save_file(run.model.state_dict(), folder / "model.safetensors")
+        state = {name: value.contiguous() for name, value in run.model.state_dict().items()}
+        save_file(state, folder / "model.safetensors")
         write_json(folder / "metrics.json", metrics)
         sidecar(folder / "run.json", seed=run.settings.seed, config=run.settings, **provenance)
