@@ -397,6 +397,7 @@ if settings.efficiency.curves:
     labels = dict(zip(curves["model"], curves["label"], strict=True))
     labels = {name: text.replace("ViT + SPT + LSA", "ViT: image") for name, text in labels.items()}
     labels |= {
+        "fit_point_evidence": "untrained: evidence of a point mass",
         "fit_fourth_power": "untrained: 4th power of the residual",
         "fit_theta_E": r"untrained: fitted $\theta_\mathrm{E}$",
     }

@@ -13,7 +13,7 @@ from oracle import with_lenstronomy
 from scipy import optimize
 from sklearn.metrics import roc_auc_score
 
-from vitdm import ceiling, config, dataset, definitions, lensfit, render, simulate
+from vitdm import ceiling, config, dataset, definitions, lensfit, render, simulate, substructure
 from vitdm.__main__ import main
 from vitdm.config import InputError, LensFit
 from vitdm.definitions import LENSFIT
@@ -398,6 +398,7 @@ def made(residual, lensed):
         chi2=np.ones(n),
         converged=np.ones(n, bool),
         flags=[""] * n,
+        perturbers=np.full((n, len(substructure.NAMES)), math.nan),
         residual=residual.astype(np.float32),
         lensed=lensed,
         pixel_scale=0.1,

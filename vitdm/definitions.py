@@ -3,7 +3,7 @@
 Three groups. Two are measured on the image (``features``): those of the project's *proposal*
 (area, points of greatest luminosity, their separations), and the *morphology* that the field uses
 for galaxies and arcs. The third, *lensfit*, is measured on a smooth lens that is fitted to the
-image, and on what it leaves (``residuals``).
+image, and on what it leaves (``residuals``, ``substructure``).
 """
 
 from __future__ import annotations
@@ -206,6 +206,41 @@ def _band(sigma: float) -> Feature:
     return Feature("lensfit", "", definition, "this work; after Marr & Hildreth (1980)", _LARGER)
 
 
+_MASS = "this work; after Scharf & Friedlander (1994), doi:10.1109/78.301849"
+_TEMPLATE = "T what a mass changes in the image, in sigma, beyond what a smooth lens imitates"
+
+
+def _evidence(of: str, share: str) -> str:
+    return (
+        f"ln of the mean, over the places of {of} and positive normal masses of scale {share} "
+        f"theta_E², of the likelihood ratio with and without it, {_R}"
+    )
+
+
+_MORE = "larger: masses are there"
+_PERTURBERS = {
+    "fit_point_snr": (f"largest T · r / |T| of a point mass, {_TEMPLATE}, {_R}", _MORE),
+    "fit_point_mass": (
+        "T · r / |T|² there, the squared Einstein radius of that mass / theta_E²",
+        _MORE,
+    ),
+    "fit_point_evidence": (_evidence("a point mass", "0.015"), _MORE),
+    "fit_string_mass": (
+        "T · r / |T|², as of a point mass, of the straight string of mass (0.7″ or 1.5″ long, of "
+        "six directions) with the largest T · r / |T|",
+        _MORE,
+    ),
+    "fit_string_evidence": (_evidence("a string", "0.04"), _MORE),
+    **{
+        f"fit_string_gain_{k}": (
+            f"chi² that the best string takes away, less what the best {k} points take away",
+            "larger for a vortex, smaller for subhalos",
+        )
+        for k in (1, 3, 6)
+    },
+}
+
+
 def _azimuth(low: int, high: int, of: str) -> Feature:
     definition = (
         f"mean over m = {low} … {high} of |sum of {of} exp(i m phi)|² / number of pixels in the "
@@ -218,6 +253,10 @@ def _azimuth(low: int, high: int, of: str) -> Feature:
 LENSFIT: dict[str, Feature] = {
     **_SHAPES,
     **_RESIDUALS,
+    **{
+        name: Feature("lensfit", "", meaning, _MASS, expects)
+        for name, (meaning, expects) in _PERTURBERS.items()
+    },
     **{f"fit_power_{sigma:g}px": _band(sigma) for sigma in SCALES},
     **{f"fit_azimuth_{a}_{b}": _azimuth(a, b, "r") for a, b in ORDERS},
     **{f"fit_azimuth_abs_{a}_{b}": _azimuth(a, b, "(r² - 1) / √2") for a, b in ORDERS},
@@ -279,7 +318,7 @@ def table(settings: Features | None = None, merged: bool = False) -> pd.DataFram
     """Return one row a feature: name, group, unit, definition, reference, expects.
 
     ``merged`` gives the features that differ in a number only one row together: in their level L %,
-    in the scale S, in the azimuthal orders A … B.
+    in the scale S, in the azimuthal orders A … B, in the number of points K.
     """
     settings = settings or Features()
     features = definitions(settings)
@@ -296,6 +335,12 @@ def table(settings: Features | None = None, merged: bool = False) -> pd.DataFram
         for kind in ("", "abs_"):
             name = f"fit_azimuth_{kind}{low}_{high}"
             families[name] = (f"fit_azimuth_{kind}A_B", f"{low} … {high}", "A … B")
+    for k in (1, 3, 6):
+        families[f"fit_string_gain_{k}"] = (
+            "fit_string_gain_K",
+            f"best {k} points",
+            "best K points",
+        )
     for name, (label, number, letter) in families.items():
         row = rows["name"] == name
         rows.loc[row, "definition"] = rows["definition"].str.replace(number, letter, regex=False)

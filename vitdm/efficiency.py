@@ -30,7 +30,7 @@ from vitdm.provenance import atomic, check_replaceable, sidecar
 from vitdm.selection import joined_features
 
 #: scores that need no training, larger with substructure: features of the fitted smooth lens
-UNTRAINED = ("fit_fourth_power", "fit_theta_E")
+UNTRAINED = ("fit_point_evidence", "fit_fourth_power", "fit_theta_E")
 BOOSTING = "gradient boosting"
 FILES = ("efficiency.csv", "efficiency.json")
 

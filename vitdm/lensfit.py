@@ -29,6 +29,7 @@ from vitdm.config import InputError, LensFit, Preprocess
 from vitdm.population import Population
 from vitdm.preprocess import detect
 from vitdm.smooth_lens import CHUNK, Camera, SmoothLens
+from vitdm.substructure import NAMES, search_of
 
 #: what can be wrong with an image or its fit
 FLAGS = {
@@ -227,6 +228,19 @@ class _Problem:
         mean, _ = self.expected(self.model.image(values), rows)
         return (self.images[rows] - mean) * self.inverse[rows]
 
+    def linear(self, values: Tensor, rows: Tensor) -> Tensor:
+        """Return r and J of a few images in one array (k, 1 + p, size, size).
+
+        Residuals, and derivatives of the model, in units of the noise. The next call overwrites it.
+        """
+        both = self.model.image_and_derivatives(values)
+        mean, slope = self.expected(both[:, 0], rows)
+        inverse = self.inverse[rows]
+        r = (self.images[rows] - mean) * inverse
+        both *= (inverse if slope is None else inverse * slope)[:, None]
+        both[:, 0] = r
+        return both
+
     def normal_equations(self, values: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return chi^2 (k,), J J^T (k, p, p) and J r (k, p) at ``values`` (k, p), double precision.
 
@@ -234,14 +248,9 @@ class _Problem:
         """
         parts = []
         for some, index in zip(values.split(CHUNK), rows.split(CHUNK), strict=True):
-            both = self.model.image_and_derivatives(some)
-            mean, slope = self.expected(both[:, 0], index)
-            inverse = self.inverse[index]
-            r = (self.images[index] - mean) * inverse
-            both *= (inverse if slope is None else inverse * slope)[:, None]
-            both[:, 0] = r  # one product gives J J^T and J r
-            product = both.flatten(2) @ both.flatten(2).mT
-            chi2 = r.flatten(1).square().sum(1, dtype=torch.float64)
+            both = self.linear(some, index).flatten(2)
+            product = both @ both.mT  # one product gives J J^T and J r
+            chi2 = both[:, 0].square().sum(1, dtype=torch.float64)
             parts.append((chi2, product[:, 1:, 1:].double(), product[:, 1:, 0].double()))
         return tuple(torch.cat(part) for part in zip(*parts, strict=True))
 
@@ -471,7 +480,8 @@ class Fits:
     float32 in units of the noise, 0 where nothing was fitted; ``lensed`` (n, size, size) tells
     where the fitted arcs are brighter than the noise of the sky, with the neighbouring pixels.
     ``flags`` are words of ``FLAGS``, separated by spaces; ``converged`` (n,) tells whether a
-    minimum was found. ``gain`` is the photon noise that was assumed.
+    minimum was found. ``perturbers`` (n, names) are the ``vitdm.substructure.NAMES``. ``gain`` is
+    the photon noise that was assumed.
     """
 
     names: tuple[str, ...]
@@ -480,6 +490,7 @@ class Fits:
     chi2: NDArray
     converged: NDArray
     flags: list[str]
+    perturbers: NDArray
     residual: NDArray
     lensed: NDArray
     pixel_scale: float
@@ -568,6 +579,12 @@ def _refined(
     covariance, singular = torch.linalg.inv_ex(H)
     variance = covariance.diagonal(dim1=1, dim2=2)
     bad = (singular > 0)[:, None] | (variance <= 0) | blocked
+    search, at_theta = search_of(model.camera), model.names.index("theta_E")
+    source = tuple(1 + model.names.index(name) for name in ("source_x", "source_y"))
+    perturbers = [
+        search(problem.linear(some, index), source, some[:, at_theta])
+        for some, index in zip(state.values.split(CHUNK), rows.split(CHUNK), strict=True)
+    ]
     arcs, residual = model.arcs(state.values), problem.residual(state.values, rows)
     return {
         "values": state.values,
@@ -575,6 +592,7 @@ def _refined(
         "bound": blocked.any(1),
         "chi2": state.chi2 / (images.good.flatten(1).sum(1) - len(model.names)).clamp(min=1),
         "converged": state.converged,
+        "perturbers": torch.cat(perturbers),
         "residual": residual,
         "misfit": residual / problem.inverse.clamp(min=1e-6),  # not in units of the photon noise
         "brightness": model.image(state.values),
@@ -654,6 +672,7 @@ def _fit_batch(
     k, p, size = len(images), len(model.names), model.camera.size
     values, errors = np.full((2, k, p), math.nan)
     chi2, converged = np.full(k, math.nan), np.zeros(k, bool)
+    perturbers = np.full((k, len(NAMES)), math.nan)
     residual, lensed = np.zeros((k, size, size), np.float32), np.zeros((k, size, size), bool)
     seen = torch.isfinite(prepared.radius)
     if seen.any():
@@ -663,6 +682,7 @@ def _fit_batch(
         rows = rows.numpy()
         chi2[rows], converged[rows] = found["chi2"], found["converged"]
         residual[rows], lensed[rows] = found["residual"], found["lensed"] > 0
+        perturbers[rows] = found["perturbers"]
         for row, at_bound in zip(rows, found["bound"], strict=True):
             flags = prepared.flags[row]
             theta_E, source = values[row, 0], np.hypot(*values[row, 5:7])
@@ -678,6 +698,7 @@ def _fit_batch(
         "chi2": chi2,
         "converged": converged,
         "flags": flags,
+        "perturbers": perturbers,
         "residual": residual,
         "lensed": lensed,
     }

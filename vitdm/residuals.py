@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from tqdm import tqdm
 
-from vitdm import dataset
+from vitdm import dataset, substructure
 from vitdm.ceiling import fourth_power
 from vitdm.config import SPLITS, InputError, LensFit
 from vitdm.definitions import LENSFIT, ORDERS, SCALES
@@ -42,6 +42,7 @@ def features(fits: Fits) -> pd.DataFrame:
     ]
     values = pd.DataFrame(rows, columns=list(LENSFIT), dtype=float)
     values["fit_chi2"] = fits.chi2
+    values[[f"fit_{name}" for name in substructure.NAMES]] = fits.perturbers
     for name in [name for name in LENSFIT if name[4:] in fits.names]:
         values[name] = columns[name]
     return values
@@ -232,7 +233,20 @@ def _nothing(settings: LensFit) -> Fits:
     """Return fits of no images."""
     names = parameter_names(SmoothLens(Camera(settings.size, 1.0), settings.n_lights))
     values, images = np.empty((0, len(names))), np.empty((0, settings.size, settings.size))
-    return Fits(names, values, values, np.empty(0), np.empty(0, bool), [], images, images, 1.0, 0.0)
+    perturbers = np.empty((0, len(substructure.NAMES)))
+    return Fits(
+        names=names,
+        values=values,
+        errors=values,
+        chi2=np.empty(0),
+        converged=np.empty(0, bool),
+        flags=[],
+        perturbers=perturbers,
+        residual=images,
+        lensed=images,
+        pixel_scale=1.0,
+        gain=0.0,
+    )
 
 
 def _rows(fits: Fits, ids: NDArray) -> pd.DataFrame:

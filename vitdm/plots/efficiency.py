@@ -22,6 +22,7 @@ LINES = {
     "spt_lsa_lensfit": ("#0072B2", "^", "-"),
     "spt_lsa_all": ("#CC79A7", "D", "-"),
     "boosting": ("#D55E00", "P", "--"),
+    "fit_point_evidence": ("black", "", "--"),
     "fit_fourth_power": ("black", "", ":"),
     "fit_theta_E": ("#777777", "", ":"),
 }
