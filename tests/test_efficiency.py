@@ -106,7 +106,7 @@ def test_a_shortcut_is_lost_where_it_tells_nothing(measured):
     table = pd.read_csv(measured / "all/efficiency.csv")
     loss = plots.shortcut_table(table, "model_i", "model_i_sizes").set_index("model")
     for name in ("boosting", "fit_theta_E", "spt_lsa_lensfit"):
-        assert loss.loc[name, "roc_auc_here"] > 0.87
+        assert loss.loc[name, "roc_auc_here"] > 0.84
         assert loss.loc[name, "roc_auc_there"] < loss.loc[name, "roc_auc_here"] - 0.03
     assert abs(loss.loc["spt_lsa", "roc_auc_here"] - 0.5) < 0.2  # images are noise
     assert loss.loc["boosting", "n_train"] == 40
@@ -202,7 +202,7 @@ def test_what_needs_no_training_is_merged_once(measured, tmp_path):
     efficiency.merge([measured / "part0", again], tmp_path / "out")
     merged = pd.read_csv(tmp_path / "out/efficiency.csv")
     untrained = table["n_train"] == 0
-    assert (merged["n_train"] == 0).sum() == untrained.sum() == 4
+    assert (merged["n_train"] == 0).sum() == untrained.sum() == 2 * len(efficiency.UNTRAINED)
     assert (merged["n_train"] > 0).sum() == 2 * (~untrained).sum()
 
 
