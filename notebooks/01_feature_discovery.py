@@ -519,7 +519,7 @@ if side_by_side:
 alone = {}
 for name, table in side_by_side.items():
     truth = (table["class"] != "no_sub").to_numpy(int)
-    for key in ("fit_theta_E", "fit_fourth_power"):
+    for key in ("fit_theta_E", "fit_fourth_power", "fit_point_evidence"):
         answer = evaluate.bootstrap_interval(
             evaluate.weighted_auc, truth, [table[key].to_numpy()], 500, out.config.seed
         )
@@ -528,8 +528,9 @@ for name, table in side_by_side.items():
 
 # %% [markdown]
 # Where the classes stand apart, the Einstein radius alone tells them, and a high score is no proof
-# that a clump was seen. In the reference run, on `marginal`, it tells nothing, and the fourth power
-# of the residual, one number without any training, tells nearly all.
+# that a clump was seen. In the reference run, on `marginal`, it tells nothing, while single numbers
+# measured on what the fit leaves, without any training, tell nearly all: the fourth power of the
+# residual, and still more the evidence of a point mass, which knows what a point mass does.
 #
 # **Does it point at the clump?** A high score should come with a place. So we compare where the
 # residual peaks with where the most massive subhalo is, in images of the class `cdm` in which that

@@ -20,7 +20,7 @@ CURVE = {"population": "config/populations/marginal.yaml", "sizes": [40]}
 CONTENT = SETTINGS | {
     "features": {"groups": ["proposal", "morphology", "lensfit"]},
     "runs": RUNS,
-    "efficiency": {"curves": [CURVE], "runs": list(RUNS), "min_steps": 60},
+    "efficiency": {"curves": [CURVE], "runs": list(RUNS), "min_steps": 120},
 }
 
 
