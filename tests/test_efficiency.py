@@ -106,7 +106,7 @@ def test_a_shortcut_is_lost_where_it_tells_nothing(measured):
     table = pd.read_csv(measured / "all/efficiency.csv")
     loss = plots.shortcut_table(table, "model_i", "model_i_sizes").set_index("model")
     for name in ("boosting", "fit_theta_E", "spt_lsa_lensfit"):
-        assert loss.loc[name, "roc_auc_here"] > 0.84
+        assert loss.loc[name, "roc_auc_here"] > 0.7
         assert loss.loc[name, "roc_auc_there"] < loss.loc[name, "roc_auc_here"] - 0.03
     assert abs(loss.loc["spt_lsa", "roc_auc_here"] - 0.5) < 0.2  # images are noise
     assert loss.loc["boosting", "n_train"] == 40
