@@ -88,12 +88,18 @@ def medians(functions: dict[str, Callable[[], None]], repeats: int) -> dict[str,
 
 
 def products(model: Model) -> float:
-    """Return the floating-point operations of the forward products of one image."""
+    """Return the floating-point operations of the forward products of one image.
+
+    Of the last block only the class token is made, from keys and values of all.
+    """
     n = (SIDE // model.patch_size) ** 2 + 1
     d, p, hidden = model.embed_dim, model.patch_size, round(model.mlp_ratio * model.embed_dim)
     kernel = (p + 2 * (p // 2)) ** 2  # of SPT as one convolution
-    block = n * (4 * d * d + 2 * d * hidden) + 2 * n * n * d
-    return 2 * ((n - 1) * kernel * d + model.depth * block)
+
+    def block(queries: int) -> int:
+        return n * 2 * d * d + queries * (2 * d * d + 2 * d * hidden + 2 * n * d)
+
+    return 2 * ((n - 1) * kernel * d + (model.depth - 1) * block(n) + block(1))
 
 
 def compare(model: Model, peer: Path | None, repeats: int) -> None:
