@@ -123,7 +123,7 @@ NOTEBOOKS = {
         + expand(f"{OUT}/runs/{{run}}/metrics.json", run=RUNS)
         + [f"{OUT}/efficiency/all/efficiency.csv"] * bool(CURVES)
         + EXTENDED,
-        "figures": ["shifted_patches", "attention", "training_history", "runs"]
+        "figures": ["shifted_patches", "attention", "positions", "training_history", "runs"]
         + ["data_efficiency"] * bool(CURVES)
         + ["shortcut_loss"] * SHORTCUT,
         "tables": ["runs"] + ["data_efficiency"] * bool(CURVES) + ["shortcut_loss"] * SHORTCUT,
