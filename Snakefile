@@ -65,6 +65,12 @@ NOISY = [
     for name, file in POPULATIONS.items()
     if schema.load_population(file).instrument.noise != "none"
 ]
+# the simulator's own knowledge of the test images, a reference beside the final test
+KNOWN_MODEL = [
+    f"{OUT}/known_model/scores.csv"
+    for file in [SETTINGS.population]
+    if SIMULATED and schema.load_population(file).instrument.noise != "none"
+]
 CLUMPY = [
     name
     for name, file in POPULATIONS.items()
@@ -127,7 +133,7 @@ NOTEBOOKS = {
         + [f"{OUT}/efficiency/all/efficiency.csv"] * bool(CURVES)
         + [f"{OUT}/compare/all/comparison.csv"] * bool(ROWS)
         + EXTENDED,
-        "figures": ["shifted_patches", "attention", "training_history", "runs"]
+        "figures": ["shifted_patches", "attention", "positions", "training_history", "runs"]
         + ["data_efficiency"] * bool(CURVES)
         + ["shortcut_loss"] * SHORTCUT
         + ["comparison"] * FAIR,
@@ -142,7 +148,8 @@ NOTEBOOKS = {
         "tables": ["tune_best"],
     },
     "05_final_test": {
-        "reads": [*DATASET, f"{OUT}/features.csv", f"{OUT}/evaluation/metrics.json"],
+        "reads": [*DATASET, f"{OUT}/features.csv", f"{OUT}/evaluation/metrics.json"]
+        + KNOWN_MODEL,
         "figures": ["roc_curve", "confusion_matrix", "failures", "headline"]
         + ["sensitivity"] * SIMULATED,
         "tables": ["results", "per_class", "confusion"],
@@ -710,6 +717,26 @@ rule evaluate:  # the only rule that reads the test split
     shell:
         "vitdm evaluate {params.processed} {params.runs} --features {input.features}"
         " {params.fits} --config {params.config} --out {params.out} 2>&1 | tee {log}"
+
+
+if KNOWN_MODEL:
+
+    rule known_model:  # draws the test images again, after the final test, and reads none of them
+        input:
+            SETTINGS.population,
+            predictions=f"{OUT}/evaluation/predictions.csv",
+        output:
+            multiext(f"{OUT}/known_model/", "scores.csv", "provenance.json"),
+        log:
+            f"{OUT}/logs/known_model.log",
+        conda:
+            "environment.yml"
+        params:
+            out=subpath(output[0], parent=True),
+            seed=SETTINGS.seed,
+        shell:
+            "vitdm ceiling {input[0]} --of {input.predictions} --seed {params.seed}"
+            " --out {params.out} 2>&1 | tee {log}"
 
 
 # ------------------------------------------------------------------ notebooks and article

@@ -218,6 +218,43 @@ print("weight on itself with LSA:", inside.loc[inside["LSA"], "largest"].max())
 inside.round(4)
 
 # %% [markdown]
+# ### What the positions have become
+#
+# Each patch's token was given a learnt vector that tells where it lies. At the start these vectors
+# are random and small, so none is like another. If the model makes use of the neighbourhood, the
+# vectors of patches that are near each other, or in the same row or column, become alike.
+#
+# **The figure** has one small map for each patch, at the place of the patch: the cosine similarity
+# of its position vector to those of all patches (itself, 1 by definition, is grey), as in
+# figure 7 of Dosovitskiy et al. (2021). Random vectors of $D$ numbers have similarities that
+# scatter by $D^{-1/2}$ around 0: colours within that mean nothing, and few images and short
+# trainings leave much of it.
+
+# %%
+
+
+def similarity(run):
+    """Return the cosine similarity of the positions of all pairs of patches, (n, n, n, n)."""
+    chosen, n = run.settings.model, side // run.settings.model.patch_size
+    patches = run.model.position[0, int(chosen.pool == "cls") :][: n * n].detach()
+    unit = torch.nn.functional.normalize(patches, dim=1)
+    return (unit @ unit.T).view(n, n, n, n).numpy()
+
+
+alike = {settings.runs[name].label: similarity(runs[name]) for name in looked_at}
+out.figure(plots.position_similarity(alike), "positions")
+for label, values in alike.items():
+    place = np.stack(np.indices(values.shape[:2]), axis=-1).reshape(-1, 2)
+    apart = np.abs(place[:, None] - place).sum(axis=-1)  # rows and columns between two patches
+    pairs = values.reshape(apart.shape)
+    near, far = pairs[apart == 1].mean(), pairs[apart > 1].mean()
+    print(
+        f"{label}: mean similarity of neighbours {near:+.3f}, of patches farther apart {far:+.3f}"
+    )
+width = settings.model.embed_dim
+print(f"scatter of random vectors of {width} numbers: {width**-0.5:.3f}")
+
+# %% [markdown]
 # ## 3.3 Joining the physics features
 #
 # The features of notebook 1 can be given to the network as well: those kept by notebook 2's rule

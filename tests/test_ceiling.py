@@ -244,3 +244,24 @@ def test_command_line(tiny, tmp_path, capsys):
     path.write_text(json.dumps(noisy(tiny, "none").model_dump(mode="json")))
     assert main(command) == 2
     assert "found instrument.noise: none" in capsys.readouterr().err
+
+
+def test_images_that_were_classified(tiny, tmp_path, capsys):
+    """Their scores are those of all images, drawn again from id and seed; no image is read."""
+    path, predictions = tmp_path / "tiny.yaml", tmp_path / "predictions.csv"
+    path.write_text(json.dumps(tiny.model_dump(mode="json")))
+    catalog = ceiling.catalog_of(8, 3, tiny)
+    catalog.iloc[::-1].drop(columns="seed").assign(p_no_sub=0.5).to_csv(predictions, index=False)
+    command = ["ceiling", str(path), "--of", str(predictions), "--seed", "3"]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 0
+    found = pd.read_csv(tmp_path / "out" / "scores.csv")
+    expected = ceiling.ceiling(catalog.iloc[::-1], tiny, progress=False)
+    pd.testing.assert_frame_equal(found, expected[list(found)], rtol=1e-4)
+    assert list(found) == ["id", "class", "chi2_known", "fourth_known"]
+    assert json.loads((tmp_path / "out" / "provenance.json").read_text())["n"] == 8
+    auc = roc_auc_score(catalog["class"] != "no_sub", expected["chi2_known"][::-1])
+    assert f"ROC-AUC of chi2 {auc:.4f}" in capsys.readouterr().err
+
+    predictions.write_text("id,class\nother_000001,cdm\n")
+    assert main([*command, "--out", str(tmp_path / "out")]) == 2
+    assert "found images of other; expected of tiny" in capsys.readouterr().err

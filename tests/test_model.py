@@ -9,7 +9,7 @@ from scipy.special import erf
 from torch import nn
 from torch.nn import functional
 
-from vitdm import config, model
+from vitdm import config, model, plots
 from vitdm.model import ViT, parameter_groups, shift_patches
 from vitdm.peers import NETWORKS, ResNet
 
@@ -465,3 +465,22 @@ def test_weight_decay_acts_on_matrices_only(settings):
     assert sorted(found) == sorted(id(p) for p in net.parameters())
     matrices = {id(m.weight) for m in net.modules() if isinstance(m, (nn.Linear, nn.Conv2d))}
     assert {id(p) for p in decayed["params"]} == matrices
+
+
+# --------------------------------------------------------------------------------------- figures
+
+
+def test_positions_are_drawn_where_their_patch_is():
+    rng = np.random.default_rng(0)
+    similarity = rng.uniform(-0.5, 0.5, (2, 2, 2, 2))
+    for row, column in np.ndindex(2, 2):
+        similarity[row, column, row, column] = 1
+    axes = plots.position_similarity({"one": similarity, "two": similarity}).axes[1]
+    drawn = {tuple(image.get_extent()[::2]): image.get_array() for image in axes.images}
+    for (x, y), values in drawn.items():
+        row, column = round(y / 1.15), round(x / 1.15)
+        assert np.argwhere(np.ma.getmaskarray(np.ma.masked_invalid(values))).tolist() == [
+            [row, column]
+        ]
+        np.testing.assert_array_equal(np.ma.filled(values, 1), similarity[row, column])
+    assert len(drawn) == 4

@@ -68,6 +68,7 @@ def test_plan_of_simulated_lenses(folder):
     sizes = sum(len(curve.sizes) for curve in curves)
     extra |= {"efficiency": sizes * SMOKE.efficiency.seeds, "merge_efficiency": 1}
     extra |= {"compare": len(SMOKE.compare.rows), "merge_compare": 1}
+    extra |= {"known_model": 1}
     assert jobs == REST | {"simulate": SMOKE.shards, "merge": 1} | extra
     assert total == sum(jobs.values())
     assert not (folder / "results").exists()  # a dry run leaves nothing
@@ -79,6 +80,17 @@ def test_plan_of_simulated_lenses(folder):
         "evaluate",
         "notebook_05",
     }
+    # the reference beside the final test comes after it, and only its notebook shows it
+    readers = {
+        name
+        for name, block in blocks.items()
+        if re.search("^    input:.*known_model/", block, re.M)
+    }
+    assert readers == {"notebook_05"}
+    assert (
+        "evaluation/predictions.csv" in re.search("^    input: .*", blocks["known_model"], re.M)[0]
+    )
+    assert "images.npy" not in blocks["known_model"]
     # nothing of a workflow that is not to be published lands in the repository's folders
     written = re.findall(r"^    output: (.*)$", text, re.M)
     assert all(path.startswith("results/") for line in written for path in line.split(", "))

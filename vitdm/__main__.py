@@ -72,7 +72,14 @@ def parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("population", help="population (YAML)")
     sub.add_argument("--n", type=int, default=1000, help="number of images (default: %(default)s)")
-    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument(
+        "--of",
+        type=Path,
+        metavar="PREDICTIONS",
+        help="predictions.csv of vitdm evaluate: of its images, the scores with the smooth lens "
+        "known (instead of --n)",
+    )
+    sub.add_argument("--seed", type=int, default=0, help="of the data set (default: %(default)s)")
 
     sub = command("preprocess", "Cut, turn and stretch every image.", out="dataset folder")
     sub.add_argument("dataset", type=Path)
@@ -213,9 +220,13 @@ def _run(arguments: argparse.Namespace) -> int:
         case "ceiling":
             from vitdm import ceiling
 
-            population = config.load_population(arguments.population)
-            summary = ceiling.write(population, arguments.n, arguments.seed, arguments.out)
-            print(ceiling.in_words(summary), file=sys.stderr)
+            population, seed = config.load_population(arguments.population), arguments.seed
+            if arguments.of:
+                auc = ceiling.write_known(population, arguments.of, seed, arguments.out)
+                print(f"smooth lens known: ROC-AUC of chi2 {auc:.4f}", file=sys.stderr)
+            else:
+                summary = ceiling.write(population, arguments.n, seed, arguments.out)
+                print(ceiling.in_words(summary), file=sys.stderr)
         case "preprocess":
             from vitdm.preprocess import process_dataset
 

@@ -43,6 +43,7 @@ of the lens galaxy as known.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,14 @@ from scipy import ndimage, stats
 from tqdm import tqdm
 
 from vitdm import simulate
-from vitdm.evaluate import NULL_CLASS, Interval, bootstrap_interval, resamplings, weighted_auc
+from vitdm.evaluate import (
+    NULL_CLASS,
+    Interval,
+    bootstrap_interval,
+    resamplings,
+    roc_auc,
+    weighted_auc,
+)
 from vitdm.messages import InputError
 from vitdm.population import Population
 from vitdm.provenance import atomic, check_replaceable, sidecar, write_json
@@ -81,6 +89,7 @@ MAX_STEPS = 30
 #: columns of the table that are scores of an actual image: larger, more like substructure
 SCORES = ("chi2_known", "fourth_known", "chi2_free", "fourth_free")
 FILES = ("ceiling.csv", "ceiling.json", "provenance.json")
+KNOWN_FILES = ("scores.csv", "provenance.json")
 
 
 # ---------------------------------------------------------------------------------- the camera
@@ -256,6 +265,23 @@ def index_of(image_id: str) -> int:
     return int(image_id.rpartition("_")[2])
 
 
+def scores_of(fit: Fit, lens: SmoothLens, name: str) -> dict[str, float]:
+    """Return ``chi2_<name>`` and ``fourth_<name>`` of what a fit leaves of a noisy image."""
+    residual = fit.residual.reshape(lens.lensed.shape)
+    n = np.count_nonzero(lens.lensed)
+    return {
+        f"chi2_{name}": float(np.sum(residual[lens.lensed] ** 2) - n) / np.sqrt(2 * n),
+        f"fourth_{name}": fourth_power(residual, lens.lensed),
+    }
+
+
+def measure_known(index: int, kind: str, seed: int, population: Population) -> dict[str, float]:
+    """Return the scores of one image if the smooth lens is known, a fourth of the work of all."""
+    lens = SmoothLens(simulate.draw(index, kind, seed, population), population)
+    observed = lens.in_noise(exposure(index, kind, seed, population))
+    return scores_of(lens.fit(observed, POSITION), lens, "known")
+
+
 def measure(index: int, kind: str, seed: int, population: Population) -> dict[str, float]:
     """Return the signal-to-noise ratios and the ``SCORES`` of one image; see the module."""
     system = simulate.draw(index, kind, seed, population)
@@ -263,26 +289,27 @@ def measure(index: int, kind: str, seed: int, population: Population) -> dict[st
     perturbed = lens.in_noise(moments(signal(system, population), system, population)[0])
     observed = lens.in_noise(exposure(index, kind, seed, population))
     nearest = lens.fit(perturbed)
-    row = {
+    snr = {
         "snr_known": float(np.linalg.norm(perturbed - lens.expected)),
         "snr_free": nearest.chi2**0.5,
     }
     known, free = lens.fit(observed, POSITION), lens.fit(observed, start=nearest)
-    for name, fit in (("known", known), ("free", free)):
-        residual = fit.residual.reshape(lens.lensed.shape)
-        n = np.count_nonzero(lens.lensed)
-        row[f"chi2_{name}"] = float(np.sum(residual[lens.lensed] ** 2) - n) / np.sqrt(2 * n)
-        row[f"fourth_{name}"] = fourth_power(residual, lens.lensed)
-    return row
+    return snr | scores_of(known, lens, "known") | scores_of(free, lens, "free")
 
 
-def ceiling(catalog: pd.DataFrame, population: Population, progress: bool = True) -> pd.DataFrame:
+def ceiling(
+    catalog: pd.DataFrame,
+    population: Population,
+    progress: bool = True,
+    of: Callable[[int, str, int, Population], dict[str, float]] = measure,
+) -> pd.DataFrame:
     """Return a table with a row for each image of a simulated catalog.
 
     ``catalog`` has the columns id, class and seed. The table has id, class, ``snr_known`` and
     ``snr_free`` (s and s_free), ``chi2_known``, ``fourth_known``, ``chi2_free``, ``fourth_free``
-    (the scores; chi^2 as its distance from the number of pixels, in standard deviations).
-    InputError if the population has no noise.
+    (the scores; chi^2 as its distance from the number of pixels, in standard deviations); with
+    ``of=measure_known``, ``chi2_known`` and ``fourth_known`` only. InputError if the population has
+    no noise.
     """
     columns = [catalog[name].tolist() for name in ("id", "class", "seed")]
     bar = tqdm(
@@ -293,7 +320,7 @@ def ceiling(catalog: pd.DataFrame, population: Population, progress: bool = True
         mininterval=5,
     )
     rows = [
-        {"id": image, "class": kind, **measure(index_of(image), kind, seed, population)}
+        {"id": image, "class": kind, **of(index_of(image), kind, seed, population)}
         for image, kind, seed in bar
     ]
     return pd.DataFrame(rows)
@@ -377,3 +404,43 @@ def write(
             n=n,
         )
     return summary
+
+
+def write_known(
+    population: Population,
+    predictions: str | Path,
+    seed: int,
+    out: str | Path,
+    progress: bool = True,
+) -> float:
+    """Write the scores with the smooth lens known of images that were classified; return an AUC.
+
+    ``predictions`` (CSV) has their id and class; the images themselves are not read, they are drawn
+    again from their id and the ``seed`` of the data set. ``out`` gets scores.csv (id, class,
+    ``chi2_known``, ``fourth_known``) and the sidecar. Returned is the ROC-AUC of ``chi2_known``,
+    any substructure against none. InputError if the images are of another population.
+    """
+    started = time.time()
+    check_replaceable(out, KNOWN_FILES)
+    catalog = pd.read_csv(predictions, usecols=["id", "class"], dtype=str)
+    names = {image.rpartition("_")[0] for image in catalog["id"]}
+    if names != {population.name}:
+        raise InputError(
+            f"{predictions}: found images of {', '.join(sorted(names))}; expected of "
+            f"{population.name}"
+        )
+    table = ceiling(catalog.assign(seed=seed), population, progress, of=measure_known)
+    with atomic(out) as folder:
+        folder.mkdir()
+        table.to_csv(folder / "scores.csv", index=False, float_format="%.6g")
+        sidecar(
+            folder / "provenance.json",
+            rule="known_model",
+            seed=seed,
+            config=population,
+            inputs=[predictions],
+            started=started,
+            population=population.name,
+            n=len(table),
+        )
+    return roc_auc((table["class"] != NULL_CLASS).to_numpy(int), table["chi2_known"].to_numpy())

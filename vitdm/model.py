@@ -184,22 +184,28 @@ class Attention(nn.Module):
         """Return LSA's s_h, (h, 1, 1), or one for all heads."""
         return self.scale
 
-    def _split(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        b, n, width = tokens.shape
-        qkv = self.qkv(tokens).view(b, n, 3, self.num_heads, width // self.num_heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, h, N, d)
+    def _split(self, tokens: Tensor, queries: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the first ``queries`` (default: all), and keys and values, each (B, h, N, d)."""
+        width = tokens.shape[-1]
+        d = width // self.num_heads
+        weight = self.qkv.weight[:width]
         if self.lsa:
-            # scaled_dot_product_attention divides by sqrt(d): put the learnt scale into q
-            q = q * (self.scales() * q.shape[-1] ** 0.5)
-        return q, k, v
+            # scaled_dot_product_attention divides by sqrt(d): put the learnt scale into q, by way
+            # of its weight, which is smaller
+            scales = self.scales().expand(self.num_heads, 1, 1).flatten()
+            weight = weight * (scales * d**0.5).repeat_interleave(d)[:, None]
+        q = functional.linear(tokens[:, :queries], weight)
+        k, v = functional.linear(tokens, self.qkv.weight[width:]).chunk(2, dim=-1)
+        return tuple(part.unflatten(-1, (-1, d)).transpose(1, 2) for part in (q, k, v))
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        q, k, v = self._split(tokens)
+    def forward(self, tokens: Tensor, queries: int | None = None) -> Tensor:
+        """Return what the first ``queries`` tokens (default: all) get from all, (B, N, D)."""
+        q, k, v = self._split(tokens, queries)
         mixed = functional.scaled_dot_product_attention(
             q,
             k,
             v,
-            attn_mask=self.mask if self.lsa else None,
+            attn_mask=self.mask[:queries] if self.lsa else None,
             dropout_p=self.dropout if self.training else 0.0,
         )  # (B, h, N, d)
         return self.project(mixed.transpose(1, 2).flatten(2))  # (B, N, D)
@@ -230,8 +236,10 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
         self.drop = nn.Dropout(settings.dropout) if settings.dropout else nn.Identity()
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        tokens = tokens + self.drop(self.attention(self.norm1(tokens)))
+    def forward(self, tokens: Tensor, queries: int | None = None) -> Tensor:
+        """Return the first ``queries`` tokens (default: all N) after the block, (B, N, D)."""
+        mixed = self.attention(self.norm1(tokens), queries)
+        tokens = tokens[:, :queries] + self.drop(mixed)
         return tokens + self.drop(self.mlp(self.norm2(tokens)))
 
 
@@ -306,10 +314,11 @@ class ViT(nn.Module):
     def forward_features(self, images: Tensor, features: Tensor | None = None) -> Tensor:
         """Return one vector an image, (B, D): the class token, or the mean of all tokens."""
         tokens = self.tokens(images, features)
-        for block in self.blocks:
+        for block in self.blocks[:-1]:
             tokens = block(tokens)
-        tokens = self.norm(tokens)
-        return tokens.mean(dim=1) if self.cls_token is None else tokens[:, 0]
+        # of the last block, only what is pooled
+        tokens = self.blocks[-1](tokens, None if self.cls_token is None else 1)
+        return self.norm(tokens).mean(dim=1)
 
     def forward(self, images: Tensor, features: Tensor | None = None) -> Tensor:
         """Return logits (B, K) of images (B, C, H, W) and features (B, F), if the model has any."""

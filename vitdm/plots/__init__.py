@@ -10,7 +10,13 @@ from vitdm.plots.lensfit import (
     residual_maps,
     subhalo_distance,
 )
-from vitdm.plots.model import attention, runs, shifted_patches, training_history
+from vitdm.plots.model import (
+    attention,
+    position_similarity,
+    runs,
+    shifted_patches,
+    training_history,
+)
 from vitdm.plots.populations import (
     Example,
     perturbations,
@@ -69,6 +75,7 @@ __all__ = [
     "perturbations",
     "population_gallery",
     "populations_compared",
+    "position_similarity",
     "processing_steps",
     "real_lenses",
     "real_residuals",

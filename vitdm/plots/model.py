@@ -111,6 +111,50 @@ def attention(
     return figure
 
 
+def position_similarity(maps: dict[str, np.ndarray]) -> plt.Figure:
+    """Draw how alike the learnt positions of patches are: a panel a model, a small map a patch.
+
+    ``maps`` holds, under the label of each model, the cosine similarity (n, n, n, n) of the
+    position vector of the patch at (row, column) to those of all patches. The small maps lie where
+    their patch does; the patch itself, whose similarity is 1, is grey (Dosovitskiy et al. 2021,
+    arXiv:2010.11929, fig. 7).
+    """
+    figure, grid = plt.subplots(
+        1,
+        len(maps),
+        figsize=(min(WIDTH, 3.1 * len(maps) + 0.6), 3.0),
+        squeeze=False,
+        layout="constrained",
+    )
+    others = {}
+    for label, similarity in maps.items():
+        n = len(similarity)
+        itself = np.eye(n * n, dtype=bool).reshape(similarity.shape)
+        others[label] = np.where(itself, np.nan, similarity)
+    colours = matplotlib.colormaps["PuOr"].with_extremes(bad="0.45")
+    limit = max(np.nanmax(np.abs(values)) for values in others.values())
+    for axes, (label, values) in zip(grid[0], others.items(), strict=True):
+        n, step = len(values), 1.15  # a small map and the gap to the next
+        for row, column in np.ndindex(n, n):
+            extent = (column * step, column * step + 1, row * step, row * step + 1)
+            shown = axes.imshow(
+                values[row, column], extent=extent, cmap=colours, vmin=-limit, vmax=limit
+            )
+            frame = plt.Rectangle(extent[::2], 1, 1, fill=False, ec="0.6", lw=0.4)
+            axes.add_patch(frame)
+        end = n * step - 0.15
+        middles = np.arange(n) * step + 0.5
+        axes.set(xlim=(-0.05, end + 0.05), ylim=(-0.05, end + 0.05), title=label)
+        axes.set_xticks(middles, range(1, n + 1))
+        axes.set_yticks(middles, range(1, n + 1))
+        axes.set(xlabel="column of the patch", ylabel="row of the patch")
+        axes.tick_params(length=0)
+        sns.despine(ax=axes, left=True, bottom=True)
+    bar = figure.colorbar(shown, ax=grid, fraction=0.04, pad=0.02, aspect=25)
+    bar.set_label("cosine similarity of positions")
+    return figure
+
+
 def _run_colours(labels: list[str]) -> dict[str, Any]:
     palette = "colorblind" if len(labels) <= 10 else "husl"
     return dict(zip(labels, sns.color_palette(palette, len(labels)), strict=True))
