@@ -48,7 +48,7 @@ TRAININGS = [
     f"{OUT}/efficiency/{name}/n{n}_seed{k}"
     for name, curve in CURVES.items()
     for n in curve.sizes
-    for k in range(SETTINGS.efficiency.seeds)
+    for k in range(curve.seeds or SETTINGS.efficiency.seeds)
 ]
 SEEN = ("processed/images.npy", "features.csv", "lensfit/residuals.npy")  # of a sample
 ROWS = list(SETTINGS.compare.rows)

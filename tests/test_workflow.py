@@ -65,8 +65,9 @@ def test_plan_of_simulated_lenses(folder):
     extra = {"simulate_sample": samples, "ceiling": shown, "features": 1 + shown + fitted}
     extra |= {"rank_population": shown, "invariance": shown, "preprocess": 1 + len(curves)}
     extra |= {"lensfit": SMOKE.shards, "merge_fits": 1, "lensfit_sample": shown + fitted}
-    sizes = sum(len(curve.sizes) for curve in curves)
-    extra |= {"efficiency": sizes * SMOKE.efficiency.seeds, "merge_efficiency": 1}
+    default = SMOKE.efficiency.seeds
+    trainings = sum(len(curve.sizes) * (curve.seeds or default) for curve in curves)
+    extra |= {"efficiency": trainings, "merge_efficiency": 1}
     extra |= {"compare": len(SMOKE.compare.rows), "merge_compare": 1}
     extra |= {"known_model": 1}
     assert jobs == REST | {"simulate": SMOKE.shards, "merge": 1} | extra

@@ -327,6 +327,7 @@ class Curve(Section):
     runs: list[str] | None = Field(
         None, description="networks on images alone: nothing is fitted; null: efficiency.runs"
     )
+    seeds: int | None = Field(None, ge=1, description="null: efficiency.seeds")
 
     @property
     def name(self) -> str:
