@@ -13,7 +13,8 @@ of one large product of matrices (SGEMM), measured in between, tells what the pr
 share of it that a step reaches counts the products of the network only.
 
 ``python benchmarks/model.py --scaling`` (two to ten minutes, Linux) draws docs/model_cost.png: time
-and memory of a training against the number of images and of tokens.
+and memory of a training against the number of images and of tokens. ``--ideas`` (a few minutes)
+tries what might make a training faster.
 """
 
 from __future__ import annotations
@@ -79,8 +80,10 @@ def peer_of(folder: Path, model: Model) -> torch.nn.Module:
     )
 
 
-def training_step(net: torch.nn.Module) -> Callable[[torch.Tensor, torch.Tensor], None]:
-    optimiser = torch.optim.AdamW(net.parameters(), lr=1e-3)
+def training_step(
+    net: torch.nn.Module, fused: bool | None = None
+) -> Callable[[torch.Tensor, torch.Tensor], None]:
+    optimiser = torch.optim.AdamW(net.parameters(), lr=1e-3, fused=fused)
 
     def step(images: torch.Tensor, labels: torch.Tensor) -> None:
         optimiser.zero_grad()
@@ -160,6 +163,57 @@ def where_time_goes(model: Model) -> None:
 
 
 # ---------------------------------------------------------------------------------------- scaling
+
+
+def ideas(repeats: int) -> None:
+    """Print the time of a training step, per image, with one change each, over that without."""
+    for more in (
+        {"patch_size": 32, "embed_dim": 64, "depth": 3},
+        {"patch_size": 12},
+        {"patch_size": 16, "embed_dim": 64, "depth": 2, "stem": 3},
+    ):
+        model = Model(**more)
+        images, labels = torch.randn(256, 1, SIDE, SIDE), torch.randint(CLASSES, (256,))
+
+        def steps(
+            n: int = BATCH,
+            fused: bool | None = None,
+            change: Callable[[torch.nn.Module], torch.nn.Module] = lambda net: net,
+            autocast: bool = False,
+            model: Model = model,
+            images: torch.Tensor = images,
+            labels: torch.Tensor = labels,
+        ) -> Callable[[], None]:
+            step = training_step(change(ViT(model, SIDE, CLASSES)), fused)
+
+            def run() -> None:
+                with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                    step(images[:n], labels[:n])
+
+            return run
+
+        loader = Batches((images, torch.empty(256, 0), labels), BATCH, torch.Generator(), True)
+        work = {
+            "as it is": steps(),
+            "fused AdamW": steps(fused=True),
+            "torch.compile": steps(change=torch.compile),
+            "channels last": steps(change=lambda net: net.to(memory_format=torch.channels_last)),
+            "not channels last": steps(
+                change=lambda n: n.to(memory_format=torch.contiguous_format)
+            ),
+            "bfloat16 autocast": steps(autocast=True),
+            "batches of 16": steps(16),
+            "batches of 128": steps(128),
+            "batches of 256": steps(256),
+            "images and flips": lambda loader=loader: list(loader),
+        }
+        found = medians(work, repeats)
+        size = {"batches of 16": 16, "batches of 128": 128} | dict.fromkeys(
+            ("batches of 256", "images and flips"), 256
+        )
+        base = found["as it is"] / BATCH
+        ratios = {name: seconds / size.get(name, BATCH) / base for name, seconds in found.items()}
+        print(more, {name: round(ratio, 2) for name, ratio in ratios.items()})
 
 
 def scaling() -> None:
@@ -243,8 +297,12 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--profile", action="store_true", help="of the first setting")
     parser.add_argument("--scaling", action="store_true", help="draw docs/model_cost.png, only")
+    parser.add_argument("--ideas", action="store_true", help="what might train faster, only")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    if arguments.ideas:
+        ideas(arguments.repeats)
+        return
     if arguments.scaling:
         scaling()
         return
