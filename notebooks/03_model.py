@@ -428,9 +428,9 @@ if settings.efficiency.curves:
     extended = Path("paper/extended/efficiency.csv")
     larger = settings.publish and extended.exists()
     curves, other = (pd.read_csv(extended), own) if larger else (own, None)
-    for table in (curves, own):  # networks on images alone have a sample of their own
+    for scored in (curves, own):  # networks on images alone have a sample of their own
         for column in ("population", "scored_on"):
-            table[column] = table[column].str.removesuffix("_images")
+            scored[column] = scored[column].str.removesuffix("_images")
     labels = dict(zip(curves["model"], curves["label"], strict=True))
     labels = {name: text.replace("ViT + SPT + LSA", "ViT: image") for name, text in labels.items()}
     labels |= {
@@ -583,6 +583,12 @@ for row in [] if curves.empty else scores.itertuples():
     key = f"efficiency_{row.population}_{row.model}_{row.n_train}"
     numbers |= {f"{key}_auc": row.roc_auc, f"{key}_sd": row.roc_auc_sd}
     numbers |= {f"{key}_macro": row.macro_roc_auc, f"{key}_macro_sd": row.macro_roc_auc_sd}
+if len(curves):
+    scratch = published.query("population == 'model_i' and pretrained == 'no'")
+    numbers |= {"published_scratch_macro": scratch["macro_roc_auc"].max()}
+    taken = own_scores.dropna(subset="seconds").groupby(["population", "model", "n_train"])
+    for (population, name, n), seconds in taken["seconds"].mean().items():
+        numbers |= {f"efficiency_{population}_{name}_{n}_seconds": seconds}
 for row in [] if loss is None else loss.to_dict("records"):
     numbers |= {
         f"shortcut_{row['model']}_{score}_{kind}": row[f"{score}_{kind}"]
