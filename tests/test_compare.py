@@ -91,7 +91,7 @@ def test_scores_are_those_of_the_images_that_score(measured):
         ]
         assert row.macro_roc_auc == pytest.approx(np.mean(rest))
     means = table.groupby("row")["roc_auc"].mean()
-    assert means["boosting"] > 0.9 and means["image"] < 0.75  # the images are noise
+    assert means["boosting"] > 0.8 and means["image"] < 0.75  # the images are noise
 
 
 def test_images_that_choose_are_not_learnt_from(measured):
