@@ -148,8 +148,7 @@ NOTEBOOKS = {
         "tables": ["tune_best"],
     },
     "05_final_test": {
-        "reads": [*DATASET, f"{OUT}/features.csv", f"{OUT}/evaluation/metrics.json"]
-        + KNOWN_MODEL,
+        "reads": [*DATASET, f"{OUT}/features.csv", f"{OUT}/evaluation/metrics.json"] + KNOWN_MODEL,
         "figures": ["roc_curve", "confusion_matrix", "failures", "headline"]
         + ["sensitivity"] * SIMULATED,
         "tables": ["results", "per_class", "confusion"],
