@@ -722,7 +722,7 @@ if KNOWN_MODEL:
 
     rule known_model:  # draws the test images again, after the final test, and reads none of them
         input:
-            SETTINGS.population,
+            population=SETTINGS.population,
             predictions=f"{OUT}/evaluation/predictions.csv",
         output:
             multiext(f"{OUT}/known_model/", "scores.csv", "provenance.json"),
@@ -734,7 +734,7 @@ if KNOWN_MODEL:
             out=subpath(output[0], parent=True),
             seed=SETTINGS.seed,
         shell:
-            "vitdm ceiling {input[0]} --of {input.predictions} --seed {params.seed}"
+            "vitdm ceiling {input.population} --of {input.predictions} --seed {params.seed}"
             " --out {params.out} 2>&1 | tee {log}"
 
 
