@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 import pandas as pd
-import seaborn as sns
 
 from vitdm.plots.efficiency import _auc_axis, _wrong
 from vitdm.plots.style import WIDTH
 
 _DASHES = ("-", "--", ":")
+_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7")
+_COLOURS += ("#8C6D31", "#56B4E9", "#777777", "#000000", "#7B3294")
 
 
 def comparison(trials: pd.DataFrame, history: pd.DataFrame) -> plt.Figure:
@@ -22,9 +23,8 @@ def comparison(trials: pd.DataFrame, history: pd.DataFrame) -> plt.Figure:
     """
     final = trials[trials["kind"] == "final"].dropna(subset="macro_roc_auc")
     names = list(dict.fromkeys(final["row"]))
-    palette = sns.color_palette("colorblind")
     looks = {
-        name: (palette[k % len(palette)], _DASHES[k // len(palette)])
+        name: (_COLOURS[k % len(_COLOURS)], _DASHES[k // len(_COLOURS) % len(_DASHES)])
         for k, name in enumerate(names)
     }
     figure, (left, right) = plt.subplots(
@@ -51,6 +51,7 @@ def comparison(trials: pd.DataFrame, history: pd.DataFrame) -> plt.Figure:
     left.set_xscale("log")
     low, high = _wrong(final["macro_roc_auc"]).max() * 1.3, smallest * 0.75
     shown = [(at, text) for at, text in zip(*ticks, strict=True) if high < at < low]
+    shown = shown[:: 2 if len(shown) > 5 else 1]  # more would overlap
     left.set_xticks(*zip(*shown, strict=True) if shown else ([], []))
     left.set_xlim(low, high)
     left.minorticks_off()

@@ -73,7 +73,8 @@ def data_efficiency(
     for axes in grid[-1]:
         axes.set(xscale="log", xlabel="training images")
         low, high = own["n_train"][own["n_train"] > 0].agg(["min", "max"])
-        sizes = [n for n in (30, 100, 300, 1000, 3000, 10_000, 30_000) if low <= n <= high * 1.2]
+        sizes = (30, 100, 1000, 10_000) if high > 100 * low else (30, 100, 300, 1000, 3000)
+        sizes = [n for n in sizes if low <= n <= high * 1.2]
         axes.set_xticks(sizes or [low], [f"{n:,}".replace(",", "\u202f") for n in sizes])
         axes.minorticks_off()
     handles = {}
@@ -85,11 +86,12 @@ def data_efficiency(
 
 def _stars(axes: Axes, published: pd.DataFrame, score: str) -> None:
     """Draw published results, with the names of the models beside them."""
-    for row in published.dropna(subset=score).sort_values(score).to_dict("records"):
+    rows = published.dropna(subset=score).sort_values(score).to_dict("records")
+    for k, row in enumerate(rows):
         at, scratch = (row["n_train"], _wrong(row[score])), row["pretrained"] == "no"
         axes.plot(*at, "*", ms=7, mec="black", mfc="white" if scratch else "black", mew=0.7)
         axes.annotate(
-            row["model"], at, (-5, 0), textcoords="offset points", ha="right", va="center",
+            row["model"], at, (-5, 2.5 if k % 2 else -2.5), textcoords="offset points", ha="right", va="center",
             fontsize=5.5,
         )  # fmt: skip
 
