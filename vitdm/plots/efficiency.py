@@ -90,10 +90,8 @@ def _stars(axes: Axes, published: pd.DataFrame, score: str) -> None:
     for k, row in enumerate(rows):
         at, scratch = (row["n_train"], _wrong(row[score])), row["pretrained"] == "no"
         axes.plot(*at, "*", ms=7, mec="black", mfc="white" if scratch else "black", mew=0.7)
-        axes.annotate(
-            row["model"], at, (-5, 2.5 if k % 2 else -2.5), textcoords="offset points", ha="right", va="center",
-            fontsize=5.5,
-        )  # fmt: skip
+        beside = {"xytext": (-5, 2.5 if k % 2 else -2.5), "textcoords": "offset points"}
+        axes.annotate(row["model"], at, **beside, ha="right", va="center", fontsize=5.5)
 
 
 def _curve(axes: Axes, part: pd.DataFrame, score: str, name: str, label: str) -> None:
