@@ -499,6 +499,7 @@ if "spt_lsa_all" in runs:
 # %%
 if {"model_i", "model_i_sizes"} <= set(curves.get("population", [])):
     loss = plots.shortcut_table(curves, "model_i", "model_i_sizes")
+    loss = loss.dropna(subset="roc_auc_there")  # what was scored on both
     out.figure(plots.shortcut_loss(loss, labels), "shortcut_loss")
     out.table(loss.assign(label=loss["model"].map(labels)), "shortcut_loss")
     display(loss.round(4))
