@@ -10,7 +10,7 @@ from vitdm.plots.style import WIDTH
 
 _DASHES = ("-", "--", ":")
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7")
-_COLOURS += ("#8C6D31", "#56B4E9", "#777777", "#000000", "#7B3294")
+_COLOURS += ("#8C6D31", "#56B4E9", "#777777", "#000000", "#7B3294", "#A6761D", "#117733")
 
 
 def comparison(trials: pd.DataFrame, history: pd.DataFrame) -> plt.Figure:

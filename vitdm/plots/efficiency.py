@@ -86,12 +86,14 @@ def data_efficiency(
 
 def _stars(axes: Axes, published: pd.DataFrame, score: str) -> None:
     """Draw published results, with the names of the models beside them."""
-    rows = published.dropna(subset=score).sort_values(score).to_dict("records")
-    for k, row in enumerate(rows):
+    rows = published.dropna(subset=score).sort_values(score)
+    close = np.abs(np.diff(np.log10(_wrong(rows[score])))) < 0.15  # names of neighbours touch
+    up, down = np.append(False, close), np.append(close, False)
+    for row, shift in zip(rows.to_dict("records"), 3.0 * up - 3.0 * down, strict=True):
         at, scratch = (row["n_train"], _wrong(row[score])), row["pretrained"] == "no"
         axes.plot(*at, "*", ms=7, mec="black", mfc="white" if scratch else "black", mew=0.7)
-        beside = {"xytext": (-5, 2.5 if k % 2 else -2.5), "textcoords": "offset points"}
-        axes.annotate(row["model"], at, **beside, ha="right", va="center", fontsize=5.5)
+        beside = {"xytext": (6, shift), "textcoords": "offset points"}
+        axes.annotate(row["model"], at, **beside, ha="left", va="center", fontsize=6)
 
 
 def _curve(axes: Axes, part: pd.DataFrame, score: str, name: str, label: str) -> None:
