@@ -154,6 +154,8 @@ def test_published_results_are_stars(measured):
     )
     above, below = plots.data_efficiency(table, labels, published=published).axes
     assert not above.texts and [text.get_text() for text in below.texts] == ["one"]
+    elsewhere = plots.data_efficiency(table, labels, published=published[2:])
+    assert not any(axes.texts for axes in elsewhere.axes)
     star = next(line for line in below.lines if line.get_marker() == "*")
     assert (star.get_xdata()[0], star.get_ydata()[0]) == (90_000, pytest.approx(0.01))
 

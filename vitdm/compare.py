@@ -1,8 +1,8 @@
 """A fair comparison: each model on the same images, with the same tuning and the same time.
 
 What a row of the table gets: the first ``n_train`` images of a sample to learn from, in an order
-that is the same for all rows and seeds, and the next ``n_valid`` to choose the learning rate and the
-epoch; as many learning rates to try, each with one seed and ``trial`` of the epochs; as many seeds
+that is the same for all rows and seeds, and the next ``n_valid`` to choose learning rate and epoch;
+as many learning rates to try, each with one seed and ``trial`` of the epochs; as many seeds
 with the best one. Its number of epochs is in the configuration, chosen so that all rows take about
 the same time of the processor; what each took is in the table. Split ``opt`` scores, and chooses
 nothing.

@@ -87,6 +87,8 @@ def data_efficiency(
 def _stars(axes: Axes, published: pd.DataFrame, score: str) -> None:
     """Draw published results, with the names of the models beside them."""
     rows = published.dropna(subset=score).sort_values(score)
+    if rows.empty:
+        return
     close = np.abs(np.diff(np.log10(_wrong(rows[score])))) < 0.15  # names of neighbours touch
     up, down = np.append(False, close), np.append(close, False)
     for row, shift in zip(rows.to_dict("records"), 3.0 * up - 3.0 * down, strict=True):
