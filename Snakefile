@@ -52,6 +52,12 @@ TRAININGS = [
 ]
 SEEN = ("processed/images.npy", "features.csv", "lensfit/residuals.npy")  # of a sample
 ROWS = list(SETTINGS.compare.rows)
+ARMS = [f"{arm}_{k}" for arm in SETTINGS.study.arms for k in range(SETTINGS.study.seeds)]
+RECIPES = list(SETTINGS.rates.recipes)
+# trials of searches and recipes that are compared: of which folders each table is made
+STUDIES = {"searches": ARMS, "rates": RECIPES}
+STUDIES = {name: [f"{OUT}/{name}/{part}" for part in parts] for name, parts in STUDIES.items()}
+STUDIED = [name for name, folders in STUDIES.items() if folders]
 COMPARED_ON = Path(SETTINGS.compare.population or "none").stem
 COMPARISON = (".csv", "_gains.csv", "_history.csv", ".json")
 INVARIANCE = expand(f"{OUT}/populations/{{name}}/invariance", name=POPULATIONS) or [
@@ -79,6 +85,13 @@ CLUMPY = [
 
 FITTED = "lensfit" in SETTINGS.features.groups
 FITS = ("fits.csv", "residuals.npy", "provenance.json")
+# the images as the search chose to process them, if it did
+TUNED = PROCESSED
+if schema.by_section(SETTINGS.tune.space)["preprocess"]:
+    TUNED = multiext(f"{OUT}/tuned/processed/", "images.npy", "catalog.csv", "dataset.json")
+# lenses of the same population that no search and no training has seen: what did tuning bring?
+FRESH = f"{OUT}/efficiency/{MAIN}"
+GAIN = [f"{OUT}/tune/gain.json"] * (MAIN in CURVES and TUNED == PROCESSED)
 # what the model of the search and the final test needs of the fits
 MODEL_FITS = [f"{OUT}/lensfit/fits.csv"] * SETTINGS.model.residual
 FIT_SHARDS = [f"{OUT}/shards/fits-{k}-of-{SETTINGS.shards}" for k in range(SETTINGS.shards)]
@@ -88,6 +101,12 @@ EXTENDED = [
     for file in expand("paper/extended/{table}.csv", table=["efficiency", "comparison"])
     if SETTINGS.publish and exists(file)
 ]
+# the tables of the studies that notebook 04 shows: of this run, or the committed ones
+STUDY_TABLES = {
+    name: f"{OUT}/{name}/{name}.csv" if name in STUDIED else f"paper/extended/{name}.csv"
+    for name in STUDIES
+    if name in STUDIED or (SETTINGS.publish and exists(f"paper/extended/{name}.csv"))
+}
 SHORTCUT = bool(EXTENDED) or {"model_i", "model_i_sizes"} <= set(CURVES)
 FAIR = bool(ROWS) or "paper/extended/comparison.csv" in EXTENDED
 # What each notebook reads, and the figures and tables of the article that it draws.
@@ -143,9 +162,11 @@ NOTEBOOKS = {
         + ["comparison"] * FAIR,
     },
     "04_optimisation": {
-        "reads": [*PROCESSED, f"{OUT}/tune/best.json", f"{OUT}/tune/trials.csv"],
-        "figures": ["tune_convergence", "tune_evaluations", "tune_objective", "tune_learning_rate"],
-        "tables": ["tune_best"],
+        "reads": [f"{OUT}/tune/best.json", f"{OUT}/tune/trials.csv", *GAIN, *STUDY_TABLES.values()],
+        "figures": ["tune_convergence", "tune_evaluations", "tune_objective", "tune_learning_rate"]
+        + ["tune_again"]
+        + [f"tune_{study}" for study in STUDY_TABLES],
+        "tables": ["tune_best"] + ["tune_searches"] * ("searches" in STUDY_TABLES),
     },
     "05_final_test": {
         "reads": [*DATASET, f"{OUT}/features.csv", f"{OUT}/evaluation/metrics.json"] + KNOWN_MODEL,
@@ -221,6 +242,10 @@ onstart:
 wildcard_constraints:
     sample="|".join(SAMPLES) or "none",
     run="|".join(RUNS) or "none",
+    arm="|".join(SETTINGS.study.arms) or "none",
+    recipe="|".join(RECIPES) or "none",
+    study="|".join(STUDIED) or "none",
+    which="seed|start",
     row="|".join(ROWS) or "none",
     k="[0-9]+",
 
@@ -627,9 +652,11 @@ if not SETTINGS.publish:  # what is published reads the committed results of con
         input:
             multiext(f"{OUT}/efficiency/all/efficiency", ".csv", ".json"),
             multiext(f"{OUT}/compare/all/comparison", *COMPARISON) if ROWS else [],
+            expand(f"{OUT}/{{study}}/{{study}}.{{ext}}", study=STUDIED, ext=["csv", "json"]),
         output:
             multiext("paper/extended/efficiency", ".csv", ".json"),
             multiext("paper/extended/comparison", *COMPARISON) if ROWS else [],
+            expand("paper/extended/{study}.{ext}", study=STUDIED, ext=["csv", "json"]),
         log:
             f"{OUT}/logs/extended.log",
         conda:
@@ -641,6 +668,7 @@ if not SETTINGS.publish:  # what is published reads the committed results of con
 rule tune:
     input:
         PROCESSED,
+        DATASET,
         features=f"{OUT}/features.csv",
         selection=SELECTION,
         fits=MODEL_FITS,
@@ -651,28 +679,129 @@ rule tune:
     priority: 10  # the longest job: start it first
     conda:
         "environment.yml"
+    threads: SETTINGS.tune.parallel
     params:
         config=CONFIG,
         processed=subpath(input[0], parent=True),
+        dataset=Path(DATASET[0]).parent,
         out=subpath(output[0], parent=True),
         fits=MODEL_FITS and option("fits", MODEL_FITS[0]),
-        watch=watch("task", "model", "tune", train=RECIPE),
+        watch=watch("task", "model", "preprocess", "tune", train=RECIPE),
     shell:
         "vitdm tune {params.processed} --features {input.features} --selection {input.selection}"
-        " {params.fits} --config {params.config} --out {params.out} 2>&1 | tee {log}"
+        " {params.fits} --dataset {params.dataset} --config {params.config} --out {params.out}"
+        " 2>&1 | tee {log}"
 
 
-rule train_final:
+if TUNED != PROCESSED:
+
+    rule preprocess_tuned:
+        input:
+            DATASET,
+            best=f"{OUT}/tune/best.json",
+        output:
+            TUNED,
+        log:
+            f"{OUT}/logs/preprocess_tuned.log",
+        conda:
+            "environment.yml"
+        params:
+            config=CONFIG,
+            dataset=subpath(input[0], parent=True),
+            search=subpath(input.best, parent=True),
+            out=subpath(output[0], parent=True),
+        shell:
+            "vitdm preprocess {params.dataset} --tuned {params.search} --config {params.config}"
+            " --out {params.out} 2>&1 | tee {log}"
+
+
+rule search:  # one of those that are compared
     input:
         PROCESSED,
         features=f"{OUT}/features.csv",
         selection=SELECTION,
         fits=MODEL_FITS,
+    output:
+        multiext(f"{OUT}/searches/{{arm}}_{{k}}/", "best.json", "trials.csv"),
+    log:
+        f"{OUT}/logs/search_{{arm}}_{{k}}.log",
+    conda:
+        "environment.yml"
+    params:
+        config=CONFIG,
+        processed=subpath(input[0], parent=True),
+        out=subpath(output[0], parent=True),
+        fits=MODEL_FITS and option("fits", MODEL_FITS[0]),
+        watch=lambda wildcards: watch(
+            "task",
+            "model",
+            "train",
+            "tune",
+            study=SETTINGS.study.tune,
+            arm=SETTINGS.study.arms[wildcards.arm].model_dump(exclude={"label"}),
+        ),
+    shell:
+        "vitdm tune {params.processed} --features {input.features} --selection {input.selection}"
+        " {params.fits} --arm {wildcards.arm} --seed {wildcards.k} --config {params.config}"
+        " --out {params.out} 2>&1 | tee {log}"
+
+
+rule rates:
+    input:
+        PROCESSED,
+        features=f"{OUT}/features.csv",
+        selection=SELECTION,
+        fits=f"{OUT}/lensfit/fits.csv" if FITTED else [],
+    output:
+        f"{OUT}/rates/{{recipe}}/trials.csv",
+    log:
+        f"{OUT}/logs/rates_{{recipe}}.log",
+    conda:
+        "environment.yml"
+    params:
+        config=CONFIG,
+        processed=subpath(input[0], parent=True),
+        out=subpath(output[0], parent=True),
+        fits=option("fits", f"{OUT}/lensfit/fits.csv") if FITTED else [],
+        watch=lambda wildcards: watch(
+            "task",
+            "model",
+            "train",
+            rates=SETTINGS.rates.model_dump(mode="json", exclude={"recipes"}),
+            recipe=SETTINGS.recipe(wildcards.recipe).model_dump(exclude={"label"}),
+        ),
+    shell:
+        "vitdm tune {params.processed} --features {input.features} --selection {input.selection}"
+        " {params.fits} --recipe {wildcards.recipe} --config {params.config} --out {params.out}"
+        " 2>&1 | tee {log}"
+
+
+rule join_trials:
+    input:
+        lambda wildcards: [f"{folder}/trials.csv" for folder in STUDIES[wildcards.study]],
+    output:
+        multiext(f"{OUT}/{{study}}/{{study}}", ".csv", ".json"),
+    log:
+        f"{OUT}/logs/join_{{study}}.log",
+    conda:
+        "environment.yml"
+    params:
+        folders=lambda wildcards: STUDIES[wildcards.study],
+    shell:
+        "vitdm join-trials {params.folders} --out {output[0]} 2>&1 | tee {log}"
+
+
+rule train_final:  # seed: as the search chose; start: as it began
+    input:
+        TUNED,
+        features=f"{OUT}/features.csv",
+        selection=SELECTION,
+        fits=MODEL_FITS,
         best=f"{OUT}/tune/best.json",
     output:
-        expand(f"{OUT}/final/seed{{{{k}}}}/{{file}}", file=RUN),
+        expand(f"{OUT}/final/{{{{which}}}}{{{{k}}}}/{{file}}", file=RUN),
     log:
-        f"{OUT}/logs/final_seed{{k}}.log",
+        f"{OUT}/logs/final_{{which}}{{k}}.log",
     conda:
         "environment.yml"
     params:
@@ -681,15 +810,47 @@ rule train_final:
         search=subpath(input.best, parent=True),
         out=subpath(output[0], parent=True),
         fits=MODEL_FITS and option("fits", MODEL_FITS[0]),
+        start=lambda wildcards: "--start" if wildcards.which == "start" else "",
         watch=watch("task", "model", train=RECIPE, epochs=SETTINGS.final.epochs),
     shell:
         "vitdm train {params.processed} --features {input.features} --selection {input.selection}"
-        " {params.fits} --config {params.config} --final {params.search} --seed {wildcards.k} --out {params.out} 2>&1 | tee {log}"
+        " {params.fits} --config {params.config} --final {params.search} {params.start}"
+        " --seed {wildcards.k} --out {params.out} 2>&1 | tee {log}"
+
+
+if GAIN:
+
+    rule gain:
+        input:
+            f"{FRESH}/processed/images.npy",
+            features=f"{FRESH}/features.csv",
+            fits=f"{FRESH}/lensfit/fits.csv" if MODEL_FITS else [],
+            runs=expand(f"{OUT}/final/{{seed}}/model.safetensors", seed=FINAL),
+            against=expand(
+                f"{OUT}/final/start{{k}}/model.safetensors", k=range(SETTINGS.final.seeds)
+            ),
+        output:
+            GAIN,
+        log:
+            f"{OUT}/logs/gain.log",
+        conda:
+            "environment.yml"
+        params:
+            config=CONFIG,
+            processed=subpath(input[0], parent=True),
+            runs=expand(f"{OUT}/final/{{seed}}", seed=FINAL),
+            against=expand(f"{OUT}/final/start{{k}}", k=range(SETTINGS.final.seeds)),
+            fits=option("fits", f"{FRESH}/lensfit/fits.csv") if MODEL_FITS else [],
+            watch=watch("task", bootstrap=SETTINGS.final.bootstrap),
+        shell:
+            "vitdm gain {params.processed} --features {input.features} {params.fits}"
+            " --runs {params.runs} --against {params.against} --config {params.config}"
+            " --out {output} 2>&1 | tee {log}"
 
 
 rule evaluate:  # the only rule that reads the test split
     input:
-        PROCESSED,
+        TUNED,
         features=f"{OUT}/features.csv",
         fits=MODEL_FITS,
         runs=expand(f"{OUT}/final/{{seed}}/model.safetensors", seed=FINAL),

@@ -22,8 +22,11 @@ SETTINGS = {
     "train": {"epochs": 1, "batch_size": 8},
     "runs": {"plain": {"label": "ViT", "model": {"spt": False, "lsa": False, "features": False}}},
     "tune": {
-        "n_calls": 2,
+        "n_calls": 3,
         "n_initial_points": 1,
+        "start_seeds": 1,
+        "candidates": 1,
+        "candidate_seeds": 2,
         "epochs": 1,
         "space": {"learning_rate": {"type": "real", "low": 1e-4, "high": 1e-2, "log": True}},
     },

@@ -100,7 +100,8 @@ def test_a_named_run_has_its_settings(done):
 
 def test_the_final_run_has_the_best_settings_and_all_data(done):
     best = json.loads((done / "tune" / "best.json").read_text())
-    assert len(pd.read_csv(done / "tune" / "trials.csv")) == 2 and best["failed"] == 0
+    stages = pd.read_csv(done / "tune" / "trials.csv")["stage"].value_counts().to_dict()
+    assert stages == {"start": 1, "design": 1, "process": 1, "again": 4} and best["failed"] == 0
     settings = yaml.safe_load((done / "final" / "seed0" / "config.yaml").read_text())
     assert settings["train"]["learning_rate"] == best["params"]["learning_rate"]
     assert settings["train_splits"] == ["train", "valid", "opt"] and settings["n_train"] == 36
@@ -269,7 +270,7 @@ def test_wrong_input_gets_one_message(done, jpgs, config_file, tmp_path, capsys,
         folder.mkdir()
     image = jpgs / "sub" / "image_0.jpg"
     (inputs / "damaged.jpg").write_bytes(image.read_bytes()[:-50])
-    (inputs / "search" / "best.json").write_text('{"params": {"num_heads": 3}}')
+    (inputs / "search" / "best.json").write_text('{"params": {"num_heads": 3}, "start": {}}')
     shutil.copytree(done / "final" / "seed0", inputs / "broken")
     (inputs / "broken" / "model.safetensors").unlink()
     recipe = {"learning_rate": 1e9, "epochs": 30, "batch_size": 8, "warmup": 0.0}

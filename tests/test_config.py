@@ -84,7 +84,17 @@ def with_change(key, value, content=SETTINGS):
         ("tune.space.dropout", {"type": "real", "low": 0, "high": 0.5, "log": True}, "low > 0"),
         ("tune.space.depth", {"type": "categorical", "choices": [1]}, "tune.space.depth.*choices"),
         ("tune.space", {}, "tune.space: .*at least 1"),
-        ("tune.n_initial_points", 2, "tune: n_initial_points = 2 is not below n_calls = 2"),
+        ("tune.n_initial_points", 2, "tune: n_calls = 3: expected more than .* together, 3"),
+        (
+            "study.arms",
+            {"fast": {"label": "x", "tune": {"n_cals": 2}}},
+            "study.arms.fast.tune.n_cals",
+        ),
+        (
+            "rates.recipes",
+            {"a": {"label": "x", "model": {"depth": 0}}},
+            "rates.recipes.a.model.depth",
+        ),
         ("runs.plain.label", DELETE, "runs.plain.label: missing"),
         (
             "runs.plain.modle",
@@ -150,7 +160,7 @@ def test_a_wrong_key_is_named_with_its_file(tmp_path, key, value, message):
             "patience",
             integers(1, 9),
             "",
-            "has no effect: .*; expected one of: architecture, batch_size, clip, d",
+            "has no effect: .*; expected one of: architecture, batch_size, clip, crop, d",
         ),
         (
             "accelerator",
@@ -163,7 +173,7 @@ def test_a_wrong_key_is_named_with_its_file(tmp_path, key, value, message):
             "depth",
             integers(1, 2) | {"foo": 1},
             ".foo",
-            "unknown key; expected one of: high, low, t",
+            "unknown key; expected one of: high, log, low, t",
         ),
         (
             "depth",
@@ -271,6 +281,9 @@ def keys(content, prefix=()):
 def test_paper_and_smoke_have_the_same_keys():
     contents = [yaml.safe_load((ROOT / name).read_text()) for name in WORKFLOWS]
     for content in contents:
+        for section, own in (("study", "tune"), ("rates", "model"), ("tune", "fixed")):
+            content[section][own] = {}  # of keys of other sections
+        content["study"]["arms"] = content["rates"]["recipes"] = {}
         del content["compare"]["rows"]  # those of the article are in config/extended.yaml
     first, second = map(keys, contents)
     assert first == second and len(first) > 50
@@ -291,6 +304,8 @@ def test_workflows_of_the_project_are_valid(name):
         "tune",
         "final",
         "compare",
+        "study",
+        "rates",
     ):
         assert set(written[section]) == set(resolved[section]), section  # nothing left to defaults
     population = config.load_population(ROOT / settings.population)

@@ -30,7 +30,8 @@ def copy(tmp_path_factory):
     content["n_images"] = {"train": 28, "valid": 12, "opt": 12, "test": 12}
     content["preprocess"]["size"] = 48
     content["runs"] = {name: content["runs"][name] for name in ("plain", "spt_lsa")}
-    content["tune"] |= {"n_calls": 3, "n_initial_points": 2, "n_train": None}
+    content["tune"] |= {"n_calls": 6, "n_initial_points": 1, "n_train": None, "candidates": 1}
+    content["study"] = content["rates"] = {}
     content["final"] |= {"bootstrap": 50}
     (project / "config/few.yaml").write_text(yaml.safe_dump(content))
     rng = np.random.default_rng(1)

@@ -7,7 +7,9 @@ import pytest
 import skopt
 from skopt.space import Space
 
-from vitdm import config, tune
+from vitdm import config
+from vitdm.tuning import result as tune
+from vitdm.tuning.space import dimensions
 
 SPACE = {
     "learning_rate": config.Real(type="real", low=1e-4, high=1e-2, log=True),
@@ -26,8 +28,8 @@ class Quadratic:
 
 @pytest.fixture
 def search():
-    dimensions = skopt.utils.normalize_dimensions(tune.skopt_dimensions(SPACE))
-    return SimpleNamespace(space=Space(dimensions), models=[Quadratic()])
+    normal = skopt.utils.normalize_dimensions(dimensions(SPACE))
+    return SimpleNamespace(space=Space(normal), models=[Quadratic()])
 
 
 @pytest.mark.parametrize("names", [("embed_dim",), ("learning_rate",), ("depth", "embed_dim")])

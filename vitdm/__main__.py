@@ -6,9 +6,11 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from vitdm import __version__, config
 from vitdm.config import InputError
+from vitdm.messages import checked
 from vitdm.provenance import atomic
 
 
@@ -83,6 +85,9 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command("preprocess", "Cut, turn and stretch every image.", out="dataset folder")
     sub.add_argument("dataset", type=Path)
+    sub.add_argument(
+        "--tuned", type=Path, metavar="TUNE", help="as this search chose, if it varied preprocess"
+    )
 
     sub = command("features", "Measure the physics features of every image.", out="CSV file")
     sub.add_argument("dataset", type=Path)
@@ -129,9 +134,43 @@ def parser() -> argparse.ArgumentParser:
         help="train on all development data with the best values found in this search folder",
     )
 
+    sub.add_argument(
+        "--start", action="store_true", help="with --final: with the values it started from instead"
+    )
+
     sub = command("tune", "Search the hyperparameters (gp_minimize).", out="search folder")
     sub.add_argument("processed", type=Path)
     with_features(sub)
+    sub.add_argument(
+        "--dataset", type=Path, help="images before processing, if the space has preprocess keys"
+    )
+    sub.add_argument(
+        "--parallel", type=int, metavar="N", help="trials at once; default: the configuration's"
+    )
+    sub.add_argument(
+        "--backend",
+        default="loky",
+        metavar="NAME[=ADDRESS]",
+        help="where they run (joblib): loky, threading, dask, ray, such as dask=tcp://host:8786"
+        " (default: %(default)s)",
+    )
+
+    what = sub.add_mutually_exclusive_group()
+    what.add_argument("--arm", help="a kind of search in the configuration's study instead")
+    what.add_argument(
+        "--recipe", help="no search: a recipe of the configuration's rates, at each of them"
+    )
+    sub.add_argument("--seed", type=int, default=0, help="with --arm: which of its searches")
+
+    sub = command("join-trials", "Join the trials of searches.", out="CSV file", needs_config=False)
+    sub.add_argument("folders", nargs="+", type=Path)
+
+    sub = command("gain", "Compare runs, pair by pair, on split opt.", out="JSON file")
+    sub.add_argument("processed", type=Path, help="of images that these runs have not seen")
+    sub.add_argument("--runs", nargs="+", type=Path, required=True)
+    sub.add_argument("--against", nargs="+", type=Path, required=True)
+    sub.add_argument("--features", type=Path, help="feature table (CSV)")
+    sub.add_argument("--fits", type=Path, help="folder of vitdm lensfit, for model.residual")
 
     sub = command(
         "efficiency", "Train on a number of images, score; or join such scores.", out="folder"
@@ -230,7 +269,12 @@ def _run(arguments: argparse.Namespace) -> int:
         case "preprocess":
             from vitdm.preprocess import process_dataset
 
-            process_dataset(arguments.dataset, arguments.out, settings.preprocess)
+            cut = settings.preprocess
+            if arguments.tuned:
+                from vitdm.tuning.result import load_best
+
+                _, _, cut = _trial(settings, load_best(arguments.tuned)["params"], arguments)
+            process_dataset(arguments.dataset, arguments.out, cut)
         case "features":
             from vitdm.features import measure_dataset
 
@@ -263,16 +307,27 @@ def _run(arguments: argparse.Namespace) -> int:
         case "train":
             _train(arguments, settings)
         case "tune":
-            from vitdm.tune import tune
+            _tune(arguments, settings)
+        case "join-trials":
+            from vitdm.tuning import rates
 
-            tune(
+            rates.join(arguments.folders, arguments.out)
+        case "gain":
+            from vitdm.tuning import gain
+
+            found = gain.measure(
                 arguments.processed,
                 arguments.features,
-                settings,
+                arguments.runs,
+                arguments.against,
                 arguments.out,
-                selection=arguments.selection,
+                task=settings.task,
+                n_bootstrap=settings.final.bootstrap,
+                seed=settings.seed,
                 fits=arguments.fits,
             )
+            text = "gain in ROC-AUC {gain:+.4f} ({low:+.4f} to {high:+.4f})"
+            print(text.format(**found), file=sys.stderr)
         case "efficiency" if arguments.merge:
             from vitdm import efficiency
 
@@ -343,20 +398,64 @@ def _simulate(arguments: argparse.Namespace, settings: config.Config | None) -> 
     simulate(population, n_images, seed, arguments.out, arguments.shard)
 
 
+def _trial(
+    settings: config.Config, params: dict[str, Any], arguments: argparse.Namespace
+) -> tuple[config.Model, config.Train, config.Preprocess]:
+    """Return settings with the parameters of a search put in; InputError if they do not fit."""
+    try:
+        return settings.trial(params)
+    except ValueError as error:
+        raise InputError(
+            f"found {params}, which does not fit {arguments.config}: {error}"
+        ) from error
+
+
+def _tune(arguments: argparse.Namespace, settings: config.Config) -> None:
+    from vitdm.tuning import rates
+    from vitdm.tuning.tuner import tune
+
+    seen = (arguments.processed, arguments.features)
+    given = {"selection": arguments.selection, "fits": arguments.fits}
+    if arguments.recipe is not None:
+        rates.measure(*seen, settings, arguments.recipe, arguments.out, **given)
+        return
+    random = False
+    if arguments.arm is not None:
+        if arguments.arm not in settings.study.arms:
+            known = ", ".join(settings.study.arms) or "none"
+            raise InputError(f"--arm {arguments.arm}: no such arm; expected one of: {known}")
+        random = settings.study.arms[arguments.arm].random
+        settings = settings.for_arm(arguments.arm, arguments.seed)
+    if arguments.parallel is not None:
+        search = settings.tune.model_dump() | {"parallel": arguments.parallel}
+        chosen = checked(config.Tune, search, "--parallel")
+        settings = settings.model_copy(update={"tune": chosen})
+    tune(
+        *seen,
+        settings,
+        arguments.out,
+        dataset=arguments.dataset,
+        backend=arguments.backend,
+        random=random,
+        **given,
+    )
+
+
 def _train(arguments: argparse.Namespace, settings: config.Config) -> None:
     from vitdm.selection import joined_features
     from vitdm.train import Diverged, fit
-    from vitdm.tune import best_params, with_params
 
     seed = settings.seed + arguments.seed
+    if arguments.start and not arguments.final:
+        raise InputError("--start: found no --final; expected the folder of a search")
     if arguments.final:
-        params = best_params(arguments.final)
-        try:
-            model, train = with_params(settings, params, epochs=settings.final.epochs)
-        except ValueError as error:
-            raise InputError(
-                f"{arguments.final}: found {params}, which does not fit {arguments.config}: {error}"
-            ) from error
+        from vitdm.tuning.result import load_best
+
+        best = load_best(arguments.final)
+        chosen = best["start" if arguments.start else "params"]
+        model, train, cut = _trial(settings, chosen, arguments)
+        train = train.model_copy(update={"epochs": settings.final.epochs})
+        settings = settings.model_copy(update={"preprocess": cut})
         splits = {"train_splits": ("train", "valid", "opt")}
     else:
         override = config.Override(label="")

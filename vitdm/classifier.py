@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,42 @@ from vitdm.messages import checked
 from vitdm.predict import predict, prepare
 from vitdm.provenance import check_replaceable
 from vitdm.residuals import SAMPLE
-from vitdm.train import RUN_FILES, Arrays, Run, channels, learn, load_run, write_run
+from vitdm.train import (
+    RUN_FILES,
+    Arrays,
+    Learnt,
+    Run,
+    Watch,
+    channels,
+    learn,
+    load_run,
+    write_run,
+)
 
 #: parameters that are sections of the configuration, each a dictionary of some of its keys
 SECTIONS = {"preprocess": Preprocess, "model": Model, "train": Train, "lensfit": LensFit}
 DEFAULTS = {"model": {"patch_size": 24}}  # where they differ from those of ``vitdm.config``
 OWN = ("features", "feature_set")  # keys of the model that the argument ``features`` sets
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a network sees of n images: the same however it is trained.
+
+    ``crops`` (n, size, size), ``features`` (n, F), ``maps`` (n, size, size) of what fitted lenses
+    leave or None, ``targets`` (n,) the places of the labels among ``settings.classes``.
+    """
+
+    settings: RunSettings
+    crops: np.ndarray
+    features: np.ndarray
+    maps: np.ndarray | None
+    targets: np.ndarray
+
+    def arrays(self, rows: np.ndarray) -> Arrays:
+        """Return images (n, C, size, size), features (n, F) and targets (n,) of some rows."""
+        stack = channels(self.crops[rows], None if self.maps is None else self.maps[rows])
+        return stack, torch.from_numpy(self.features[rows]), torch.from_numpy(self.targets[rows])
 
 
 class ViTClassifier(ClassifierMixin, BaseEstimator):
@@ -99,36 +130,49 @@ class ViTClassifier(ClassifierMixin, BaseEstimator):
         InputError if they do not belong together, or a parameter is wrong; Diverged if the training
         does not converge.
         """
-        images = _images(images)
-        labels = _labels(labels, len(images))
+        images, labels = as_images(images), np.asarray(labels)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        classes = np.unique(labels)
-        names = sorted((str(name) for name in classes.tolist()), key=lambda name: name != "no_sub")
+        prepared = self.prepare(images, labels)
+        training, valid = self._split(prepared.targets, seed)
+        learnt = self.learn(prepared, training, valid, seed=seed)
+        told = {"n_train": len(training), "seed": seed}
+        self.classes_ = np.unique(labels)
+        self.run_ = Run(prepared.settings.model_copy(update=told), learnt.model)
+        self.history_, self.metrics_ = learnt.history, learnt.metrics(len(training))
+        return self
+
+    def prepare(self, images: ArrayLike | Sequence[ArrayLike], labels: ArrayLike) -> Prepared:
+        """Return what the network will see of images and labels as in ``fit``: its first half."""
+        images = as_images(images)
+        labels = as_labels(labels, len(images))
+        names = sorted(map(str, np.unique(labels).tolist()), key=lambda name: name != "no_sub")
         targets = np.array([names.index(str(label)) for label in labels.tolist()])
-        training, valid = self._split(targets, seed)
-        settings = self._settings(images, names, len(training), seed)
+        settings = self._settings(images, names)
         joined, residual = settings.feature_names, settings.model.residual
         crops, table, maps, _ = prepare(images, settings, joined, residual)
-        features = table[joined].to_numpy(np.float32)
+        return Prepared(settings, crops, table[joined].to_numpy(np.float32), maps, targets)
 
-        def arrays(rows: np.ndarray) -> Arrays:
-            stack = channels(crops[rows], maps[rows] if residual else None)
-            return stack, torch.from_numpy(features[rows]), torch.from_numpy(targets[rows])
-
-        learnt = learn(
-            arrays(training),
-            arrays(valid) if len(valid) else None,
-            len(names),
-            settings.model,
-            settings.train,
+    def learn(
+        self,
+        prepared: Prepared,
+        training: np.ndarray,
+        valid: np.ndarray,
+        *,
+        seed: int,
+        watch: Watch | None = None,
+    ) -> Learnt:
+        """Train on some rows of what was prepared, with others (or none) to choose the epoch."""
+        return learn(
+            prepared.arrays(training),
+            prepared.arrays(valid) if len(valid) else None,
+            len(prepared.settings.classes),
+            checked(Model, self._changed("model"), "model"),
+            checked(Train, self._changed("train"), "train"),
             seed=seed,
+            watch=watch,
             label=type(self).__name__,
             progress=self.progress,
         )
-        self.classes_ = classes
-        self.run_ = Run(settings, learnt.model)
-        self.history_, self.metrics_ = learnt.history, learnt.metrics(len(training))
-        return self
 
     def _split(self, targets: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the rows to train on and those that validate, stratified."""
@@ -145,15 +189,18 @@ class ViTClassifier(ClassifierMixin, BaseEstimator):
                 f"least one of each class to train on and to validate, or 0 ({error})"
             ) from error
 
-    def _settings(
-        self, images: Sequence[np.ndarray], names: list[str], n_train: int, seed: int
-    ) -> RunSettings:
-        """Return what the run must know to be used again; InputError if it does not fit."""
-        changed = {name: DEFAULTS.get(name, {}) | (getattr(self, name) or {}) for name in SECTIONS}
-        if own := [key for key in OWN if key in changed["model"]]:
+    def _changed(self, name: str) -> dict[str, Any]:
+        """Return the keys of a section that are not as in ``vitdm.config``."""
+        changed = DEFAULTS.get(name, {}) | (getattr(self, name) or {})
+        if name != "model":
+            return changed
+        if own := [key for key in OWN if key in changed]:
             raise InputError(f"model: {own[0]}: is set by the argument features of ViTClassifier")
-        changed["model"] |= {"features": self.features, "feature_set": "all"}
-        found = {name: checked(SECTIONS[name], changed[name], name) for name in SECTIONS}
+        return changed | {"features": self.features, "feature_set": "all"}
+
+    def _settings(self, images: Sequence[np.ndarray], names: list[str]) -> RunSettings:
+        """Return what the run must know to be used again; InputError if it does not fit."""
+        found = {name: checked(SECTIONS[name], self._changed(name), name) for name in SECTIONS}
         groups = ["proposal", "morphology"] + ["lensfit"] * (self.pixel_scale is not None)
         measured, cut, fitted = Features(groups=groups), found["preprocess"], found["lensfit"]
         config.check_patches(found["model"], cut.size)
@@ -177,15 +224,15 @@ class ViTClassifier(ClassifierMixin, BaseEstimator):
             pixel_scale=self.pixel_scale,
             task="multiclass",
             train_splits=[],
-            n_train=n_train,
-            seed=seed,
+            n_train=len(images),
+            seed=0,
             **found,
         )
 
     def predict_proba(self, images: ArrayLike | Sequence[ArrayLike]) -> np.ndarray:
         """Return the probability of each of ``classes_``, (n, K), of raw images (n, H, W)."""
         check_is_fitted(self, "run_")
-        probability, _ = predict([self.run_], _images(images))
+        probability, _ = predict([self.run_], as_images(images))
         order = [self.run_.classes.index(str(name)) for name in self.classes_.tolist()]
         return probability[:, order]
 
@@ -236,7 +283,7 @@ class ViTClassifier(ClassifierMixin, BaseEstimator):
         return tags
 
 
-def _images(images: ArrayLike | Sequence[ArrayLike]) -> Sequence[np.ndarray]:
+def as_images(images: ArrayLike | Sequence[ArrayLike]) -> Sequence[np.ndarray]:
     """Return the images as a sequence of arrays (H, W); InputError names the one that is none."""
     found = [np.asarray(image) for image in images] if hasattr(images, "__len__") else []
     if not found:
@@ -250,7 +297,7 @@ def _images(images: ArrayLike | Sequence[ArrayLike]) -> Sequence[np.ndarray]:
     return found
 
 
-def _labels(labels: ArrayLike, n: int) -> np.ndarray:
+def as_labels(labels: ArrayLike, n: int) -> np.ndarray:
     """Return the labels (n,) of at least two classes."""
     found = np.asarray(labels)
     if found.shape != (n,):

@@ -7,6 +7,7 @@ starts, with a message that names the file and the key (``vitdm.messages``).
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import os
 import re
@@ -162,6 +163,9 @@ class Model(Section):
     dropout: float = Field(0.0, ge=0, lt=1)
     spt: bool = Field(True, description="Shifted Patch Tokenization")
     lsa: bool = Field(True, description="Locality Self-Attention")
+    norm: Literal["pre", "post"] = Field(
+        "pre", description="LayerNorm before each part of a block, or after its shortcut"
+    )
     pool: Literal["cls", "mean"] = Field("cls", description="what the head reads")
     features: bool = Field(False, description="join the physics features to the image")
     feature_dropout: float = Field(0.3, ge=0, lt=1, description="of the features' hidden layer")
@@ -201,6 +205,10 @@ class Train(Section):
     warmup: float = Field(0.2, ge=0, lt=1, description="fraction of the steps with rising rate")
     label_smoothing: float = Field(0.05, ge=0, lt=1)
     clip: float = Field(1.0, gt=0, description="norm at which the gradient is clipped")
+    softmax_twice: bool = Field(
+        False,
+        description="a fault, to see what it does: the loss gets probabilities, not logits",
+    )
     flips: bool = Field(True, description="random mirror images while training")
     patience: int = Field(6, ge=1, description="epochs without a better validation ROC-AUC")
     accelerator: Literal["cpu", "auto"] = Field(
@@ -240,11 +248,14 @@ class Integer(Section):
     type: Literal["integer"]
     low: int
     high: int
+    log: bool = False
 
     @model_validator(mode="after")
     def _ordered(self) -> Integer:
-        if not self.low < self.high:
-            raise ValueError(f"needs low < high, found {self.low}, {self.high}")
+        if not self.low < self.high or (self.log and self.low <= 0):
+            raise ValueError(
+                f"needs low < high (and low > 0 if log), found {self.low}, {self.high}"
+            )
         return self
 
 
@@ -256,34 +267,86 @@ class Categorical(Section):
 Dimension = Annotated[Real | Integer | Categorical, Field(discriminator="type")]
 
 
-#: keys that no search may vary, and why
+#: the sections whose keys a search may vary or hold at a value
+TUNED = {"model": Model, "train": Train, "preprocess": Preprocess}
+#: keys of these that no search may vary, and why
 NOT_TUNED = {
     "epochs": "tune.epochs and final.epochs take its place",
     "patience": "the final training has a fixed number of epochs",
     "accelerator": "it does not change what is learned",
+    "threshold": "the features are measured with it, once for all trials",
 }
 
 
-class Tune(Section):
-    """Bayesian optimisation (``vitdm.tune``): the names of ``space`` are keys of model or train."""
+def tuned_fields() -> dict[str, Any]:
+    """Return the fields that a search may vary by their names, which no two sections share."""
+    fields = {name: f for schema in TUNED.values() for name, f in schema.model_fields.items()}
+    return {name: field for name, field in fields.items() if name not in NOT_TUNED}
 
-    n_calls: int = Field(16, ge=2)
-    n_initial_points: int = Field(6, ge=1)
+
+def by_section(params: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return parameters of a search by the section that each belongs to."""
+    return {
+        section: {name: value for name, value in params.items() if name in schema.model_fields}
+        for section, schema in TUNED.items()
+    }
+
+
+class Tune(Section):
+    """Bayesian optimisation (``vitdm.tuning``).
+
+    Names in ``space``, ``fixed``, ``x0`` and ``constraints`` are keys of model, train, preprocess.
+    """
+
+    space: dict[str, Dimension] = Field(min_length=1)
+    fixed: dict[str, Any] = Field({}, description="held at a value, in the final training too")
+    constraints: list[str] = Field(
+        [], description="what must hold in each trial, such as 'embed_dim * depth <= 256'"
+    )
+    x0: list[dict[str, Any]] = Field(
+        [], description="tried first, after the configuration itself; what is left out is as there"
+    )
+    n_calls: int = Field(20, ge=2, description="trials, those of the start included")
+    minutes: float | None = Field(None, gt=0, description="no trial starts later; null: no limit")
+    n_initial_points: int = Field(6, ge=0, description="drawn by the generator, after x0")
+    initial_point_generator: Literal["random", "lhs", "sobol", "halton", "hammersly", "grid"] = (
+        "lhs"
+    )
+    acquisition: Literal["gp_hedge", "EI", "PI", "LCB"] = "gp_hedge"
+    start_seeds: int = Field(
+        5, ge=1, description="trainings of the start, whose scatter is the noise of a trial"
+    )
+    noise: float | None = Field(
+        None, gt=0, description="s.d. of log10(1 - metric); null: measured if start_seeds > 1"
+    )
+    metric: Literal["roc_auc", "macro_roc_auc", "average_precision", "balanced_accuracy"] = (
+        "roc_auc"
+    )
+    seed: int | None = Field(None, ge=0, description="null: that of the configuration")
     n_train: int | None = Field(None, ge=1, description="training images of a trial; null: all")
     epochs: int = Field(8, ge=1)
-    space: dict[str, Dimension] = Field(min_length=1)
+    hopeless: float = Field(
+        0.5,
+        ge=0,
+        lt=1,
+        description="a trial ends early if its validation curve is below this quantile of those "
+        "before it; 0: none does",
+    )
+    patience: int = Field(2, ge=1, description="epochs before a trial may end early")
+    candidates: int = Field(3, ge=1, description="best trials that are trained anew, and the start")
+    candidate_seeds: int = Field(3, ge=2, description="fresh seeds of each of them")
+    parallel: int = Field(1, ge=1, description="trials at once")
+    max_failures: int = Field(5, ge=1, description="as many failed trials in a row end the search")
 
     @field_validator("space")
     @classmethod
     def _values_allowed(cls, space: dict[str, Dimension]) -> dict[str, Dimension]:
         """Refuse what the key would refuse; the choices get the type of the key."""
-        fields = {**Model.model_fields, **Train.model_fields}
-        known = ", ".join(sorted(fields.keys() - NOT_TUNED))
+        fields = tuned_fields()
         fitting, lines = {}, []
         for name, entry in space.items():
-            if name not in fields or name in NOT_TUNED:
-                found = f"has no effect: {NOT_TUNED[name]}" if name in fields else "unknown key"
-                lines.append((name, f"{found}; expected one of: {known}"))
+            if name not in fields:
+                lines.append((name, _not_tuned(name)))
                 continue
             kind = fields[name].annotation
             ranges = {int: ["integer"], float: ["real", "integer"]}.get(kind, [])
@@ -307,13 +370,130 @@ class Tune(Section):
             raise wrong(lines)
         return fitting
 
+    @field_validator("fixed")
+    @classmethod
+    def _fixed_allowed(cls, fixed: dict[str, Any]) -> dict[str, Any]:
+        """Refuse a value that the key would refuse."""
+        fields, lines, fitting = tuned_fields(), [], {}
+        for name, value in fixed.items():
+            if name not in fields:
+                lines.append((name, _not_tuned(name)))
+                continue
+            try:
+                check = TypeAdapter(Annotated[fields[name].annotation, fields[name]])
+                fitting[name] = check.validate_python(value)
+            except ValidationError as error:
+                lines += report(error, None, name)
+        if lines:
+            raise wrong(lines)
+        return fitting
+
+    @field_validator("constraints")
+    @classmethod
+    def _readable(cls, constraints: list[str]) -> list[str]:
+        for text in constraints:
+            Constraint(text)
+        return constraints
+
     @model_validator(mode="after")
-    def _calls_left(self) -> Tune:
-        if self.n_initial_points >= self.n_calls:  # the start is a call of its own
+    def _consistent(self) -> Tune:
+        lines = [
+            (f"fixed.{name}", "is in space, too; expected one of both")
+            for name in self.fixed
+            if name in self.space
+        ]
+        for k, point in enumerate(self.x0):
+            for name, value in point.items():
+                if name not in self.space:
+                    known = ", ".join(self.space)
+                    lines.append((f"x0.{k}.{name}", f"not in space; expected some of: {known}"))
+                elif expected := _outside(value, self.space[name]):
+                    lines.append((f"x0.{k}.{name}", f"found {value!r}; expected {expected}"))
+        known = tuned_fields()
+        for k, text in enumerate(self.constraints):
+            if absent := sorted(Constraint(text).names - known.keys()):
+                lines.append((f"constraints.{k}", f"{absent[0]}: {_not_tuned(absent[0])}"))
+        if lines:
+            raise wrong(lines)
+        if self.n_calls <= (first := self.start_seeds + len(self.x0) + self.n_initial_points):
             raise ValueError(
-                f"n_initial_points = {self.n_initial_points} is not below n_calls = {self.n_calls}"
+                f"n_calls = {self.n_calls}: expected more than start_seeds, x0 and "
+                f"n_initial_points together, {first}: the process chooses only what is left"
             )
         return self
+
+
+def _not_tuned(name: str) -> str:
+    found = f"has no effect: {NOT_TUNED[name]}" if name in NOT_TUNED else "unknown key"
+    return f"{found}; expected one of: {', '.join(sorted(tuned_fields()))}"
+
+
+def _outside(value: Any, entry: Dimension) -> str | None:
+    """Return what was expected of a value that lies outside a dimension, None if it does not."""
+    if isinstance(entry, Categorical):
+        return None if value in entry.choices else f"one of {entry.choices}"
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if number and entry.low <= value <= entry.high:
+        return None
+    return f"a value from {entry.low} to {entry.high}"
+
+
+class Constraint:
+    """A comparison of parameters, such as ``embed_dim % num_heads == 0``, called with their values.
+
+    Numbers, names, arithmetic, comparisons, and, or, not; ValueError for anything else.
+    """
+
+    ALLOWED = (
+        *(ast.Expression, ast.BoolOp, ast.UnaryOp, ast.BinOp, ast.Compare, ast.Name, ast.Constant),
+        *(ast.boolop, ast.unaryop, ast.operator, ast.cmpop, ast.expr_context, ast.Tuple, ast.List),
+    )
+
+    def __init__(self, text: str):
+        try:
+            tree = ast.parse(text, mode="eval")
+        except SyntaxError as error:
+            raise ValueError(f"{text!r}: is no expression ({error.msg})") from error
+        nodes = list(ast.walk(tree))
+        if strange := [node for node in nodes if not isinstance(node, self.ALLOWED)]:
+            found = type(strange[0]).__name__
+            raise ValueError(f"{text!r}: found {found}; expected numbers, names, comparisons")
+        self.text = text
+        self.names = {node.id for node in nodes if isinstance(node, ast.Name)}
+        self._code = compile(tree, "<constraint>", "eval")
+
+    def __call__(self, params: dict[str, Any]) -> bool:
+        return bool(eval(self._code, {"__builtins__": {}}, params))
+
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
+
+
+class Arm(Section):
+    """A kind of search that is compared with others."""
+
+    label: str
+    tune: dict[str, Any] = Field({}, description="what it changes of ``study.tune``")
+    random: bool = Field(False, description="random points instead of the Gaussian process's")
+
+
+class Study(Section):
+    """Kinds of search on equal terms: is the Gaussian process worth it? (``vitdm.tuning``)"""
+
+    tune: dict[str, Any] = Field({}, description="what all of them change of ``tune``")
+    seeds: int = Field(5, ge=1, description="searches of each kind")
+    arms: dict[Name, Arm] = {}
+
+
+class Rates(Section):
+    """Learning rate against recipe: where training stops to work, and what moves that limit."""
+
+    values: list[Annotated[float, Field(gt=0)]] = Field([1e-4, 1e-3, 1e-2], min_length=1)
+    seeds: int = Field(2, ge=1, description="trainings at each rate")
+    n_train: int | None = Field(None, ge=1, description="training images; null: all")
+    epochs: int = Field(6, ge=1)
+    model: dict[str, Any] = Field({}, description="what all recipes change of ``model``")
+    recipes: dict[Name, Override] = {}
 
 
 class Curve(Section):
@@ -363,7 +543,7 @@ class Comparison(Section):
     boosting_rates: list[Annotated[float, Field(gt=0)]] = Field([0.02, 0.05, 0.1], min_length=1)
     trial: float = Field(0.5, gt=0, le=1, description="share of the epochs when rates are tried")
     seeds: int = Field(3, ge=1)
-    rows: dict[Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")], Row] = {}
+    rows: dict[Name, Row] = {}
 
 
 class Final(Section):
@@ -454,13 +634,13 @@ class Config(Section):
     lensfit: LensFit = LensFit()
     model: Model = Model()
     train: Train = Train()
-    runs: dict[Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")], Override] = Field(
-        min_length=1, description="compared in notebooks 02 and 03"
-    )
+    runs: dict[Name, Override] = Field(min_length=1, description="compared in notebooks 02 and 03")
     run_seeds: int = Field(1, ge=1, description="seeds of each comparison run")
     efficiency: Efficiency = Efficiency()
     compare: Comparison = Comparison()
     tune: Tune
+    study: Study = Study()
+    rates: Rates = Rates()
     final: Final = Final()
 
     @field_validator("data")
@@ -479,7 +659,7 @@ class Config(Section):
         check_patches(self.model, self.preprocess.size)
         self._check_joined(self.model)
         lines = self._wrong_runs() + self._wrong_starts() + self._wrong_curves()
-        lines += self._wrong_rows()
+        lines += self._wrong_rows() + self._wrong_studies()
         if lines:
             raise wrong(lines)
         return self
@@ -584,20 +764,70 @@ class Config(Section):
         check_joined(model, self.features, self.preprocess, self.lensfit)
 
     def _wrong_starts(self) -> list[tuple[str, str]]:
-        """Return where the first trial of the search, the configuration itself, lies outside."""
+        """Return where the first trials of the search lie outside, or do not fit together."""
         lines = []
-        for name, entry in self.tune.space.items():
-            section = "model" if name in Model.model_fields else "train"
-            start = getattr(getattr(self, section), name)
-            if isinstance(entry, Categorical):
-                inside, expected = start in entry.choices, f"one of {entry.choices}"
-            else:
-                inside = entry.low <= start <= entry.high
-                expected = f"a value from {entry.low} to {entry.high}"
-            if not inside:
-                message = f"the start, {section}.{name} = {start!r}, lies outside"
+        for name, value in self.tune_start.items():
+            if expected := _outside(value, self.tune.space[name]):
+                section = next(key for key, schema in TUNED.items() if name in schema.model_fields)
+                message = f"the start, {section}.{name} = {value!r}, lies outside"
                 lines.append((f"tune.space.{name}", f"{message}; expected {expected}"))
+        named = [("tune.fixed", {})] * bool(self.tune.fixed or self.tune.constraints)
+        named += [(f"tune.x0.{k}", point) for k, point in enumerate(self.tune.x0)]
+        for key, point in named if not lines else ():
+            try:
+                self.trial(point)
+            except ValueError as error:
+                lines.append((key, " ".join(str(error).split())))
         return lines
+
+    def _wrong_studies(self) -> list[tuple[str, str]]:
+        """Return what is wrong with the searches and recipes that are compared."""
+        lines = []
+        for name in self.study.arms:
+            try:
+                chosen = self.for_arm(name, 0)
+            except ValidationError as error:
+                lines += report(error, Tune, f"study.arms.{name}.tune")
+            else:
+                lines += [(f"study.arms.{name}: {k}", text) for k, text in chosen._wrong_starts()]
+        for name in self.rates.recipes:
+            override = self.recipe(name)
+            lines += self._wrong_override(f"rates.recipes.{name}", override, self.preprocess)
+        return lines
+
+    def for_arm(self, name: str, seed: int) -> Config:
+        """Return the configuration whose search is the k-th of a kind that is compared."""
+        arm, first = self.study.arms[name], self.tune.seed or self.seed
+        changed = self.tune.model_dump() | self.study.tune | arm.tune | {"seed": first + seed}
+        return self.model_copy(update={"tune": Tune(**changed)})
+
+    def recipe(self, name: str) -> Override:
+        """Return what a recipe of ``rates`` changes, what all of them change among it."""
+        chosen = self.rates.recipes[name]
+        return chosen.model_copy(update={"model": self.rates.model | chosen.model})
+
+    @property
+    def tune_start(self) -> dict[str, Any]:
+        """The point that the search starts from: the configuration itself."""
+        values = {key: getattr(self, key).model_dump() for key in TUNED}
+        values = {name: value for section in values.values() for name, value in section.items()}
+        return {name: values[name] for name in self.tune.space}
+
+    def trial(self, params: dict[str, Any]) -> tuple[Model, Train, Preprocess]:
+        """Return the settings of a trial: ``tune.fixed`` and some parameters put in.
+
+        Raises ValueError if they do not go together or break a constraint.
+        """
+        chosen = by_section(self.tune.fixed | params)
+        model, recipe = self.settings(chosen["model"], chosen["train"])
+        cut = Preprocess(**(self.preprocess.model_dump() | chosen["preprocess"]))
+        check_patches(model, cut.size)
+        check_joined(model, self.features, cut, self.lensfit)
+        values = model.model_dump() | recipe.model_dump() | cut.model_dump()
+        for text in self.tune.constraints:
+            if not Constraint(text)(values):
+                raise InputError(f"the constraint {text!r} does not hold")
+        return model, recipe, cut
 
     def settings(
         self, model: dict[str, Any] | None = None, train: dict[str, Any] | None = None

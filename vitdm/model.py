@@ -220,7 +220,11 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and a two-layer perceptron, each behind a LayerNorm (pre-norm) and a shortcut."""
+    """Attention and a two-layer perceptron, each with a shortcut and a LayerNorm.
+
+    The norm comes before each of both (pre-norm), or after their sum with the shortcut (post-norm,
+    as in Vaswani et al. 2017; Xiong et al. 2020, arXiv:2002.04745, compare them).
+    """
 
     def __init__(
         self, settings: config.Model, num_tokens: int, attention: type[Attention] = Attention
@@ -228,6 +232,7 @@ class Block(nn.Module):
         super().__init__()
         width = settings.embed_dim
         hidden = round(width * settings.mlp_ratio)
+        self.pre = settings.norm == "pre"
         self.norm1 = nn.LayerNorm(width)
         self.attention = attention(
             width, settings.num_heads, num_tokens, settings.lsa, settings.dropout
@@ -238,9 +243,12 @@ class Block(nn.Module):
 
     def forward(self, tokens: Tensor, queries: int | None = None) -> Tensor:
         """Return the first ``queries`` tokens (default: all N) after the block, (B, N, D)."""
-        mixed = self.attention(self.norm1(tokens), queries)
-        tokens = tokens[:, :queries] + self.drop(mixed)
-        return tokens + self.drop(self.mlp(self.norm2(tokens)))
+        mixed = self.drop(self.attention(self.norm1(tokens) if self.pre else tokens, queries))
+        tokens = tokens[:, :queries] + mixed
+        if self.pre:
+            return tokens + self.drop(self.mlp(self.norm2(tokens)))
+        tokens = self.norm1(tokens)
+        return self.norm2(tokens + self.drop(self.mlp(tokens)))
 
 
 class ViT(nn.Module):
@@ -366,7 +374,7 @@ class ViT(nn.Module):
         tokens = self.tokens(images, features)
         weights = []
         for block in self.blocks:
-            weights.append(block.attention.weights(block.norm1(tokens)))
+            weights.append(block.attention.weights(block.norm1(tokens) if block.pre else tokens))
             tokens = block(tokens)
         return weights
 

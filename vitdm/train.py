@@ -34,6 +34,8 @@ from vitdm.residuals import read_residuals
 
 #: images (n, C, H, W), features (n, F) and labels (n,)
 Arrays = tuple[Tensor, Tensor, Tensor]
+#: whether to end a training, from its validation ROC-AUC after each epoch so far
+Watch = Callable[[list[float]], bool]
 RUN_FILES = ("config.yaml", "metrics.json", "history.csv", "model.safetensors")
 
 
@@ -93,9 +95,11 @@ class Recipe(lightning.LightningModule):
         settings: Train,
         total_steps: int,
         shuffle: torch.Generator | None = None,
+        watch: Watch | None = None,
     ):
         super().__init__()
         self.model = model
+        self.watch = watch
         self.settings = settings
         self.total_steps = total_steps
         self.shuffle = shuffle or torch.Generator()
@@ -116,6 +120,8 @@ class Recipe(lightning.LightningModule):
         stale = len(self.history) - (self.best_epoch or len(self.history))
         if stale >= self.settings.patience:
             self.trainer.should_stop = True
+        elif self.watch is not None and self.best_epoch is not None:
+            self.trainer.should_stop |= self.watch([row["valid_roc_auc"] for row in self.history])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         for name in ("history", "best", "spent"):
@@ -135,6 +141,8 @@ class Recipe(lightning.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], index: int) -> Tensor:
         images, features, labels = batch
         logits = self.model(images, features)
+        if self.settings.softmax_twice:
+            logits = logits.softmax(dim=1)
         loss = functional.cross_entropy(
             logits, labels, label_smoothing=self.settings.label_smoothing
         )
@@ -567,6 +575,7 @@ def learn(
     *,
     seed: int = 0,
     checkpoint: Path | None = None,
+    watch: Watch | None = None,
     label: str = "train",
     progress: bool = True,
 ) -> Learnt:
@@ -575,9 +584,9 @@ def learn(
     Images (n, C, H, W), features (n, F), F = 0 for none, labels (n,) from 0 to n_classes - 1. With
     ``valid`` the weights of the epoch with the best validation ROC-AUC (class 0, no substructure,
     against the others) are kept and training stops early; without, all epochs are run and the last
-    weights kept. ``checkpoint`` is a file from which the same training, if it was killed, goes on;
-    the answer is that of an uninterrupted one, on a CPU to the last bit. Raises Diverged if the
-    loss or a weight becomes NaN or infinite.
+    weights kept. ``watch`` may end it earlier. ``checkpoint`` is a file from which the same
+    training, if it was killed, goes on; the answer is that of an uninterrupted one, on a CPU to the
+    last bit. Raises Diverged if the loss or a weight becomes NaN or infinite.
     """
     images, features, _ = training
     with torch.random.fork_rng():
@@ -587,7 +596,7 @@ def learn(
             vit.standardise(features)
         shuffle = torch.Generator().manual_seed(seed)
         batches = Batches(training, train.batch_size, shuffle, train.flips)
-        recipe = Recipe(vit, train, train.epochs * len(batches), shuffle)
+        recipe = Recipe(vit, train, train.epochs * len(batches), shuffle, watch)
         callbacks: list[Callback] = []
         if progress:
             callbacks.append(Progress(label, recipe.total_steps))

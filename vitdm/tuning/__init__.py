@@ -1,0 +1,1 @@
+"""Bayesian optimisation of the hyperparameters, around scikit-optimize's ``gp_minimize``."""

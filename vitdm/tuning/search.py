@@ -1,0 +1,289 @@
+"""The loop of a search: ``gp_minimize``, one trial after another or several at once."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import joblib
+import numpy as np
+import skopt
+from scipy.optimize import OptimizeResult
+from skopt import space as skopt_space
+from skopt.learning import GaussianProcessRegressor
+from skopt.learning.gaussian_process.kernels import WhiteKernel
+from skopt.utils import cook_estimator, normalize_dimensions
+
+from vitdm.config import InputError
+
+T = TypeVar("T")
+R = TypeVar("R")
+Point = list[Any]
+#: the value of a point: point, number of the call, number of calls known when it was chosen
+Evaluate = Callable[[Point, int, int], float]
+
+
+class KnownNoise(GaussianProcessRegressor):
+    """scikit-optimize's Gaussian process, told the standard deviation of the values that it sees.
+
+    Its own ``noise`` is a variance of *normalised* values: with ``normalize_y`` it means another
+    noise after each trial, and one of chance makes it far too large. Here it is divided by the
+    variance of the values first.
+    """
+
+    def __init__(
+        self,
+        kernel=None,
+        alpha=1e-10,
+        optimizer="fmin_l_bfgs_b",
+        n_restarts_optimizer=0,
+        normalize_y=True,
+        copy_X_train=True,
+        random_state=None,
+        noise=None,
+        sd=0.0,
+    ):
+        super().__init__(
+            kernel,
+            alpha,
+            optimizer,
+            n_restarts_optimizer,
+            normalize_y,
+            copy_X_train,
+            random_state,
+            noise,
+        )
+        self.sd = sd
+
+    def fit(self, X: np.ndarray, y: Sequence[float]) -> KnownNoise:
+        level = self.sd**2 / (np.var(y) or 1.0)
+        signal, self.noise = self.kernel, "gaussian"  # which the kernel has, and is not fitted
+        self.kernel = signal + WhiteKernel(max(level, 1e-10), noise_level_bounds="fixed")
+        try:
+            return super().fit(X, y)
+        finally:
+            self.kernel, self.noise = signal, None
+
+
+def process(
+    space: Sequence[skopt_space.Dimension], noise: float | None, seed: int
+) -> GaussianProcessRegressor:
+    """Return the Gaussian process of ``gp_minimize``; ``noise`` None: it fits the noise, too."""
+    cooked = cook_estimator("GP", space=normalize_dimensions(space), random_state=seed)
+    if noise is None:
+        return cooked
+    return KnownNoise(
+        cooked.kernel,
+        n_restarts_optimizer=cooked.n_restarts_optimizer,
+        random_state=seed,
+        sd=noise,
+    )
+
+
+class OutOfTime(Exception):
+    """No trial may start any more."""
+
+
+class TooManyFailures(InputError):
+    """So many trials in a row failed that the rest would, too."""
+
+
+def minimise(
+    evaluate: Evaluate,
+    space: Sequence[skopt_space.Dimension],
+    first: Sequence[Point],
+    *,
+    n_calls: int,
+    seed: int,
+    noise: float | None = None,
+    acquisition: str = "gp_hedge",
+    allowed: Callable[[Point], bool] | None = None,
+    parallel: int = 1,
+    random: bool = False,
+) -> None:
+    """Search for the minimum of a function in ``n_calls`` calls, ``first`` among them.
+
+    ``evaluate`` returns the value of a point and keeps what it wants to keep. One at a time this is
+    scikit-optimize's ``gp_minimize``. With ``parallel`` others run meanwhile: then a point is
+    chosen when all but the last ``parallel`` before it are known, and these are taken to have found
+    what was expected (``ask``). That depends on no clock: the same seed gives the same points.
+    ``random``: random points instead. Ends when ``evaluate`` raises OutOfTime.
+    """
+    first = [list(point) for point in first[:n_calls]]
+    if random and n_calls > len(first):
+        drawn = skopt_space.Space(normalize_dimensions(space), constraint=allowed)
+        first += drawn.rvs(n_calls - len(first), random_state=seed)
+    options = {
+        "base_estimator": process(space, noise, seed),
+        "acq_func": acquisition,
+        "random_state": seed,
+        "space_constraint": allowed,
+    }
+    with contextlib.suppress(OutOfTime):
+        if parallel == 1:
+            function = _counted(evaluate)
+            skopt.gp_minimize(
+                function, space, x0=first, n_calls=n_calls, n_initial_points=0, **options
+            )
+            return
+        untold = skopt.Optimizer(space, n_initial_points=len(first), **options)
+        optimiser = untold.copy(random_state=seed)
+        running: deque[Point] = deque()
+
+        def propose(k: int, values: list[float]) -> tuple[Point, int, int] | None:
+            if k == n_calls:
+                return None
+            while len(optimiser.yi) < len(values):
+                last = len(optimiser.yi) + 1 == len(values)
+                fit = last and k >= len(first)
+                optimiser.tell(running.popleft(), values[len(optimiser.yi)], fit=fit)
+            point = first[k] if k < len(first) else ask(optimiser, running, untold)
+            running.append(point)
+            return point, k, len(values)
+
+        for _ in in_order(propose, lambda call: evaluate(*call), parallel):
+            pass
+
+
+def _counted(evaluate: Evaluate) -> Callable[[Point], float]:
+    calls = itertools.count()
+
+    def function(point: Point) -> float:
+        k = next(calls)
+        return evaluate(point, k, k)
+
+    return function
+
+
+def ask(optimiser: skopt.Optimizer, running: Sequence[Point], untold: skopt.Optimizer) -> Point:
+    """Return the next point while others are running, which are taken to be as good as expected.
+
+    That is the kriging believer of Ginsbourger, Le Riche & Carraro (2010, section 4.1). Their
+    constant liar, which scikit-optimize offers, contradicts what is already known around a point:
+    of Branin's function, two at once, it is 0.1 to 5 above the minimum after 30 calls, this 0.00.
+    """
+    if not running:
+        return optimiser.ask()
+    expected = [float(np.mean(optimiser.yi))] * len(running)
+    if optimiser.models:
+        expected = optimiser.models[-1].predict(optimiser.space.transform(list(running))).tolist()
+    believer = untold.copy(random_state=optimiser.rng.randint(0, np.iinfo(np.int32).max))
+    if hasattr(optimiser, "gains_"):
+        believer.gains_ = np.copy(optimiser.gains_)  # of the acquisition functions, so far
+    believer.tell([*optimiser.Xi, *running], [*optimiser.yi, *expected])
+    return believer.ask()
+
+
+def in_order(
+    make: Callable[[int, list[R]], T | None], run: Callable[[T], R], parallel: int
+) -> Iterator[R]:
+    """Yield the results of tasks in order; up to ``parallel`` of them run at once, in threads.
+
+    ``make(k, results)`` returns the k-th task from the results of all but the last few before it
+    (none if ``parallel`` is 1), None if there is no further one. How many are missing does not
+    depend on which of them is done: one task more than can run waits for a thread, or a long
+    one would leave the others idle.
+    """
+    results: list[R] = []
+    if parallel == 1:
+        while (task := make(len(results), results)) is not None:
+            results.append(run(task))
+            yield results[-1]
+        return
+    waiting: deque[Future[R]] = deque()
+    pool = ThreadPoolExecutor(parallel)
+    try:
+        while True:
+            task = make(len(results) + len(waiting), results)
+            if task is not None:
+                waiting.append(pool.submit(run, task))
+            if task is None or len(waiting) == parallel + 1:
+                if not waiting:
+                    return
+                results.append(waiting.popleft().result())
+                yield results[-1]
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+class Workers:
+    """Where trials run: in this process, or through joblib on what ``backend`` names.
+
+    ``backend``: "loky" (processes of this machine), "threading", "dask" or "ray"; with "=" and an
+    address, such as "dask=tcp://scheduler:8786", on a cluster that is already there. Without, Dask
+    and Ray start one on this machine. InputError if a backend cannot be used.
+    """
+
+    def __init__(self, parallel: int, backend: str = "loky"):
+        self.parallel = parallel
+        self.name, _, self.address = backend.partition("=")
+        if self.name not in BACKENDS:
+            raise InputError(f"backend: found {backend!r}; expected one of: {', '.join(BACKENDS)}")
+        if self.address and self.name not in ("dask", "ray"):
+            raise InputError(f"backend: found {backend!r}; expected no address of {self.name}")
+        self._client: Any = None
+
+    def __enter__(self) -> Workers:
+        if self.parallel > 1 and self.name in ("dask", "ray"):
+            try:
+                self._client = BACKENDS[self.name](self.address, self.parallel)
+            except ImportError as error:
+                raise InputError(
+                    f"backend: {self.name} is not installed ({error}); expected "
+                    f"pip install {'dask distributed' if self.name == 'dask' else 'ray'}"
+                ) from error
+            except (OSError, ValueError) as error:
+                raise InputError(f"backend: {self.name}={self.address}: {error}") from error
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self._client is not None:
+            getattr(self._client, "close", getattr(self._client, "shutdown", None))()
+
+    def __call__(self, function: Callable[..., R], *arguments: Any) -> R:
+        """Return what a function returns that is called there; several threads may ask at once."""
+        if self.parallel == 1:
+            return function(*arguments)
+        with joblib.parallel_config(backend=self.name, n_jobs=self.parallel):
+            return joblib.Parallel()([joblib.delayed(function)(*arguments)])[0]
+
+
+def _dask(address: str, parallel: int) -> Any:
+    from dask.distributed import Client
+
+    if address:
+        return Client(address)
+    return Client(n_workers=parallel, threads_per_worker=1, dashboard_address=None)
+
+
+def _ray(address: str, parallel: int) -> Any:
+    import ray
+    from ray.util.joblib import register_ray
+
+    ray.init(address=address or None, num_cpus=None if address else parallel)
+    register_ray()
+    return ray
+
+
+BACKENDS: dict[str, Any] = {"loky": None, "threading": None, "dask": _dask, "ray": _ray}
+
+
+def opinion(
+    space: Sequence[skopt_space.Dimension],
+    points: Sequence[Point],
+    values: Sequence[float],
+    noise: float | None,
+    seed: int,
+) -> OptimizeResult:
+    """Return scikit-optimize's result of a search, its Gaussian process fitted to all points.
+
+    Its tools (plots of convergence, evaluations, partial dependence) work on it.
+    """
+    optimiser = skopt.Optimizer(
+        space, process(space, noise, seed), n_initial_points=1, random_state=seed
+    )
+    return optimiser.tell([list(point) for point in points], list(values))

@@ -1,0 +1,140 @@
+"""Trials of a search: one line of JSON each, kept so that nothing is trained twice."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from vitdm.config import InputError
+from vitdm.provenance import atomic
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training with some parameters and a seed, and what it came to.
+
+    ``score`` is the metric on ``opt``, chance if the trial failed; ``curve`` the validation ROC-AUC
+    after each epoch. ``status``: ok; stopped (early, as hopeless, and scored as it then was); or
+    failed, for the reason in ``error``.
+    """
+
+    params: dict[str, Any]
+    seed: int
+    score: float
+    status: str = "ok"
+    error: str = ""
+    valid_roc_auc: float | None = None
+    epochs: int = 0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    curve: list[float] = field(default_factory=list)
+
+    @property
+    def value(self) -> float:
+        """What is minimised."""
+        return value_of(self.score)
+
+
+def value_of(score: float) -> float:
+    """Return what is minimised, log10(1 - score): it still tells 0.99 from 0.995."""
+    return math.log10(max(1 - score, 1e-6))
+
+
+class Log:
+    """The trials of one search in a file of JSON lines, whose first line tells which search.
+
+    A line is on the disk before the search goes on, and a torn last one, of a process that was
+    killed, is dropped. InputError if the file belongs to another search.
+    """
+
+    def __init__(self, path: str | Path, search: dict[str, Any]):
+        self.path = Path(path)
+        self._lock = threading.Lock()
+        self._known: dict[str, Trial] = {}
+        self.seconds = 0.0  # of the searches before this one
+        lines = self.path.read_text().split("\n") if self.path.exists() else []
+        whole, torn = lines[:-1], lines[-1:] not in ([], [""])
+        if whole:
+            self._read(whole, search)
+        if torn or not whole:
+            with atomic(self.path) as temporary:
+                first = whole or [json.dumps({"search": search}, sort_keys=True)]
+                temporary.write_text("\n".join(first) + "\n")
+
+    def _read(self, lines: list[str], search: dict[str, Any]) -> None:
+        try:
+            first, *others = [json.loads(line) for line in lines]
+            told = first["search"]
+            for line in others:
+                self.seconds = line.pop("elapsed")
+                trial = Trial(**line)
+                self._known[_key(trial.params, trial.seed)] = trial
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{self.path}: is no log of a search ({error})") from error
+        expected = json.loads(json.dumps(search))
+        if changed := [key for key in expected if told.get(key) != expected[key]]:
+            raise InputError(
+                f"{self.path}: belongs to a search with another {', '.join(changed)}; expected the "
+                "same, or another folder"
+            )
+
+    def recall(self, params: dict[str, Any], seed: int) -> Trial | None:
+        """Return the trial with these parameters and seed, None if there is none."""
+        return self._known.get(_key(params, seed))
+
+    def write(self, trial: Trial, elapsed: float) -> None:
+        """Append a trial; ``elapsed`` seconds since the search began, without interruptions."""
+        line = json.dumps(asdict(trial) | {"elapsed": round(elapsed, 2)})
+        with self._lock, self.path.open("a") as file:
+            self._known[_key(trial.params, trial.seed)] = trial
+            file.write(line + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _key(params: dict[str, Any], seed: int) -> str:
+    return json.dumps([params, seed], sort_keys=True)
+
+
+def limits(trials: Sequence[Trial], quantile: float, patience: int) -> list[float]:
+    """Return, epoch by epoch, what the best so far on ``valid`` must reach not to be hopeless.
+
+    That is the ``quantile`` (0.5: the median rule of Golovin et al. 2017, Vizier, section 3.2) of
+    what the trials before it had reached after as many epochs; -inf in the first ``patience``
+    epochs, and where fewer than ``LEAST`` trials came as far.
+    """
+    best = [np.maximum.accumulate(trial.curve) for trial in trials if trial.curve]
+    found = []
+    for epoch in range(max(map(len, best), default=0)):
+        there = [curve[epoch] for curve in best if len(curve) > epoch]
+        known = quantile > 0 and epoch >= patience and len(there) >= LEAST
+        found.append(float(np.quantile(there, quantile)) if known else -math.inf)
+    return found
+
+
+LEAST = 4  # trials, of which a quantile says something
+
+
+def hopeless(curve: Sequence[float], limits: Sequence[float]) -> bool:
+    """Return whether a trial with this validation curve so far should end."""
+    epoch = len(curve) - 1
+    return epoch < len(limits) and max(curve) < limits[epoch]
+
+
+def table(trials: Sequence[Trial]) -> pd.DataFrame:
+    """Return the trials as a table: call, the parameters, score and the rest; no curves."""
+    rows = []
+    for call, trial in enumerate(trials):
+        row = asdict(trial)
+        del row["curve"]
+        rows.append({"call": call, **row.pop("params"), **row})
+    return pd.DataFrame(rows)
