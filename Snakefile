@@ -786,9 +786,12 @@ rule join_trials:
     conda:
         "environment.yml"
     params:
+        config=CONFIG,
         folders=lambda wildcards: STUDIES[wildcards.study],
+        watch=watch("study", "rates"),
     shell:
-        "vitdm join-trials {params.folders} --out {output[0]} 2>&1 | tee {log}"
+        "vitdm join-trials {params.folders} --config {params.config} --out {output[0]}"
+        " 2>&1 | tee {log}"
 
 
 rule train_final:  # seed: as the search chose; start: as it began

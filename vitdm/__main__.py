@@ -162,7 +162,7 @@ def parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--seed", type=int, default=0, help="with --arm: which of its searches")
 
-    sub = command("join-trials", "Join the trials of searches.", out="CSV file", needs_config=False)
+    sub = command("join-trials", "Join the trials of arms, or of recipes.", out="CSV file")
     sub.add_argument("folders", nargs="+", type=Path)
 
     sub = command("gain", "Compare runs, pair by pair, on split opt.", out="JSON file")
@@ -311,7 +311,7 @@ def _run(arguments: argparse.Namespace) -> int:
         case "join-trials":
             from vitdm.tuning import rates
 
-            rates.join(arguments.folders, arguments.out)
+            rates.join(arguments.folders, settings, arguments.out)
         case "gain":
             from vitdm.tuning import gain
 

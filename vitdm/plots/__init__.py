@@ -43,10 +43,14 @@ from vitdm.plots.test import confusion_matrix, failures, headline, roc_curve, se
 from vitdm.plots.tuning import (
     COLLAPSED,
     setting_name,
+    stage_name,
+    tune_again,
     tune_convergence,
     tune_evaluations,
     tune_learning_rate,
     tune_objective,
+    tune_rates,
+    tune_searches,
 )
 
 __all__ = [
@@ -85,6 +89,8 @@ __all__ = [
     "save",
     "sensitivity",
     "setting_name",
+    "stage_name",
+    "stage_name",
     "shifted_patches",
     "shortcut_loss",
     "shortcut_table",
@@ -92,9 +98,12 @@ __all__ = [
     "style",
     "subhalo_distance",
     "training_history",
+    "tune_again",
     "tune_convergence",
     "tune_evaluations",
     "tune_learning_rate",
     "tune_objective",
+    "tune_rates",
+    "tune_searches",
     "unrolled_rings",
 ]

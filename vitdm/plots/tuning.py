@@ -129,31 +129,48 @@ def _corner_bar(figure: plt.Figure, shown: Any, label: str) -> Any:
     return figure.colorbar(shown, cax=corner, orientation="horizontal", label=label)
 
 
-def tune_convergence(trials: pd.DataFrame, n_initial: int) -> plt.Figure:
-    """Draw the ROC-AUC of each trial and the best so far, in the order of the calls.
+STAGES = {"start": "start", "x0": "given", "design": "design", "process": "Gaussian process"}
 
-    ``trials`` as in ``trials.csv``. The square is the configuration that the search started from,
-    open circles are ``n_initial`` random points, filled ones were chosen by the Gaussian process,
-    crosses failed. The axis is the quantity that is minimised, log10(1 - AUC), upside down.
+
+def stage_name(stage: str) -> str:
+    """Return in words who chose a trial."""
+    return STAGES.get(stage, stage)
+
+
+def tune_convergence(trials: pd.DataFrame, noise: float | None) -> plt.Figure:
+    """Draw the score of each trial and the best so far, in the order of the calls.
+
+    ``trials`` as in ``trials.csv``, without those trained anew. Squares are the start, with several
+    seeds; open circles the design, filled ones were chosen by the Gaussian process; small ones
+    ended early as hopeless, crosses failed. The bar is the noise of a trial (``noise``, the s.d. of
+    log10(1 - AUC)), two standard deviations long. The axis is log10(1 - AUC), upside down.
     """
     figure, axes = plt.subplots(figsize=(WIDTH * 0.85, 2.8), layout="tight")
-    call, auc = trials["call"].to_numpy() + 1, trials["roc_auc"].to_numpy()
-    failed = (trials["status"] != "ok").to_numpy()
+    call, auc = trials["call"].to_numpy() + 1, trials["score"].to_numpy()
     axes.step(call, np.maximum.accumulate(auc), where="post", color="0.35", lw=1.2, label="best")
-    blue, kind = COLOURS["no_sub"], np.digitize(call, [2, 2 + n_initial])
-    styles = [
-        {"marker": "s", "color": COLOURS["cdm"], "s": 36, "label": "start"},
-        {"marker": "o", "facecolor": "white", "edgecolor": blue, "s": 26, "label": "random"},
-        {"marker": "o", "color": blue, "s": 26, "label": "Gaussian process"},
-    ]
-    for k, look in enumerate(styles):
-        chosen = (kind == k) & ~failed
-        if chosen.any():
-            axes.scatter(call[chosen], auc[chosen], zorder=3, **look)
+    blue = COLOURS["no_sub"]
+    looks = {
+        "start": {"marker": "s", "color": COLOURS["cdm"]},
+        "x0": {"marker": "D", "color": COLOURS["axion"]},
+        "design": {"marker": "o", "facecolor": "white", "edgecolor": blue},
+        "process": {"marker": "o", "color": blue},
+    }
+    for stage, look in looks.items():
+        for status, size in (("ok", 30), ("stopped", 9)):
+            chosen = ((trials["stage"] == stage) & (trials["status"] == status)).to_numpy()
+            if chosen.any():
+                label = STAGES[stage] + (", ended early" if status == "stopped" else "")
+                axes.scatter(call[chosen], auc[chosen], s=size, zorder=3, label=label, **look)
+    failed = (trials["status"] == "failed").to_numpy()
     if failed.any():
         axes.scatter(call[failed], auc[failed], marker="x", color="black", s=26, label="failed")
     _auc_axis(axes, auc)
-    axes.set(xlabel="call", ylabel="ROC-AUC on opt", xlim=(0.4, len(call) + 0.6))
+    if noise:
+        middle = np.log10(1 - auc[call == 1][0])
+        ends = [[1 - 10 ** (middle + sign * noise)] for sign in (1, -1)]
+        axes.plot([0.3, 0.3], np.ravel(ends), color=COLOURS["cdm"], lw=2, clip_on=False)
+        axes.plot([], [], color=COLOURS["cdm"], lw=2, label="noise (±1 s.d.)")
+    axes.set(xlabel="call", ylabel="ROC-AUC on opt", xlim=(0, len(call) + 0.6))
     axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1), handletextpad=0.3)
     return figure
@@ -167,7 +184,7 @@ def tune_evaluations(trials: pd.DataFrame, space: dict[str, Any]) -> plt.Figure:
     are spread a little. A search that has learnt something crowds its late points together.
     """
     figure, grid = _triangle(space)
-    best = int(trials["roc_auc"].argmax())
+    best = int(trials["score"].argmax())
     places = {name: _place(trials[name], entry) for name, entry in space.items()}
     spread = {name: _jitter(values, space[name]) for name, values in places.items()}
     shown = None
@@ -210,7 +227,7 @@ def tune_objective(
     flat curve says that the setting hardly matters, or that the few trials do not show it.
     """
     figure, grid = _triangle(space)
-    names, best = list(space), int(trials["roc_auc"].argmax())
+    names, best = list(space), int(trials["score"].argmax())
     low = min(values.min() for values in dependence.values())
     high = max(values.max() for values in dependence.values())
     curves = np.concatenate([1 - 10 ** dependence[(name,)] for name in names])
@@ -243,15 +260,17 @@ def tune_objective(
 
 
 def tune_learning_rate(trials: pd.DataFrame, name: str, entry: Any) -> plt.Figure:
-    """Draw the ROC-AUC of all trials against their learning rate, coloured by another setting.
+    """Draw the score of all trials against their learning rate, coloured by another setting.
 
     ``trials`` as in ``trials.csv``; ``name`` and ``entry`` are the colour's key and dimension.
-    Crosses are trials that failed or collapsed (ROC-AUC below ``COLLAPSED``, dotted line). Too low
-    a rate has not learnt enough when the epochs are over, too high a one never learns.
+    Crosses are trials that failed or collapsed (ROC-AUC below ``COLLAPSED``, dotted line), small
+    points ended early as hopeless. Too low a rate has not learnt enough when the epochs are over,
+    too high a one never learns.
     """
     figure, axes = plt.subplots(figsize=(WIDTH * 0.8, 2.8), layout="tight")
-    rate, auc = trials["learning_rate"].to_numpy(), trials["roc_auc"].to_numpy()
-    bad = (trials["status"] != "ok").to_numpy() | (auc < COLLAPSED)
+    rate, auc = trials["learning_rate"].to_numpy(), trials["score"].to_numpy()
+    bad = (trials["status"] == "failed").to_numpy() | (auc < COLLAPSED)
+    early = (trials["status"] == "stopped").to_numpy() & ~bad
     place = _place(trials[name], entry)
     values = np.unique(place)
     if entry.type == "real":
@@ -261,15 +280,129 @@ def tune_learning_rate(trials: pd.DataFrame, name: str, entry: Any) -> plt.Figur
         texts = [str(entry.choices[int(rank)]) for rank in values]
     colours = sns.color_palette("viridis", len(values))
     nearest = np.abs(place[:, None] - values).argmin(axis=1)
+    kinds = [(~bad & ~early, {"s": 30}), (early, {"s": 9}), (bad, {"s": 30, "marker": "x"})]
     for k, text in enumerate(texts):
-        chosen = nearest == k
-        axes.scatter(rate[chosen & ~bad], auc[chosen & ~bad], s=30, color=colours[k])
-        axes.scatter(rate[chosen & bad], auc[chosen & bad], s=30, marker="x", color=colours[k])
+        for there, look in kinds:
+            chosen = (nearest == k) & there
+            axes.scatter(rate[chosen], auc[chosen], color=colours[k], **look)
         axes.scatter([], [], s=30, color=colours[k], label=text)
+    if early.any():
+        axes.scatter([], [], s=9, color="0.3", label="ended early")
     if bad.any():
         axes.scatter([], [], s=30, marker="x", color="0.3", label="collapsed")
         axes.axhline(COLLAPSED, color="0.6", lw=0.8, ls=":")
     _auc_axis(axes, auc)
     axes.set(xscale="log", xlabel="learning rate", ylabel="ROC-AUC on opt")
     axes.legend(title=setting_name(name), loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+def tune_again(candidates: list[dict[str, Any]], chosen: dict[str, Any]) -> plt.Figure:
+    """Draw the best trials and the start: the score each was found with, and fresh ones.
+
+    ``candidates`` and ``chosen`` (the parameters) as in ``best.json``. Dots are trainings with
+    fresh seeds, the bar their mean with its error, the triangle the score in the search, which is
+    too good for all but the start; the arrow is the choice, by the mean minus its error.
+    """
+    figure, axes = plt.subplots(figsize=(WIDTH * 0.7, 2.5), layout="tight")
+    labels = []
+    for k, entry in enumerate(candidates):
+        scores = np.array(entry["scores"])
+        shift = np.linspace(-0.08, 0.08, len(scores))
+        axes.scatter(k + 0.15 + shift, scores, s=9, color="0.55", zorder=2)
+        look = {"fmt": "_", "ms": 14, "color": COLOURS["no_sub"], "capsize": 3, "zorder": 3}
+        axes.errorbar(k + 0.15, entry["mean"], entry["error"], **look)
+        marker = {"marker": "v", "color": COLOURS["cdm"], "s": 28, "zorder": 3}
+        axes.scatter(k - 0.15, entry["found"], **marker)
+        labels.append("start" if k == 0 else f"trial {k}")
+    axes.errorbar([], [], [], fmt="_", color=COLOURS["no_sub"], capsize=3, label="mean, its error")
+    axes.scatter([], [], s=9, color="0.55", label="fresh seed")
+    axes.scatter([], [], marker="v", color=COLOURS["cdm"], s=28, label="in the search")
+    values = [v for entry in candidates for v in (*entry["scores"], entry["found"])]
+    low, high = min(values), max(values)
+    margin = 0.08 * max(high - low, 1e-4)
+    axes.set(ylim=(low - margin, high + 3 * margin), xlim=(-0.6, len(candidates) - 0.4))
+    winner = next(k for k, entry in enumerate(candidates) if entry["params"] == chosen)
+    axes.annotate(
+        "chosen", (winner, high + 2.7 * margin), ha="center", va="top", fontsize=8, weight="bold"
+    )
+    axes.set_xticks(range(len(labels)), labels)
+    axes.set_ylabel("ROC-AUC on opt")
+    axes.ticklabel_format(axis="y", useOffset=False)
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+def tune_searches(best: pd.DataFrame, labels: dict[str, str]) -> plt.Figure:
+    """Draw the best score so far against the calls, for kinds of search on equal terms.
+
+    ``best`` has arm, number, call, best_so_far. Lines are means over the searches of a kind in
+    log10(1 - AUC), bands their standard error; ``labels`` names the kinds.
+    """
+    figure, axes = plt.subplots(figsize=(WIDTH * 0.8, 2.8), layout="tight")
+    colours = dict(zip(labels, sns.color_palette("colorblind", len(labels)), strict=True))
+    dashes = dict(zip(labels, ["-", "--", "-.", ":"] * len(labels), strict=False))
+    drawn = []
+    for arm, label in labels.items():
+        table = best[best["arm"] == arm].pivot(index="call", columns="number", values="best_so_far")
+        error = np.log10(1 - np.minimum(table, 1 - 1e-6))
+        mean, sem = (
+            error.mean(axis=1),
+            error.std(axis=1, ddof=1).fillna(0) / len(table.columns) ** 0.5,
+        )
+        call = table.index.to_numpy() + 1
+        axes.plot(call, 1 - 10**mean, color=colours[arm], ls=dashes[arm], lw=1.5, label=label)
+        band = [1 - 10 ** (mean + sem), 1 - 10 ** (mean - sem)]
+        axes.fill_between(call, *band, color=colours[arm], alpha=0.15, lw=0)
+        drawn += band
+    _auc_axis(axes, np.concatenate(drawn))
+    axes.set(xlabel="call", ylabel="best ROC-AUC so far", xlim=(1, call.max()))
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+def tune_rates(trials: pd.DataFrame, labels: dict[str, str]) -> plt.Figure:
+    """Draw the score against the learning rate for several recipes of training.
+
+    ``trials`` has recipe, learning_rate, seed, score, status; ``labels`` names the recipes, the
+    first of which is drawn in all panels. Dots are trainings, lines their medians, crosses failed;
+    the dotted line is ``COLLAPSED``.
+    """
+    first, *others = labels
+    columns = min(3, max(1, len(others)))
+    rows = -(-max(1, len(others)) // columns)
+    figure, grid = plt.subplots(
+        rows,
+        columns,
+        figsize=(WIDTH, 0.4 + 1.6 * rows),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+        layout="tight",
+    )
+    looks = {first: ("0.45", "s")}
+    for axes, name in zip(grid.flat, others or [first], strict=False):
+        for recipe in dict.fromkeys([first, name]):
+            colour, marker = looks.get(recipe, (COLOURS["cdm"], "o"))
+            table = trials[trials["recipe"] == recipe]
+            middle = table.groupby("learning_rate")["score"].median()
+            style = {"color": colour, "lw": 1.2, "zorder": 2}
+            axes.plot(middle.index, middle, **style, label=labels[recipe])
+            ok = table["status"] != "failed"
+            axes.scatter(
+                table["learning_rate"][ok], table["score"][ok], s=8, c=colour, marker=marker
+            )
+            axes.scatter(
+                table["learning_rate"][~ok], table["score"][~ok], s=16, c=colour, marker="x"
+            )
+        axes.axhline(COLLAPSED, color="0.6", lw=0.8, ls=":")
+        axes.set(xscale="log", ylim=(0.46, 1.01))
+        axes.set_title(labels[name], fontsize=8, color=looks.get(name, (COLOURS["cdm"],))[0])
+    for axes in grid[-1]:
+        axes.set_xlabel("learning rate")
+    for axes in grid[:, 0]:
+        axes.set_ylabel("ROC-AUC on opt")
+    for axes in grid.flat[max(1, len(others)) :]:
+        axes.axis("off")
+    grid[0][0].plot([], [], color="0.45", lw=1.2)
     return figure

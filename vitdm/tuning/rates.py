@@ -32,7 +32,7 @@ def measure(
 ) -> pd.DataFrame:
     """Train a recipe of ``settings.rates`` at each learning rate, write ``out``, return its table.
 
-    Rows as those of a search (``trials.csv``), with the column ``recipe``. InputError if there is
+    Rows as those of a search (``trials.csv``). InputError if there is
     no such recipe or something that it needs is missing.
     """
     started, out, grid = time.time(), Path(out), settings.rates
@@ -65,7 +65,6 @@ def measure(
     for rate, seed in tqdm(tasks, desc=recipe, unit="trial", ncols=100, disable=not progress):
         trials.append(attempt(objective, {"learning_rate": rate}, seed, ()))
     found = table(trials)
-    found.insert(0, "recipe", recipe)
     with atomic(out) as temporary:
         temporary.mkdir()
         found.to_csv(temporary / "trials.csv", index=False)
@@ -84,14 +83,26 @@ def measure(
     return found
 
 
-def join(folders: Sequence[str | Path], out: str | Path) -> pd.DataFrame:
+def join(folders: Sequence[str | Path], settings: Config, out: str | Path) -> pd.DataFrame:
     """Write the trials of several folders as one table ``out`` (CSV) with its sidecar, return it.
 
-    The column ``folder`` tells which: the recipe, or the kind of search and its number.
+    A folder is named after a recipe, or after an arm of the study and its number, ``process_0``.
+    Columns before those of ``trials.csv``: recipe, or arm and number; label.
     """
-    started, out = time.time(), Path(out)
+    started, out, tables = time.time(), Path(out), []
     folders = [Path(folder) for folder in folders]
-    tables = [load_trials(folder).assign(folder=folder.name) for folder in folders]
+    for folder in folders:
+        arm, _, number = folder.name.rpartition("_")
+        if folder.name in settings.rates.recipes:
+            label, told = settings.rates.recipes[folder.name].label, {"recipe": folder.name}
+        elif arm in settings.study.arms:
+            label, told = settings.study.arms[arm].label, {"arm": arm, "number": number}
+        else:
+            raise InputError(f"{folder}: found neither an arm nor a recipe of the configuration")
+        table = load_trials(folder)
+        for place, (name, value) in enumerate((told | {"label": label}).items()):
+            table.insert(place, name, value)
+        tables.append(table)
     found = pd.concat(tables, ignore_index=True)
     with atomic(out) as temporary:
         found.to_csv(temporary, index=False)
