@@ -228,3 +228,27 @@ def test_settings_for_small_images():
             section = section[key]
         section[keys[-1]] = yaml.safe_load(value.strip("`").partition(": ")[2])
     config.build(content)
+
+
+def test_the_code_of_the_page_on_tuning_runs():
+    page = (ROOT / "docs/tuning.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    generator = np.random.default_rng(0)
+    y, x = np.mgrid[:96, :96] - 47.5
+    labels = np.repeat(["no_sub", "cdm"], 24)
+    width = np.where(labels == "cdm", 8.0, 3.0)[:, None, None]
+    images = np.exp(-(((np.hypot(x, y) - 25) / width) ** 2) / 2)
+    images = images + generator.normal(0, 0.05, images.shape)
+    few = "n_calls=5, start_seeds=2, n_initial_points=2, epochs=1, candidates=1, candidate_seeds=2"
+    assert "n_calls=30" in block
+    found = {"images": images, "labels": labels}
+    exec(block.replace("n_calls=30", few + ", progress=False"), found)
+    assert len(found["result"].x_iters) == 5 and found["model"].predict(images).shape == (48,)
+
+
+def test_the_space_of_the_page_on_tuning_is_one():
+    page = (ROOT / "docs/tuning.md").read_text()
+    (block,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    content = yaml.safe_load((ROOT / "config/smoke.yaml").read_text())
+    settings = config.build(content | yaml.safe_load(block) | {"study": {}})
+    assert settings.tune.n_calls == 24 and set(settings.tune.space) >= {"depth", "stretch"}

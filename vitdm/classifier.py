@@ -150,7 +150,8 @@ class ViTClassifier(ClassifierMixin, BaseEstimator):
         settings = self._settings(images, names)
         joined, residual = settings.feature_names, settings.model.residual
         crops, table, maps, _ = prepare(images, settings, joined, residual)
-        return Prepared(settings, crops, table[joined].to_numpy(np.float32), maps, targets)
+        features = table[joined].to_numpy(np.float32)
+        return Prepared(settings, crops, features, maps if residual else None, targets)
 
     def learn(
         self,
