@@ -248,7 +248,9 @@ class Workers:
         """Return what a function returns that is called there; several threads may ask at once."""
         if self.parallel == 1:
             return function(*arguments)
-        with joblib.parallel_config(backend=self.name, n_jobs=self.parallel):
+        # Snakemake lets each process of a rule have as many threads as the rule
+        options = {"inner_max_num_threads": 1} if self.name == "loky" else {}
+        with joblib.parallel_config(backend=self.name, n_jobs=self.parallel, **options):
             return joblib.Parallel()([joblib.delayed(function)(*arguments)])[0]
 
 
