@@ -66,12 +66,12 @@ class Peak:
         return path.read_text().splitlines() if path.exists() else []
 
 
-def run(folder, space=SMALL, objective=None, random=False, **tune):
+def run(folder, space=SMALL, objective=None, random=False, backend="threading", **tune):
     tune = {"n_calls": 14, "candidate_seeds": 2, "acquisition": "EI", "patience": 1} | tune
     settings = searching(space, **tune)
     objective = objective or Peak(folder)
     folder.mkdir(exist_ok=True)
-    tuner = Tuner(objective, settings, folder, {}, "threading", progress=False, random=random)
+    tuner = Tuner(objective, settings, folder, {}, backend, progress=False, random=random)
     return tuner, tuner.run()
 
 
@@ -266,6 +266,18 @@ def test_several_at_once_give_the_same_points_whoever_is_faster(tmp_path):
     for name, kind in (("a", Peak), ("b", Slow)):
         run(tmp_path / name, objective=kind(tmp_path), parallel=2, hopeless=0)
         tables.append(load_trials(tmp_path / name).drop(columns="seconds"))
+    pd.testing.assert_frame_equal(*tables)
+
+
+def test_a_cluster_of_dask_gives_the_same_search(tmp_path):
+    from distributed import LocalCluster
+
+    run(tmp_path / "here", parallel=2)
+    with LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None
+    ) as cluster:
+        run(tmp_path / "there", parallel=2, backend=f"dask={cluster.scheduler_address}")
+    tables = [load_trials(tmp_path / name).drop(columns="seconds") for name in ("here", "there")]
     pd.testing.assert_frame_equal(*tables)
 
 
