@@ -725,9 +725,9 @@ rule search:  # one of those that are compared
         multiext(f"{OUT}/searches/{{arm}}_{{k}}/", "best.json", "trials.csv"),
     log:
         f"{OUT}/logs/search_{{arm}}_{{k}}.log",
-    threads: lambda wildcards: SETTINGS.for_arm(wildcards.arm, 0).tune.parallel
     conda:
         "environment.yml"
+    threads: lambda wildcards: SETTINGS.for_arm(wildcards.arm, 0).tune.parallel
     params:
         config=CONFIG,
         processed=subpath(input[0], parent=True),
