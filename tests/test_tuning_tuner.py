@@ -179,16 +179,24 @@ def test_hopeless_trials_end_early_and_those_before_them_say_when(done):
 
 
 def test_limits_are_quantiles_of_the_best_so_far():
-    trials = [Trial({}, 0, 0.9, curve=curve) for curve in ([0.6, 0.8, 0.7], [0.7, 0.6, 0.9])]
-    trials += [Trial({}, 0, 0.9, curve=[0.5, 0.9, 0.9]), Trial({}, 0, 0.9, curve=[0.8, 0.5])]
-    trials += [Trial({}, 0, 0.5, status="failed")]
-    assert limits(trials, 0.5, 0) == pytest.approx(
-        [0.65, 0.8, -math.inf]
-    )  # at the end there are only three
-    assert limits(trials, 0.5, 1) == [-math.inf, 0.8, -math.inf]
+    curves = ([0.6, 0.8, 0.7], [0.7, 0.6, 0.9], [0.5, 0.9, 0.9], [0.6, 0.5], [0.8, 0.8])
+    trials = [Trial({"depth": k}, 0, 0.9, curve=curve) for k, curve in enumerate(curves)]
+    trials += [Trial({"depth": 9}, 0, 0.5, status="failed")]
+    assert limits(trials, 0.5, 0) == pytest.approx([0.6, 0.8, -math.inf])  # three reached the end
+    assert limits(trials, 0.5, 1) == pytest.approx([-math.inf, 0.8, -math.inf])
     assert limits(trials, 0.0, 0) == [-math.inf] * 3 and limits([], 0.5, 0) == []
     assert hopeless([0.6], [0.65, 0.8]) and not hopeless([0.65], [0.65, 0.8])
     assert not hopeless([0.9, 0.1], [0.65, 0.8]) and not hopeless([0.1, 0.1, 0.1], [0.65, 0.8])
+
+
+def test_limits_leave_room_for_the_noise():
+    trials = [Trial({"depth": k}, 0, 0.9, curve=[0.9]) for k in range(3)]
+    start = [Trial({"depth": 4}, seed, 0.9, curve=[auc]) for seed, auc in enumerate((0.9, 0.99))]
+    scatter = np.std([-1, -2], ddof=1)  # of log10(1 - AUC)
+    assert limits(trials + start, 0.5, 0) == pytest.approx([1 - 10 ** (-1 + 2 * scatter)])
+    repeated = [Trial({"depth": 5}, seed, 0.9, curve=[0.99]) for seed in range(9)]
+    assert limits(trials + repeated[:1], 0.5, 0) == pytest.approx([0.9])
+    assert limits(trials + repeated, 0.5, 0) == pytest.approx([0.9])  # one point, however often
 
 
 def test_a_search_goes_on_from_its_log_and_repeats_nothing(done, tmp_path):

@@ -329,8 +329,8 @@ class Tune(Section):
         0.5,
         ge=0,
         lt=1,
-        description="a trial ends early if its validation curve is below this quantile of those "
-        "before it; 0: none does",
+        description="a trial ends early if its validation curve is below this quantile of those of "
+        "the points before it, by more than the noise; 0: none does",
     )
     patience: int = Field(2, ge=1, description="epochs before a trial may end early")
     candidates: int = Field(3, ge=1, description="best trials that are trained anew, and the start")

@@ -105,23 +105,38 @@ def _key(params: dict[str, Any], seed: int) -> str:
     return json.dumps([params, seed], sort_keys=True)
 
 
+LEAST = 4  # points, of which a quantile says something
+SURE = 2.0  # standard deviations of the noise below it
+
+
 def limits(trials: Sequence[Trial], quantile: float, patience: int) -> list[float]:
     """Return, epoch by epoch, what the best so far on ``valid`` must reach not to be hopeless.
 
-    That is the ``quantile`` (0.5: the median rule of Golovin et al. 2017, Vizier, section 3.2) of
-    what the trials before it had reached after as many epochs; -inf in the first ``patience``
-    epochs, and where fewer than ``LEAST`` trials came as far.
+    That is what a ``quantile`` of the points before it had reached after as many epochs (0.5: the
+    median rule of Golovin et al. 2017, Vizier, section 3.2), lowered by twice the scatter there
+    between trials of one point with several seeds: where good points differ by less than their
+    noise, half of them are below the median by chance. -inf in the first ``patience`` epochs, and
+    where fewer than ``LEAST`` points came as far.
     """
-    best = [np.maximum.accumulate(trial.curve) for trial in trials if trial.curve]
+    points: dict[str, list[np.ndarray]] = {}
+    for trial in trials:
+        if trial.curve:
+            values = np.array([value_of(auc) for auc in trial.curve])
+            points.setdefault(_key(trial.params, 0), []).append(np.minimum.accumulate(values))
     found = []
-    for epoch in range(max(map(len, best), default=0)):
-        there = [curve[epoch] for curve in best if len(curve) > epoch]
-        known = quantile > 0 and epoch >= patience and len(there) >= LEAST
-        found.append(float(np.quantile(there, quantile)) if known else -math.inf)
+    for epoch in range(
+        max((len(curve) for group in points.values() for curve in group), default=0)
+    ):
+        there = [[c[epoch] for c in group if len(c) > epoch] for group in points.values()]
+        there = [group for group in there if group]
+        if not quantile or epoch < patience or len(there) < LEAST:
+            found.append(-math.inf)
+            continue
+        repeated = [group for group in there if len(group) > 1]
+        scatter = np.sqrt(np.mean([np.var(group, ddof=1) for group in repeated] or [0.0]))
+        middle = np.quantile([np.mean(group) for group in there], 1 - quantile)
+        found.append(float(1 - 10 ** (middle + SURE * scatter)))
     return found
-
-
-LEAST = 4  # trials, of which a quantile says something
 
 
 def hopeless(curve: Sequence[float], limits: Sequence[float]) -> bool:

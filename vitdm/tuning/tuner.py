@@ -235,7 +235,7 @@ class Tuner:
         """Train the start and the best trials with fresh seeds, the same for all of them."""
         calls = sorted(self.trials, key=lambda k: (-self.trials[k].score, k))
         best: list[Params] = []
-        for trial in (self.trials[k] for k in calls if self.trials[k].status == "ok"):
+        for trial in (self.trials[k] for k in calls if self.trials[k].status != "failed"):
             if trial.params != self.start and trial.params not in best:
                 best.append(trial.params)
         points = [self.start, *best[: self.search.candidates]]
