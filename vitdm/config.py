@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -366,6 +367,74 @@ class Comparison(Section):
     rows: dict[Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")], Row] = {}
 
 
+class Faults(Section):
+    """What went wrong in the precursor (``vitdm.precursor``, ``vitdm.audit``); on: as it was."""
+
+    hard_labels: bool = Field(True, description="'AUC' of decisions: the balanced accuracy")
+    rewrapped: bool = Field(True, description="64 x 88 px re-wrapped to 88 x 64, not transposed")
+    upright_cut: bool = Field(True, description="the crop is cut upright, turned and clipped")
+    first_contour: bool = Field(True, description="of several contours the first, not the largest")
+    low_level_twice: bool = Field(True, description="objects at the very low level: of the low one")
+    holes_counted: bool = Field(True, description="holes count as objects: a ring is two")
+    placeholders: bool = Field(
+        True, description="-1 for no distance, (0, 0) for the centre of a contour without area"
+    )
+    softmax_in_loss: bool = Field(True, description="probabilities where logits belong")
+    validation_on_training: bool = Field(
+        True, description="validation on the training images, 'AUC' averaged over batches"
+    )
+    never_stops: bool = Field(True, description="early stopping that cannot happen")
+    unshuffled: bool = Field(True, description="the same batches in the same order, each epoch")
+    norm_after_projection: bool = Field(True, description="LayerNorm of tokens, not of patches")
+    post_norm: bool = Field(
+        True, description="LayerNorm after the shortcut of each part of a block"
+    )
+    one_temperature: bool = Field(
+        True, description="one temperature for all heads, which divides what queries are made of"
+    )
+    flattened: bool = Field(True, description="the head reads all tokens, not the class token")
+
+    def mended(self, names: Iterable[str]) -> Faults:
+        """Return the same without some of them."""
+        return self.model_copy(update=dict.fromkeys(names, False))
+
+
+class Audit(Section):
+    """The precursor's recipe, its faults mended one by one; then ours (``vitdm.audit``)."""
+
+    population: str | None = Field(None, description="of a sample of its own; null: no audit")
+    n_train: int = Field(4500, ge=3)
+    n_valid: int = Field(500, ge=3, description="that may stop a training, or choose its epoch")
+    n_scored: int = Field(3000, ge=3)
+    epochs: int = Field(20, ge=1, description="of the precursor's recipe")
+    learning_rate: float = Field(5e-5, gt=0, description="of the precursor's recipe")
+    seeds: int = Field(2, ge=1)
+    steps: dict[str, list[str]] = Field(
+        {},
+        description="label: faults (config.Faults) mended together; alone, and after those above",
+    )
+    ours: list[Override] = Field([], description="rows of our own recipe on the same images")
+
+    @field_validator("steps")
+    @classmethod
+    def _known(cls, steps: dict[str, list[str]]) -> dict[str, list[str]]:
+        known, named = (
+            list(Faults.model_fields),
+            [name for names in steps.values() for name in names],
+        )
+        for name in named:
+            if name not in known:
+                raise ValueError(f"found {name!r}; expected some of {', '.join(known)}")
+            if named.count(name) > 1:
+                raise ValueError(f"found {name!r} twice; expected each fault once")
+        return steps
+
+    @property
+    def fitted(self) -> bool:
+        """Whether a row of ours needs features."""
+        return any(row.model.get("features") or row.model.get("residual") for row in self.ours)
+
+
 class Final(Section):
     """The final test: the best settings, trained on all development data."""
 
@@ -460,6 +529,7 @@ class Config(Section):
     run_seeds: int = Field(1, ge=1, description="seeds of each comparison run")
     efficiency: Efficiency = Efficiency()
     compare: Comparison = Comparison()
+    audit: Audit = Audit()
     tune: Tune
     final: Final = Final()
 
