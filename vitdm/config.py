@@ -549,7 +549,7 @@ class Config(Section):
         check_patches(self.model, self.preprocess.size)
         self._check_joined(self.model)
         lines = self._wrong_runs() + self._wrong_starts() + self._wrong_curves()
-        lines += self._wrong_rows()
+        lines += self._wrong_rows() + self._wrong_audit()
         if lines:
             raise wrong(lines)
         return self
@@ -611,6 +611,20 @@ class Config(Section):
                 and (model.get("feature_set", self.model.feature_set) == "selected")
             ):
                 lines.append((key, "found feature_set 'selected'; expected another"))
+        return lines
+
+    def _wrong_audit(self) -> list[tuple[str, str]]:
+        """Return what is wrong with the rows of ``audit``."""
+        chosen, lines = self.audit, []
+        if chosen.population and not chosen.steps:
+            lines.append(("audit.steps", "found none; expected at least one"))
+        for k, row in enumerate(chosen.ours):
+            wrong_row = self._wrong_override(f"audit.ours.{k}", row, self.preprocess)
+            lines += wrong_row
+            model, _ = (None, None) if wrong_row else self.settings(row.model, row.train)
+            if model and model.features and model.feature_set == "selected":
+                found = "found feature_set 'selected'; expected another"
+                lines.append((f"audit.ours.{k}", found))
         return lines
 
     def processing(self, row: Row) -> Preprocess:
@@ -732,7 +746,7 @@ def build(content: dict[str, Any], source: str = "configuration") -> Config:
         stem = re.sub(r"[^A-Za-z0-9_-]", "_", place.name.split(".")[0] or "data")
         name = str(content.get("name", "data")).removesuffix(f"_{stem}")
         content |= {"name": f"{name}_{stem}", "publish": False}
-        content |= {"efficiency": {}, "compare": {}}  # they are of simulated lenses
+        content |= {"efficiency": {}, "compare": {}, "audit": {}}  # they are of simulated lenses
         if isinstance(ingest := content.get("ingest", {}), dict) and not ingest.get("pixel_scale"):
             content = _without_fits(content)
     return checked(Config, content, source)
