@@ -637,7 +637,7 @@ rule audit:
         expand(
             f"{OUT}/audit/{{name}}/{{file}}",
             name=AUDITED,
-            file=["dataset/images.npy", *SEEN[: None if SETTINGS.audit.fitted else 1]],
+            file=["dataset/images.npy", *SEEN[: None if SETTINGS.audit_fits else 1]],
         ),
     output:
         multiext(f"{OUT}/audit/table/audit", ".csv", ".json"),

@@ -317,7 +317,7 @@ def measure(folder: str | Path, settings: Config, out: str | Path) -> pd.DataFra
         sidecar(
             temporary / "audit.json",
             rule="audit",
-            inputs=files + [sample.features] * chosen.fitted,
+            inputs=files + [sample.features] * settings.audit_fits,
             started=started,
             seed=settings.seed,
             config=recipe(settings),

@@ -429,11 +429,6 @@ class Audit(Section):
                 raise ValueError(f"found {name!r} twice; expected each fault once")
         return steps
 
-    @property
-    def fitted(self) -> bool:
-        """Whether a row of ours needs features."""
-        return any(row.model.get("features") or row.model.get("residual") for row in self.ours)
-
 
 class Final(Section):
     """The final test: the best settings, trained on all development data."""
@@ -691,6 +686,12 @@ class Config(Section):
             Model(**(self.model.model_dump() | (model or {}))),
             Train(**(self.train.model_dump() | (train or {}))),
         )
+
+    @property
+    def audit_fits(self) -> bool:
+        """Whether a row of ours in the audit needs features, or residual maps."""
+        models = [self.settings(row.model)[0] for row in self.audit.ours]
+        return any(model.features or model.residual for model in models)
 
     @property
     def feature_runs(self) -> list[str]:
