@@ -288,9 +288,10 @@ def measure(folder: str | Path, settings: Config, out: str | Path) -> pd.DataFra
     """Train all rows of the audit on the sample in ``folder``; write ``out``, return its table.
 
     ``audit.csv``, a row each: row, kind, mended (faults that are off), seeds, parameters, epochs,
-    cpu_seconds, train_loss, believed, claimed, balanced_accuracy (means over the seeds), roc_auc
-    with its 95 % interval (low, high), and gain over the precursor as it was (paired; gain_low,
-    gain_high, gain_sd). InputError if the sample is too small or the audit has no rows.
+    learning_rate, cpu_seconds, train_loss, believed, claimed, balanced_accuracy (means over the
+    seeds), roc_auc with its 95 % interval (low, high), gain over the precursor as it was (paired;
+    gain_low, gain_high, gain_sd), population, n_train, n_scored. InputError if the sample is too
+    small or the audit has no rows.
     """
     started = time.time()
     check_replaceable(out, FILES)
@@ -309,7 +310,8 @@ def measure(folder: str | Path, settings: Config, out: str | Path) -> pd.DataFra
         lines.append({"row": row.label, "kind": row.kind, **_line(outcomes, row, first, settings)})
         first = first or outcomes
         print({key: value for key, value in lines[-1].items() if key != "mended"}, flush=True)
-    table = pd.DataFrame(lines)
+    table = pd.DataFrame(lines).assign(population=sample.name, n_train=len(bench.train))
+    table = table.assign(n_scored=len(bench.scored))
     files = [sample.processed / "catalog.csv", sample.folder / "dataset/images.npy"]
     with atomic(out) as temporary:
         temporary.mkdir()
@@ -355,6 +357,7 @@ class Precursor:
             checked = training if faults.validation_on_training else valid
             believed = shown(logits_of(model, *checked[:2]), checked[2], faults)
             told = {"parameters": sum(p.numel() for p in model.parameters()), "epochs": epochs}
+            told |= {"learning_rate": self.settings.audit.learning_rate}
             told |= {"cpu_seconds": seconds, "train_loss": train_loss, "believed": believed}
             yield Outcome(found, told)
 
@@ -379,6 +382,7 @@ def _ours(bench: Bench, sample: Sample, settings: Config, override: Override) ->
         found = recipe(rate, settings.seed + seed, 1.0)
         table = bench.predictions(bench.scored, found.probabilities(bench.scored))
         told = {"parameters": found.parameters, "epochs": len(found.history)}
+        told |= {"learning_rate": rate}
         told |= {
             "cpu_seconds": found.cpu_seconds,
             "train_loss": found.history["train_loss"].iloc[-1],
