@@ -429,6 +429,9 @@ if found:
     ours = rows[rows["kind"] == "ours"].reset_index(drop=True)
     chosen = {"published": rows.iloc[0], "mended": rows[rows["kind"] != "ours"].iloc[-1]}
     chosen |= {"largest": one.loc[one["gain"].idxmax()], "smallest": one.loc[one["gain"].idxmin()]}
+    network = [row for row in rows.to_dict("records") if row["kind"] == "cumulative"]
+    before = [row for row in network if "post_norm" not in row["mended"].split()]
+    chosen |= {"before15": pd.Series(before[-1])} if 0 < len(before) < len(network) else {}
     chosen |= {f"ours{k}": row for k, row in ours.iterrows()}
     for name, row in chosen.items():
         kept = row.drop(["kind", "mended"]).dropna().to_dict()

@@ -9,10 +9,11 @@ from vitdm.plots.style import WIDTH
 
 KINDS = {
     "as it was": "",
-    "alone": "one mended",
-    "cumulative": "that one too, after those above",
+    "alone": "alone",
+    "cumulative": "with those above",
     "ours": "our recipe",
 }
+HEADS = {"alone": "mended alone", "cumulative": "mended with those above", "ours": "our recipe"}
 
 
 def audit(table: pd.DataFrame) -> plt.Figure:
@@ -37,10 +38,10 @@ def audit(table: pd.DataFrame) -> plt.Figure:
             axes.plot(claimed, y, "D", mfc="white", mec="#D55E00", ms=4.5, mew=1.2, zorder=3)
         axes.plot([row["low"], row["high"]], [y, y], color="#0072B2", lw=1.6, zorder=4)
         axes.plot(row["roc_auc"], y, "o", color="#0072B2", ms=4.5, mew=0, zorder=5)
-        if row["kind"] not in headed and KINDS[row["kind"]]:
+        if row["kind"] not in headed and row["kind"] in HEADS:
             style = {"fontsize": 8, "style": "italic", "color": "0.3", "va": "center"}
             transform = axes.get_yaxis_transform()
-            axes.text(0.0, y - 1.0, f" {KINDS[row['kind']]}", transform=transform, **style)
+            axes.text(0.0, y - 1.0, f" {HEADS[row['kind']]}", transform=transform, **style)
         headed.add(row["kind"])
     axes.plot([], [], "o", color="#0072B2", ms=4.5, mew=0, label="ROC-AUC, 95 % interval")
     axes.plot([], [], "D", mfc="white", mec="#D55E00", ms=4.5, mew=1.2, label="claimed")
