@@ -41,9 +41,11 @@ SIMULATED = SETTINGS.data == "simulate"
 POPULATIONS = {Path(file).stem: file for file in SETTINGS.populations.files if SIMULATED}
 MAIN = Path(SETTINGS.population).stem
 CURVES = {curve.name: curve for curve in SETTINGS.efficiency.curves}
-# further lenses: shown beside the main ones, or simulated for the curves of efficiency
+AUDITED = [Path(SETTINGS.audit.population).stem] if SETTINGS.audit.population else []
+# further lenses: shown beside the main ones, simulated for the curves of efficiency, or the audit
 SAMPLES = {f"populations/{name}": file for name, file in POPULATIONS.items()}
 SAMPLES |= {f"efficiency/{name}": curve.population for name, curve in CURVES.items()}
+SAMPLES |= {f"audit/{name}": SETTINGS.audit.population for name in AUDITED}
 TRAININGS = [
     f"{OUT}/efficiency/{name}/n{n}_seed{k}"
     for name, curve in CURVES.items()
@@ -108,6 +110,9 @@ STUDY_TABLES = {
     if name in STUDIED or (SETTINGS.publish and exists(f"paper/extended/{name}.csv"))
 }
 SHORTCUT = bool(EXTENDED) or {"model_i", "model_i_sizes"} <= set(CURVES)
+AUDIT = [f"{OUT}/audit/table/audit.csv"] * bool(AUDITED) or [
+    file for file in ["paper/extended/audit.csv"] if SETTINGS.publish and exists(file)
+]
 FAIR = bool(ROWS) or "paper/extended/comparison.csv" in EXTENDED
 # What each notebook reads, and the figures and tables of the article that it draws.
 NOTEBOOKS = {
@@ -169,10 +174,13 @@ NOTEBOOKS = {
         "tables": ["tune_best"] + ["tune_searches"] * ("searches" in STUDY_TABLES),
     },
     "05_final_test": {
-        "reads": [*DATASET, f"{OUT}/features.csv", f"{OUT}/evaluation/metrics.json"] + KNOWN_MODEL,
+        "reads": [*DATASET, f"{OUT}/features.csv", f"{OUT}/evaluation/metrics.json"]
+        + KNOWN_MODEL
+        + AUDIT,
         "figures": ["roc_curve", "confusion_matrix", "failures", "headline"]
-        + ["sensitivity"] * SIMULATED,
-        "tables": ["results", "per_class", "confusion"],
+        + ["sensitivity"] * SIMULATED
+        + ["audit"] * bool(AUDIT),
+        "tables": ["results", "per_class", "confusion"] + ["audit"] * bool(AUDIT),
     },
 }
 
@@ -186,6 +194,9 @@ def numbers_of(sample):
     """Return the options of vitdm simulate that tell how many lenses a sample has."""
     if sample.startswith("populations/"):
         return f"--n {SETTINGS.populations.n_images}"
+    if sample.startswith("audit/"):
+        n = SETTINGS.audit.n_train + SETTINGS.audit.n_valid
+        return f"--n {n} --n-opt {SETTINGS.audit.n_scored} --seed {SETTINGS.seed + 1}"
     chosen = CURVES[sample.removeprefix("efficiency/")]
     alike = [curve for curve in CURVES.values() if (curve.runs is None) == (chosen.runs is None)]
     sizes = [size for curve in alike for size in curve.sizes]
@@ -646,16 +657,40 @@ rule merge_compare:
         " 2>&1 | tee {log}"
 
 
+rule audit:
+    input:
+        expand(
+            f"{OUT}/audit/{{name}}/{{file}}",
+            name=AUDITED,
+            file=["dataset/images.npy", *SEEN[: None if SETTINGS.audit_fits else 1]],
+        ),
+    output:
+        multiext(f"{OUT}/audit/table/audit", ".csv", ".json"),
+    log:
+        f"{OUT}/logs/audit.log",
+    conda:
+        "environment.yml"
+    params:
+        config=CONFIG,
+        sample=expand(f"{OUT}/audit/{{name}}", name=AUDITED),
+        out=subpath(output[0], parent=True),
+        watch=watch("audit", "model", "train"),
+    shell:
+        "vitdm audit {params.sample} --config {params.config} --out {params.out} 2>&1 | tee {log}"
+
+
 if not SETTINGS.publish:  # what is published reads the committed results of config/extended.yaml
 
     rule extended:
         input:
             multiext(f"{OUT}/efficiency/all/efficiency", ".csv", ".json"),
             multiext(f"{OUT}/compare/all/comparison", *COMPARISON) if ROWS else [],
+            multiext(f"{OUT}/audit/table/audit", ".csv", ".json") if AUDITED else [],
             expand(f"{OUT}/{{study}}/{{study}}.{{ext}}", study=STUDIED, ext=["csv", "json"]),
         output:
             multiext("paper/extended/efficiency", ".csv", ".json"),
             multiext("paper/extended/comparison", *COMPARISON) if ROWS else [],
+            multiext("paper/extended/audit", ".csv", ".json") if AUDITED else [],
             expand("paper/extended/{study}.{ext}", study=STUDIED, ext=["csv", "json"]),
         log:
             f"{OUT}/logs/extended.log",

@@ -95,7 +95,7 @@ def test_scores_are_those_of_the_images_that_score(measured):
 
 
 def test_images_that_choose_are_not_learnt_from(measured):
-    bench = compare.Bench.of(measured / "model_i/processed", settings_of())
+    bench = compare.Bench.of(measured / "model_i/processed", "multiclass", 40, 20, seed=7)
     parts = [set(rows) for rows in (bench.train, bench.valid, bench.scored)]
     assert [len(part) for part in parts] == [40, 20, 60]
     assert len(set.union(*parts)) == 120

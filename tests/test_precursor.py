@@ -142,3 +142,54 @@ def test_pixels_without_a_number_are_dark():
     np.testing.assert_array_equal(
         precursor.process(image), precursor.process(np.nan_to_num(image, posinf=0))
     )
+
+
+# ------------------------------------------------------------------------------- faults mended
+
+
+def mended(image, *names):
+    return precursor.process_and_measure(image, precursor.PUBLISHED.mended(names))
+
+
+def test_mended_arrays_are_transposed():
+    image = ellipse(30)
+    np.testing.assert_array_equal(mended(image, "rewrapped")[0], precursor.crop(image).T)
+
+
+@pytest.mark.parametrize("angle", [0, 25, 60, 90, 120, 155])
+def test_a_mended_cut_undoes_the_rotation(angle):
+    reference = mended(ellipse(10), "upright_cut", "rewrapped")[0]
+    seen = mended(ellipse(10 + angle), "upright_cut", "rewrapped")[0]
+    assert np.corrcoef(seen.ravel(), reference.ravel())[0, 1] > 0.97
+    assert seen.shape == (88, 64)
+    across, along = (seen > 0.5).any(axis=1), (seen > 0.5).any(axis=0)
+    assert 20 < across.sum() < 60 and along.sum() > 15  # nothing is clipped, the long side is
+
+
+def test_the_mended_contour_is_the_largest():
+    image = np.zeros((SIDE, SIDE))
+    image[20:80, 20:80] = 1
+    image[120:130, 100:110] = 1
+    assert mended(image, "first_contour")[1]["area"] > 0.16
+    assert mended(image[::-1], "first_contour")[1]["area"] > 0.16
+
+
+def test_a_mended_ring_is_one_object_and_what_is_in_it_another():
+    ring = np.exp(-0.5 * ((np.hypot(X - 75, Y - 75) - 28) / 3) ** 2)
+    assert mended(ring, "holes_counted")[1]["number_low"] == pytest.approx((1 - 3) / 3)
+    values = mended(ring + spot(75, 75), "holes_counted")[1]
+    assert values["number_low"] == pytest.approx((2 - 3) / 3)
+
+
+def test_the_mended_very_low_level_has_its_own_number():
+    image = spot(40, 40) + 0.2 * spot(100, 40) + 0.2 * spot(70, 110)
+    values = mended(image, "low_level_twice")[1]
+    assert values["number_very_low"] == 0 and values["number_low"] == pytest.approx((1 - 3) / 3)
+
+
+def test_mended_gaps_are_gaps_and_a_pixel_has_its_place():
+    assert math.isnan(mended(spot(70, 70), "placeholders")[1]["dmax_low"])
+    image = np.clip(2 * spot(100, 90, 6), 0, 1)
+    image[40, 30] = 1
+    distance = mended(image, "placeholders")[1]["dmax_very_low"] * math.hypot(64, 88)
+    assert distance == pytest.approx(math.hypot(70, 50), abs=1)

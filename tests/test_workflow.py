@@ -64,15 +64,15 @@ def test_plan_of_simulated_lenses(folder):
     shown = len(SMOKE.populations.files)
     curves = SMOKE.efficiency.curves
     fitted = sum(curve.runs is None for curve in curves)
-    samples = shown + len(curves)
+    samples = shown + len(curves) + 1  # that of the audit
     extra = {"simulate_sample": samples, "ceiling": shown, "features": 1 + shown + fitted}
-    extra |= {"rank_population": shown, "invariance": shown, "preprocess": 1 + len(curves)}
+    extra |= {"rank_population": shown, "invariance": shown, "preprocess": 2 + len(curves)}
     extra |= {"lensfit": SMOKE.shards, "merge_fits": 1, "lensfit_sample": shown + fitted}
     default = SMOKE.efficiency.seeds
     trainings = sum(len(curve.sizes) * (curve.seeds or default) for curve in curves)
     extra |= {"efficiency": trainings, "merge_efficiency": 1}
     extra |= {"compare": len(SMOKE.compare.rows), "merge_compare": 1}
-    extra |= {"known_model": 1, "gain": 1, "train_final": 2 * SMOKE.final.seeds}
+    extra |= {"known_model": 1, "audit": 1, "gain": 1, "train_final": 2 * SMOKE.final.seeds}
     assert jobs == REST | {"simulate": SMOKE.shards, "merge": 1} | extra
     assert total == sum(jobs.values())
     assert not (folder / "results").exists()  # a dry run leaves nothing
@@ -124,7 +124,7 @@ def test_what_the_workflow_refuses(folder, tmp_path):
     before = sorted(path.name for path in (folder / "results").glob("*"))
     for setting, message in (
         (f"data={tmp_path}/gone", f"data: {tmp_path}/gone: no such file or folder"),
-        ("colour=3", "smoke.yaml: colour: unknown key; expected one of: compare, data, efficiency"),
+        ("colour=3", "smoke.yaml: colour: unknown key; expected one of: audit, compare, data"),
     ):
         status, text, _ = plan(folder, "--configfile", "config/smoke.yaml", "--config", setting)
         assert status != 0 and message in text and "Traceback" not in text

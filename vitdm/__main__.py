@@ -198,6 +198,9 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--row", help="name of an entry in compare.rows of the configuration")
     what.add_argument("--merge", action="store_true", help="join the rows")
 
+    sub = command("audit", "Train the precursor's recipe, fault by fault, and ours.", out="folder")
+    sub.add_argument("sample", type=Path, help="folder with dataset, processed, features.csv")
+
     sub = command("evaluate", "Open the test split: apply runs and score them.", out="folder")
     sub.add_argument("processed", type=Path)
     sub.add_argument("runs", nargs="+", type=Path)
@@ -349,6 +352,10 @@ def _run(arguments: argparse.Namespace) -> int:
             if others:
                 raise InputError(f"{others[0]}: found a second sample; expected one")
             compare.measure(first, settings, arguments.row, arguments.out)
+        case "audit":
+            from vitdm.audit import measure
+
+            measure(arguments.sample, settings, arguments.out)
         case "evaluate":
             from vitdm.evaluate import evaluate
 

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from vitdm import baselines, train
-from vitdm.config import Config, InputError, Row
+from vitdm.config import Config, InputError, Override, Row
 from vitdm.dataset import Dataset
 from vitdm.efficiency import BOOSTING, Sample
 from vitdm.evaluate import paired_gain, per_class_auc, roc_auc
@@ -61,18 +61,18 @@ class Bench:
     scored: np.ndarray
 
     @classmethod
-    def of(cls, processed: Path, settings: Config) -> Bench:
+    def of(cls, processed: Path, task: str, n_train: int, n_valid: int, seed: int) -> Bench:
         """Return the rows; InputError if there are too few images."""
-        data, chosen = Dataset.open(processed), settings.compare
-        labels, classes = data.labels(settings.task)
-        rows, wanted = data.rows("train"), chosen.n_train + chosen.n_valid
+        data = Dataset.open(processed)
+        labels, classes = data.labels(task)
+        rows, wanted = data.rows("train"), n_train + n_valid
         if wanted > len(rows):
             raise InputError(
                 f"{processed}: found {len(rows)} images in split train; expected at least "
-                f"compare.n_train + compare.n_valid = {wanted}"
+                f"n_train + n_valid = {wanted}"
             )
-        order = np.random.default_rng(np.random.SeedSequence(settings.seed)).permutation(rows)
-        parts = order[: chosen.n_train], order[chosen.n_train : wanted]
+        order = np.random.default_rng(np.random.SeedSequence(seed)).permutation(rows)
+        parts = order[:n_train], order[n_train:wanted]
         return cls(data, labels, classes, *map(np.sort, parts), data.rows("opt"))
 
     def predictions(self, rows: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
@@ -105,8 +105,9 @@ def measure(folder: str | Path, settings: Config, name: str, out: str | Path) ->
         if row.preprocess:
             processed = Path(scratch) / "processed"
             process_dataset(sample.folder / "dataset", processed, settings.processing(row))
-        bench = Bench.of(processed, settings)
-        learn = (_boosting if row.boosting else _network)(bench, sample, settings, row, name)
+        sizes = chosen.n_train, chosen.n_valid
+        bench = Bench.of(processed, settings.task, *sizes, settings.seed)
+        learn = (_boosting if row.boosting else network)(bench, sample, settings, row, name)
         lines = []
 
         def attempt(rate: float, seed: int, kind: str, share: float = 1.0) -> Trained | None:
@@ -170,7 +171,8 @@ def recipe(settings: Config, name: str | None = None) -> dict[str, Any]:
 Learn = Callable[[float, int, float], Trained]
 
 
-def _network(bench: Bench, sample: Sample, settings: Config, row: Row, name: str) -> Learn:
+def network(bench: Bench, sample: Sample, settings: Config, row: Override, name: str) -> Learn:
+    """Return the training of a row's network: of learning rate, seed, share of its epochs."""
     model, training = settings.settings(row.model, row.train)
     names = joined_features(model, settings, None)
     arrays, _ = train.inputs_for(

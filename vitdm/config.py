@@ -11,6 +11,7 @@ import ast
 import hashlib
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -546,6 +547,69 @@ class Comparison(Section):
     rows: dict[Name, Row] = {}
 
 
+class Faults(Section):
+    """What went wrong in the precursor (``vitdm.precursor``, ``vitdm.audit``); on: as it was."""
+
+    hard_labels: bool = Field(True, description="'AUC' of decisions: the balanced accuracy")
+    rewrapped: bool = Field(True, description="64 x 88 px re-wrapped to 88 x 64, not transposed")
+    upright_cut: bool = Field(True, description="the crop is cut upright, turned and clipped")
+    first_contour: bool = Field(True, description="of several contours the first, not the largest")
+    low_level_twice: bool = Field(True, description="objects at the very low level: of the low one")
+    holes_counted: bool = Field(True, description="holes count as objects: a ring is two")
+    placeholders: bool = Field(
+        True, description="-1 for no distance, (0, 0) for the centre of a contour without area"
+    )
+    softmax_in_loss: bool = Field(True, description="probabilities where logits belong")
+    validation_on_training: bool = Field(
+        True, description="validation on the training images, 'AUC' averaged over batches"
+    )
+    never_stops: bool = Field(True, description="early stopping that cannot happen")
+    unshuffled: bool = Field(True, description="the same batches in the same order, each epoch")
+    norm_after_projection: bool = Field(True, description="LayerNorm of tokens, not of patches")
+    post_norm: bool = Field(
+        True, description="LayerNorm after the shortcut of each part of a block"
+    )
+    one_temperature: bool = Field(
+        True, description="one temperature for all heads, which divides what queries are made of"
+    )
+    flattened: bool = Field(True, description="the head reads all tokens, not the class token")
+
+    def mended(self, names: Iterable[str]) -> Faults:
+        """Return the same without some of them."""
+        return self.model_copy(update=dict.fromkeys(names, False))
+
+
+class Audit(Section):
+    """The precursor's recipe, its faults mended one by one; then ours (``vitdm.audit``)."""
+
+    population: str | None = Field(None, description="of a sample of its own; null: no audit")
+    n_train: int = Field(4500, ge=3)
+    n_valid: int = Field(500, ge=3, description="that may stop a training, or choose its epoch")
+    n_scored: int = Field(3000, ge=3)
+    epochs: int = Field(20, ge=1, description="of the precursor's recipe")
+    learning_rate: float = Field(5e-5, gt=0, description="of the precursor's recipe")
+    seeds: int = Field(2, ge=1)
+    steps: dict[str, list[str]] = Field(
+        {},
+        description="label: faults (config.Faults) mended together; alone, and after those above",
+    )
+    ours: list[Override] = Field([], description="rows of our own recipe on the same images")
+
+    @field_validator("steps")
+    @classmethod
+    def _known(cls, steps: dict[str, list[str]]) -> dict[str, list[str]]:
+        known, named = (
+            list(Faults.model_fields),
+            [name for names in steps.values() for name in names],
+        )
+        for name in named:
+            if name not in known:
+                raise ValueError(f"found {name!r}; expected some of {', '.join(known)}")
+            if named.count(name) > 1:
+                raise ValueError(f"found {name!r} twice; expected each fault once")
+        return steps
+
+
 class Final(Section):
     """The final test: the best settings, trained on all development data."""
 
@@ -638,6 +702,7 @@ class Config(Section):
     run_seeds: int = Field(1, ge=1, description="seeds of each comparison run")
     efficiency: Efficiency = Efficiency()
     compare: Comparison = Comparison()
+    audit: Audit = Audit()
     tune: Tune
     study: Study = Study()
     rates: Rates = Rates()
@@ -659,7 +724,7 @@ class Config(Section):
         check_patches(self.model, self.preprocess.size)
         self._check_joined(self.model)
         lines = self._wrong_runs() + self._wrong_starts() + self._wrong_curves()
-        lines += self._wrong_rows() + self._wrong_studies()
+        lines += self._wrong_rows() + self._wrong_audit() + self._wrong_studies()
         if lines:
             raise wrong(lines)
         return self
@@ -721,6 +786,20 @@ class Config(Section):
                 and (model.get("feature_set", self.model.feature_set) == "selected")
             ):
                 lines.append((key, "found feature_set 'selected'; expected another"))
+        return lines
+
+    def _wrong_audit(self) -> list[tuple[str, str]]:
+        """Return what is wrong with the rows of ``audit``."""
+        chosen, lines = self.audit, []
+        if chosen.population and not chosen.steps:
+            lines.append(("audit.steps", "found none; expected at least one"))
+        for k, row in enumerate(chosen.ours):
+            wrong_row = self._wrong_override(f"audit.ours.{k}", row, self.preprocess)
+            lines += wrong_row
+            model, _ = (None, None) if wrong_row else self.settings(row.model, row.train)
+            if model and model.features and model.feature_set == "selected":
+                found = "found feature_set 'selected'; expected another"
+                lines.append((f"audit.ours.{k}", found))
         return lines
 
     def processing(self, row: Row) -> Preprocess:
@@ -839,6 +918,12 @@ class Config(Section):
         )
 
     @property
+    def audit_fits(self) -> bool:
+        """Whether a row of ours in the audit needs features, or residual maps."""
+        models = [self.settings(row.model)[0] for row in self.audit.ours]
+        return any(model.features or model.residual for model in models)
+
+    @property
     def feature_runs(self) -> list[str]:
         """The runs of FEATURE_RUNS that there are; none if nothing can be compared."""
         found = [run for run in FEATURE_RUNS if run in self.runs]
@@ -892,7 +977,7 @@ def build(content: dict[str, Any], source: str = "configuration") -> Config:
         stem = re.sub(r"[^A-Za-z0-9_-]", "_", place.name.split(".")[0] or "data")
         name = str(content.get("name", "data")).removesuffix(f"_{stem}")
         content |= {"name": f"{name}_{stem}", "publish": False}
-        content |= {"efficiency": {}, "compare": {}}  # they are of simulated lenses
+        content |= {"efficiency": {}, "compare": {}, "audit": {}}  # they are of simulated lenses
         if isinstance(ingest := content.get("ingest", {}), dict) and not ingest.get("pixel_scale"):
             content = _without_fits(content)
     return checked(Config, content, source)

@@ -89,7 +89,10 @@ def needs(name: str, settings: Config) -> list[str]:
             *["efficiency/all/efficiency.csv"] * bool(settings.efficiency.curves),
         ],
         "04": ["processed/dataset.json", "tune/best.json"],
-        "05": ["evaluation/metrics.json", "features.csv"],
+        "05": [
+            *("evaluation/metrics.json", "features.csv"),
+            *["audit/table/audit.csv"] * bool(settings.audit.population),
+        ],
     }[name[:2]]
 
 

@@ -1,8 +1,10 @@
 """The precursor's image processing and features as published, for the audit only.
 
 The procedure of github.com/SVJLucas/ViT-for-Dark-Matter-Morphology (notebook 2), in our own words,
-so that ours can be measured beside it on the same images. No model is trained on what this gives.
-What follows is done on purpose, for it is what the published numbers rest on:
+so that ours can be measured beside it on the same images (``vitdm.invariance``) and that it can be
+told what each fault did to a training (``vitdm.audit``). What follows is done on purpose, for it is
+what the published numbers rest on; each of 1 to 8 but 3 is a switch (``config.Faults``), and with
+all of them off, the same procedure does what it was meant to do:
 
 1. The square of 64 rows and 88 columns is re-wrapped into 88 rows and 64 columns, not transposed:
    each row of the image breaks off and goes on in the next.
@@ -33,6 +35,9 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from vitdm.config import Faults
+
+PUBLISHED = Faults()
 LEVELS = {"very_low": 0.1, "low": 0.3, "medium": 0.35, "high": 0.4}
 ROWS, COLUMNS = 64, 88
 DIAGONAL = math.hypot(ROWS, COLUMNS)  # px, the unit of the distances
@@ -62,19 +67,29 @@ def scale(image: ArrayLike) -> NDArray[np.float64]:
     return (image - low) / ((high - low) or 1.0)
 
 
-def find(scaled: NDArray[np.float64]) -> NDArray[np.int32] | None:
-    """Return the contour (n, 1, 2) that the procedure takes, None if there is none (4)."""
+def find(scaled: NDArray[np.float64], faults: Faults = PUBLISHED) -> NDArray[np.int32] | None:
+    """Return the contour (n, 1, 2) that the procedure takes, None if there is none (4).
+
+    Without the fault, the largest.
+    """
     smooth = cv2.GaussianBlur(scaled, (15, 15), 0)
     bright = cv2.threshold(smooth, 0.02, 1, cv2.THRESH_BINARY)[1]
     opened = cv2.morphologyEx(bright, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
     outer = [contour for contour, parent in _contours(opened) if parent < 0]
+    if not faults.first_contour:
+        return max(outer, key=cv2.contourArea, default=None)
     # in this order OpenCV 4 returns them; a later version need not
     return max(outer, key=lambda contour: contour[:, 0, 1].min(), default=None)
 
 
-def _contours(bright: NDArray[np.float64]) -> list[tuple[NDArray[np.int32], int]]:
-    """Return outer and inner contours of what is 1, with their parents' number (outermost: -1)."""
-    found = cv2.findContours(cv2.convertScaleAbs(bright), cv2.RETR_TREE, cv2.CHAIN_APPROX_NONE)
+def _contours(
+    bright: NDArray[np.float64], mode: int = cv2.RETR_TREE
+) -> list[tuple[NDArray[np.int32], int]]:
+    """Return outer and inner contours of what is 1, with their parents' number (outermost: -1).
+
+    With RETR_CCOMP every outer contour is an outermost one, within a ring too.
+    """
+    found = cv2.findContours(cv2.convertScaleAbs(bright), mode, cv2.CHAIN_APPROX_NONE)
     contours, hierarchy = found
     return list(zip(contours, hierarchy[0, :, 3], strict=True)) if contours else []
 
@@ -106,6 +121,25 @@ def cut(image: NDArray, box: Box) -> NDArray:
     return cv2.getRectSubPix(turned, box.sides, middle)
 
 
+def turn(image: NDArray, contour: NDArray[np.int32]) -> NDArray:
+    """Return the smallest rectangle about a contour, its longer side along x: ``cut`` mended.
+
+    (shorter, longer side) px, nothing of it clipped but what lies outside the image.
+    """
+    corners = cv2.boxPoints(cv2.minAreaRect(contour)).astype(np.float64)
+    long, short = sorted((corners[1] - corners[0], corners[2] - corners[1]), key=_length)[::-1]
+    width, height = (max(round(_length(side)), 1) for side in (long, short))
+    centre = corners.mean(axis=0)
+    angle = math.degrees(math.atan2(long[1], long[0]))
+    matrix = cv2.getRotationMatrix2D(tuple(centre.tolist()), angle, 1.0)
+    matrix[:, 2] += np.array([width - 1, height - 1]) / 2 - centre
+    return cv2.warpAffine(image, matrix, (width, height))
+
+
+def _length(side: NDArray[np.float64]) -> float:
+    return math.hypot(*side)
+
+
 def inside(x: NDArray, y: NDArray, box: Box) -> NDArray[np.bool_]:
     """Return (n,) which pixels (x, y) of an image are in what ``cut`` leaves of it.
 
@@ -125,10 +159,13 @@ def crop(image: ArrayLike) -> NDArray[np.float64]:
     return resized(scaled, find(scaled))
 
 
-def resized(scaled: NDArray[np.float64], contour: NDArray[np.int32] | None) -> NDArray[np.float64]:
+def resized(
+    scaled: NDArray[np.float64], contour: NDArray[np.int32] | None, faults: Faults = PUBLISHED
+) -> NDArray[np.float64]:
     """Return ``crop`` of an image that is already scaled, about the contour found in it."""
-    levels = cv2.convertScaleAbs(255 * scaled)
-    part = levels if contour is None else cut(levels, box_of(contour))
+    part = levels = cv2.convertScaleAbs(255 * scaled)
+    if contour is not None:
+        part = cut(levels, box_of(contour)) if faults.upright_cut else turn(levels, contour)
     return cv2.resize(part / 255, (COLUMNS, ROWS), interpolation=cv2.INTER_CUBIC)
 
 
@@ -148,22 +185,36 @@ def measure(image: ArrayLike) -> dict[str, float]:
     return _features(scaled, find(scaled))
 
 
-def process_and_measure(image: ArrayLike) -> tuple[NDArray[np.float64], dict[str, float]]:
-    """Return both at once, as published: the contour is found once."""
+def process_and_measure(
+    image: ArrayLike, faults: Faults = PUBLISHED
+) -> tuple[NDArray[np.float64], dict[str, float]]:
+    """Return both at once, as published: the contour is found once.
+
+    With ``faults.placeholders`` off, a distance that does not exist is NaN.
+    """
     scaled = scale(image)
-    contour = find(scaled)
-    return resized(scaled, contour).reshape(COLUMNS, ROWS), _features(scaled, contour)
+    contour = find(scaled, faults)
+    landscape = resized(scaled, contour, faults)
+    seen = landscape.reshape(COLUMNS, ROWS) if faults.rewrapped else landscape.T
+    return seen, _features(scaled, contour, faults)
 
 
-def _features(scaled: NDArray[np.float64], contour: NDArray[np.int32] | None) -> dict[str, float]:
+def _features(
+    scaled: NDArray[np.float64], contour: NDArray[np.int32] | None, faults: Faults = PUBLISHED
+) -> dict[str, float]:
     area = 0.0 if contour is None else cv2.contourArea(contour) / scaled.size
     smooth = cv2.GaussianBlur(scaled, (5, 5), 0)
+    mode = cv2.RETR_TREE if faults.holes_counted else cv2.RETR_CCOMP
     objects = {
-        name: [contour for contour, _ in _contours(cv2.threshold(smooth, level, 1, 0)[1])]  # (5)
+        name: [
+            contour
+            for contour, parent in _contours(cv2.threshold(smooth, level, 1, 0)[1], mode)
+            if faults.holes_counted or parent < 0  # (5)
+        ]
         for name, level in LEVELS.items()
     }
-    distances = {name: _distances(found) for name, found in objects.items()}
-    counted = objects | {"very_low": objects["low"]}  # (6)
+    distances = {name: _distances(found, faults) for name, found in objects.items()}
+    counted = objects | ({"very_low": objects["low"]} if faults.low_level_twice else {})  # (6)
     return (
         {"area": area}
         | {f"dmax_{name}": largest / DIAGONAL for name, (largest, _) in distances.items()}
@@ -172,14 +223,19 @@ def _features(scaled: NDArray[np.float64], contour: NDArray[np.int32] | None) ->
     )
 
 
-def _distances(contours: list[NDArray[np.int32]]) -> tuple[int, int]:
+def _distances(
+    contours: list[NDArray[np.int32]], faults: Faults = PUBLISHED
+) -> tuple[float, float]:
     """Return the largest and smallest distance of the contours' centres, whole pixels."""
     if len(contours) < 2:
-        return -1, -1  # (8)
+        return (-1, -1) if faults.placeholders else (math.nan, math.nan)  # (8)
     centres = []
     for contour in contours:
         moments = cv2.moments(contour)
-        area = moments["m00"] if moments["m00"] > 0 else 1  # (7): the other moments are 0 as well
-        centres.append((int(moments["m10"] / area), int(moments["m01"] / area)))
+        if moments["m00"] > 0:
+            centre = moments["m10"] / moments["m00"], moments["m01"] / moments["m00"]
+        else:  # (7)
+            centre = (0, 0) if faults.placeholders else contour[:, 0].mean(axis=0)
+        centres.append((int(centre[0]), int(centre[1])))
     distances = [math.dist(a, b) for i, a in enumerate(centres) for b in centres[i + 1 :]]
     return int(max(distances)), int(min(distances))

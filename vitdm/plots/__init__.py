@@ -1,5 +1,6 @@
 """One function per figure; each draws what it is given and returns the figure."""
 
+from vitdm.plots.audit import KINDS, audit
 from vitdm.plots.comparison import comparison
 from vitdm.plots.data import feature_distributions, noise_histogram
 from vitdm.plots.efficiency import data_efficiency, shortcut_loss, shortcut_table
@@ -56,12 +57,14 @@ from vitdm.plots.tuning import (
 __all__ = [
     "COLLAPSED",
     "COLOURS",
+    "KINDS",
     "Example",
     "NAMES",
     "RealFit",
     "RealLens",
     "WIDTH",
     "attention",
+    "audit",
     "comparison",
     "confusion_matrix",
     "data_efficiency",
