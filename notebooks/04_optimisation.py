@@ -46,6 +46,7 @@ import pandas as pd
 
 from vitdm import plots
 from vitdm.tuning import result
+from vitdm.tuning import trials as trials_module
 
 settings = out.config.tune
 space = settings.space
@@ -412,6 +413,17 @@ if studies["searches"].exists():
     ).loc[list(arms)]
     out.table(table.rename(index=arms).rename_axis("search").reset_index(), "tune_searches")
     print(table.rename(index=arms).round(4).to_string())
+    # would the rule have ended the trial that a search without it found best?
+    lost, ended, run = 0, 0, 0
+    full = calls[calls["arm"].isin(["process", "random"])]
+    for _, one in full.groupby(["arm", "number"]):
+        epochs = trials_module.replay(one, list(space), 0.5, settings.patience)
+        winner = one["score"].to_numpy().argmax()
+        lost += epochs[winner] < one["epochs"].iloc[winner]
+        ended, run = ended + sum(epochs), run + one["epochs"].sum()
+    n_replayed = full.groupby(["arm", "number"]).ngroups
+    print(f"the rule, replayed: {1 - ended / run:.0%} of the epochs saved, and in {lost} of")
+    print(f"{n_replayed} searches the best trial would have ended early")
 else:
     print("No searches were compared with this configuration.")
 
@@ -479,5 +491,6 @@ if table is not None:
         for key, short in zip(keys, ("auc", "ahead", "ahead_error", "minutes"), strict=True):
             numbers[f"search_{arm}_{short}"] = row[key]
     numbers["search_seeds"] = len(choice)
+    numbers |= {"replay_saved": 1 - ended / run, "replay_lost": lost, "replay_n": n_replayed}
 out.numbers(numbers)
 pd.Series(numbers, dtype=object).to_frame("value")

@@ -20,7 +20,7 @@ from vitdm.config import InputError
 from vitdm.train import Diverged
 from vitdm.tuning import search
 from vitdm.tuning.result import load_best, load_result, load_trials
-from vitdm.tuning.trials import Log, Trial, hopeless, limits, value_of
+from vitdm.tuning.trials import Log, Trial, hopeless, limits, replay, value_of
 from vitdm.tuning.tuner import Tuner
 
 SMALL = {"learning_rate": SPACE["learning_rate"], "embed_dim": SPACE["embed_dim"]}
@@ -197,6 +197,18 @@ def test_limits_leave_room_for_the_noise():
     repeated = [Trial({"depth": 5}, seed, 0.9, curve=[0.99]) for seed in range(9)]
     assert limits(trials + repeated[:1], 0.5, 0) == pytest.approx([0.9])
     assert limits(trials + repeated, 0.5, 0) == pytest.approx([0.9])  # one point, however often
+
+
+def test_a_replay_ends_what_the_search_would_have_ended(done, tmp_path):
+    run(tmp_path, hopeless=0)
+    full = load_trials(tmp_path).query("stage != 'again'")
+    epochs = replay(full, list(SMALL), 0.5, 1)
+    assert sum(0 < n < 3 for n in epochs) > 0 and epochs[:2] == [3, 3]
+    first = next(
+        k for k, n in enumerate(epochs) if 0 < n < 3
+    )  # until then the searches are the same
+    assert epochs[: first + 1] == done.trials["epochs"][: first + 1].tolist()
+    assert replay(full, list(SMALL), 0.0, 1) == full["epochs"].tolist()
 
 
 def test_a_search_goes_on_from_its_log_and_repeats_nothing(done, tmp_path):

@@ -146,10 +146,29 @@ def hopeless(curve: Sequence[float], limits: Sequence[float]) -> bool:
 
 
 def table(trials: Sequence[Trial]) -> pd.DataFrame:
-    """Return the trials as a table: call, the parameters, score and the rest; no curves."""
+    """Return the trials as a table: call, the parameters, score and the rest; curves as text."""
     rows = []
     for call, trial in enumerate(trials):
         row = asdict(trial)
-        del row["curve"]
+        row["curve"] = " ".join(f"{auc:.6f}" for auc in trial.curve)
         rows.append({"call": call, **row.pop("params"), **row})
     return pd.DataFrame(rows)
+
+
+def replay(found: pd.DataFrame, names: Sequence[str], quantile: float, patience: int) -> list[int]:
+    """Return after how many epochs each trial of a search would have ended with this rule.
+
+    ``found`` is a table of trials in the order of a search that ended none early, ``names`` its
+    parameters. Points chosen later would have been others; here they are those of the table.
+    """
+    before: list[Trial] = []
+    for row in found.to_dict("records"):
+        text = "" if pd.isna(row["curve"]) else str(row["curve"])
+        curve = [float(auc) for auc in text.split()]
+        rule = limits(before, quantile, patience)
+        if row["stage"] != "start":
+            ends = (n for n in range(1, len(curve)) if hopeless(curve[:n], rule))
+            curve = curve[: next(ends, len(curve))]
+        params = {name: row[name] for name in names}
+        before.append(Trial(params, row["seed"], row["score"], curve=curve))
+    return [len(trial.curve) for trial in before]
