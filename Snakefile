@@ -50,6 +50,7 @@ TRAININGS = [
     for n in curve.sizes
     for k in range(curve.seeds or SETTINGS.efficiency.seeds)
 ]
+SCORES = ("efficiency.csv", "sensitivity.csv", "efficiency.json")
 SEEN = ("processed/images.npy", "features.csv", "lensfit/residuals.npy")  # of a sample
 ROWS = list(SETTINGS.compare.rows)
 COMPARED_ON = Path(SETTINGS.compare.population or "none").stem
@@ -88,6 +89,10 @@ EXTENDED = [
     for file in expand("paper/extended/{table}.csv", table=["efficiency", "comparison"])
     if SETTINGS.publish and exists(file)
 ]
+# sensitivity on other populations: committed, or of this run
+FURTHER = ["paper/extended/sensitivity.csv"] * (
+    SETTINGS.publish and exists("paper/extended/sensitivity.csv")
+) or [f"{OUT}/efficiency/all/sensitivity.csv"] * bool(CURVES)
 SHORTCUT = bool(EXTENDED) or {"model_i", "model_i_sizes"} <= set(CURVES)
 FAIR = bool(ROWS) or "paper/extended/comparison.csv" in EXTENDED
 # What each notebook reads, and the figures and tables of the article that it draws.
@@ -148,10 +153,15 @@ NOTEBOOKS = {
         "tables": ["tune_best"],
     },
     "05_final_test": {
-        "reads": [*DATASET, f"{OUT}/features.csv", f"{OUT}/evaluation/metrics.json"] + KNOWN_MODEL,
-        "figures": ["roc_curve", "confusion_matrix", "failures", "headline"]
+        "reads": [*DATASET, *PROCESSED, f"{OUT}/features.csv", f"{OUT}/evaluation/metrics.json"]
+        + [*KNOWN_MODEL, *MODEL_FITS]
+        + expand(f"{OUT}/final/{{seed}}/model.safetensors", seed=FINAL)
+        + expand(f"{OUT}/runs/{{run}}/predictions.csv", run=RUNS)
+        + FURTHER,
+        "figures": ["roc_curve", "confusion_matrix", "failures", "neighbours", "headline"]
         + ["sensitivity"] * SIMULATED,
-        "tables": ["results", "per_class", "confusion"],
+        "tables": ["results", "rivals", "per_class", "confusion", "mistakes", "remedies"]
+        + ["sensitivity"] * SIMULATED,
     },
 }
 
@@ -537,7 +547,7 @@ rule efficiency:
             for file in SEEN[: 1 if CURVES[wildcards.name].runs else None]
         ],
     output:
-        multiext(f"{OUT}/efficiency/{{name}}/n{{n}}_seed{{k}}/efficiency", ".csv", ".json"),
+        expand(f"{OUT}/efficiency/{{{{name}}}}/n{{{{n}}}}_seed{{{{k}}}}/{{file}}", file=SCORES),
     log:
         f"{OUT}/logs/efficiency_{{name}}_{{n}}_{{k}}.log",
     conda:
@@ -566,7 +576,7 @@ rule merge_efficiency:
     input:
         expand("{training}/efficiency.csv", training=TRAININGS),
     output:
-        multiext(f"{OUT}/efficiency/all/efficiency", ".csv", ".json"),
+        expand(f"{OUT}/efficiency/all/{{file}}", file=SCORES),
     log:
         f"{OUT}/logs/merge_efficiency.log",
     conda:
@@ -625,10 +635,10 @@ if not SETTINGS.publish:  # what is published reads the committed results of con
 
     rule extended:
         input:
-            multiext(f"{OUT}/efficiency/all/efficiency", ".csv", ".json"),
+            expand(f"{OUT}/efficiency/all/{{file}}", file=SCORES),
             multiext(f"{OUT}/compare/all/comparison", *COMPARISON) if ROWS else [],
         output:
-            multiext("paper/extended/efficiency", ".csv", ".json"),
+            expand("paper/extended/{file}", file=SCORES),
             multiext("paper/extended/comparison", *COMPARISON) if ROWS else [],
         log:
             f"{OUT}/logs/extended.log",
@@ -670,7 +680,7 @@ rule train_final:
         fits=MODEL_FITS,
         best=f"{OUT}/tune/best.json",
     output:
-        expand(f"{OUT}/final/seed{{{{k}}}}/{{file}}", file=RUN),
+        expand(f"{OUT}/final/seed{{{{k}}}}/{{file}}", file=[*RUN, "predictions.csv"]),
     log:
         f"{OUT}/logs/final_seed{{k}}.log",
     conda:
@@ -700,6 +710,7 @@ rule evaluate:  # the only rule that reads the test split
             "predictions.csv",
             "roc.csv",
             "failures.csv",
+            "neighbours.csv",
             "evaluation.json",
         ),
     log:

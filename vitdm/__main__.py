@@ -126,7 +126,7 @@ def parser() -> argparse.ArgumentParser:
         "--final",
         type=Path,
         metavar="TUNE",
-        help="train on all development data with the best values found in this search folder",
+        help="train on splits train and opt with the best values found in this search folder",
     )
 
     sub = command("tune", "Search the hyperparameters (gp_minimize).", out="search folder")
@@ -357,7 +357,7 @@ def _train(arguments: argparse.Namespace, settings: config.Config) -> None:
             raise InputError(
                 f"{arguments.final}: found {params}, which does not fit {arguments.config}: {error}"
             ) from error
-        splits = {"train_splits": ("train", "valid", "opt")}
+        splits = {"train_splits": ("train", "opt"), "score_split": "valid"}
     else:
         override = config.Override(label="")
         if arguments.run is not None:
