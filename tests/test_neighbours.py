@@ -40,10 +40,10 @@ def test_copies_are_found(found):
     table = found.set_index("id")
     for first, second in (("000", "060"), ("001", "061"), ("002", "062")):
         assert table.loc[first, "nearest"] == second and table.loc[second, "nearest"] == first
-        assert table.loc[first, "correlation"] == pytest.approx(table.loc[second, "correlation"])
+        assert table.loc[first, "distance"] == pytest.approx(table.loc[second, "distance"])
     # another exposure lies as far away as the noise says, the same file not at all
-    assert table.loc[["000", "060", "001", "061"], "distance"].between(0.8, 1.2).all()
-    assert (table.loc[["002", "062"], "distance"] < 0.1).all()
+    assert table.loc[["000", "060", "001", "061"], "distance"].between(0.7, 1.25).all()
+    assert (table.loc[["002", "062"], "distance"] < 1e-3).all()
     others = table.drop(["000", "001", "002", "060", "061", "062"])
     assert others["distance"].min() > 2
 
@@ -53,19 +53,18 @@ def test_each_is_compared_with_other_splits_only(found):
     assert list(found["id"]) == [f"{i:03d}" for i in range(120)]
 
 
-def test_correlation_is_numpys():
-    images = arcs(6, seed=3)
-    catalog = pd.DataFrame({"id": list("abcdef"), "split": ["train"] * 5 + ["test"]})
-    row = neighbours.nearest(images, catalog, seed=0).iloc[5]
-    small = images.reshape(6, 16, 3, 16, 3).mean(axis=(2, 4))
-    expected = {}
-    for k in range(5):
-        turned = [np.rot90(m, r) for m in (small[5], small[5][:, ::-1]) for r in range(4)]
-        expected[catalog["id"][k]] = max(
-            np.corrcoef(t.ravel(), small[k].ravel())[0, 1] for t in turned
-        )
-    assert row["nearest"] == max(expected, key=expected.get)
-    assert row["correlation"] == pytest.approx(max(expected.values()), abs=1e-5)
+def test_distance_is_that_of_all_pixels_if_all_components_are_kept(monkeypatch):
+    monkeypatch.setattr(neighbours, "COMPONENTS", 256)
+    images = arcs(40, seed=3) + 0.1 * np.random.default_rng(0).normal(size=(40, 48, 48))
+    catalog = pd.DataFrame({"id": [f"{i}" for i in range(40)], "split": ["train"] * 39 + ["test"]})
+    row = neighbours.nearest(images, catalog, seed=0).iloc[39]
+    small = images.reshape(40, 16, 3, 16, 3).mean(axis=(2, 4))
+    turned = [np.rot90(m, r) for m in (small[39], small[39][:, ::-1]) for r in range(4)]
+    gaps = [min(((t - small[k]) ** 2).sum() for t in turned) for k in range(39)]
+    assert int(row["nearest"]) == np.argmin(gaps)
+    steps = np.abs(np.diff(images[[39, np.argmin(gaps)]], axis=2)).reshape(2, -1)
+    variance = (1.4826 * np.median(steps, axis=1)) ** 2 / 2 / 9  # of a block of 3 x 3 pixels
+    assert row["distance"] == pytest.approx((min(gaps) / 256 / variance.sum()) ** 0.5, rel=1e-4)
 
 
 def test_nearly_all_second_exposures_are_near():
