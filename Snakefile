@@ -52,6 +52,7 @@ TRAININGS = [
     for n in curve.sizes
     for k in range(curve.seeds or SETTINGS.efficiency.seeds)
 ]
+SCORES = ("efficiency.csv", "sensitivity.csv", "efficiency.json")
 SEEN = ("processed/images.npy", "features.csv", "lensfit/residuals.npy")  # of a sample
 ROWS = list(SETTINGS.compare.rows)
 ARMS = [f"{arm}_{k}" for arm in SETTINGS.study.arms for k in range(SETTINGS.study.seeds)]
@@ -109,6 +110,10 @@ STUDY_TABLES = {
     for name in STUDIES
     if name in STUDIED or (SETTINGS.publish and exists(f"paper/extended/{name}.csv"))
 }
+# sensitivity on other populations: committed, or of this run
+FURTHER = ["paper/extended/sensitivity.csv"] * (
+    SETTINGS.publish and exists("paper/extended/sensitivity.csv")
+) or [f"{OUT}/efficiency/all/sensitivity.csv"] * bool(CURVES)
 SHORTCUT = bool(EXTENDED) or {"model_i", "model_i_sizes"} <= set(CURVES)
 AUDIT = [f"{OUT}/audit/table/audit.csv"] * bool(AUDITED) or [
     file for file in ["paper/extended/audit.csv"] if SETTINGS.publish and exists(file)
@@ -174,13 +179,18 @@ NOTEBOOKS = {
         "tables": ["tune_best"] + ["tune_searches"] * ("searches" in STUDY_TABLES),
     },
     "05_final_test": {
-        "reads": [*DATASET, f"{OUT}/features.csv", f"{OUT}/evaluation/metrics.json"]
-        + KNOWN_MODEL
+        "reads": [*DATASET, *PROCESSED, f"{OUT}/features.csv", f"{OUT}/evaluation/metrics.json"]
+        + [*KNOWN_MODEL, *MODEL_FITS]
+        + expand(f"{OUT}/final/{{seed}}/model.safetensors", seed=FINAL)
+        + expand(f"{OUT}/runs/{{run}}/predictions.csv", run=RUNS)
+        + FURTHER
         + AUDIT,
-        "figures": ["roc_curve", "confusion_matrix", "failures", "headline"]
+        "figures": ["roc_curve", "confusion_matrix", "failures", "neighbours", "headline"]
         + ["sensitivity"] * SIMULATED
         + ["audit"] * bool(AUDIT),
-        "tables": ["results", "per_class", "confusion"] + ["audit"] * bool(AUDIT),
+        "tables": ["results", "rivals", "per_class", "confusion", "mistakes", "remedies"]
+        + ["sensitivity"] * SIMULATED
+        + ["audit"] * bool(AUDIT),
     },
 }
 
@@ -573,7 +583,7 @@ rule efficiency:
             for file in SEEN[: 1 if CURVES[wildcards.name].runs else None]
         ],
     output:
-        multiext(f"{OUT}/efficiency/{{name}}/n{{n}}_seed{{k}}/efficiency", ".csv", ".json"),
+        expand(f"{OUT}/efficiency/{{{{name}}}}/n{{{{n}}}}_seed{{{{k}}}}/{{file}}", file=SCORES),
     log:
         f"{OUT}/logs/efficiency_{{name}}_{{n}}_{{k}}.log",
     conda:
@@ -602,7 +612,7 @@ rule merge_efficiency:
     input:
         expand("{training}/efficiency.csv", training=TRAININGS),
     output:
-        multiext(f"{OUT}/efficiency/all/efficiency", ".csv", ".json"),
+        expand(f"{OUT}/efficiency/all/{{file}}", file=SCORES),
     log:
         f"{OUT}/logs/merge_efficiency.log",
     conda:
@@ -683,12 +693,12 @@ if not SETTINGS.publish:  # what is published reads the committed results of con
 
     rule extended:
         input:
-            multiext(f"{OUT}/efficiency/all/efficiency", ".csv", ".json"),
+            expand(f"{OUT}/efficiency/all/{{file}}", file=SCORES),
             multiext(f"{OUT}/compare/all/comparison", *COMPARISON) if ROWS else [],
             multiext(f"{OUT}/audit/table/audit", ".csv", ".json") if AUDITED else [],
             expand(f"{OUT}/{{study}}/{{study}}.{{ext}}", study=STUDIED, ext=["csv", "json"]),
         output:
-            multiext("paper/extended/efficiency", ".csv", ".json"),
+            expand("paper/extended/{file}", file=SCORES),
             multiext("paper/extended/comparison", *COMPARISON) if ROWS else [],
             multiext("paper/extended/audit", ".csv", ".json") if AUDITED else [],
             expand("paper/extended/{study}.{ext}", study=STUDIED, ext=["csv", "json"]),
@@ -838,7 +848,7 @@ rule train_final:  # seed: as the search chose; start: as it began
         fits=MODEL_FITS,
         best=f"{OUT}/tune/best.json",
     output:
-        expand(f"{OUT}/final/{{{{which}}}}{{{{k}}}}/{{file}}", file=RUN),
+        expand(f"{OUT}/final/{{{{which}}}}{{{{k}}}}/{{file}}", file=[*RUN, "predictions.csv"]),
     log:
         f"{OUT}/logs/final_{{which}}{{k}}.log",
     conda:
@@ -900,6 +910,7 @@ rule evaluate:  # the only rule that reads the test split
             "predictions.csv",
             "roc.csv",
             "failures.csv",
+            "neighbours.csv",
             "evaluation.json",
         ),
     log:

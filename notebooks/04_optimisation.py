@@ -451,8 +451,8 @@ else:
 # %% [markdown]
 # Whatever the difference, the ROC-AUC printed here is **not** the result of this work. It was used
 # for a choice, it comes from a short training, and on part of the data if the configuration says
-# so. The settings go on to notebook 5, where new models are trained with them on all development
-# images and tested on images that no choice has seen.
+# so. The settings go on to notebook 5, where new models are trained with them on train and opt,
+# and tested on images that no choice has seen.
 #
 # ## 4.9 Numbers for the article
 

@@ -98,18 +98,20 @@ def test_a_named_run_has_its_settings(done):
     assert set(scored) == set(catalog["id"][catalog["split"] == "opt"])
 
 
-def test_the_final_run_has_the_best_settings_and_all_data(done):
+def test_the_final_run_has_the_best_settings_and_holds_valid_out(done):
     best = json.loads((done / "tune" / "best.json").read_text())
     stages = pd.read_csv(done / "tune" / "trials.csv")["stage"].value_counts().to_dict()
     assert stages == {"start": 1, "design": 1, "process": 1, "again": 4} and best["failed"] == 0
     settings = yaml.safe_load((done / "final" / "seed0" / "config.yaml").read_text())
     assert settings["train"]["learning_rate"] == best["params"]["learning_rate"]
-    assert settings["train_splits"] == ["train", "valid", "opt"] and settings["n_train"] == 36
+    assert settings["train_splits"] == ["train", "opt"] and settings["n_train"] == 28
     selected = json.loads((done / "selection" / "selection.json").read_text())["features"]
     assert settings["feature_names"] == selected and len(selected) > 0
     metrics = json.loads((done / "final" / "seed0" / "metrics.json").read_text())
     assert metrics["epochs"] == 2  # final.epochs, not train.epochs
-    assert not (done / "final" / "seed0" / "predictions.csv").exists()
+    held_out = set(pd.read_csv(done / "final" / "seed0" / "predictions.csv")["id"])
+    catalog = Dataset.open(done / "dataset").catalog
+    assert held_out == set(catalog["id"][catalog["split"] == "valid"])
 
 
 def test_features_one_by_one(done, config_file, tmp_path):

@@ -182,7 +182,7 @@ def test_the_figures_draw_what_the_table_holds(measured):
 def test_what_is_refused(measured, tmp_path):
     with pytest.raises(InputError, match="found 60 images in split train; expected at least 90"):
         efficiency.measure(measured / "model_i", settings_of(), 90, 0, tmp_path / "out")
-    with pytest.raises(InputError, match=r"nothing: no scores .* efficiency.csv, efficiency.json"):
+    with pytest.raises(InputError, match=r"nothing: no scores .* efficiency.csv, sensitivity"):
         efficiency.merge([measured / "part0", tmp_path / "nothing"], tmp_path / "out")
     other = tmp_path / "other"
     shutil.copytree(measured / "part1", other)

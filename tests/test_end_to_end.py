@@ -86,3 +86,34 @@ def test_article_of_images_in_files(copy):
     notebook = copy / "notebooks/04_optimisation.py"
     notebook.write_text(notebook.read_text().replace("# # 4.", "# # Four.", 1))
     assert planned(snakemake(copy, "-n")) == {"convert_notebook", "notebook_04", "paper", "all"}
+
+
+def test_notebooks_before_the_final_test_see_no_test_image(copy):
+    """With test images, features and classes destroyed, notebooks 1 to 4 show the same."""
+    out, blind = copy / "results/smoke_my_lenses", copy / "results/blind"
+    shutil.copytree(out, blind, ignore=shutil.ignore_patterns("figures", "tables", "numbers"))
+    test = (pd.read_csv(out / "dataset/catalog.csv")["split"] == "test").to_numpy()
+    for folder in (blind / "dataset", blind / "processed"):
+        images = np.load(folder / "images.npy")
+        images[test] = np.nan
+        np.save(folder / "images.npy", images)
+        catalog = pd.read_csv(folder / "catalog.csv", dtype=str, keep_default_na=False)
+        catalog.loc[test, "class"] = catalog.loc[test, "class"].to_numpy()[::-1]
+        catalog.to_csv(folder / "catalog.csv", index=False)
+    features = pd.read_csv(blind / "features.csv", dtype={"id": str}).set_index("id").astype(float)
+    features[test] = np.inf
+    features.reset_index().to_csv(blind / "features.csv", index=False)
+    shutil.rmtree(blind / "evaluation")
+    environment = os.environ | {"PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}
+    for source in sorted((out / "notebooks").glob("0[1-4]*.ipynb")):
+        command = [sys.executable, "-m", "papermill", source, blind / source.name]
+        command += ["--kernel", "python3", "--cwd", copy, "--no-progress-bar"]
+        for name in ("results", "figures", "tables"):
+            place = "results/blind" + ("" if name == "results" else f"/{name}")
+            command += ["-p", name, place]
+        answer = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
+        assert answer.returncode == 0, answer.stderr[-3000:]
+    shown = [*blind.glob("figures/*.png"), *blind.glob("tables/*.csv"), *blind.glob("numbers/*")]
+    assert len(list(blind.glob("numbers/*"))) == 4 and len(shown) > 20
+    for file in shown:
+        assert file.read_bytes() == (out / file.relative_to(blind)).read_bytes(), file.name

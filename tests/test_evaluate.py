@@ -53,36 +53,94 @@ def test_auc_and_interval_of_two_gaussians(separation):
     found = evaluate.bootstrap_interval(evaluate.weighted_auc, labels, [scores], 1000, seed=3)
     assert found.low < truth < found.high
     assert found.value == pytest.approx(metrics.roc_auc_score(labels, scores), abs=1e-12)
-    # DeLong, DeLong and Clarke-Pearson (1988): variance from the placements of each score
-    above = (scores[labels == 1][:, None] > scores[labels == 0]).astype(float)
-    variance = above.mean(1).var(ddof=1) / 1200 + above.mean(0).var(ddof=1) / 800
-    width = 2 * 1.96 * math.sqrt(variance)
-    assert found.high - found.low == pytest.approx(width, rel=0.12)
+    other = evaluate.delong_interval(labels, [scores])  # the two ways agree
+    assert other.low < truth < other.high and other.value == pytest.approx(found.value)
+    assert found.high - found.low == pytest.approx(other.high - other.low, rel=0.1)
+    np.testing.assert_allclose(found, other, atol=0.15 * (other.high - other.low))
 
 
-def test_interval_covers_the_truth_as_often_as_it_says():
+def test_delong_is_its_definition():
+    """Covariance of the placements: each positive's wins over the negatives, and the reverse."""
+    rng = np.random.default_rng(3)
+    labels = np.repeat([0, 1], [40, 60])
+    models = [np.round(labels + rng.normal(size=100) * k, 1) for k in (1, 2, 3)]  # with ties
+    wins = [
+        np.sign(s[labels == 1][:, None] - s[labels == 0][None]) / 2 + 0.5 for s in models
+    ]  # (60, 40) each
+    by_positive, by_negative = ([w.mean(axis) for w in wins] for axis in (1, 0))
+    aucs, covariance = evaluate.delong(labels, models)
+    np.testing.assert_allclose(aucs, [metrics.roc_auc_score(labels, s) for s in models])
+    np.testing.assert_allclose(covariance, np.cov(by_positive) / 60 + np.cov(by_negative) / 40)
+
+
+def test_variance_of_delong_in_closed_form():
+    """Two unit Gaussians d apart: P(y < x)'s variance over x is a bivariate normal probability."""
+    labels, scores = gaussians(20000, 1.0, seed=0)
+    auc = stats.norm.cdf(1 / math.sqrt(2))
+    both = stats.multivariate_normal(cov=[[1, 0.5], [0.5, 1]]).cdf([1 / math.sqrt(2)] * 2)
+    _, covariance = evaluate.delong(labels, [scores])
+    assert covariance[0, 0] == pytest.approx(2 * (both - auc**2) / 20000, rel=0.03)
+
+
+def test_p_of_delong_is_uniform_if_nothing_differs():
+    """Two noisy looks at the same thing; and a difference that is there is found."""
+    found = []
+    for k in range(300):
+        labels, shared = gaussians(80, 1.0, seed=k)
+        rng = np.random.default_rng(1000 + k)
+        first, second = shared + rng.normal(size=(2, 160))
+        found.append(evaluate.delong_p(labels, [first], [second]))
+    assert stats.kstest(found, "uniform").pvalue > 0.01
+    labels, shared = gaussians(400, 1.0, seed=1)
+    noise = np.random.default_rng(0).normal(size=(4, 800))
+    assert evaluate.delong_p(labels, [*(shared + 2 * noise[:2])], [*(shared + noise[2:])]) < 1e-3
+    assert evaluate.delong_p(labels, [shared], [shared]) == 1.0
+    with pytest.raises(InputError, match="found 0 and 3 images"):
+        evaluate.delong(np.zeros(3), [np.arange(3)])
+
+
+@pytest.mark.parametrize("way", ["bootstrap", "delong"])
+def test_interval_covers_the_truth_as_often_as_it_says(way):
     truth = stats.norm.cdf(1 / math.sqrt(2))
     inside = 0
     for k in range(150):
         labels, scores = gaussians(60, 1.0, seed=k)
-        found = evaluate.bootstrap_interval(evaluate.weighted_auc, labels, [scores], 250, seed=k)
+        if way == "delong":
+            found = evaluate.delong_interval(labels, [scores])
+        else:
+            found = evaluate.bootstrap_interval(
+                evaluate.weighted_auc, labels, [scores], 250, seed=k
+            )
         inside += found.low <= truth <= found.high
     assert 0.88 < inside / 150 <= 0.99  # 95 % ± 1.8 % and a little bias of the percentiles
 
 
-def test_weighted_auc_is_sklearns_on_explicitly_repeated_images():
+def test_weighted_rates_are_sklearns_on_explicitly_repeated_images():
     rng = np.random.default_rng(0)
     labels = rng.integers(2, size=80)
     scores = np.round(rng.normal(size=80) + labels, 1)  # with ties
     weights = np.concatenate(list(evaluate.resamplings(labels, 20, seed=5)))
     found = evaluate.weighted_auc(labels, scores, weights)
-    balanced = evaluate.weighted_balanced_accuracy(labels, scores, weights)
+    called = (scores > 0.5).astype(float)
+    balanced = evaluate.weighted_auc(labels, called, weights)
+    accuracy = evaluate.weighted_accuracy(labels, called, weights)
+    precision = evaluate.weighted_average_precision(labels, scores, weights)
+    rates = [evaluate.weighted_tpr(labels, scores, weights, fpr) for fpr in (0.001, 0.1)]
     for b, counts in enumerate(weights.astype(int)):
         drawn = np.repeat(np.arange(80), counts)
         assert found[b] == pytest.approx(metrics.roc_auc_score(labels[drawn], scores[drawn]))
         assert balanced[b] == pytest.approx(
             metrics.balanced_accuracy_score(labels[drawn], scores[drawn] > 0.5)
         )
+        assert accuracy[b] == pytest.approx(
+            metrics.accuracy_score(labels[drawn], scores[drawn] > 0.5)
+        )
+        assert precision[b] == pytest.approx(
+            metrics.average_precision_score(labels[drawn], scores[drawn])
+        )
+        x, y, _ = metrics.roc_curve(labels[drawn], scores[drawn], drop_intermediate=False)
+        for rate, fpr in zip(rates, (0.001, 0.1), strict=True):
+            assert rate[b] == pytest.approx(y[x <= fpr].max())
 
 
 def test_resampling_keeps_each_stratum_and_repeats():
@@ -118,7 +176,7 @@ def test_bootstrap_is_fast_enough_for_the_default_run():
 def test_auc_of_hard_labels_is_the_balanced_accuracy():
     labels, scores = gaussians(300, 1.2, seed=8, negatives=500)
     hard = (scores > 0.5).astype(float)
-    balanced = evaluate.weighted_balanced_accuracy(labels, scores, np.ones((1, 800)))[0]
+    balanced = evaluate.weighted_auc(labels, hard, np.ones((1, 800)))[0]
     assert evaluate.roc_auc(labels, hard) == pytest.approx(balanced)
     assert balanced == pytest.approx(metrics.balanced_accuracy_score(labels, scores > 0.5))
     assert evaluate.roc_auc(labels, scores) > balanced + 0.03
@@ -134,10 +192,11 @@ def test_one_label_only_is_an_input_error():
 def test_true_positive_rate_at_a_false_positive_rate():
     labels = np.array([0, 0, 0, 0, 1, 1, 1, 1])
     scores = np.array([0.1, 0.2, 0.3, 0.6, 0.25, 0.5, 0.7, 0.9])
-    assert evaluate.tpr_at_fpr(labels, scores, 0.0) == 0.5
-    assert evaluate.tpr_at_fpr(labels, scores, 0.24) == 0.5
-    assert evaluate.tpr_at_fpr(labels, scores, 0.25) == 0.75
-    assert evaluate.tpr_at_fpr(labels, scores, 0.5) == 1.0
+    one = np.ones((1, 8))
+    assert evaluate.weighted_tpr(labels, scores, one, 0.0) == 0.5
+    assert evaluate.weighted_tpr(labels, scores, one, 0.24) == 0.5
+    assert evaluate.weighted_tpr(labels, scores, one, 0.25) == 0.75
+    assert evaluate.weighted_tpr(labels, scores, one, 0.5) == 1.0
     for fpr, expected in ((0.0, 0.5), (0.25, 0.75), (0.5, 1.0)):
         threshold = evaluate.threshold_at_fpr(labels, scores, fpr)
         assert (scores[labels == 1] > threshold).mean() == expected
@@ -183,7 +242,11 @@ def test_confusion_and_accuracies_by_hand():
     labels, scores = evaluate.binary_scores(HAND)
     np.testing.assert_array_equal(labels, [0, 0, 1, 1, 1, 1])
     np.testing.assert_allclose(scores, [0.2, 0.7, 0.8, 0.4, 0.9, 0.9])
-    found = evaluate.summarise([HAND], n_bootstrap=20)
+    apart = table(CLASSES, CLASSES, [[0.6, 0.2, 0.2], [0.4, 0.6, 0.0], [0.3, 0.0, 0.7]])
+    found = evaluate.summarise([HAND], [apart], n_bootstrap=20)
+    # halfway between the scores 0.4 and 0.6 of the held-out images; the test images' best is 0.75
+    assert found["thresholds"] == pytest.approx([0.5]) and found["test_threshold"] == 0.5
+    assert found["n_held_out"] == 3
     assert (found["n_missed"], found["n_false_alarms"], found["n_test_errors"]) == (1, 1, 2)
     assert found["test_accuracy"] == pytest.approx(4 / 6)
     assert found["test_balanced_accuracy"] == pytest.approx((1 / 2 + 3 / 4) / 2)
@@ -198,7 +261,7 @@ def test_predictions_without_the_null_class_are_refused():
 
 def test_summary_of_several_seeds():
     tables = random_tables()
-    found = evaluate.summarise(tables, n_bootstrap=200, seed=1)
+    found = evaluate.summarise(tables, tables, n_bootstrap=200, seed=1)
     labels = (tables[0]["class"] != "no_sub").astype(int)
     aucs = [metrics.roc_auc_score(labels, 1 - t["p_no_sub"]) for t in tables]
     assert found["test_auc_seeds"] == pytest.approx(aucs)
@@ -210,7 +273,7 @@ def test_summary_of_several_seeds():
     assert found["n_seeds"] == 3 and found["n_test"] == 400
     for key in ("test_auc", "test_ensemble_auc", "test_balanced_accuracy", "test_auc_cdm"):
         assert found[f"{key}_low"] < found[key] < found[f"{key}_high"]
-    assert found == evaluate.summarise(tables, n_bootstrap=200, seed=1)
+    assert found == evaluate.summarise(tables, tables, n_bootstrap=200, seed=1)
 
 
 def test_seeds_of_different_images_are_refused():
@@ -221,30 +284,20 @@ def test_seeds_of_different_images_are_refused():
 
 def test_failures_are_the_most_confident_mistakes():
     catalog = HAND[["id", "class", "split"]].assign(source="x", substructure_mass=range(6))
-    worst = evaluate.failures(HAND, catalog)
+    worst = evaluate.failures(HAND, catalog, threshold=0.5)
     assert list(worst["id"]) == ["001", "003"]
     assert list(worst["kind"]) == ["false_alarm", "miss"]
     assert list(worst["predicted"]) == ["sub", "no_sub"]
     np.testing.assert_allclose(worst["p_true"], [0.3, 0.4])
     assert list(worst["substructure_mass"]) == [1, 3]
     many = random_tables(seeds=1, signal=0.5)[0]
-    found = evaluate.failures(many, many[["id", "class"]], n=4)
-    assert dict(found["kind"].value_counts()) == {"miss": 4, "false_alarm": 4}
+    found = evaluate.failures(many, many[["id", "class"]], 0.5, n=4)
+    assert dict(found["kind"].value_counts()) == {"miss": 8, "false_alarm": 4}
+    assert dict(found["class"].value_counts()) == {"no_sub": 4, "cdm": 4, "axion": 4}
     missed = many[many["class"] != "no_sub"]
     assert found[found["kind"] == "miss"]["p_true"].min() == pytest.approx(
         1 - missed["p_no_sub"].max()
     )
-
-
-def test_completeness_in_bins_of_equal_number():
-    values = np.arange(100.0)
-    found = evaluate.completeness(values, values >= 50, bins=4)
-    assert list(found["n"]) == [25, 25, 25, 25] and list(found["rate"]) == [0, 0, 1, 1]
-    assert list(found["low"]) == [0, 25, 50, 75] and found["median"][0] == 12
-    # Wilson's interval for 0 of n ends at z^2 / (n + z^2)
-    z2 = stats.norm.ppf(0.975) ** 2
-    assert found["rate_low"][0] == 0 and found["rate_high"][0] == pytest.approx(z2 / (25 + z2))
-    assert len(evaluate.completeness(np.ones(7), np.ones(7, bool))) == 1
 
 
 # ------------------------------------------------------------------------ evaluate, end to end
@@ -258,7 +311,7 @@ def processed(tmp_path):
     level = pd.Series(classes).map({"no_sub": 0.0, "cdm": 1.0, "axion": 2.0}).to_numpy()
     images = level[:, None, None] + 0.1 * rng.normal(size=(40, 8, 8))
     catalog = pd.DataFrame({"id": [f"{i:04d}" for i in range(40)], "class": classes})
-    catalog["split"] = np.repeat(["train", "test"], 20)
+    catalog["split"] = np.repeat(["train", "valid", "test"], [12, 8, 20])
     catalog["source"] = "test"
     catalog["substructure_mass"] = 1e9 * level
     folder = tmp_path / "processed"
@@ -275,7 +328,7 @@ class FakeRun:
 
     def __init__(self, feature_names=()):
         self.feature_names = list(feature_names)
-        self.settings = SimpleNamespace(model=Model())
+        self.settings = SimpleNamespace(model=Model(), train_splits=["train"], seed=3)
         self.seen = []
 
     def predict(self, images, features, residuals):
@@ -286,10 +339,15 @@ class FakeRun:
 
 
 def folders(tmp_path, n=2):
+    """Run folders with what their runs said of the eight images of split valid."""
     made = [tmp_path / "final" / f"seed{k}" for k in range(n)]
+    apart = table(CLASSES, ["no_sub", "no_sub", "cdm", "axion"] * 2, np.full((8, 3), 1 / 3))
+    apart["id"] = [f"{i:04d}" for i in range(12, 20)]
+    apart["p_no_sub"] = np.where(apart["class"] == "no_sub", 0.8, 0.2)
     for folder in made:
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / "metrics.json").write_text("{}")
+        apart.drop(columns=["class", "split"]).to_csv(folder / "predictions.csv", index=False)
     return made
 
 
@@ -306,8 +364,20 @@ def test_evaluate_end_to_end(tmp_path, processed, monkeypatch):
     assert result["test_auc"] == 1.0 and result["n_test"] == 20 and result["n_seeds"] == 2
     assert {path.name for path in out.iterdir()} == {
         *("metrics.json", "predictions.csv", "predictions_seed0.csv", "predictions_seed1.csv"),
-        *("roc.csv", "failures.csv", "evaluation.json"),
+        *("rival_boosting_seed0.csv", "rival_boosting_seed1.csv"),
+        *(
+            "held_out_seed0.csv",
+            "held_out_seed1.csv",
+            "roc.csv",
+            "failures.csv",
+            "neighbours.csv",
+            "evaluation.json",
+        ),
     }
+    assert result["thresholds"] == pytest.approx([0.5, 0.5])  # scores 0.2 and 0.8
+    trees = pd.read_csv(out / "rival_boosting_seed0.csv")  # 12 images: too few to learn from
+    assert list(trees["label"]) == [0, 0, 1, 2] * 7 and trees["p_cdm"].between(0, 1).all()
+    assert list(trees["split"]) == ["valid"] * 8 + ["test"] * 20
     written = pd.read_csv(out / "predictions.csv", dtype={"id": str})
     assert list(written) == ["id", "label", "class", "split", "p_no_sub", "p_cdm", "p_axion"]
     assert list(written["id"]) == [f"{i:04d}" for i in range(20, 40)]
@@ -336,6 +406,12 @@ def test_evaluate_refuses_what_does_not_fit(tmp_path, processed, monkeypatch):
     refused(FakeRun(["colour"]), r"features\.csv: found no column colour", features)
     refused(FakeRun(), r"found a model of classes .*expected \['no_sub', 'sub'\]", task="binary")
     refused(FakeRun(), "run folders: found", run_folders=[])
+    learnt = FakeRun()
+    learnt.settings.train_splits = ["train", "valid"]
+    refused(learnt, r"found images of \['valid'\]; expected a split .*: opt")
+    bare = tmp_path / "final" / "bare"
+    bare.mkdir()
+    refused(FakeRun(), "bare/predictions.csv: no such file", run_folders=[bare])
     refused(FakeRun(), "with different names", run_folders=runs * 2)
 
 
@@ -426,3 +502,34 @@ def test_runs_that_cannot_be_compared():
         evaluate.paired_gain(runs[0], runs[1][:1], 10, 0)
     with pytest.raises(InputError, match="differ in their images"):
         evaluate.paired_gain(runs[0], [runs[1][0], runs[1][1][::-1].reset_index(drop=True)], 10, 0)
+
+
+# ------------------------------------------------------------------------------ what else scores
+
+
+def test_rivals(tmp_path):
+    """Of 400 images with one telling feature."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(2, size=400)
+    catalog = pd.DataFrame({"id": [f"{i}" for i in range(400)], "source": "test"})
+    catalog["class"] = np.array(["no_sub", "cdm"])[labels]
+    catalog["split"] = np.repeat(["train", "test"], 200)
+    dataset.write(tmp_path / "data", np.zeros((400, 4, 4), np.float32), catalog)
+    value = labels + 0.3 * rng.normal(size=400)
+    value[7] = np.inf
+    features = pd.DataFrame({"id": catalog["id"], evaluate.UNTRAINED: value})
+    features.to_csv(tmp_path / "f.csv", index=False)
+    data = dataset.Dataset.open(tmp_path / "data")
+    told = catalog.iloc[200:][["id", "class", "split"]].assign(label=labels[200:])
+    told = told.reset_index(drop=True)
+    rows = data.rows("train")
+    found = evaluate.rivals(data, rows, told, tmp_path / "f.csv", 0, "multiclass")
+    assert set(found) == {evaluate.RIVAL, evaluate.UNTRAINED}
+    single = evaluate.roc_auc(*evaluate.binary_scores(found[evaluate.UNTRAINED]))
+    assert single == pytest.approx(metrics.roc_auc_score(labels[200:], value[200:]))
+    assert evaluate.roc_auc(*evaluate.binary_scores(found[evaluate.RIVAL])) > 0.9
+
+
+def test_fewest_errors_by_hand():
+    # scores 0.2, 0.7 of smooth lenses, 0.4, 0.8, 0.9, 0.9 of others: above 0.75, 1/4 of these lost
+    assert evaluate.fewest_errors(HAND) == pytest.approx(1 / 8)

@@ -314,18 +314,17 @@ def synthetic(project: Project) -> None:
         "least_sensitive": "depth",
         "best_run": "plain",
     }
-    numbers |= {"size_feature": "max_separation_80", "run_seeds": 2, "n_missed_cdm": 3}
+    numbers |= {"size_feature": "max_separation_80", "run_seeds": 2}
     numbers |= {"most_important_features": "gini peak_snr", "best_feature_model_i": "ring_radius"}
     gains = ("selected", "selected_sd", "proposal", "proposal_sd")
     numbers |= {f"features_gain_{name}": 0.01 for name in gains}
-    numbers |= {"missed_mass_p": 0.2, "rotation_corr_plain_median": 0.4}
+    numbers |= {"rotation_corr_plain_median": 0.4}
     numbers |= {f"n_{name}": 10 for name in ("no_sub", "sub")} | {"run_plain_auc": 0.123456789}
     numbers |= {"run_plain_sd": None, "test_auc": 0.987654, "gain_spt": 0.1, "gain_spt_sd": 0.01}
     if project.settings.data == "simulate":
         numbers |= {f"test_auc_{name}": 0.9 for name in ("no_sub", "cdm", "axion")}
     else:
-        absent = ("missed_mass_median", "found_mass_median", "theta_E_smooth", "test_auc_cdm")
-        absent += ("missed_mass_p", "n_missed_cdm")
+        absent = ("theta_E_smooth", "test_auc_cdm")
         absent += ("test_auc_axion", *(k for k in numbers if re.match("size_|ring_radius_", k)))
         numbers = {k: v for k, v in numbers.items() if k not in absent}
     project.numbers(**numbers)

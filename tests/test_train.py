@@ -21,7 +21,17 @@ from vitdm import config, dataset
 from vitdm.config import InputError, Model, Train
 from vitdm.dataset import Dataset
 from vitdm.model import ViT
-from vitdm.train import Batches, Diverged, Recipe, Resume, fit, load_run, read_features
+from vitdm.train import (
+    Batches,
+    Diverged,
+    Recipe,
+    Resume,
+    Run,
+    fit,
+    load_run,
+    new_model,
+    read_features,
+)
 
 TESTS = Path(__file__).parent
 MODEL = Model(patch_size=4, embed_dim=16, depth=1, num_heads=2)
@@ -573,3 +583,25 @@ def test_images_of_another_size_are_refused(blobs, settings):
     model = config.Model(patch_size=5, embed_dim=16, num_heads=2)
     with pytest.raises(InputError, match="patch_size = 5 does not divide .* = 16"):
         train(blobs, settings, model)
+
+
+@pytest.mark.parametrize("pool", ["cls", "mean"])
+def test_attention_of_a_run_is_that_of_its_last_block(run_folder, processed, features_csv, pool):
+    run = load_run(run_folder)
+    chosen = run.settings.model.model_copy(update={"pool": pool})
+    run = Run(
+        run.settings.model_copy(update={"model": chosen}),
+        new_model(chosen, 32, len(run.classes), len(run.feature_names)).eval(),
+    )
+    images = Dataset.open(processed).images[:3]
+    features = np.zeros((3, len(run.feature_names)))
+    found = run.attention(images, features)
+    with torch.inference_mode():
+        weights = run.model.attention(torch.from_numpy(np.array(images))[:, None])[-1]
+    looks = weights[:, :, 0, 1:] if pool == "cls" else weights.mean(dim=2)
+    np.testing.assert_allclose(found, looks.mean(dim=1).reshape(3, 4, 4), atol=1e-6)
+    # LSA forbids the class token itself, so that all it looks at are patches
+    np.testing.assert_allclose(found.sum(axis=(1, 2)), 1, atol=1e-5)
+    run.model.__class__ = torch.nn.Module
+    with pytest.raises(InputError, match="expected vit"):
+        run.attention(images, features)

@@ -131,7 +131,7 @@ def parser() -> argparse.ArgumentParser:
         "--final",
         type=Path,
         metavar="TUNE",
-        help="train on all development data with the best values found in this search folder",
+        help="train on splits train and opt with the best values found in this search folder",
     )
 
     sub.add_argument(
@@ -463,7 +463,7 @@ def _train(arguments: argparse.Namespace, settings: config.Config) -> None:
         model, train, cut = _trial(settings, chosen, arguments)
         train = train.model_copy(update={"epochs": settings.final.epochs})
         settings = settings.model_copy(update={"preprocess": cut})
-        splits = {"train_splits": ("train", "valid", "opt")}
+        splits = {"train_splits": ("train", "opt"), "score_split": "valid"}
     else:
         override = config.Override(label="")
         if arguments.run is not None:

@@ -611,9 +611,9 @@ class Audit(Section):
 
 
 class Final(Section):
-    """The final test: the best settings, trained on all development data."""
+    """The final test: the best settings, trained on ``train`` and ``opt``, ``valid`` held out."""
 
-    seeds: int = Field(4, ge=1, description="models that differ in their random seed only")
+    seeds: int = Field(5, ge=1, description="models that differ in their random seed only")
     epochs: int = Field(16, ge=1)
     bootstrap: int = Field(2000, ge=10, description="resamplings of the test images")
 

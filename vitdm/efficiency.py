@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vitdm import baselines, train
+from vitdm import baselines, sensitivity, train
 from vitdm.config import Config, InputError
 from vitdm.config import Train as TrainSettings
 from vitdm.dataset import Dataset, read_features
@@ -31,8 +31,9 @@ from vitdm.selection import joined_features
 
 #: scores that need no training, larger with substructure: features of the fitted smooth lens
 UNTRAINED = ("fit_point_evidence", "fit_fourth_power", "fit_theta_E")
+KEYS = ["population", "model", "n_train", "seed", "scored_on"]  # identify a score
 BOOSTING = "gradient boosting"
-FILES = ("efficiency.csv", "efficiency.json")
+FILES = ("efficiency.csv", "sensitivity.csv", "efficiency.json")
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,13 @@ class Sample:
         table = read_features(self.features, Dataset.open(self.processed).catalog["id"])
         return table.reset_index(drop=True).astype(float).replace([np.inf, -np.inf], np.nan)
 
+    def known(self) -> pd.DataFrame:
+        """Return what is known of the images that score (``sensitivity.quantities``)."""
+        data = Dataset.open(self.processed)
+        rows = data.rows("opt")
+        features = self.table().iloc[rows] if self.features.exists() else None
+        return sensitivity.quantities(data.catalog.iloc[rows], features)
+
 
 def epochs_for(n: int, settings: TrainSettings, min_steps: int) -> int:
     """Return the epochs of a training on n images: at least ``min_steps`` steps of the optimiser.
@@ -86,6 +94,9 @@ def measure(
 ) -> pd.DataFrame:
     """Train on the first ``n`` images in the order of ``seed``; write ``out`` and return its table.
 
+    Beside it lies sensitivity.csv: what each model finds, by what there is to be found (columns of
+    ``sensitivity.binned``, population, model, n_train, seed, scored_on).
+
     ``folder`` holds the sample of a population, as do those in ``also``, on which the trained
     models are scored too. One row for each model and sample: population, model, label, n_train (0:
     untrained), seed, scored_on, n_scored, roc_auc (any substructure against none), macro_roc_auc,
@@ -104,19 +115,23 @@ def measure(
             f"{sample.processed}: found {len(data.rows('train'))} images in split train; "
             f"expected at least {n}"
         )
-    rows = []
+    rows, sensitive = [], []
+    known = [each.known() for each in samples]
     found = _networks(runs or settings.efficiency.runs, sample, samples, settings, n, seed)
     if not runs:
         others = (_boosted(data, samples, settings, n, seed), *_untrained(samples, settings))
         found = itertools.chain(found, others)
     for name, label, told, tables in found:
-        for scored, table in zip(samples, tables, strict=True):
+        for scored, table, values in zip(samples, tables, known, strict=True):
             row = {"population": sample.name, "model": name, "label": label, "n_train": n}
             row |= {"seed": seed, "scored_on": scored.name} | told
             rows.append(row | scores(table))
+            about = {key: row[key] for key in KEYS}
+            sensitive.append(sensitivity.binned(table, values).assign(**about))
     table = pd.DataFrame(rows)
     inputs = [file for each in samples for file in each.inputs if file.exists()]
-    _write(table, out, inputs=inputs, started=started, seed=seed, config=_recipe(settings))
+    told = {"started": started, "seed": seed, "config": _recipe(settings)}
+    _write(table, pd.concat(sensitive), out, inputs=inputs, **told)
     return table
 
 
@@ -223,26 +238,29 @@ def _scored(sample: Sample, settings: Config) -> tuple[pd.DataFrame, pd.DataFram
 def merge(parts: Sequence[str | Path], out: str | Path) -> None:
     """Join the tables of several trainings; what needs none is in it once.
 
-    InputError if a part is missing, or made with other settings.
+    Of the sensitivity, the models trained on most images are kept. InputError if a part is missing,
+    or made with other settings.
     """
     started = time.time()
     check_replaceable(out, FILES)
     if not parts:
         raise InputError(f"{out}: nothing to merge; expected at least one folder")
-    tables, told = [], []
+    tables, sensitive, told = [], [], []
     for part in map(Path, parts):
         missing = [file for file in FILES if not (part / file).is_file()]
         if missing:
             raise InputError(f"{part}: no scores of vitdm efficiency: {', '.join(missing)} missing")
         tables.append(pd.read_csv(part / "efficiency.csv"))
+        sensitive.append(pd.read_csv(part / "sensitivity.csv"))
         told.append(json.loads((part / "efficiency.json").read_text()))
         if told[-1]["config_sha256"] != told[0]["config_sha256"]:
             raise InputError(f"{part}: made with other settings than {parts[0]}; expected the same")
-    table = pd.concat(tables).drop_duplicates(
-        ["population", "model", "n_train", "seed", "scored_on"], ignore_index=True
-    )
+    table = pd.concat(tables).drop_duplicates(KEYS, ignore_index=True)
+    bins = pd.concat(sensitive).drop_duplicates([*KEYS, "quantity", "median"], ignore_index=True)
+    most = bins.groupby(["population", "model"])["n_train"].transform("max")
     _write(
         table,
+        bins[bins["n_train"] == most],
         out,
         inputs=[Path(part) / "efficiency.csv" for part in parts],
         started=started,
@@ -251,9 +269,12 @@ def merge(parts: Sequence[str | Path], out: str | Path) -> None:
     )
 
 
-def _write(table: pd.DataFrame, out: str | Path, **provenance: Any) -> None:
-    """Write a table of scores and its sidecar to the folder ``out``, or nothing."""
+def _write(
+    table: pd.DataFrame, sensitive: pd.DataFrame, out: str | Path, **provenance: Any
+) -> None:
+    """Write tables of scores and their sidecar to the folder ``out``, or nothing."""
     with atomic(out) as temporary:
         temporary.mkdir()
+        sensitive.to_csv(temporary / "sensitivity.csv", index=False)
         table.to_csv(temporary / "efficiency.csv", index=False)
         sidecar(temporary / "efficiency.json", rule="efficiency", **provenance)

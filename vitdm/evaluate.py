@@ -2,7 +2,8 @@
 
 Two kinds of number come out. *Rates* (ROC-AUC, accuracies, true-positive rates) are the mean over
 the seeds: what one trained model reaches. *Counts* and pictures (confusion matrix, misses, false
-alarms, completeness) are of the ensemble, the mean of the seeds' probabilities.
+alarms, completeness) are of the ensemble, the mean of the seeds' probabilities. Thresholds and
+temperatures come from images that were held out of the training and are not in the test.
 
 A table of predictions has the columns ``id, label, class, split`` and ``p_<class>`` for each class
 of the model, in its order; ``label`` is the index of the true class among these.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,15 +22,23 @@ import pandas as pd
 from scipy import stats
 from sklearn import metrics
 
+from vitdm import baselines, neighbours
+from vitdm.calibration import (
+    best_threshold,
+    calibration_error,
+    calibration_floor,
+    fit_temperature,
+    tempered,
+)
 from vitdm.config import InputError
-from vitdm.dataset import Dataset
+from vitdm.dataset import Dataset, read_catalog, read_features
 from vitdm.provenance import atomic, check_replaceable, sidecar, write_json
 
 NULL_CLASS = "no_sub"
-# The final models train on all development data: no image is left on which a threshold could be
-# chosen, and choosing it on the test images would be cheating. 0.5 is fixed beforehand.
-THRESHOLD = 0.5
-FILES = ("metrics.json", "predictions*.csv", "roc.csv", "failures.csv", "evaluation.json")
+FILES = ("metrics.json", "predictions*.csv", "rival_*.csv", "held_out_*.csv", "roc.csv")
+FILES += ("failures.csv", "neighbours.csv", "evaluation.json")
+#: scores beside the models: of their images and features, and one number that learns nothing
+RIVAL, UNTRAINED = "boosting", "fit_point_evidence"
 CHUNK = 250  # resamplings held in memory at a time
 
 Statistic = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -109,11 +119,6 @@ def step_curve(labels: np.ndarray, scores: np.ndarray, fpr: np.ndarray) -> np.nd
     return y[np.searchsorted(x, fpr, side="right") - 1]
 
 
-def tpr_at_fpr(labels: np.ndarray, scores: np.ndarray, fpr: float = 0.01) -> float:
-    """Return the highest true-positive rate with a false-positive rate of at most ``fpr``."""
-    return float(step_curve(labels, scores, np.array([fpr]))[0])
-
-
 def threshold_at_fpr(labels: np.ndarray, scores: np.ndarray, fpr: float) -> float:
     """Return the lowest score above which at most the fraction ``fpr`` of the negatives lies."""
     negatives = np.sort(scores[labels == 0])[::-1]
@@ -161,22 +166,10 @@ def multiclass_accuracy(predictions: pd.DataFrame) -> float:
     return float((probabilities(predictions).argmax(axis=1) == predictions["label"]).mean())
 
 
-def completeness(values: np.ndarray, found: np.ndarray, bins: int = 8) -> pd.DataFrame:
-    """Return the fraction found in bins of ``values`` with equal numbers of images.
-
-    ``values`` (n,) any unit, ``found`` (n,) boolean. Columns: median, low, high (of the bin, unit
-    of ``values``), n, rate, rate_low, rate_high (95 % Wilson interval, Wilson 1927, JASA 22, 209).
-    """
-    edges = np.unique(np.quantile(values, np.linspace(0, 1, min(bins, len(values)) + 1)))
-    index = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, max(len(edges) - 2, 0))
-    rows = []
-    for k in np.unique(index):
-        inside, hits = values[index == k], found[index == k]
-        low, high = stats.binomtest(int(hits.sum()), len(hits)).proportion_ci(method="wilson")
-        rows.append((np.median(inside), inside.min(), inside.max(), len(hits), hits.mean()))
-        rows[-1] += (low, high)
-    columns = ["median", "low", "high", "n", "rate", "rate_low", "rate_high"]
-    return pd.DataFrame(rows, columns=columns)
+def fewest_errors(predictions: pd.DataFrame) -> float:
+    """Return 1 minus the balanced accuracy at the threshold where that is best."""
+    labels, scores = binary_scores(predictions)
+    return 1 - roc_auc(labels, (scores > best_threshold(labels, scores)).astype(float))
 
 
 # ----------------------------------------------------------------------------------- bootstrap
@@ -201,16 +194,43 @@ def weighted_auc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) ->
     return np.einsum("bi,bi->b", copies, wins) / (copies.sum(axis=1) * below[:, -1])
 
 
-def weighted_balanced_accuracy(
+def _cumulative(
+    labels: np.ndarray, scores: np.ndarray, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the weights of true and false positives (B, m) at each score that occurs, from above.
+
+    They begin at 0, where nothing is called positive.
+    """
+    order = np.argsort(-scores, kind="stable")
+    ends = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)  # of equal scores
+    positive = labels[order] == 1
+    found = (np.cumsum(weights[:, order] * side, axis=1)[:, ends] for side in (positive, ~positive))
+    true, false = (np.pad(counts, ((0, 0), (1, 0))) for counts in found)
+    return true, false
+
+
+def weighted_average_precision(
     labels: np.ndarray, scores: np.ndarray, weights: np.ndarray
 ) -> np.ndarray:
-    """Return the mean (B,) of the two classes' fractions right at ``THRESHOLD``; see above."""
-    right = (scores > THRESHOLD) == (labels == 1)
-    rates = [
-        weights[:, side & right].sum(axis=1) / weights[:, side].sum(axis=1)
-        for side in (labels == 0, labels == 1)
-    ]
-    return np.mean(rates, axis=0)
+    """Return the average precision (B,) of such samples: sum of precision times step in recall."""
+    true, false = _cumulative(labels, scores, weights)
+    called = true[:, 1:] + false[:, 1:]
+    precision = true[:, 1:] / np.where(called > 0, called, 1)
+    return (np.diff(true) * precision).sum(axis=1) / true[:, -1]
+
+
+def weighted_tpr(
+    labels: np.ndarray, scores: np.ndarray, weights: np.ndarray, fpr: float
+) -> np.ndarray:
+    """Return the highest true-positive rate (B,) at a false-positive rate of at most ``fpr``."""
+    true, false = _cumulative(labels, scores, weights)
+    allowed = false <= fpr * false[:, -1:] * (1 + 1e-12)
+    return np.where(allowed, true, 0).max(axis=1) / true[:, -1]
+
+
+def weighted_accuracy(labels: np.ndarray, called: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the fraction right (B,) of decisions, 0 or 1; ``weighted_auc`` balances it."""
+    return weights @ (called == labels) / weights.sum(axis=1)
 
 
 def resamplings(strata: np.ndarray, n: int, seed: int) -> Iterator[np.ndarray]:
@@ -261,6 +281,51 @@ def bootstrap_interval(
     ]
     low, high = np.quantile(np.concatenate(draws), [0.5 - level / 2, 0.5 + level / 2])
     return Interval(float(value), float(low), float(high))
+
+
+def delong(labels: np.ndarray, scores_list: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ROC-AUC (S,) of several scores of the same images, and their covariance (S, S).
+
+    DeLong, DeLong and Clarke-Pearson (1988), Biometrics 44, 837, by ranks (Sun and Xu 2014, IEEE
+    Signal Processing Letters 21, 1389). ``scores_list`` has one array (N,) a model.
+    """
+    positive, negative = labels == 1, labels == 0
+    n_positive, n_negative = positive.sum(), negative.sum()
+    if min(n_positive, n_negative) < 2:
+        raise InputError(f"DeLong: found {n_positive} and {n_negative} images; expected 2 of both")
+    above, below = [], []  # of each positive, the negatives it beats; of each negative the reverse
+    for scores in scores_list:
+        ranks = stats.rankdata(scores)
+        above.append((ranks[positive] - stats.rankdata(scores[positive])) / n_negative)
+        below.append(1 - (ranks[negative] - stats.rankdata(scores[negative])) / n_positive)
+    covariance = np.cov(above) / n_positive + np.cov(below) / n_negative
+    return np.mean(above, axis=1), np.atleast_2d(covariance)
+
+
+def delong_interval(
+    labels: np.ndarray, scores_list: Sequence[np.ndarray], level: float = 0.95
+) -> Interval:
+    """Return the mean ROC-AUC over the seeds with DeLong's interval over the images, up to 1."""
+    aucs, covariance = delong(labels, scores_list)
+    half = stats.norm.ppf(0.5 + level / 2) * covariance.mean() ** 0.5
+    mean = float(aucs.mean())
+    return Interval(mean, max(0.0, mean - half), min(1.0, mean + half))
+
+
+def delong_p(
+    labels: np.ndarray, first: Sequence[np.ndarray], second: Sequence[np.ndarray]
+) -> float:
+    """Return p of DeLong's two-sided test that two kinds of model have the same mean ROC-AUC.
+
+    The images are random, the models are given: what another training would do is not in it.
+    """
+    aucs, covariance = delong(labels, [*first, *second])
+    contrast = np.repeat([-1 / len(first), 1 / len(second)], [len(first), len(second)])
+    variance = contrast @ covariance @ contrast
+    difference = abs(contrast @ aucs)
+    if variance <= 0:
+        return float(difference == 0)
+    return float(2 * stats.norm.sf(difference / variance**0.5))
 
 
 def paired_gain(
@@ -320,30 +385,44 @@ def paired_gain(
 
 
 def summarise(
-    predictions: Sequence[pd.DataFrame], n_bootstrap: int = 2000, seed: int = 0
+    predictions: Sequence[pd.DataFrame],
+    held_out: Sequence[pd.DataFrame],
+    n_bootstrap: int = 2000,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Return every number of the final test as a flat dictionary.
 
-    ``predictions`` has one table a seed, of the same images. ``test_auc_seed_sd`` is NaN for one
-    seed. Keys ending in ``_low`` and ``_high`` bound a 95 % bootstrap interval over the images,
-    stratified by class.
+    ``predictions`` has one table a seed, of the same test images; ``held_out`` one a seed of
+    others, of which threshold and temperature of that seed are chosen, and those of the ensemble
+    from their mean. ``test_auc_seed_sd`` is NaN for one seed. Keys ending in ``_low`` and ``_high``
+    bound a 95 % bootstrap interval over the images, stratified by class, or DeLong's.
     """
-    both = ensemble(predictions)
+    both, mean_held_out = ensemble(predictions), ensemble(held_out)
     labels, mean_scores = binary_scores(both)
     scores = [binary_scores(table)[1] for table in predictions]
+    thresholds = [best_threshold(*binary_scores(table)) for table in held_out]
+    decisions = [(s > t).astype(float) for s, t in zip(scores, thresholds, strict=True)]
+    temperatures = [fit_temperature(probabilities(t), t["label"].to_numpy()) for t in held_out]
+    warmed = [
+        1 - tempered(probabilities(table), t)[:, model_classes(both).index(NULL_CLASS)]
+        for table, t in zip(predictions, temperatures, strict=True)
+    ]
     classes, target = model_classes(both), both["label"].to_numpy()
     aucs = [roc_auc(labels, entry) for entry in scores]
-    wrong = (mean_scores > THRESHOLD) != (labels == 1)
+    threshold = best_threshold(*binary_scores(mean_held_out))
+    wrong = (mean_scores > threshold) != (labels == 1)
     result: dict[str, Any] = {
         "n_seeds": len(predictions),
         "n_test": len(labels),
+        "n_held_out": len(mean_held_out),
+        "thresholds": thresholds,
+        "temperatures": temperatures,
+        "test_threshold": threshold,
+        "test_temperature": float(np.mean(temperatures)),
         "test_auc_seeds": aucs,
         "test_auc_seed_sd": float(np.std(aucs, ddof=1)) if len(aucs) > 1 else np.nan,
-        "test_accuracy": float(
-            np.mean([((entry > THRESHOLD) == (labels == 1)).mean() for entry in scores])
-        ),
         "test_multiclass_accuracy": float(np.mean([multiclass_accuracy(t) for t in predictions])),
-        "test_tpr_at_fpr_01": float(np.mean([tpr_at_fpr(labels, entry) for entry in scores])),
+        "test_ece_floor": float(np.mean([calibration_floor(s, seed) for s in warmed])),
         "n_test_errors": int(wrong.sum()),
         "n_missed": int((wrong & (labels == 1)).sum()),
         "n_false_alarms": int((wrong & (labels == 0)).sum()),
@@ -357,20 +436,35 @@ def summarise(
         result.update({key: found.value, f"{key}_low": found.low, f"{key}_high": found.high})
 
     interval("test_auc", weighted_auc, labels, scores)
+    _, *ends = delong_interval(labels, scores)
+    result |= dict(zip(("test_auc_delong_low", "test_auc_delong_high"), ends, strict=True))
     interval("test_ensemble_auc", weighted_auc, labels, [mean_scores])
-    interval("test_balanced_accuracy", weighted_balanced_accuracy, labels, scores)
+    interval("test_average_precision", weighted_average_precision, labels, scores)
+    interval("test_accuracy", weighted_accuracy, labels, decisions)
+    interval("test_balanced_accuracy", weighted_auc, labels, decisions)  # see notebook 05
+    interval("test_tpr_at_fpr_01", partial(weighted_tpr, fpr=0.01), labels, scores)
+    interval("test_tpr_at_fpr_001", partial(weighted_tpr, fpr=0.001), labels, scores)
+    interval("test_ece", calibration_error, labels, scores)
+    interval("test_ece_tempered", calibration_error, labels, warmed)
     by_class = [probabilities(table) for table in predictions]
     present = [name for name, auc in per_class_auc(both).items() if not np.isnan(auc)]
     for name in present:
         k = classes.index(name)
         one = (target == k).astype(int)
         interval(f"test_auc_{name}", weighted_auc, one, [p[:, k] for p in by_class])
-    result["test_auc_macro"] = float(np.mean([result[f"test_auc_{name}"] for name in present]))
+
+    def macro(_: np.ndarray, table: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        ks = [classes.index(name) for name in present]
+        return np.mean([weighted_auc((target == k) + 0, table[:, k], weights) for k in ks], axis=0)
+
+    interval("test_auc_macro", macro, labels, by_class)
     return result
 
 
-def failures(predictions: pd.DataFrame, catalog: pd.DataFrame, n: int = 20) -> pd.DataFrame:
-    """Return the ``n`` most confident misses and the ``n`` most confident false alarms.
+def failures(
+    predictions: pd.DataFrame, catalog: pd.DataFrame, threshold: float, n: int = 10
+) -> pd.DataFrame:
+    """Return the ``n`` most confident mistakes of each class.
 
     Columns: id, class, predicted (``sub`` or ``no_sub``), kind (``miss`` or ``false_alarm``),
     p_true (the probability given to the truth, substructure or not), then the truth columns of
@@ -381,17 +475,65 @@ def failures(predictions: pd.DataFrame, catalog: pd.DataFrame, n: int = 20) -> p
         {
             "id": predictions["id"],
             "class": predictions["class"],
-            "predicted": np.where(scores > THRESHOLD, "sub", NULL_CLASS),
+            "predicted": np.where(scores > threshold, "sub", NULL_CLASS),
             "kind": np.where(labels == 1, "miss", "false_alarm"),
             "p_true": np.where(labels == 1, scores, 1 - scores),
         }
-    )[(scores > THRESHOLD) != (labels == 1)]
-    table = table.sort_values(["p_true", "id"]).groupby("kind", sort=False).head(n)
+    )[(scores > threshold) != (labels == 1)]
+    table = table.sort_values(["p_true", "id"]).groupby("class", sort=False).head(n)
     truth = catalog.drop(columns=["class", "split", "source"], errors="ignore")
     return table.merge(truth, on="id", how="left", validate="one_to_one").reset_index(drop=True)
 
 
 # --------------------------------------------------------------------------------- the test split
+
+
+def held_out(folder: Path, train_splits: Sequence[str], dataset: Dataset) -> pd.DataFrame:
+    """Return a run's own predictions of development images that it did not learn from."""
+    path = folder / "predictions.csv"
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; expected the run's scores of images held out")
+    table, catalog = read_catalog(path), dataset.catalog.set_index("id")
+    known = catalog.loc[table["id"]] if table["id"].isin(catalog.index).all() else catalog[:0]
+    allowed = {"valid", "opt"} - set(train_splits)
+    if not len(known) or not set(known["split"]) <= allowed:
+        raise InputError(
+            f"{path}: found images of {sorted(set(known['split'])) or 'another data set'}; expected"
+            f" a split that the run did not learn from: {' or '.join(sorted(allowed)) or 'none'}"
+        )
+    table.insert(2, "class", known["class"].to_numpy())
+    table.insert(3, "split", known["split"].to_numpy())
+    return table
+
+
+def rivals(
+    dataset: Dataset,
+    learnt: np.ndarray,
+    table: pd.DataFrame,
+    features_csv: str | Path,
+    seed: int,
+    task: str,
+) -> dict[str, pd.DataFrame]:
+    """Return what others say of the images of a table of predictions, as such tables.
+
+    ``RIVAL``: gradient boosting on all features, which learns from the same images (``learnt``,
+    rows of the data set). ``UNTRAINED``: one feature as the score, if it was measured; it has a
+    number between 0 and 1 for any substructure, and none for a class.
+    """
+    features = read_features(features_csv, dataset.catalog["id"]).astype(float)
+    features = features.replace([np.inf, -np.inf], np.nan)
+    labels, classes = dataset.labels(task)
+    about = table[["id", "label", "class", "split"]]
+    trees = baselines.trained(
+        "gradient boosting", features.to_numpy()[learnt], labels[learnt], seed
+    )
+    found = pd.DataFrame(trees(features.loc[table["id"]].to_numpy()), columns=list(classes))
+    tables = {RIVAL: about.join(found.add_prefix("p_"))}
+    value = features.reindex(columns=[UNTRAINED]).loc[table["id"]].to_numpy().ravel()
+    if (known := np.isfinite(value)).any():
+        ranks = stats.rankdata(np.where(known, value, np.median(value[known])))
+        tables[UNTRAINED] = about.assign(p_no_sub=1 - ranks / (len(ranks) + 1))
+    return tables
 
 
 def evaluate(
@@ -408,10 +550,13 @@ def evaluate(
     """Apply trained runs to the test split, write the folder ``out`` and return its metrics.
 
     This is the only code that reads the test split. ``out`` gets metrics.json, predictions.csv
-    (mean over the runs), predictions_<run>.csv, roc.csv, failures.csv and the sidecar
-    evaluation.json; it appears complete or not at all. ``fits`` is the folder of lens fits that
-    runs with ``model.residual`` need. InputError if a run knows other classes than the data set,
-    needs features that are not given, or the test split has one class only.
+    (mean over the runs), predictions_<run>.csv, held_out_<run>.csv (the images that chose the
+    thresholds), roc.csv, failures.csv and the sidecar evaluation.json; with features also
+    rival_<name>_<run>.csv, what others say of both (``rivals``); neighbours.csv tells of
+    each image the most similar one of another split. It appears complete or not at all. ``fits`` is
+    the folder of lens fits that runs with ``model.residual`` need.
+    InputError if a run knows other classes than the data set, needs features that are not given,
+    has no predictions of images that it did not learn from, or the test split has one class only.
     """
     # Lightning takes seconds to load, and the notebooks need only the metrics of this module.
     from vitdm import train
@@ -428,7 +573,7 @@ def evaluate(
     _, classes = dataset.labels(task)
     rows = dataset.rows("test")
     catalog = dataset.catalog.iloc[rows].reset_index(drop=True)
-    tables = {}
+    tables, unseen, others = {}, [], {}
     for folder in folders:
         run = train.load_run(folder)
         if list(run.classes) != list(classes):
@@ -440,25 +585,38 @@ def evaluate(
         table.insert(2, "class", catalog["class"])
         table.insert(3, "split", catalog["split"])
         tables[folder.name] = table
+        unseen.append(held_out(folder, run.settings.train_splits, dataset))
+        if features_csv is not None:
+            learnt = dataset.rows(*run.settings.train_splits)
+            about = pd.concat([unseen[-1], table], ignore_index=True)
+            found = rivals(dataset, learnt, about, features_csv, run.settings.seed, task)
+            others |= {f"rival_{name}_{folder.name}.csv": rival for name, rival in found.items()}
 
     predictions = list(tables.values())
     mean = ensemble(predictions)
     truth, scores = binary_scores(mean)
     fpr, tpr, _ = metrics.roc_curve(truth, scores)
-    result = summarise(predictions, n_bootstrap, seed)
+    similar = neighbours.nearest(dataset.images, dataset.catalog, seed)
+    result = summarise(predictions, unseen, n_bootstrap, seed)
     with atomic(out) as folder:
         folder.mkdir()
         for name, table in tables.items():
             table.to_csv(folder / f"predictions_{name}.csv", index=False)
+        for name, table in others.items():
+            table.to_csv(folder / name, index=False)
         mean.to_csv(folder / "predictions.csv", index=False)
+        for name, table in zip(tables, unseen, strict=True):
+            table.to_csv(folder / f"held_out_{name}.csv", index=False)
         pd.DataFrame({"fpr": fpr, "tpr": tpr}).to_csv(folder / "roc.csv", index=False)
-        failures(mean, catalog).to_csv(folder / "failures.csv", index=False)
+        similar.to_csv(folder / "neighbours.csv", index=False)
+        worst = failures(mean, catalog, result["test_threshold"])
+        worst.to_csv(folder / "failures.csv", index=False)
         write_json(folder / "metrics.json", {"classes": list(classes), "task": task, **result})
         sidecar(
             folder / "evaluation.json",
             rule="evaluate",
             seed=seed,
-            config={"task": task, "n_bootstrap": n_bootstrap, "threshold": THRESHOLD},
+            config={"task": task, "n_bootstrap": n_bootstrap},
             inputs=[processed_folder, *folders, *(path for path in (features_csv, fits) if path)],
             started=started,
         )

@@ -335,6 +335,31 @@ class Run:
             found.append(probabilities(self.model, batch, extra))
         return np.concatenate(found)
 
+    def attention(
+        self,
+        images: np.ndarray,
+        features: np.ndarray | None = None,
+        residuals: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Return the last block's attention to each patch (n, rows, columns), mean of the heads.
+
+        What the pooled token looks at; with ``pool: mean``, all tokens on average. Arguments as of
+        ``predict``, for a few images; InputError if the network has no attention.
+        """
+        if not hasattr(self.model, "attention"):
+            raise InputError(
+                f"attention: found architecture {self.settings.model.architecture}; expected vit"
+            )
+        chosen = self.settings.model
+        batch = channels(images, residuals if chosen.residual else None)
+        extra = torch.from_numpy(np.array(features, np.float32)) if self.feature_names else None
+        with torch.inference_mode():
+            weights = self.model.attention(batch, extra)[-1].mean(dim=1)  # (B, N, N)
+        rows, columns = (side // chosen.patch_size for side in batch.shape[2:])
+        first = int(chosen.pool == "cls")
+        looks = weights[:, 0] if first else weights.mean(dim=1)  # (B, N)
+        return looks[:, first : first + rows * columns].reshape(-1, rows, columns).numpy()
+
 
 def probabilities(
     model: ViT | ResNet, images: Tensor, features: Tensor | None, batch: int = 256

@@ -40,7 +40,14 @@ from vitdm.plots.selection import (
     feature_populations,
 )
 from vitdm.plots.style import COLOURS, NAMES, WIDTH, save, style
-from vitdm.plots.test import confusion_matrix, failures, headline, roc_curve, sensitivity
+from vitdm.plots.test import (
+    confusion_matrix,
+    failures,
+    headline,
+    neighbours,
+    roc_curve,
+    sensitivity,
+)
 from vitdm.plots.tuning import (
     COLLAPSED,
     setting_name,
@@ -78,6 +85,7 @@ __all__ = [
     "feature_populations",
     "headline",
     "invariance",
+    "neighbours",
     "noise_histogram",
     "perturbations",
     "population_gallery",

@@ -29,24 +29,48 @@ def _draw_roc(axes: plt.Axes, band: pd.DataFrame, logarithmic: bool = False) -> 
     axes.set(xlabel="false-positive rate", ylim=(-0.02, 1.02))
 
 
-def roc_curve(band: pd.DataFrame, n_negative: int) -> plt.Figure:
-    """Draw the ROC curve of the test split, mean and range over the seeds, on two axes.
+def roc_curve(
+    band: pd.DataFrame, n_negative: int, reliability: dict[str, pd.DataFrame]
+) -> plt.Figure:
+    """Draw the ROC curve of the test split on two axes, and how far scores are probabilities.
 
     ``band`` has the columns fpr, tpr, tpr_low, tpr_high (``evaluate.roc_band``). How to read it:
     each threshold on the score is one point, the fraction of lenses with substructure that are
     found against the fraction of smooth lenses that are flagged; the nearer to the upper left
-    corner, the better. The right panel spreads the low rates, where surveys work, over a
-    logarithmic axis that begins at one of the ``n_negative`` smooth test images.
+    corner, the better. Panel (b) spreads the low rates, where surveys work, over a logarithmic axis
+    that begins at one of the ``n_negative`` smooth test images. Panel (c) draws tables of
+    ``calibration.reliability``, by name: on the diagonal, scores are probabilities; bars are 95 %
+    intervals.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 2.9), sharey=True, layout="tight")
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(WIDTH, 2.6), layout="tight")
     _draw_roc(left, band)
     left.set(ylabel="true-positive rate", xlim=(-0.02, 1.02))
-    left.legend(loc="lower right")
-    _draw_roc(right, band, logarithmic=True)
-    right.set(xscale="log", xlim=(min(1 / n_negative, 0.1), 1))
-    right.xaxis.set_minor_formatter("")
-    right.axvline(0.01, color="0.6", lw=0.8, ls=":")
-    for axes, letter in ((left, "a"), (right, "b")):
+    left.legend(loc="lower right", fontsize=7)
+    _draw_roc(middle, band, logarithmic=True)
+    middle.set(xscale="log", xlim=(min(1 / n_negative, 0.1), 1), yticklabels=[])
+    middle.xaxis.set_minor_formatter("")
+    for fpr in (0.001, 0.01):
+        middle.axvline(fpr, color="0.6", lw=0.8, ls=":")
+    right.plot([0, 1], [0, 1], color="0.6", lw=0.8, ls="--")
+    for (name, table), marker, colour in zip(
+        reliability.items(), "so", (COLOURS["cdm"], COLOURS["no_sub"]), strict=True
+    ):
+        errors = np.abs([table["rate"] - table["rate_low"], table["rate_high"] - table["rate"]])
+        right.errorbar(
+            table["score"],
+            table["rate"],
+            errors,
+            fmt=marker,
+            ms=3,
+            lw=0.8,
+            color=colour,
+            label=name,
+        )
+    right.set(
+        xlabel="score", ylabel="fraction with substr.", ylim=(-0.02, 1.02), xlim=(-0.02, 1.02)
+    )
+    right.legend(loc="lower right", fontsize=7)
+    for axes, letter in ((left, "a"), (middle, "b"), (right, "c")):
         axes.set_title(f"({letter})", loc="left")
     return figure
 
@@ -75,40 +99,96 @@ def confusion_matrix(counts: pd.DataFrame) -> plt.Figure:
     return figure
 
 
-def sensitivity(panels: list[tuple[str, str, pd.DataFrame]], fpr: float) -> plt.Figure:
-    """Draw the fraction of substructure found against its size, one panel a population.
+QUANTITIES = {  # label, scale, unit
+    "substructure_mass": (r"mass in subhalos ($10^{10}$ M$_\odot$)", "log", 1e10),
+    "ring_distance": ("heaviest subhalo to ring (arcsec)", "linear", 1),
+    "total_flux_snr": (r"S/N of the lensed light ($10^3$)", "log", 1e3),
+    "vortex_length": ("length of the vortex (arcsec)", "log", 1),
+    "axion_mass": (r"mass of the axion ($10^{-23}$ eV)", "log", 1e-23),
+    "f_sub": (r"mass fraction in subhalos (%)", "log", 0.01),
+}
+POPULATIONS = {"marginal": "#0072B2", "model_i": "#D55E00", "realistic": "#009E73"}
 
-    A panel is (class, axis label with unit, table of ``evaluate.completeness``). Points are bins
-    with equal numbers of test images, horizontal bars their range, vertical bars 95 % binomial
-    intervals. The threshold lets the fraction ``fpr`` of smooth lenses pass (dotted line): a point
-    on it is no better than guessing.
+
+def sensitivity(table: pd.DataFrame, collapse: dict[str, float], fpr: float) -> plt.Figure:
+    """Draw what it takes to be found, one panel a quantity, one colour a population.
+
+    ``table`` has the columns of ``sensitivity.binned`` and population. Filled points: completeness,
+    the fraction of lenses with substructure found at the threshold that lets ``fpr`` of the smooth
+    ones pass. Open points: ROC-AUC of those in the bin. Bars: 95 % intervals; horizontal ones are
+    bins, with equal numbers of images. The dotted line is guessing at the ROC-AUC, 1/2. Vertical
+    lines, by population: ``collapse`` (solar masses), below which published sensitivity collapses.
     """
+    shown = [name for name in QUANTITIES if (table["quantity"] == name).any()]
+    rows, columns = -(-len(shown) // 3), min(3, len(shown))
     figure, grid = plt.subplots(
-        1,
-        len(panels),
-        figsize=(WIDTH if len(panels) > 1 else WIDTH / 1.7, 2.7),
-        sharey=True,
-        squeeze=False,
-        layout="tight",
+        rows, columns, figsize=(WIDTH, 0.4 + 2.05 * rows), sharey=True, squeeze=False,
+        layout="constrained",
+    )  # fmt: skip
+    for axes in grid.flat[len(shown) :]:
+        axes.axis("off")
+    spare = iter(("#CC79A7", "#56B4E9", "#F0E442"))
+    populations = dict.fromkeys(table["population"])
+    colours = {name: POPULATIONS.get(name) or next(spare) for name in populations}
+    for k, (axes, quantity) in enumerate(zip(grid.flat, shown, strict=False)):
+        label, scale, unit = QUANTITIES[quantity]
+        for name, bins in table[table["quantity"] == quantity].groupby("population", sort=False):
+            for what, filled in (("rate", True), ("auc", False)):
+                (low, middle, high), value = (
+                    bins[["low", "median", "high"]].T.to_numpy() / unit,
+                    bins[what],
+                )
+                axes.errorbar(
+                    middle, value,
+                    xerr=[middle - low, high - middle] if filled else None,
+                    yerr=np.abs([value - bins[f"{what}_low"], bins[f"{what}_high"] - value]),
+                    fmt="o" if filled else "D", ms=3.5, lw=0.8, color=colours[name],
+                    mfc=colours[name] if filled else "white",
+                )  # fmt: skip
+            if quantity == "substructure_mass" and name in collapse:
+                axes.axvline(collapse[name] / unit, color=colours[name], lw=0.9, ls="--")
+        axes.axhline(0.5, color="0.6", lw=0.8, ls=":")
+        axes.set(xscale=scale, ylim=(-0.03, 1.05))
+        axes.set_xlabel(label, fontsize=8)
+        if scale == "log":
+            axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5), numticks=9))
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.xaxis.set_minor_formatter("")
+        axes.set_title(f"({'abcdef'[k]})", loc="left")
+    for row in grid:
+        row[0].set_ylabel("completeness, ROC-AUC")
+    handles = [plt.Line2D([], [], color=c, lw=3, label=name) for name, c in colours.items()]
+    black = {"color": "0.3", "ls": ""}
+    handles += [plt.Line2D([], [], marker="o", label=f"found at {100 * fpr:g} % FPR", **black)]
+    handles += [plt.Line2D([], [], marker="D", mfc="white", label="ROC-AUC", **black)]
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), fontsize=7.5)
+    return figure
+
+
+def neighbours(table: pd.DataFrame, pair: np.ndarray, near: float) -> plt.Figure:
+    """Draw how far each image is from the most similar one of another split, and the closest pair.
+
+    ``table`` is that of ``neighbours.nearest``, ``pair`` (2, H, W) the two images that are closest.
+    The distance is in units of what lies between two exposures of one lens: what is left of
+    ``near`` (dashed line) is a near-duplicate.
+    """
+    figure, (axes, *lenses) = plt.subplots(
+        1, 3, figsize=(WIDTH, 1.9), gridspec_kw={"width_ratios": (2.2, 1, 1)}, layout="tight"
     )
-    for axes, (name, label, table) in zip(grid[0], panels, strict=True):
-        middle, rate = table["median"], table["rate"]
-        axes.errorbar(
-            middle,
-            rate,
-            xerr=[middle - table["low"], table["high"] - middle],
-            yerr=np.abs([rate - table["rate_low"], table["rate_high"] - rate]),
-            fmt="o",
-            ms=4,
-            lw=1,
-            color=COLOURS[name],
-        )
-        axes.axhline(fpr, color="0.5", lw=0.8, ls=":")
-        axes.set(xscale="log", xlabel=label, ylim=(-0.02, 1.04), title=NAMES[name])
-        axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_formatter("")
-    grid[0][0].set_ylabel(f"fraction found at\n{100 * fpr:g} % false positives")
+    distance = np.clip(table["distance"], 0.1, None)
+    edges = np.geomspace(min(distance.min(), 0.9), distance.max(), 40)
+    axes.hist(distance, bins=edges, color=COLOURS["no_sub"])
+    axes.axvline(near, color="0.2", ls="--", lw=1)
+    axes.set(xscale="log", xlabel="distance (two exposures of one lens = 1)", ylabel="images")
+    axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("")
+    closest = table.loc[table["distance"].idxmin()]
+    for panel, image, split in zip(
+        lenses, pair, (closest["split"], closest["nearest_split"]), strict=True
+    ):
+        _draw_lens(panel, image)
+        panel.set_title(f"closest: {split}", fontsize=8)
     return figure
 
 
@@ -120,37 +200,72 @@ def _draw_lens(axes: plt.Axes, image: np.ndarray) -> None:
     sns.despine(ax=axes, left=True, bottom=True)
 
 
-def failures(images: np.ndarray, table: pd.DataFrame, columns: int = 5) -> plt.Figure:
-    """Draw the worst misses (above) and the worst false alarms (below), the worst at the left.
+def failures(
+    images: np.ndarray,
+    table: pd.DataFrame,
+    attention: np.ndarray | None = None,
+    pixel_scale: float | None = None,
+    columns: int = 5,
+) -> plt.Figure:
+    """Draw the worst mistakes of each class, a row a class, the worst at the left.
 
-    ``images`` (n, H, W) belong to the rows of ``table`` (class, kind, p_true). Each carries its
-    true class and the model's probability of substructure, which is close to 0 for the misses and
-    close to 1 for the false alarms.
+    ``images`` (n, H, W) and ``attention`` (n, rows, columns) are of the rows of ``table`` (class,
+    kind, p_true, and of simulated lenses the truth). Each carries the model's probability of
+    substructure, close to 0 for misses and to 1 for false alarms. A veil lies over what the network
+    attends to least, none over what it attends to most; with ``pixel_scale`` ["], where the truth
+    is known, a cross marks the heaviest subhalo and a line the vortex, and their total mass (solar
+    masses) or length is told.
     """
-    kinds = [("miss", "missed"), ("false_alarm", "false alarms")]
-    kinds = [(kind, text) for kind, text in kinds if (table["kind"] == kind).any()]
+    classes = [name for name in NAMES if (table["class"] == name).any()]
     figure, grid = plt.subplots(
-        max(len(kinds), 1),
-        columns,
-        figsize=(WIDTH, 1.62 * max(len(kinds), 1)),
-        squeeze=False,
-        gridspec_kw={"wspace": 0.06, "hspace": 0.22},
-    )
+        max(len(classes), 1), columns, figsize=(WIDTH, 0.1 + 1.5 * max(len(classes), 1)),
+        squeeze=False, gridspec_kw={"wspace": 0.06, "hspace": 0.28},
+    )  # fmt: skip
     for axes in grid.flat:
         axes.axis("off")
-    for row, (kind, text) in zip(grid, kinds, strict=False):
-        chosen = np.flatnonzero(table["kind"] == kind)[:columns]
+    for row, name in zip(grid, classes, strict=False):
+        chosen = np.flatnonzero(table["class"] == name)[:columns]
         for axes, k in zip(row, chosen, strict=False):
             entry = table.iloc[k]
-            score = entry["p_true"] if kind == "miss" else 1 - entry["p_true"]
+            score = entry["p_true"] if entry["kind"] == "miss" else 1 - entry["p_true"]
             axes.axis("on")
             _draw_lens(axes, images[k])
-            name = NAMES.get(entry["class"], entry["class"])
-            axes.set_title(f"{name}\n$P$(sub.) = {score:.3f}", fontsize=7.5, pad=3)
-        row[0].set_ylabel(text)
-    if not kinds:
+            axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())
+            if attention is not None:
+                least, most = attention[k].min(), attention[k].max()
+                veil = 0.6 * (most - attention[k]) / max(most - least, 1e-12)
+                high, wide = images.shape[1:]
+                axes.imshow(
+                    np.ones(veil.shape), cmap="Greys", vmin=0, vmax=1, alpha=veil,
+                    extent=(-0.5, wide - 0.5, -0.5, high - 0.5),
+                )  # fmt: skip
+            told = _mark_truth(axes, entry, images.shape[1:], pixel_scale) if pixel_scale else ""
+            axes.set_title(f"$P$ = {score:.3f}{told}", fontsize=7.5, pad=3)
+        kind = "false alarms" if name == "no_sub" else "missed"
+        text = NAMES[name].replace(" ", "\n") + f",\n{kind}"
+        row[0].set_ylabel(text, fontsize=8, color=COLOURS[name])
+    if not classes:
         grid[0][0].text(0, 0.5, "No image of the test split is classified wrongly.")
     return figure
+
+
+def _mark_truth(
+    axes: plt.Axes, entry: pd.Series, shape: tuple[int, int], pixel_scale: float
+) -> str:
+    """Mark the substructure of one lens, and return what is to be said of it."""
+    middle = np.array([shape[1] - 1, shape[0] - 1]) / 2
+    style = {"color": "#56B4E9", "lw": 1.2, "mew": 1.2, "ms": 6}
+    if entry["class"] == "cdm" and np.isfinite(entry.get("max_subhalo_x", np.nan)):
+        place = entry[["max_subhalo_x", "max_subhalo_y"]].to_numpy(float) / pixel_scale + middle
+        axes.plot(*place, "+", **style)
+        return f", $10^{{{np.log10(entry['substructure_mass']):.1f}}}$"
+    if entry["class"] == "axion" and np.isfinite(entry.get("vortex_x", np.nan)):
+        angle, half = float(entry["vortex_angle"]), float(entry["vortex_length"]) / 2
+        along = np.outer([-half, half], [np.cos(angle), np.sin(angle)])
+        ends = (entry[["vortex_x", "vortex_y"]].to_numpy(float) + along) / pixel_scale + middle
+        axes.plot(*ends.T, "-", **style)
+        return f", {2 * half:.1f}″"
+    return ""
 
 
 def headline(images: np.ndarray, classes: list[str], band: pd.DataFrame, auc: str) -> plt.Figure:
