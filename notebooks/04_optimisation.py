@@ -46,7 +46,7 @@ import pandas as pd
 
 from vitdm import plots
 from vitdm.tuning import result
-from vitdm.tuning import trials as trials_module
+from vitdm.tuning.trials import replay
 
 settings = out.config.tune
 space = settings.space
@@ -417,7 +417,7 @@ if studies["searches"].exists():
     lost, ended, run = 0, 0, 0
     full = calls[calls["arm"].isin(["process", "random"])]
     for _, one in full.groupby(["arm", "number"]):
-        epochs = trials_module.replay(one, list(space), 0.5, settings.patience)
+        epochs = replay(one, list(space), 0.5, settings.patience)
         winner = one["score"].to_numpy().argmax()
         lost += epochs[winner] < one["epochs"].iloc[winner]
         ended, run = ended + sum(epochs), run + one["epochs"].sum()
