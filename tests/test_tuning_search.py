@@ -1,6 +1,9 @@
 """The loop of a search on functions of known minimum."""
 
 import copy
+import os
+import subprocess
+import sys
 import threading
 import time
 
@@ -11,6 +14,7 @@ from skopt import space as skopt_space
 from skopt.benchmarks import branin, hart6
 
 from vitdm.config import InputError
+from vitdm.provenance import _runs
 from vitdm.tuning import search
 
 BRANIN = [skopt_space.Real(-5.0, 10.0), skopt_space.Real(0.0, 15.0)]
@@ -182,6 +186,28 @@ def test_workers_run_what_they_are_given(backend):
             workers(divmod, 7, 0)
     with search.Workers(1, backend) as workers:
         assert workers(threading.get_ident) == threading.get_ident()
+
+
+def test_workers_end_with_a_search_that_is_killed():
+    code = (
+        "import os, time\nfrom vitdm.tuning.search import Workers\n"
+        "with Workers(2) as workers:\n"
+        "    print(workers(os.getpid), flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment
+    ) as parent:
+        worker = int(parent.stdout.readline())
+        assert worker != parent.pid
+        os.kill(worker, 0)
+        parent.kill()
+        parent.wait()
+        deadline = time.monotonic() + 20
+        while _runs(worker) and time.monotonic() < deadline:
+            time.sleep(0.1)
+    assert not _runs(worker)
 
 
 def test_workers_on_a_cluster_of_dask():

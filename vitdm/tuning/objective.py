@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import hashlib
 import time
 from collections.abc import Callable, Sequence
@@ -78,6 +79,7 @@ def attempt(objective: Objective, params: Params, seed: int, limits: Sequence[fl
             "cpu_seconds": round(learnt.cpu_seconds, 2),
             "curve": curve,
         }
+    gc.collect()  # Lightning's trainer refers to itself, and so keeps the images of the trial
     return Trial(params, seed, seconds=round(time.perf_counter() - started, 2), **outcome)
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -249,9 +252,29 @@ class Workers:
         if self.parallel == 1:
             return function(*arguments)
         # Snakemake lets each process of a rule have as many threads as the rule
-        options = {"inner_max_num_threads": 1} if self.name == "loky" else {}
+        options = {}
+        if self.name == "loky":
+            options = {"inner_max_num_threads": 1}
+            function, arguments = _follow, (os.getpid(), function, *arguments)
         with joblib.parallel_config(backend=self.name, n_jobs=self.parallel, **options):
             return joblib.Parallel()([joblib.delayed(function)(*arguments)])[0]
+
+
+def _follow(parent: int, function: Callable[..., R], *arguments: Any) -> R:
+    """Call a function in a process that ends soon after its parent, even if that was killed.
+
+    joblib's own would stay, with all that they hold.
+    """
+    name = "end with the parent"
+    if all(thread.name != name for thread in threading.enumerate()):
+
+        def watch() -> None:
+            while os.getppid() == parent:
+                time.sleep(1)
+            os._exit(1)
+
+        threading.Thread(target=watch, name=name, daemon=True).start()
+    return function(*arguments)
 
 
 def _dask(address: str, parallel: int) -> Any:
