@@ -358,7 +358,7 @@ studies = {name: out.results / name / f"{name}.csv" for name in ("searches", "ra
 for name, path in studies.items():  # of this run; of the article, the committed ones
     if not path.exists() and out.config.publish:
         studies[name] = Path("paper/extended") / f"{name}.csv"
-limits = {}
+limits, reached = {}, {}
 if studies["rates"].exists():
     grid = pd.read_csv(studies["rates"])
     recipes = dict(grid[["recipe", "label"]].drop_duplicates().to_numpy())
@@ -366,7 +366,7 @@ if studies["rates"].exists():
     middle = grid.pivot_table(
         index="recipe", columns="learning_rate", values="score", aggfunc="median", sort=False
     )
-    reached = grid.groupby("recipe")["score"].max()
+    reached = middle.max(axis=1).to_dict()
     works = middle.gt(plots.COLLAPSED)
     limits = {name: float(row[row].index.max()) for name, row in works.iterrows() if row.any()}
     summary = middle.assign(highest_rate=pd.Series(limits)).rename(index=recipes)
@@ -485,6 +485,9 @@ if gain:
     numbers |= {f"tune_gain{end}": gain[key] for end, key in (("", "gain"), ("_low", "low"))}
     numbers |= {"tune_gain_high": gain["high"], "tune_gain_n": gain["n_images"]}
 numbers |= {f"rates_limit_{name}": limit for name, limit in limits.items()}
+numbers |= {f"rates_best_{name}": score for name, score in reached.items()}
+if limits:
+    numbers["rates_highest"] = float(grid["learning_rate"].max())
 if table is not None:
     for arm, row in table.iterrows():
         keys = ("choice, fresh seeds", "minus random", "error of that", "minutes of a core")

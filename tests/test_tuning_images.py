@@ -90,6 +90,19 @@ def test_a_trial_scores_what_it_has_not_seen(rings):
     assert len(objective._prepared) == 2  # each kind of processing once
 
 
+def test_features_join_the_images_of_trials(rings):
+    images, labels = rings
+    rows = {"train": np.arange(0, 120, 2), "valid": np.arange(1, 120, 4)}
+    rows["opt"] = np.arange(3, 120, 4)
+    from vitdm.tuning.images import OnImages
+
+    classifier = vitdm.ViTClassifier(True, **TINY)
+    objective = OnImages(classifier, images, labels, rows, "balanced_accuracy", epochs=1)
+    learnt, _ = objective.train({"depth": 2, "num_heads": 4}, 0, lambda curve: False)
+    assert learnt.model.num_features > 20 and len(learnt.model.blocks) == 2
+    assert objective.chance == 0.5 and len(learnt.history) == 1
+
+
 def test_wrong_input_is_refused_before_the_first_trial(rings):
     images, labels = rings
     space = {"learning_rate": {"type": "real", "low": 1e-4, "high": 1e-2, "log": True}}
