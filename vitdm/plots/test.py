@@ -151,7 +151,9 @@ def sensitivity(table: pd.DataFrame, collapse: dict[str, float], fpr: float) -> 
         axes.set(xscale=scale, ylim=(-0.03, 1.05))
         axes.set_xlabel(label, fontsize=8)
         if scale == "log":
-            axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5), numticks=9))
+            low, high = axes.get_xlim()
+            subs = (1, 2, 5) if high / low < 200 else (1,)  # labels must not run into each other
+            axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=subs, numticks=9))
             axes.xaxis.set_major_formatter("{x:g}")
             axes.xaxis.set_minor_formatter("")
         axes.set_title(f"({'abcdef'[k]})", loc="left")
