@@ -416,7 +416,8 @@ processed = dataset.Dataset.open(out.results / "processed")
 position = pd.Series(np.arange(len(processed.catalog)), index=processed.catalog["id"])
 at = position[worst["id"]].to_numpy()
 looks, cut = None, out.config.preprocess
-runs = [train.load_run(path.parent) for path in sorted(out.results.glob("final/*/config.yaml"))]
+final = sorted(path.parent for path in out.results.glob("final/seed*/config.yaml"))
+runs = [train.load_run(path) for path in final]
 if len(worst) and hasattr(runs[0].model, "attention"):
     chosen = measured.loc[worst["id"], runs[0].feature_names].to_numpy(float)
     maps = train.residuals_of(runs[0].settings.model, out.results / "lensfit", processed)
