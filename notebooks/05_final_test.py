@@ -620,7 +620,7 @@ if found:
     rows = pd.read_csv(found[0] / "audit.csv")
     out.figure(plots.audit(rows), "audit")
     out.table(rows.assign(kind=rows["kind"].map(plots.KINDS)), "audit")
-    one = rows[rows["kind"] == "alone"]
+    one = rows[(rows["kind"] == "alone") & (rows["mended"] != "hard_labels")]  # of the model
     ours = rows[rows["kind"] == "ours"].reset_index(drop=True)
     chosen = {"published": rows.iloc[0], "mended": rows[rows["kind"] != "ours"].iloc[-1]}
     chosen |= {"largest": one.loc[one["gain"].idxmax()], "smallest": one.loc[one["gain"].idxmin()]}

@@ -403,8 +403,9 @@ def _line(
     auc = bootstrap_interval(weighted_auc, labels, scores, *n)
     line = {"mended": " ".join(mended), "seeds": len(outcomes)}
     line |= pd.DataFrame(told).mean().to_dict()
-    line |= {"claimed": np.mean([claim(labels, score, faults) for score in scores])}
-    line |= {"balanced_accuracy": np.mean([claim(labels, score, Faults()) for score in scores])}
+    line |= {"claimed": float(np.mean([claim(labels, score, faults) for score in scores]))}
+    decided = [claim(labels, score, Faults()) for score in scores]
+    line |= {"balanced_accuracy": float(np.mean(decided))}
     line |= {"roc_auc": auc.value, "low": auc.low, "high": auc.high}
     if first is not None:
         gain = paired_gain([outcome.predictions for outcome in first], tables, *n)
