@@ -826,7 +826,8 @@ rule join_trials:
     input:
         lambda wildcards: [f"{folder}/trials.csv" for folder in STUDIES[wildcards.study]],
     output:
-        multiext(f"{OUT}/{{study}}/{{study}}", ".csv", ".json"),
+        table=f"{OUT}/{{study}}/{{study}}.csv",
+        provenance=f"{OUT}/{{study}}/{{study}}.json",
     log:
         f"{OUT}/logs/join_{{study}}.log",
     conda:
@@ -836,7 +837,7 @@ rule join_trials:
         folders=lambda wildcards: STUDIES[wildcards.study],
         watch=watch("study", "rates"),
     shell:
-        "vitdm join-trials {params.folders} --config {params.config} --out {output[0]}"
+        "vitdm join-trials {params.folders} --config {params.config} --out {output.table}"
         " 2>&1 | tee {log}"
 
 
