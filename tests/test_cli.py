@@ -245,7 +245,7 @@ WRONG = {
     ),
     "search of another space": (
         "train {done}/processed --config {config} --final {search} --out {tmp}/out",
-        "search: found .*num_heads.*does not fit .*tiny.yaml: .*embed_dim = 16 .* num_heads = 3",
+        "search: found .*num_heads.*does not fit the configuration: .*embed_dim = 16 .* = 3",
     ),
     "divergence": (
         "train {blind}/processed --config {hot} --run plain --out {tmp}/out",

@@ -333,7 +333,9 @@ def synthetic(project: Project) -> None:
             project.figure(name, rule="r", notebook="n")
     tables, kept = {}, {}
     for name, rest in re.findall(r'table\("(\w+)"(.*?)\)\s*\}\}', article()):
-        tables[name] = tables.get(name, []) + (re.findall(r'"(\w+)": "', rest) or ["name", "value"])
+        tables[name] = tables.get(name, []) + (
+            re.findall(r'"([\w ]+)": "', rest) or ["name", "value"]
+        )
         if where := re.search(r'where=\{"group": \[(.*?)\]', rest):
             kept[name] = kept.get(name, []) + re.findall(r'"(\w+)"', where[1])
     for name, columns in tables.items():

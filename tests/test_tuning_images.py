@@ -173,10 +173,10 @@ def test_a_search_may_vary_the_processing_of_a_folder(folder, lenses, settings, 
     assert best["params"]["stretch"] in ("arcsinh", "linear")
 
 
-def test_processes_give_the_trials_of_one_process(folder, settings, tmp_path):
+def test_trials_do_not_depend_on_where_they_run(folder, settings, tmp_path):
     chosen = searching(settings, n_initial_points=3, candidate_seeds=2)
     tables = []
-    for backend in ("loky", "threading"):
+    for backend in ("loky", "dask"):
         out = tmp_path / backend
         several = chosen.model_copy(update={"tune": chosen.tune.model_copy(update={"parallel": 2})})
         tune(folder, None, several, out, backend=backend, progress=False)

@@ -151,7 +151,7 @@ def parser() -> argparse.ArgumentParser:
         "--backend",
         default="loky",
         metavar="NAME[=ADDRESS]",
-        help="where they run (joblib): loky, threading, dask, ray, such as dask=tcp://host:8786"
+        help="where they run (joblib): loky, dask, ray, threading, such as dask=tcp://host:8786"
         " (default: %(default)s)",
     )
 
@@ -276,7 +276,7 @@ def _run(arguments: argparse.Namespace) -> int:
             if arguments.tuned:
                 from vitdm.tuning.result import load_best
 
-                _, _, cut = _trial(settings, load_best(arguments.tuned)["params"], arguments)
+                _, _, cut = _trial(settings, load_best(arguments.tuned)["params"], arguments.tuned)
             process_dataset(arguments.dataset, arguments.out, cut)
         case "features":
             from vitdm.features import measure_dataset
@@ -406,15 +406,14 @@ def _simulate(arguments: argparse.Namespace, settings: config.Config | None) -> 
 
 
 def _trial(
-    settings: config.Config, params: dict[str, Any], arguments: argparse.Namespace
+    settings: config.Config, params: dict[str, Any], search: Path
 ) -> tuple[config.Model, config.Train, config.Preprocess]:
     """Return settings with the parameters of a search put in; InputError if they do not fit."""
     try:
         return settings.trial(params)
     except ValueError as error:
-        raise InputError(
-            f"found {params}, which does not fit {arguments.config}: {error}"
-        ) from error
+        found = f"found {params}, which does not fit the configuration"
+        raise InputError(f"{search}: {found}: {error}") from error
 
 
 def _tune(arguments: argparse.Namespace, settings: config.Config) -> None:
@@ -460,7 +459,7 @@ def _train(arguments: argparse.Namespace, settings: config.Config) -> None:
 
         best = load_best(arguments.final)
         chosen = best["start" if arguments.start else "params"]
-        model, train, cut = _trial(settings, chosen, arguments)
+        model, train, cut = _trial(settings, chosen, arguments.final)
         train = train.model_copy(update={"epochs": settings.final.epochs})
         settings = settings.model_copy(update={"preprocess": cut})
         splits = {"train_splits": ("train", "opt"), "score_split": "valid"}

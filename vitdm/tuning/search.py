@@ -216,9 +216,10 @@ def in_order(
 class Workers:
     """Where trials run: in this process, or through joblib on what ``backend`` names.
 
-    ``backend``: "loky" (processes of this machine), "threading", "dask" or "ray"; with "=" and an
-    address, such as "dask=tcp://scheduler:8786", on a cluster that is already there. Without, Dask
-    and Ray start one on this machine. InputError if a backend cannot be used.
+    ``backend``: "loky" (processes of this machine), "dask" or "ray", or "threading", whose trials
+    share PyTorch's random numbers and so do not repeat; with "=" and an address, such as
+    "dask=tcp://scheduler:8786", on a cluster that is already there. Without, Dask and Ray start one
+    on this machine. InputError if a backend cannot be used.
     """
 
     def __init__(self, parallel: int, backend: str = "loky"):
