@@ -369,7 +369,7 @@ def tune_rates(trials: pd.DataFrame, labels: dict[str, str]) -> plt.Figure:
     the dotted line is ``COLLAPSED``.
     """
     first, *others = labels
-    columns = min(3, max(1, len(others)))
+    columns = 2 if len(others) in (2, 4) else min(3, max(1, len(others)))
     rows = -(-max(1, len(others)) // columns)
     figure, grid = plt.subplots(
         rows,
