@@ -271,9 +271,11 @@ def test_forward(settings, size):
         np.testing.assert_allclose(logits[k], head, atol=5e-5 * np.abs(head).max())
 
 
-def test_without_spt_and_lsa_it_is_a_plain_vision_transformer():
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_without_spt_and_lsa_it_is_a_plain_vision_transformer(norm):
     """The same weights in torch's own convolution and encoder layers."""
-    net, images = vit(spt=False, lsa=False, channels=2, size=(8, 20)), pixels(2, 2, (8, 20))
+    net = vit(spt=False, lsa=False, norm=norm, channels=2, size=(8, 20))
+    images = pixels(2, 2, (8, 20))
     cut = nn.Conv2d(2, 12, kernel_size=4, stride=4)
     cut.weight.data.copy_(net.embed.project.weight.view(12, 2, 4, 4))
     cut.bias.data.copy_(net.embed.project.bias)
@@ -281,7 +283,7 @@ def test_without_spt_and_lsa_it_is_a_plain_vision_transformer():
     tokens = torch.cat([net.cls_token.expand(2, -1, -1), tokens], dim=1) + net.position
     for block in net.blocks:
         layer = nn.TransformerEncoderLayer(
-            12, 3, 24, 0.0, "gelu", batch_first=True, norm_first=True
+            12, 3, 24, 0.0, "gelu", batch_first=True, norm_first=norm == "pre"
         )
         own = block.attention
         layer.self_attn.in_proj_weight.data.copy_(own.qkv.weight)

@@ -18,6 +18,7 @@ from safetensors.numpy import load_file, save_file
 from sklearn.metrics import roc_auc_score
 
 from vitdm import config, dataset
+from vitdm import train as train_module
 from vitdm.config import InputError, Model, Train
 from vitdm.dataset import Dataset
 from vitdm.model import ViT
@@ -82,6 +83,12 @@ def train(folder, settings, model=MODEL, features=None, splits=("train",), **opt
     )
 
 
+def toy_arrays(folder, *splits):
+    data = Dataset.open(folder)
+    arrays, _ = train_module.inputs_for(MODEL, data, "multiclass")
+    return [arrays(data.rows(split)) for split in splits]
+
+
 def weights(folder):
     return load_file(folder / "model.safetensors")
 
@@ -138,6 +145,34 @@ def test_the_best_weights_are_kept_and_training_stops(noise, settings, tmp_path)
     kinds = data.catalog["class"][rows] == "sub"
     assert roc_auc_score(kinds, scores) == pytest.approx(found["valid_roc_auc"], abs=2e-3)
     assert found["valid_roc_auc"] == history["valid_roc_auc"].max()
+
+
+def test_a_second_softmax_bounds_the_loss(blobs, settings):
+    losses = {}
+    for twice in (False, True):
+        learnt = train_module.learn(
+            *toy_arrays(blobs, "train", "valid"),
+            2,
+            MODEL,
+            Train(epochs=20, learning_rate=3e-3, label_smoothing=0, softmax_twice=twice),
+            progress=False,
+        )
+        losses[twice] = learnt.history["train_loss"].min()
+    # of probabilities 1 and 0, whose softmax is 1 / (1 + exp(-1))
+    assert losses[True] > math.log(1 + math.exp(-1)) > 0.313
+    assert losses[False] < 0.25
+
+
+def test_a_training_that_is_watched_ends_when_told(blobs, settings):
+    seen = []
+
+    def watch(curve):
+        seen.append(list(curve))
+        return len(curve) == 2
+
+    arrays = toy_arrays(blobs, "train", "valid")
+    learnt = train_module.learn(*arrays, 2, MODEL, Train(epochs=5), watch=watch, progress=False)
+    assert learnt.history["valid_roc_auc"].tolist() == seen[-1] and len(seen) == 2
 
 
 def test_without_validation_all_epochs_run(noise, settings, tmp_path):

@@ -876,7 +876,8 @@ class Config(Section):
 
     def for_arm(self, name: str, seed: int) -> Config:
         """Return the configuration whose search is the k-th of a kind that is compared."""
-        arm, first = self.study.arms[name], self.tune.seed or self.seed
+        arm = self.study.arms[name]
+        first = self.seed if self.tune.seed is None else self.tune.seed
         changed = self.tune.model_dump() | self.study.tune | arm.tune | {"seed": first + seed}
         return self.model_copy(update={"tune": Tune(**changed)})
 

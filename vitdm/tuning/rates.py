@@ -32,8 +32,8 @@ def measure(
 ) -> pd.DataFrame:
     """Train a recipe of ``settings.rates`` at each learning rate, write ``out``, return its table.
 
-    Rows as those of a search (``trials.csv``). InputError if there is
-    no such recipe or something that it needs is missing.
+    Rows as those of a search (``trials.csv``). InputError if there is no such recipe or something
+    that it needs is missing.
     """
     started, out, grid = time.time(), Path(out), settings.rates
     check_replaceable(out, FILES)
