@@ -405,29 +405,30 @@ RETRY = 1.1  # chi^2 per degree of freedom of such a fit
 ELSEWHERE = 0.03  # arcsec, or ellipticity: what is farther apart may be another minimum
 #: radii tried, in units of the flux-weighted one; light of the lens galaxy draws that inwards
 RADII, RADII_WITH_LIGHT = (0.8, 0.9, 1.0), (1.0, 1.4, 1.8)
-#: the same when the light of the lens galaxy is known from a first fit
-OTHER_RADII_WITH_LIGHT = tuple(np.geomspace(0.75, 2.25, 12))
+#: the same when a first fit has left more than noise; the light of the lens galaxy is then known
+OTHER_RADII, OTHER_RADII_WITH_LIGHT = (0.7, 0.8, 0.9, 1.0, 1.15, 1.3), np.geomspace(0.75, 2.25, 12)
 #: px, of the source on the way to the minimum: not to be caught where a pixel meets its cusp
 CORE = 0.6
 PEAK = 2.5  # binned px, radius of the peak of a lens galaxy that a start does not look at
 #: the profiles of the light of the lens galaxy: size in those units, Sérsic index and, among them,
 #: amplitude. Two start as a halo and a core
 LIGHT_STARTS = {0: (), 1: ((0.5, 3.0, 1.0),), 2: ((1.0, 1.0, 1.0), (0.3, 2.0, 8.0))}
-STARTS = 4  # the best of them take some steps, before one is chosen
-TRIAL_STEPS = 6
+#: how many of the best starts take how many steps before one is chosen; the same when a first fit
+#: without lens light has left more than noise: some minima show themselves late
+TRIALS, OTHER_TRIALS = (4, 6), (16, 12)
 
 
-def _starts(problem: _Problem, radius: Tensor, before: Tensor | None) -> Tensor:
-    """Return the best (STARTS, n, p) of some round sources, with the amplitudes that fit best.
+def _starts(problem: _Problem, radius: Tensor, before: Tensor | None, count: int) -> Tensor:
+    """Return the best (count, n, p) of some round sources, with the amplitudes that fit best.
 
     ``radius`` (n,) is flux-weighted, in arcsec. ``before`` (n, p) is what a first fit has found:
     the light of the lens galaxy is taken from there, and other places of the source are tried.
     """
     model = problem.model
-    positions = POSITIONS if before is None else OTHERS
-    radii = RADII
-    if model.lens_light:
-        radii = RADII_WITH_LIGHT if before is None else OTHER_RADII_WITH_LIGHT
+    if before is None:
+        positions, radii = POSITIONS, RADII_WITH_LIGHT if model.lens_light else RADII
+    else:
+        positions, radii = OTHERS, OTHER_RADII_WITH_LIGHT if model.lens_light else OTHER_RADII
     choices = torch.tensor([(r, *(r * x for x in place)) for r in radii for place in positions])
     values = torch.zeros(len(radius), len(choices), len(model.names), dtype=torch.float64)
     column = {name: values[:, :, k] for k, name in enumerate(model.names)}
@@ -462,7 +463,7 @@ def _starts(problem: _Problem, radius: Tensor, before: Tensor | None) -> Tensor:
         normal.diagonal(dim1=1, dim2=2).add_(1e-12)
         amps = torch.linalg.solve(normal, projected).clamp(min=1e-6)
         gain = 2 * (amps * projected).sum(1) - (amps[:, None] @ normal @ amps[..., None])[:, 0, 0]
-        chosen = gain.topk(STARTS).indices
+        chosen = gain.topk(count).indices
         start = candidates[chosen].clone()
         for names, amp in zip(amplitudes, amps[chosen].T, strict=True):
             start[:, [model.names.index(name) for name in names]] += torch.log(amp)[:, None]
@@ -546,10 +547,11 @@ def _coarse(
         weight = weight * (torch.hypot(axis[:, None], axis) > PEAK)
     problem = _Problem(coarse, binned, weight, gain, images.clipped)
     bounds = Bounds(coarse, narrow=True)
+    count, steps = TRIALS if before is None or model.lens_light else OTHER_TRIALS
     trials = []
-    for start in _starts(problem, images.radius, before):
+    for start in _starts(problem, images.radius, before, count):
         state = _State.of(problem, bounds.inside(start))
-        _minimise(problem, state, bounds, TRIAL_STEPS, COARSE, deadline)
+        _minimise(problem, state, bounds, steps, COARSE, deadline)
         trials.append(state)
     state = _best(trials)
     _minimise(problem, state, bounds, MAX_STEPS // 2, COARSE, deadline)
