@@ -13,6 +13,7 @@ import csv
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import time
@@ -35,6 +36,7 @@ from vitdm.dataset import CLASSES  # noqa: E402
 from vitdm.plots import setting_name  # noqa: E402
 
 PROVENANCE = ("figure", "rule", "notebook", "config")
+MARKUP = re.compile(r"\\[a-z]+|[$\\\\{}^_~]")  # of Markdown and formulas: takes no space in print
 FORMATS = (".pdf", ".png")  # of each figure: one for print, one for the page
 MISSING = "n/a"  # what a run could not measure, such as a scatter from one seed
 
@@ -138,10 +140,9 @@ def integer(value: float | None) -> str:
     return MISSING if value is None else f"{round(value):,}".replace(",", "\u00a0")
 
 
-def setting(key: str, unit: bool = False) -> str:
-    """A key of the model or train section in the words of the figures and tables."""
-    name, bracket, rest = setting_name(key).partition(" [")
-    return f"{name} \\[{rest.rstrip(']')}\\]" if unit and bracket else name
+def setting(key: str) -> str:
+    """A key of the model or train section in the words of the figures, without its unit."""
+    return setting_name(key).partition(" [")[0]
 
 
 def effect(gain: float | None, error: float | None) -> str:
@@ -249,7 +250,7 @@ class Sources:
         ]
         lines = ["| " + " | ".join(columns.values()) + " |", "|"]
         for column, (key, header) in enumerate(columns.items()):
-            texts = [header, *(row[column] for row in cells)]
+            texts = [MARKUP.sub("", text) for text in (header, *(row[column] for row in cells))]
             names = [len(text) for text in texts if " " not in text]  # which cannot be broken
             # the relative width, where a table is wide
             dashes = "-" * max(
