@@ -34,7 +34,8 @@ abstract: The score is {{ test_auc | num(3) }}.
 
 # First {#sec-first}
 
-See @fig-b, @tbl-scores, @eq-line, @sec-second, @app-more and @known2000. The price is {{ rate | sci(1) }}.
+See @fig-b, @tbl-scores, @eq-line, @sec-second, @app-more and @known2000.
+The price is {{ rate | sci(1) }}.
 
 [$$y = a x + b$$]{#eq-line}
 
@@ -226,16 +227,16 @@ def replaced(old: str, new: str):
 @pytest.mark.parametrize(
     ("spoil", "named"),
     [
-        (replaced("{{ rate", "{{ no_such_rate"), ["no_such_rate", "paper.md, line 10"]),
+        (replaced("{{ rate", "{{ no_such_rate"), ["no_such_rate", "paper.md, line 11"]),
         (replaced("@fig-b", "@fig-nowhere"), ["@fig-nowhere", "does not exist"]),
         (replaced("@known2000", "@unknown2000"), ["unknown2000"]),
         (replaced("{#fig-b}", "{#fig-a}"), ["fig-a", "twice"]),
-        (replaced('figure("b")', 'figure("c")'), ["figure 'c'", "line 16"]),
-        (replaced('table("scores"', 'table("lost"'), ["table 'lost'", "line 22"]),
+        (replaced('figure("b")', 'figure("c")'), ["figure 'c'", "line 17"]),
+        (replaced('table("scores"', 'table("lost"'), ["table 'lost'", "line 23"]),
         (replaced('"auc":', '"area":'), ["'scores'", "'area'", "unused"]),
         (replaced("num(3)", "num(3"), ["paper.md, line 5"]),
         (lambda project: project.numbers("04", test_auc=1), ["test_auc", "04.json", "05.json"]),
-        (lambda project: project.numbers(test_auc=None), ["rate", "line 10"]),
+        (lambda project: project.numbers(test_auc=None), ["rate", "line 11"]),
         (lambda project: project.numbers(classes=3), ["classes", "reserves"]),
         (lambda project: shutil.rmtree(project.root / "results/numbers"), ["numbers"]),
         (lambda project: (project.root / "results/dataset/catalog.csv").unlink(), ["catalog.csv"]),
