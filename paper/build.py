@@ -13,6 +13,7 @@ import csv
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import time
@@ -35,6 +36,8 @@ from vitdm.dataset import CLASSES  # noqa: E402
 from vitdm.plots import setting_name  # noqa: E402
 
 PROVENANCE = ("figure", "rule", "notebook", "config")
+MARKUP = re.compile(r"\\[a-z]+|[$\\\\{}^_~]")  # of Markdown and formulas: takes no space in print
+FORMATS = (".pdf", ".png")  # of each figure: one for print, one for the page
 MISSING = "n/a"  # what a run could not measure, such as a scatter from one seed
 
 
@@ -137,10 +140,9 @@ def integer(value: float | None) -> str:
     return MISSING if value is None else f"{round(value):,}".replace(",", "\u00a0")
 
 
-def setting(key: str, unit: bool = False) -> str:
-    """A key of the model or train section in the words of the figures and tables."""
-    name, bracket, rest = setting_name(key).partition(" [")
-    return f"{name} \\[{rest.rstrip(']')}\\]" if unit and bracket else name
+def setting(key: str) -> str:
+    """A key of the model or train section in the words of the figures, without its unit."""
+    return setting_name(key).partition(" [")[0]
 
 
 def effect(gain: float | None, error: float | None) -> str:
@@ -190,9 +192,13 @@ class Sources:
         self.figures, self.tables, self.out = figures, tables, out
         self.used: list[Path] = []
 
+    def has_figure(self, name: str) -> bool:
+        """Tell whether a figure was made, in one format at least."""
+        return any((self.figures / f"{name}{suffix}").is_file() for suffix in FORMATS)
+
     def figure(self, name: str) -> str:
         """Return the path of a figure relative to the output, without its format."""
-        for suffix in (".pdf", ".png"):
+        for suffix in FORMATS:
             file = self.figures / f"{name}{suffix}"
             if not file.is_file():
                 raise InputError(f"figure {name!r}: {file} does not exist")
@@ -211,11 +217,12 @@ class Sources:
         where: dict[str, Collection[str]] | None = None,
         most: int | None = None,
         label: str | None = None,
+        narrow: bool = False,
     ) -> str:
         """Return a pipe table of a CSV file: ``columns`` maps its names to headers, in order.
 
         ``where`` keeps the rows with some values of a column, ``most`` so many of the first ones;
-        ``label`` takes the name's place in references.
+        ``label`` takes the name's place in references; a ``narrow`` table fits into one column.
         ``digits`` fixes the decimals of a column; ``words`` replaces cells, and headers that
         ``columns`` does not give. Numbers in ``verbatim`` columns stay as they are written.
         """
@@ -243,7 +250,7 @@ class Sources:
         ]
         lines = ["| " + " | ".join(columns.values()) + " |", "|"]
         for column, (key, header) in enumerate(columns.items()):
-            texts = [header, *(row[column] for row in cells)]
+            texts = [MARKUP.sub("", text) for text in (header, *(row[column] for row in cells))]
             names = [len(text) for text in texts if " " not in text]  # which cannot be broken
             # the relative width, where a table is wide
             dashes = "-" * max(
@@ -252,7 +259,8 @@ class Sources:
             numeric = key not in verbatim and all(_is_number(row[key]) for row in rows)
             lines[1] += (f"{dashes}:" if numeric else f":{dashes}") + "|"
         lines += ["| " + " | ".join(row) + " |" for row in cells]
-        return "\n".join(lines) + f"\n\n: {caption} {{#tbl-{label or name}}}\n"
+        attributes = f"#tbl-{label or name}" + " .narrow" * narrow
+        return "\n".join(lines) + f"\n\n: {caption} {{{attributes}}}\n"
 
 
 def _is_number(text: str | None) -> bool:
@@ -319,6 +327,7 @@ def build(source: Path, results: Path, figures: Path, tables: Path, out: Path) -
         "versions": run.get("versions") or {},
         "numbers": numbers,
         "figure": sources.figure,
+        "has_figure": sources.has_figure,
         "table": sources.table,
     }
     if clash := sorted(set(names) & set(numbers)):

@@ -1,6 +1,7 @@
--- Numbers figures, tables, equations and sections, and turns @fig-x, @tbl-x, @eq-x and @sec-x into
--- numbered links, alike in Typst, HTML and LaTeX. An equation is a paragraph [$$…$$]{#eq-x}.
-local names = { fig = 'Figure', tbl = 'Table', eq = 'Equation', sec = 'Section' }
+-- Numbers figures, tables, equations, sections and appendices, and turns @fig-x, @tbl-x, @eq-x, @sec-x
+-- and @app-x into numbered links, alike in Typst, HTML and LaTeX. An equation is a paragraph
+-- [$$…$$]{#eq-x}. In Typst, figures and tables of the class "narrow" fit into one column.
+local names = { fig = 'Figure', tbl = 'Table', eq = 'Equation', sec = 'Section', app = 'Appendix' }
 local count, label, levels = {}, {}, {}
 
 local function fail(...) io.stderr:write(string.format(...), '\n') os.exit(83) end
@@ -20,11 +21,22 @@ local function captioned(element, expected)
   if FORMAT:match('html') then -- Typst and LaTeX number captions themselves
     element.caption.long[1].content:insert(1, pandoc.Strong(label[element.identifier] .. '. '))
   end
+  local narrow = element.classes:includes('narrow')
+  element:walk { Image = function(image) narrow = narrow or image.classes:includes('narrow') end }
+  if FORMAT == 'typst' and narrow then
+    return { pandoc.RawBlock('typst', '#show <' .. element.identifier .. '>: set figure(scope: "column")'), element }
+  end
   return element
 end
 
 local function header(element)
   if element.classes:includes('unnumbered') then return nil end
+  if kind(element.identifier) == 'app' then
+    define(element.identifier, 'app', string.char(65 + (count.app or 0)))
+    element.content:insert(1, pandoc.Str(label[element.identifier] .. '. '))
+    element.classes:insert('unnumbered')
+    return element
+  end
   levels = { table.unpack(levels, 1, element.level) }
   for i = 1, element.level do levels[i] = (levels[i] or 0) + (i == element.level and 1 or 0) end
   if kind(element.identifier) then define(element.identifier, 'sec', table.concat(levels, '.')) end

@@ -34,7 +34,8 @@ abstract: The score is {{ test_auc | num(3) }}.
 
 # First {#sec-first}
 
-See @fig-b, @tbl-scores, @eq-line, @sec-second and @known2000. The price is {{ rate | sci(1) }}.
+See @fig-b, @tbl-scores, @eq-line, @sec-second, @app-more and @known2000.
+The price is {{ rate | sci(1) }}.
 
 [$$y = a x + b$$]{#eq-line}
 
@@ -50,8 +51,16 @@ See @fig-b, @tbl-scores, @eq-line, @sec-second and @known2000. The price is {{ r
 
 {{ table("provenance", caption="What made each figure.") }}
 
+%% if has_figure("c")
+![The third.]({{ figure("c") }}){#fig-c}
+
+%% endif
 ::: {#refs}
 :::
+
+# More {#app-more}
+
+Words.
 """
 
 BIB = """@article{known2000, author = {Known, A.}, title = {On Knowing}, journal = {J. Known},
@@ -150,6 +159,7 @@ def test_references_are_numbered_links(built):
         "tbl-scores": "Table 1",
         "eq-line": "Equation 1",
         "sec-second": "Section 2.1",
+        "app-more": "Appendix A",
     }.items():
         spaced = text.replace(" ", "(?:&nbsp;|.)")
         assert re.search(rf'<a\s+href="#{target}">{spaced}</a>', html)
@@ -159,12 +169,13 @@ def test_references_are_numbered_links(built):
     assert re.search(r"<figcaption><strong>Figure.2\. </strong>The\s+second", html)
     assert '<span class="number">(1)</span>' in html
     assert 'href="#ref-known2000"' in html
+    assert re.search(r'<h1[^>]*id="app-more"[^>]*>Appendix.A\. More</h1>', html)
 
 
 def test_html_is_one_file_and_tex_names_the_figures(built):
     html = built.out("html")
     assert not re.findall(r'(?:src|href)="(?!#|data:|https://doi\.org/)[^"]*"', html)
-    assert html.count("data:image/png") == 2
+    assert html.count("data:image/png") == 2  # of the third figure, which was not made, no word
     assert "<math" in html and "width=device-width" in html
     assert "{../figures/a.pdf}" in built.out("tex")
 
@@ -216,16 +227,16 @@ def replaced(old: str, new: str):
 @pytest.mark.parametrize(
     ("spoil", "named"),
     [
-        (replaced("{{ rate", "{{ no_such_rate"), ["no_such_rate", "paper.md, line 10"]),
+        (replaced("{{ rate", "{{ no_such_rate"), ["no_such_rate", "paper.md, line 11"]),
         (replaced("@fig-b", "@fig-nowhere"), ["@fig-nowhere", "does not exist"]),
         (replaced("@known2000", "@unknown2000"), ["unknown2000"]),
         (replaced("{#fig-b}", "{#fig-a}"), ["fig-a", "twice"]),
-        (replaced('figure("b")', 'figure("c")'), ["figure 'c'", "line 16"]),
-        (replaced('table("scores"', 'table("lost"'), ["table 'lost'", "line 22"]),
+        (replaced('figure("b")', 'figure("c")'), ["figure 'c'", "line 17"]),
+        (replaced('table("scores"', 'table("lost"'), ["table 'lost'", "line 23"]),
         (replaced('"auc":', '"area":'), ["'scores'", "'area'", "unused"]),
         (replaced("num(3)", "num(3"), ["paper.md, line 5"]),
         (lambda project: project.numbers("04", test_auc=1), ["test_auc", "04.json", "05.json"]),
-        (lambda project: project.numbers(test_auc=None), ["rate", "line 10"]),
+        (lambda project: project.numbers(test_auc=None), ["rate", "line 11"]),
         (lambda project: project.numbers(classes=3), ["classes", "reserves"]),
         (lambda project: shutil.rmtree(project.root / "results/numbers"), ["numbers"]),
         (lambda project: (project.root / "results/dataset/catalog.csv").unlink(), ["catalog.csv"]),
@@ -252,7 +263,6 @@ def test_what_is_missing_is_named_and_nothing_is_written(small, capsys, spoil, n
         (build.minutes(90), "1.5\u00a0minutes"),
         (build.minutes(4.2), "4\u00a0seconds"),
         (build.setting("patch_size"), "patch side"),
-        (build.setting("patch_size", unit=True), r"patch side \[px\]"),
         (build.setting("clip"), "clip"),
         (build._cell(""), "–"),
         (build._cell("12.345", 1), "12.3"),
@@ -290,7 +300,7 @@ def test_results_hold_no_typed_decimals():
 
 def test_every_citation_has_an_entry_and_every_entry_is_cited():
     keys = set(re.findall(r"@([\w-]+)", article()))
-    cited = {key for key in keys if not re.match(r"(fig|tbl|eq|sec)-", key)}
+    cited = {key for key in keys if not re.match(r"(fig|tbl|eq|sec|app)-", key)}
     entries = re.split(r"^@\w+\{", (PAPER / "references.bib").read_text(), flags=re.M)[1:]
     assert cited == {entry.split(",")[0] for entry in entries}
     for entry in entries:
@@ -305,7 +315,7 @@ def synthetic(project: Project) -> None:
     for name in ("num", "plain", "sci", "pct", "minutes", "integer", "setting"):
         environment.filters[name] = str
     reserved = {"classes", "simulated", "config", "population", "commit", "versions", "numbers"}
-    reserved |= {"dirty", "dict"}
+    reserved |= {"dirty", "dict", "has_figure"}
     keys = jinja2.meta.find_undeclared_variables(environment.parse(article()))
     numbers = dict.fromkeys(keys - reserved - {"figure", "table", "effect"}, 0.5)
     numbers |= {
@@ -360,11 +370,11 @@ def test_the_article_builds(tmp_path, picture, capsys, settings):
     assert project.build(PAPER / "paper.md") == 0, capsys.readouterr().err
     html, tex = " ".join(project.out("html").split()), project.out("tex")
     assert "0.9877" in html and "0123456789ab" in html
-    assert not re.search(r"\{\{|\{%|\?\?|@(fig|tbl|eq|sec)-|\{#|%%", html)
+    assert not re.search(r"\{\{|\{%|\?\?|@(fig|tbl|eq|sec|app)-|\{#|%%", html)
     assert ("A shortcut, and its absence" in html) == ("data" not in settings)
     assert ("What can be seen, and what" in html) == ("populations" in settings)
     assert "a measurable gain" in html
     # What pdflatex knows (Latin-1 and the punctuation of its utf8 input), or the preamble declares
     declared = {chr(int(code, 16)) for code in re.findall(r"UnicodeCharacter\{(\w+)\}", tex)}
-    odd = {character for character in tex if ord(character) > 0xFF} - declared - set("−–—‘’“”…ŁłŠš")
+    odd = {character for character in tex if ord(character) > 0xFF} - declared - set("–—‘’“”…ŁłŠš")
     assert not odd
