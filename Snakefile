@@ -157,12 +157,13 @@ NOTEBOOKS = {
         + ["feature_populations"] * bool(POPULATIONS),
     },
     "03_model": {
-        "reads": [*PROCESSED, f"{OUT}/features.csv", SELECTION]
+        "reads": [*DATASET, *PROCESSED, f"{OUT}/features.csv", SELECTION]
+        + expand(f"{OUT}/lensfit/{{file}}", file=FITS if FITTED else [])
         + expand(f"{OUT}/runs/{{run}}/metrics.json", run=RUNS)
         + [f"{OUT}/efficiency/all/efficiency.csv"] * bool(CURVES)
         + [f"{OUT}/compare/all/comparison.csv"] * bool(ROWS)
         + EXTENDED,
-        "figures": ["shifted_patches", "attention", "positions", "training_history", "runs"]
+        "figures": ["pipeline", "spt_lsa", "attention", "positions", "training_history", "runs"]
         + ["data_efficiency"] * bool(CURVES)
         + ["shortcut_loss"] * SHORTCUT
         + ["comparison"] * FAIR,

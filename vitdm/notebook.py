@@ -82,7 +82,9 @@ def needs(name: str, settings: Config) -> list[str]:
             *(f"{run}/predictions.csv" for run in compared),
         ],
         "03": [
+            "dataset/dataset.json",
             "processed/dataset.json",
+            *["lensfit/fits.csv"] * ("lensfit" in settings.features.groups),
             "features.csv",
             "selection/selection.json",
             *(f"{run}/metrics.json" for run in runs),

@@ -3,6 +3,7 @@
 from vitdm.plots.audit import KINDS, audit
 from vitdm.plots.comparison import comparison
 from vitdm.plots.data import feature_distributions, noise_histogram
+from vitdm.plots.diagrams import Head, Lens, pipeline, spt_lsa
 from vitdm.plots.efficiency import data_efficiency, shortcut_loss, shortcut_table
 from vitdm.plots.lensfit import (
     RealFit,
@@ -15,7 +16,6 @@ from vitdm.plots.model import (
     attention,
     position_similarity,
     runs,
-    shifted_patches,
     training_history,
 )
 from vitdm.plots.populations import (
@@ -66,6 +66,8 @@ __all__ = [
     "COLOURS",
     "KINDS",
     "Example",
+    "Head",
+    "Lens",
     "NAMES",
     "RealFit",
     "RealLens",
@@ -88,6 +90,7 @@ __all__ = [
     "neighbours",
     "noise_histogram",
     "perturbations",
+    "pipeline",
     "population_gallery",
     "populations_compared",
     "position_similarity",
@@ -101,11 +104,10 @@ __all__ = [
     "sensitivity",
     "setting_name",
     "stage_name",
-    "stage_name",
-    "shifted_patches",
     "shortcut_loss",
     "shortcut_table",
     "simulated",
+    "spt_lsa",
     "style",
     "subhalo_distance",
     "training_history",
