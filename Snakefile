@@ -1027,9 +1027,10 @@ rule paper:
     params:
         results=lambda wildcards, input: Path(input.numbers[0]).parents[1],
         figures=lambda wildcards, input: Path(input.figures[0]).parent,
+        made=[figure for notebook in NOTEBOOKS.values() for figure in notebook["figures"]],
         tables=lambda wildcards, input: Path(input.tables[0]).parent,
         out=subpath(output[0], parent=True),
         watch=SETTINGS.model_dump(mode="json"),
     shell:
         "python paper/build.py --results {params.results} --figures {params.figures}"
-        " --tables {params.tables} --out {params.out} 2>&1 | tee {log}"
+        " --made {params.made} --tables {params.tables} --out {params.out} 2>&1 | tee {log}"

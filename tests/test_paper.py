@@ -74,7 +74,7 @@ class Project:
     """The files that one build reads, in a folder of its own."""
 
     def __init__(self, root: Path, picture: Path, **settings) -> None:
-        self.root, self.picture = root, picture
+        self.root, self.picture, self.made = root, picture, []
         self.settings = config.build(
             {
                 "name": "tiny",
@@ -107,11 +107,13 @@ class Project:
             path.parent.mkdir(exist_ok=True)
             shutil.copy(self.picture.with_suffix(suffix), path)
         provenance.write_json(self.root / f"figures/{name}.json", sidecar)
+        self.made.append(name)
 
     def build(self, source: Path | None = None, out: str = "out") -> int:
         arguments = ["--source", source or self.root / "paper/paper.md", "--out", self.root / out]
         for folder in ("results", "figures", "tables"):
             arguments += [f"--{folder}", self.root / folder]
+        arguments += ["--made", *self.made]
         return build.main([str(argument) for argument in arguments])
 
     def out(self, suffix: str, out: str = "out") -> str:
@@ -127,6 +129,8 @@ def small(tmp_path, picture):
     made = {"rule": "notebook_05", "notebook": "notebooks/05_final_test.py"}
     project.figure("a", **made, config_sha256="a" * 64)
     project.figure("b", **made, config_sha256="b" * 64)
+    project.figure("stale", **made, config_sha256="c" * 64)
+    project.made.remove("stale")  # of an earlier run
     return project
 
 
