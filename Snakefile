@@ -181,7 +181,8 @@ NOTEBOOKS = {
     },
     "05_final_test": {
         "reads": [*DATASET, *PROCESSED, f"{OUT}/features.csv", f"{OUT}/evaluation/metrics.json"]
-        + [*KNOWN_MODEL, *MODEL_FITS]
+        + KNOWN_MODEL
+        + expand(f"{OUT}/lensfit/{{file}}", file=FITS if FITTED else [])
         + expand(f"{OUT}/final/{{seed}}/model.safetensors", seed=FINAL)
         + expand(f"{OUT}/runs/{{run}}/predictions.csv", run=RUNS)
         + FURTHER
