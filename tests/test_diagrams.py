@@ -1,13 +1,16 @@
 """The diagrams of the work and of the model: real pictures at their place, nothing cut off."""
 
 import itertools
+import json
+import re
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from matplotlib import pyplot as plt
 
-from vitdm import config, model, plots, preprocess
+from vitdm import config, model, notebook, plots, preprocess
 from vitdm.plots import diagrams
 
 SPLITS = {"train": 4500, "valid": 2250, "opt": 2250, "test": 5000}
@@ -161,3 +164,28 @@ def test_a_shift_stands_on_the_side_to_which_it_is_moved(parts):
     for extent, (down, right) in zip(shifts, model.diagonal_shifts(24), strict=True):
         assert np.sign(extent[0] - middle[0]) == np.sign(right)
         assert np.sign(extent[2] - middle[2]) == np.sign(down)  # rows are drawn upwards
+
+
+# -------------------------------------------------------------------------------------- captions
+
+
+def test_every_figure_says_what_it_shows():
+    """In its label: the first line of the docstring of the function that draws it."""
+    functions = [getattr(plots, name) for name in plots.__all__]
+    drawing = [f for f in functions if "plt.Figure" in str(getattr(f, "__annotations__", {}))]
+    assert len(drawing) > 35
+    for function in drawing:
+        assert re.match(r"Draw [^\n]+\.(\n|$)", function.__doc__), function.__name__
+
+
+def test_sidecars_have_captions(parts, tmp_path):
+    out = notebook.Notebook("04_x", tmp_path, tmp_path, tmp_path, config.load("config/smoke.yaml"))
+    for name in notebook.needs("04_x", out.config):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    out.figure(plots.spt_lsa(*parts, has_class=True), "picture")
+    out.table(pd.DataFrame({"one": [1], "two": [2]}), "numbers")
+    said = {name: json.loads((tmp_path / f"{name}.json").read_text())["caption"]
+            for name in ("picture", "numbers")}  # fmt: skip
+    shown = "How an image becomes tokens (SPT) and how these attend to one another (LSA)."
+    assert said == {"picture": shown, "numbers": "Columns: one, two."}

@@ -43,7 +43,8 @@ class Notebook:
         """Save a table as ``<tables>/<name>.csv``, with its sidecar."""
         with atomic(self.tables / f"{name}.csv") as temporary:
             table.to_csv(temporary, index=False)
-        sidecar(self.tables / f"{name}.json", **self._provenance())
+        caption = f"Columns: {', '.join(table.columns)}."
+        sidecar(self.tables / f"{name}.json", caption=caption, **self._provenance())
 
     def numbers(self, numbers: dict[str, Any]) -> None:
         """Save the numbers that the article takes from this notebook."""

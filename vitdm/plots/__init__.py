@@ -1,4 +1,16 @@
-"""One function per figure; each draws what it is given and returns the figure."""
+"""One function per figure; each draws what it is given and returns the figure.
+
+The figure's label is what the first line of the function's docstring says that it draws: its
+caption in the sidecar and in the report of the workflow.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from matplotlib.figure import Figure
 
 from vitdm.plots.audit import KINDS, audit
 from vitdm.plots.comparison import comparison
@@ -120,3 +132,21 @@ __all__ = [
     "tune_searches",
     "unrolled_rings",
 ]
+
+
+def _labelled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    summary = " ".join(draw.__doc__.split("\n\n")[0].replace("``", "").split())
+    caption = summary.removeprefix("Draw ")
+
+    @functools.wraps(draw)
+    def drawn(*arguments: Any, **options: Any) -> Figure:
+        figure = draw(*arguments, **options)
+        figure.set_label(caption[0].upper() + caption[1:])
+        return figure
+
+    return drawn
+
+
+for _name in __all__:
+    if getattr(globals()[_name], "__annotations__", {}).get("return") == "plt.Figure":
+        globals()[_name] = _labelled(globals()[_name])
