@@ -59,13 +59,17 @@ def texts(figure):
 
 
 def check_texts(figure):
-    """Every text can be read in print, lies on the page, and on no other text."""
+    """Every text can be read in print, is on the page, on no other text, and within its box."""
     page, boxes = figure.bbox.padded(1), {}
     for text in texts(figure):
         box = text.get_window_extent()
         assert text.get_fontsize() >= 7, text
         assert page.contains(*box.min) and page.contains(*box.max), text
         boxes[text] = box.shrunk(0.9, 0.9)
+        for patch in figure.axes[0].patches:
+            around = patch.get_window_extent()
+            if around.contains(*box.get_points().mean(axis=0)):
+                assert around.x0 <= box.x0 and box.x1 <= around.x1, text
     for (one, a), (two, b) in itertools.combinations(boxes.items(), 2):
         if one.get_text() and two.get_text():
             assert not a.overlaps(b), (one, two)
@@ -172,7 +176,8 @@ def test_a_shift_stands_on_the_side_to_which_it_is_moved(parts):
 def test_every_figure_says_what_it_shows():
     """In its label: the first line of the docstring of the function that draws it."""
     functions = [getattr(plots, name) for name in plots.__all__]
-    drawing = [f for f in functions if "plt.Figure" in str(getattr(f, "__annotations__", {}))]
+    told = [(f, getattr(f, "__annotations__", {}).get("return")) for f in functions]
+    drawing = [function for function, kind in told if kind == "plt.Figure"]
     assert len(drawing) > 35
     for function in drawing:
         assert re.match(r"Draw [^\n]+\.(\n|$)", function.__doc__), function.__name__

@@ -174,10 +174,9 @@ def pipeline(
     _probabilities(sheet, lens.scores, scores, top, PAGE - 0.04 - scores, side)
 
     # the search
-    above, high = 4.38, 0.4
-    named = textwrap.fill(
-        "Bayesian search: " + ", ".join(searched), 44, max_lines=2, placeholder=" …"
-    )
+    above, high = 4.31, 0.47
+    named = "Bayesian search: " + ", ".join(searched)
+    named = textwrap.fill(named, 38, max_lines=3, placeholder=" …")
     sheet.box(third, above, wide, high, named, SEARCH)
     end = (scores + PAGE) / 2
     way = [(end, top + side), (end, above + high / 2), (right, above + high / 2)]
