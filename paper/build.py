@@ -35,9 +35,6 @@ from vitdm.dataset import CLASSES  # noqa: E402
 from vitdm.plots import setting_name  # noqa: E402
 
 PROVENANCE = ("figure", "rule", "notebook", "config")
-# what pdflatex does not know by itself of the characters in the text, in math mode
-LATEX = {"−": "-", "″": "''", "·": r"\cdot", "√": r"\surd", "⁴": "{}^4", "≈": r"\approx"}
-LATEX |= {"≤": r"\leq", "≥": r"\geq", "σ": r"\sigma", "θ": r"\theta", "χ": r"\chi", "☉": r"\odot"}
 MISSING = "n/a"  # what a run could not measure, such as a scatter from one seed
 
 
@@ -343,13 +340,7 @@ def build(
         html.write_text(
             pandoc(text, "html5", out, bibliography, "--default-image-extension=png", *page)
         )
-        declared = (
-            f"\\DeclareUnicodeCharacter{{{ord(sign):04X}}}{{\\ensuremath{{{math}}}}}"
-            for sign, math in LATEX.items()
-        )
-        header = "\n".join(["\\ifPDFTeX", *declared, "\\fi"])
-        preamble = ("--default-image-extension=pdf", f"--variable=header-includes:{header}")
-        tex.write_text(pandoc(text, "latex", out, bibliography, *preamble))
+        tex.write_text(pandoc(text, "latex", out, bibliography, "--default-image-extension=pdf"))
         typesetting = ("--default-image-extension=pdf", f"--template={HERE / 'article.typ'}")
         typeset(pandoc(text, "typst", out, bibliography, *typesetting), figures, out, pdf)
     inputs = [source, bibliography, *sorted((results / "numbers").glob("*.json")), *sources.used]
