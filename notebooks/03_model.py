@@ -97,10 +97,10 @@ groups = selection.groups(settings)
 joined = selection.joined_features(settings.model, settings, choice)
 n_joined = len(groups if joined is None else joined) if settings.model.features else 0
 n_fit = sum(group == "lensfit" for group in groups.values())
-lines = [f"{len(groups) - n_fit} of the image", f"{n_fit} of the fit", f"{n_joined} joined"]
+lines = [f"{len(groups) - n_fit} of the image"] + [f"{n_fit} of the fit"] * bool(n_fit)
 searched = [plots.setting_name(key).partition(" [")[0] for key in settings.tune.space]
 counts = raw.catalog["split"].value_counts()
-lines = ["physics features", *lines]
+lines = ["physics features", *lines, f"{n_joined} joined"]
 out.figure(plots.pipeline(lens, lines, settings.model, searched, counts), "pipeline")
 print(f"{name}: " + ", ".join(f"{key} {value:.3f}" for key, value in lens.scores.items()))
 
