@@ -69,6 +69,7 @@ test: $(INSTALLED)
 	rm -rf results/smoke
 	$(SNAKEMAKE) --configfile config/smoke.yaml
 	$(SNAKEMAKE) --configfile config/smoke.yaml --dry-run | grep 'Nothing to be done'
+	$(SNAKEMAKE) --configfile config/smoke.yaml --report results/smoke/report.html
 	$(BIN)/python -m pytest --nbval-lax --nbval-current-env results/smoke/notebooks/*.ipynb
 
 check: $(INSTALLED)

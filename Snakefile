@@ -5,6 +5,7 @@ images. A rule is run again if its inputs change or the sections of the configur
 watches; the settings themselves are read from the resolved copy in <results>/config.yaml.
 """
 
+import json
 from os.path import exists
 from pathlib import Path
 
@@ -157,12 +158,13 @@ NOTEBOOKS = {
         + ["feature_populations"] * bool(POPULATIONS),
     },
     "03_model": {
-        "reads": [*PROCESSED, f"{OUT}/features.csv", SELECTION]
+        "reads": [*DATASET, *PROCESSED, f"{OUT}/features.csv", SELECTION]
+        + expand(f"{OUT}/lensfit/{{file}}", file=FITS if FITTED else [])
         + expand(f"{OUT}/runs/{{run}}/metrics.json", run=RUNS)
         + [f"{OUT}/efficiency/all/efficiency.csv"] * bool(CURVES)
         + [f"{OUT}/compare/all/comparison.csv"] * bool(ROWS)
         + EXTENDED,
-        "figures": ["shifted_patches", "attention", "positions", "training_history", "runs"]
+        "figures": ["pipeline", "spt_lsa", "attention", "positions", "training_history", "runs"]
         + ["data_efficiency"] * bool(CURVES)
         + ["shortcut_loss"] * SHORTCUT
         + ["comparison"] * FAIR,
@@ -180,7 +182,8 @@ NOTEBOOKS = {
     },
     "05_final_test": {
         "reads": [*DATASET, *PROCESSED, f"{OUT}/features.csv", f"{OUT}/evaluation/metrics.json"]
-        + [*KNOWN_MODEL, *MODEL_FITS]
+        + KNOWN_MODEL
+        + expand(f"{OUT}/lensfit/{{file}}", file=FITS if FITTED else [])
         + expand(f"{OUT}/final/{{seed}}/model.safetensors", seed=FINAL)
         + expand(f"{OUT}/runs/{{run}}/predictions.csv", run=RUNS)
         + FURTHER
@@ -252,12 +255,29 @@ def option(name, file):
     return [f"--{name}", Path(file).parent if name == "fits" else file]
 
 
+def shown(file, notebook):
+    """Return a figure or table, marked for the report, with what its sidecar says of it."""
+
+    def labels(wildcards):
+        told = json.loads(Path(file).with_suffix(".json").read_text())
+        kind = "figure" if file.endswith(".png") else "table"
+        return {kind: Path(file).stem, "what it shows": told["caption"]}
+
+    category = f"{int(notebook[:2])}. {notebook[3:].replace('_', ' ')}"
+    kind = "figures" if file.endswith(".png") else "tables"
+    caption = "paper/report/notebook.rst"
+    return report(file, caption=caption, category=category, subcategory=kind, labels=labels)
+
+
 # The search and the final training have numbers of epochs of their own.
 RECIPE = SETTINGS.train.model_dump(mode="json", exclude={"epochs"})
 
 
 onstart:
     schema.save(SETTINGS, CONFIG)
+
+
+report: "paper/report/workflow.rst"
 
 
 wildcard_constraints:
@@ -981,16 +1001,8 @@ for name, notebook in NOTEBOOKS.items():
                 ext=["pdf", "json"],
             ),
             expand(f"{TABLES}/{{table}}.json", table=notebook["tables"]),
-            figures=report(
-                expand(f"{FIGURES}/{{figure}}.png", figure=notebook["figures"]),
-                category=name[3:].replace("_", " "),
-                caption="paper/report/figure.rst",
-            ),
-            tables=report(
-                expand(f"{TABLES}/{{table}}.csv", table=notebook["tables"]),
-                category=name[3:].replace("_", " "),
-                caption="paper/report/table.rst",
-            ),
+            figures=[shown(f"{FIGURES}/{figure}.png", name) for figure in notebook["figures"]],
+            tables=[shown(f"{TABLES}/{table}.csv", name) for table in notebook["tables"]],
             executed=f"{OUT}/notebooks/{name}.ipynb",
             numbers=f"{OUT}/numbers/{name[:2]}.json",
         log:
@@ -1017,7 +1029,12 @@ rule paper:
         figures=[f"{FIGURES}/{figure}.pdf" for n in NOTEBOOKS.values() for figure in n["figures"]],
         tables=[f"{TABLES}/{table}.csv" for n in NOTEBOOKS.values() for table in n["tables"]],
     output:
-        report(f"{PAPER}/paper.pdf", category="article", caption="paper/report/paper.rst"),
+        report(
+            f"{PAPER}/paper.pdf",
+            caption="paper/report/paper.rst",
+            category="article",
+            labels={"file": "paper.pdf"},
+        ),
         multiext(f"{PAPER}/paper", ".html", ".tex"),
     log:
         f"{OUT}/logs/paper.log",
@@ -1026,9 +1043,10 @@ rule paper:
     params:
         results=lambda wildcards, input: Path(input.numbers[0]).parents[1],
         figures=lambda wildcards, input: Path(input.figures[0]).parent,
+        made=[figure for notebook in NOTEBOOKS.values() for figure in notebook["figures"]],
         tables=lambda wildcards, input: Path(input.tables[0]).parent,
         out=subpath(output[0], parent=True),
         watch=SETTINGS.model_dump(mode="json"),
     shell:
         "python paper/build.py --results {params.results} --figures {params.figures}"
-        " --tables {params.tables} --out {params.out} 2>&1 | tee {log}"
+        " --made {params.made} --tables {params.tables} --out {params.out} 2>&1 | tee {log}"

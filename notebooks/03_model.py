@@ -46,7 +46,7 @@ import torch
 from IPython.display import display
 from scipy import special
 
-from vitdm import dataset, evaluate, model, plots, selection, train
+from vitdm import config, dataset, evaluate, lensfit, model, plots, preprocess, selection, train
 
 settings = out.config
 data = dataset.Dataset.open(out.results / "processed")
@@ -56,6 +56,53 @@ opt = data.rows("opt")
 shown = [opt[labels[opt] == k][0] for k in range(len(classes))]
 examples = np.array(data.images[shown], dtype=np.float32)
 print(f"{side} x {side} pixels, classes: {', '.join(classes)}")
+
+# %% [markdown]
+# ## Where the model stands
+#
+# **The figure** follows one lens of the **opt** split through the whole work. Blue: the region of
+# interest is found (white), a square is cut (dashed) and stretched (notebook 1), and the Vision
+# Transformer makes tokens of its patches (sections 3.1 and 3.2). Orange: a smooth lens is fitted to
+# the image, and features are measured on the image and on what the fit leaves (notebook 1); those
+# that are kept (notebook 2) join the class token (section 3.3). The bars are the probabilities that
+# a run of this comparison gives to the classes. Green: the search of notebook 4.
+#
+# The table is the rule by which all of it goes. Each column is a stage, in the order of their
+# doing, each row a split. The lower a row, the later its images are seen, and the more a score on
+# them is worth; the test images are seen once, in notebook 5. The lens shown has a plain trace in
+# its residual: among those with substructure it stands at the upper tenth.
+
+# %%
+raw = dataset.Dataset.open(out.results / "dataset")
+row, smooth, residual = shown[-1], None, None
+if "lensfit" in settings.features.groups:
+    fits = dataset.read_catalog(out.results / "lensfit" / "fits.csv")
+    power = fits["fit_fourth_power"].where(fits["fit_converged"] == 1)[opt[labels[opt] > 0]]
+    row = (power.rank(pct=True) - 0.9).abs().idxmin()
+    camera = json.loads((out.results / "lensfit" / "provenance.json").read_text())["camera"]
+    known = config.LensFit(**camera["lensfit"])
+    fit = lensfit.fit(raw.images[[row]], camera["pixel_scale"], known)
+    smooth, residual = lensfit.modelled(fit, known)[0][0], fit.residual[0]
+image = np.array(raw.images[row])
+square, roi = preprocess.process(image, settings.preprocess)
+frame = preprocess.window(image.shape, roi, settings.preprocess)
+name = "spt_lsa_features" if "spt_lsa_features" in settings.runs else list(settings.runs)[-1]
+scored = pd.read_csv(out.results / f"runs/{name}_seed0/predictions.csv", dtype={"id": str})
+scores = scored.set_index("id").loc[raw.catalog["id"][row], [f"p_{kind}" for kind in classes]]
+lens = plots.Lens(
+    image, roi, frame, square, smooth, residual, dict(zip(classes, scores, strict=True))
+)
+choice = out.results / "selection" / "selection.json"
+groups = selection.groups(settings)
+joined = selection.joined_features(settings.model, settings, choice)
+n_joined = len(groups if joined is None else joined) if settings.model.features else 0
+n_fit = sum(group == "lensfit" for group in groups.values())
+lines = [f"{len(groups) - n_fit} of the image"] + [f"{n_fit} of the fit"] * bool(n_fit)
+searched = [plots.setting_name(key).partition(" [")[0] for key in settings.tune.space]
+counts = raw.catalog["split"].value_counts()
+lines = ["physics features", *lines, f"{n_joined} joined"]
+out.figure(plots.pipeline(lens, lines, settings.model, searched, counts), "pipeline")
+print(f"{name}: " + ", ".join(f"{key} {value:.3f}" for key, value in lens.scores.items()))
 
 # %% [markdown]
 # ## 3.1 From pixels to tokens
@@ -90,18 +137,11 @@ print(f"{side} x {side} pixels, classes: {', '.join(classes)}")
 # Copies of this idea that circulate shift by a single pixel, or along the axes. Here it is as
 # published: diagonal, and by half a patch.
 #
-# **The figure** shows it at work on one image. Above, the five channels with the grid of patches;
-# the box is the brightest patch, always at the same place, and the dashed box encloses all pixels
-# of the original image that its token sees. Below, what lies in the box of each channel: these are
-# the numbers of which *one* token is made.
+# What that looks like is drawn in section 3.2, together with the attention.
 
 # %%
 patch_size = settings.model.patch_size
-stack = model.shift_patches(torch.from_numpy(examples[-1:])[:, None], patch_size)[0].numpy()
 n = side // patch_size
-light = stack[0].reshape(n, patch_size, n, patch_size).mean(axis=(1, 3))
-brightest = tuple(int(k) for k in np.unravel_index(light.argmax(), light.shape))
-out.figure(plots.shifted_patches(stack, patch_size, brightest), "shifted_patches")
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -144,6 +184,51 @@ print(f"numbers a token: {patch_size**2} plain, {5 * patch_size**2} with SPT")
 #
 # one $s_h$ for each head of each block. The class token is masked like any other.
 #
+# **The figure** shows both ideas at work on the lens of the first figure, in a trained model.
+# (a) The box is the brightest patch; the dashed box encloses all pixels of the original image that
+# its token sees. Around the image are its four shifts, with the box at the same place: what lies in
+# the five boxes are the numbers of which *one* token is made. (b) The first block, of its heads the
+# one in which tokens would hear themselves most. A row of a matrix is a token that asks, a column
+# one that is asked. Above, the attention that the same similarities would give without LSA, below
+# with it: the diagonal is gone, and the learnt temperature makes the rest sharper if it is below
+# $\sqrt d$, more even if above. Right, that temperature of each head.
+
+# %%
+runs = {name: train.load_run(out.results / "runs" / f"{name}_seed0") for name in settings.runs}
+one_channel = {
+    name: run
+    for name, run in runs.items()
+    if not run.settings.model.residual and run.model.joins != "token"
+}
+both = [
+    run.model for run in one_channel.values() if run.model.settings.spt and run.model.settings.lsa
+]
+if not both:  # nothing to look into: a model that has not learnt
+    switched = settings.model.model_copy(update={"spt": True, "lsa": True, "features": False})
+    both = [train.new_model(switched, side, len(classes), 0)]
+network = both[0].eval()
+p, first = network.settings.patch_size, network.blocks[0]
+stack = model.shift_patches(torch.from_numpy(square)[None, None], p)[0]
+light = square.reshape(side // p, p, side // p, p).mean(axis=(1, 3))
+brightest = tuple(int(k) for k in np.unravel_index(light.argmax(), light.shape))
+corner = [slice(k * p, (k + 1) * p) for k in brightest]
+root = (network.settings.embed_dim // network.settings.num_heads) ** 0.5
+with torch.inference_mode():
+    values = network.embed.norm(stack[:, corner[0], corner[1]].flatten())
+    tokens = network.tokens(stack[None, :1])
+    seen = first.norm1(tokens) if first.pre else tokens
+    likeness, local = first.attention.similarity(seen)[0], first.attention.weights(seen)[0]
+    plain = (likeness / root).softmax(dim=-1)
+    scales = torch.stack([block.attention.scales().flatten() for block in network.blocks])
+temperatures = 1 / (scales * root).numpy()
+head = int(plain.diagonal(dim1=1, dim2=2).mean(dim=1).argmax())
+matrices = (part[head].numpy() for part in (likeness, plain, local))
+drawn = plots.Head(*matrices, temperature=temperatures[0, head])
+parts = (stack.numpy(), brightest, values.numpy(), tokens[0].numpy())
+has_class = network.settings.pool == "cls"
+out.figure(plots.spt_lsa(*parts, drawn, temperatures, has_class), "spt_lsa")
+
+# %% [markdown]
 # ### Where the class token looks
 #
 # **The figure** shows, for one image of each class (rows), the attention that the class token pays
@@ -158,12 +243,6 @@ print(f"numbers a token: {patch_size**2} plain, {5 * patch_size**2} with SPT")
 # into a token.
 
 # %%
-runs = {name: train.load_run(out.results / "runs" / f"{name}_seed0") for name in settings.runs}
-one_channel = {
-    name: run
-    for name, run in runs.items()
-    if not run.settings.model.residual and run.model.joins != "token"
-}
 images_only = [name for name, run in one_channel.items() if not run.settings.model.features]
 pair = [name for name in ("spt", "spt_lsa") if name in one_channel]
 looked_at = pair or (images_only or list(one_channel))[-1:]
@@ -567,11 +646,6 @@ if fair:
 # ## 3.8 Numbers for the article
 
 # %%
-choice = out.results / "selection" / "selection.json"
-joined = selection.joined_features(settings.model, settings, choice)
-if joined is None:
-    joined = list(pd.read_csv(out.results / "features.csv", nrows=0).columns[1:])
-n_joined = len(joined) if settings.model.features else 0
 configured = train.new_model(settings.model, side, len(classes), n_joined)
 numbers |= {
     "n_parameters": sum(p.numel() for p in configured.parameters()),

@@ -1,8 +1,8 @@
 """Build the article: numbers, tables and figures of a run into paper.pdf, .html and .tex.
 
-``python paper/build.py --results R --figures F --tables T --out O`` renders ``paper.md`` with
-Jinja2, then hands it to pandoc, and its Typst text to Typst. A number, table, figure or reference
-that does not exist fails the build, and nothing is written.
+``python paper/build.py --results R --figures F --made NAMES --tables T --out O`` renders
+``paper.md`` with Jinja2, then hands it to pandoc, and its Typst text to Typst. A number, table,
+figure or reference that does not exist fails the build, and nothing is written.
 """
 
 from __future__ import annotations
@@ -69,12 +69,15 @@ def read_classes(results: Path) -> list[str]:
     return [name for name in CLASSES if name in found]
 
 
-def write_provenance(figures: Path, tables: Path) -> None:
-    """Write ``provenance.csv``: which rule, notebook and configuration made each figure."""
+def write_provenance(figures: Path, tables: Path, made: Collection[str]) -> None:
+    """Write ``provenance.csv``: which rule, notebook and configuration made each figure.
+
+    ``made`` are the figures of this run; others, left by an earlier one, are not listed.
+    """
     with provenance.atomic(tables / "provenance.csv") as temporary, temporary.open("w") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(PROVENANCE)
-        for file in sorted(figures.glob("*.json")):
+        for file in sorted(figures / f"{name}.json" for name in made):
             entry = _json(file)
             notebook = Path(entry.get("notebook") or "").stem
             digest = entry.get("config_sha256") or ""
@@ -192,10 +195,6 @@ class Sources:
         self.figures, self.tables, self.out = figures, tables, out
         self.used: list[Path] = []
 
-    def has_figure(self, name: str) -> bool:
-        """Tell whether a figure was made, in one format at least."""
-        return any((self.figures / f"{name}{suffix}").is_file() for suffix in FORMATS)
-
     def figure(self, name: str) -> str:
         """Return the path of a figure relative to the output, without its format."""
         for suffix in FORMATS:
@@ -308,13 +307,15 @@ def pandoc(text: str, to: str, out: Path, bibliography: Path, *options: str) -> 
     return done.stdout
 
 
-def build(source: Path, results: Path, figures: Path, tables: Path, out: Path) -> None:
+def build(
+    source: Path, results: Path, figures: Path, tables: Path, made: Collection[str], out: Path
+) -> None:
     """Write paper.pdf, paper.html, paper.tex and their sidecar to ``out``, or nothing."""
     started = time.time()
     settings = configuration.load(results / "config.yaml")
     simulated = settings.data == "simulate"
     numbers = read_numbers(results)
-    write_provenance(figures, tables)
+    write_provenance(figures, tables, made)
     run = _json(results / "evaluation" / "evaluation.json")
     sources = Sources(figures, tables, out)
     names = {
@@ -327,7 +328,6 @@ def build(source: Path, results: Path, figures: Path, tables: Path, out: Path) -
         "versions": run.get("versions") or {},
         "numbers": numbers,
         "figure": sources.figure,
-        "has_figure": sources.has_figure,
         "table": sources.table,
     }
     if clash := sorted(set(names) & set(numbers)):
@@ -384,6 +384,7 @@ def main(arguments: list[str] | None = None) -> int:
         ("out", "folder that receives paper.pdf, paper.html and paper.tex"),
     ):
         parser.add_argument(f"--{name}", type=Path, required=True, help=text)
+    parser.add_argument("--made", nargs="+", required=True, help="names of the figures of the run")
     options = parser.parse_args(arguments)
     try:
         build(**vars(options))

@@ -8,10 +8,11 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib import pyplot as plt
 from scipy import stats
 from sklearn import metrics
 
-from vitdm import dataset, evaluate, train
+from vitdm import dataset, evaluate, plots, train
 from vitdm.config import InputError, Model
 
 
@@ -533,3 +534,19 @@ def test_rivals(tmp_path):
 def test_fewest_errors_by_hand():
     # scores 0.2, 0.7 of smooth lenses, 0.4, 0.8, 0.9, 0.9 of others: above 0.75, 1/4 of these lost
     assert evaluate.fewest_errors(HAND) == pytest.approx(1 / 8)
+
+
+def test_headline_shows_the_middle_of_image_and_residual():
+    """What the fit left lies below the part of the image that it was fitted to."""
+    images = np.random.default_rng(0).uniform(0, 9, (2, 10, 10))
+    band = pd.DataFrame({"fpr": [0, 1], "tpr": [0, 1], "tpr_low": [0, 1], "tpr_high": [0, 1]})
+    for residuals in (np.full((2, 6, 6), 2.0), np.full((2, 14, 14), 2.0)):
+        figure = plots.headline(images, ["no_sub", "cdm"], band, "one", residuals)
+        size = min(10, residuals.shape[-1])
+        shown = [np.asarray(axes.images[0].get_array()) for axes in figure.axes if axes.images]
+        rim = (10 - size) // 2
+        np.testing.assert_array_equal(shown[0], images[0][rim : 10 - rim, rim : 10 - rim])
+        assert all((drawn == 2).all() and drawn.shape == (size, size) for drawn in shown[2:])
+    alone = plots.headline(images, ["no_sub", "cdm"], band, "one")
+    assert len([axes for axes in alone.axes if axes.images]) == 2
+    plt.close("all")

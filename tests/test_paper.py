@@ -7,6 +7,7 @@ import importlib.util
 import json
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import jinja2
@@ -51,10 +52,6 @@ The price is {{ rate | sci(1) }}.
 
 {{ table("provenance", caption="What made each figure.") }}
 
-%% if has_figure("c")
-![The third.]({{ figure("c") }}){#fig-c}
-
-%% endif
 ::: {#refs}
 :::
 
@@ -83,7 +80,7 @@ class Project:
     """The files that one build reads, in a folder of its own."""
 
     def __init__(self, root: Path, picture: Path, **settings) -> None:
-        self.root, self.picture = root, picture
+        self.root, self.picture, self.made = root, picture, []
         self.settings = config.build(
             {
                 "name": "tiny",
@@ -116,11 +113,13 @@ class Project:
             path.parent.mkdir(exist_ok=True)
             shutil.copy(self.picture.with_suffix(suffix), path)
         provenance.write_json(self.root / f"figures/{name}.json", sidecar)
+        self.made.append(name)
 
     def build(self, source: Path | None = None, out: str = "out") -> int:
         arguments = ["--source", source or self.root / "paper/paper.md", "--out", self.root / out]
         for folder in ("results", "figures", "tables"):
             arguments += [f"--{folder}", self.root / folder]
+        arguments += ["--made", *self.made]
         return build.main([str(argument) for argument in arguments])
 
     def out(self, suffix: str, out: str = "out") -> str:
@@ -136,6 +135,8 @@ def small(tmp_path, picture):
     made = {"rule": "notebook_05", "notebook": "notebooks/05_final_test.py"}
     project.figure("a", **made, config_sha256="a" * 64)
     project.figure("b", **made, config_sha256="b" * 64)
+    project.figure("stale", **made, config_sha256="c" * 64)
+    project.made.remove("stale")  # of an earlier run
     return project
 
 
@@ -315,7 +316,7 @@ def synthetic(project: Project) -> None:
     for name in ("num", "plain", "sci", "pct", "minutes", "integer", "setting"):
         environment.filters[name] = str
     reserved = {"classes", "simulated", "config", "population", "commit", "versions", "numbers"}
-    reserved |= {"dirty", "dict", "has_figure"}
+    reserved |= {"dirty", "dict"}
     keys = jinja2.meta.find_undeclared_variables(environment.parse(article()))
     numbers = dict.fromkeys(keys - reserved - {"figure", "table", "effect"}, 0.5)
     numbers |= {
@@ -359,22 +360,52 @@ def synthetic(project: Project) -> None:
 POPULATIONS = {"files": ["config/populations/marginal.yaml", "config/populations/model_i.yaml"]}
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [{"populations": POPULATIONS}, {}, {"data": "lenses.tgz"}],
+@pytest.fixture(
+    scope="module",
+    params=[{"populations": POPULATIONS}, {}, {"data": "lenses.tgz"}],
     ids=["populations", "simulated", "files"],
 )
-def test_the_article_builds(tmp_path, picture, capsys, settings):
-    project = Project(tmp_path, picture, **settings)
+def whole(request, tmp_path_factory, picture):
+    """The article itself, of made-up numbers."""
+    project = Project(tmp_path_factory.mktemp("article"), picture, **request.param)
     synthetic(project)
-    assert project.build(PAPER / "paper.md") == 0, capsys.readouterr().err
-    html, tex = " ".join(project.out("html").split()), project.out("tex")
+    assert project.build(PAPER / "paper.md") == 0
+    return project
+
+
+def test_the_article_builds(whole):
+    html, tex = " ".join(whole.out("html").split()), whole.out("tex")
     assert "0.9877" in html and "0123456789ab" in html
     assert not re.search(r"\{\{|\{%|\?\?|@(fig|tbl|eq|sec|app)-|\{#|%%", html)
-    assert ("A shortcut, and its absence" in html) == ("data" not in settings)
-    assert ("What can be seen, and what" in html) == ("populations" in settings)
+    simulated = whole.settings.data == "simulate"
+    assert ("A shortcut, and its absence" in html) == simulated
+    assert ("What can be seen, and what" in html) == bool(
+        simulated and whole.settings.populations.files
+    )
     assert "a measurable gain" in html
-    # What pdflatex knows (Latin-1 and the punctuation of its utf8 input), or the preamble declares
+    # what pdflatex knows (Latin-1 and the punctuation of its utf8 input), or the preamble declares
     declared = {chr(int(code, 16)) for code in re.findall(r"UnicodeCharacter\{(\w+)\}", tex)}
-    odd = {character for character in tex if ord(character) > 0xFF} - declared - set("–—‘’“”…ŁłŠš")
-    assert not odd
+    assert not {sign for sign in tex if ord(sign) > 0xFF} - declared - set("–—‘’“”…ŁłŠš")
+
+
+def test_links_within_the_article_lead_somewhere(whole):
+    html = whole.out("html")
+    targets = re.findall(r'\bid="([^"]+)"', html)
+    assert len(targets) == len(set(targets))
+    links = set(re.findall(r'href="#([^"]+)"', html))
+    assert links <= set(targets)
+    kinds = {link.split("-")[0] for link in links}
+    assert {"fig", "tbl", "eq", "sec", "ref"} <= kinds
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+def test_pdflatex_makes_a_pdf_of_the_tex(whole, tmp_path):
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error"]
+    command += ["-output-directory", str(tmp_path), "paper.tex"]
+    for _ in range(2):  # the second time with the references
+        done = subprocess.run(
+            command, cwd=whole.root / "out", capture_output=True, encoding="latin-1", check=False
+        )
+        assert done.returncode == 0, done.stdout[-2000:]
+    assert (tmp_path / "paper.pdf").read_bytes().startswith(b"%PDF")
+    assert "undefined" not in done.stdout.replace("\n", "")

@@ -210,13 +210,19 @@ class Attention(nn.Module):
         )  # (B, h, N, d)
         return self.project(mixed.transpose(1, 2).flatten(2))  # (B, N, D)
 
+    def similarity(self, tokens: Tensor) -> Tensor:
+        """Return Q K^T, (B, h, N, N), before scale and mask."""
+        weight = self.qkv.weight[: 2 * tokens.shape[-1]]
+        q, k = functional.linear(tokens, weight).chunk(2, dim=-1)
+        q, k = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in (q, k))
+        return q @ k.transpose(-2, -1)
+
     def weights(self, tokens: Tensor) -> Tensor:
         """Return the attention weights, (B, h, N, N); each row sums to 1."""
-        q, k, _ = self._split(tokens)
-        logits = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
-        if self.lsa:
-            logits = logits + self.mask
-        return logits.softmax(dim=-1)
+        if not self.lsa:
+            d = tokens.shape[-1] // self.num_heads
+            return (self.similarity(tokens) * d**-0.5).softmax(dim=-1)
+        return (self.similarity(tokens) * self.scales() + self.mask).softmax(dim=-1)
 
 
 class Block(nn.Module):

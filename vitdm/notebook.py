@@ -43,7 +43,8 @@ class Notebook:
         """Save a table as ``<tables>/<name>.csv``, with its sidecar."""
         with atomic(self.tables / f"{name}.csv") as temporary:
             table.to_csv(temporary, index=False)
-        sidecar(self.tables / f"{name}.json", **self._provenance())
+        caption = f"Columns: {', '.join(table.columns)}."
+        sidecar(self.tables / f"{name}.json", caption=caption, **self._provenance())
 
     def numbers(self, numbers: dict[str, Any]) -> None:
         """Save the numbers that the article takes from this notebook."""
@@ -82,7 +83,9 @@ def needs(name: str, settings: Config) -> list[str]:
             *(f"{run}/predictions.csv" for run in compared),
         ],
         "03": [
+            "dataset/dataset.json",
             "processed/dataset.json",
+            *["lensfit/fits.csv"] * ("lensfit" in settings.features.groups),
             "features.csv",
             "selection/selection.json",
             *(f"{run}/metrics.json" for run in runs),

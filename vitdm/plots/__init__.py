@@ -1,8 +1,21 @@
-"""One function per figure; each draws what it is given and returns the figure."""
+"""One function per figure; each draws what it is given and returns the figure.
+
+The figure's label is what the first line of the function's docstring says that it draws: its
+caption in the sidecar and in the report of the workflow.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from matplotlib.figure import Figure
 
 from vitdm.plots.audit import KINDS, audit
 from vitdm.plots.comparison import comparison
 from vitdm.plots.data import feature_distributions, noise_histogram
+from vitdm.plots.diagrams import Head, Lens, pipeline, spt_lsa
 from vitdm.plots.efficiency import data_efficiency, shortcut_loss, shortcut_table
 from vitdm.plots.lensfit import (
     RealFit,
@@ -15,7 +28,6 @@ from vitdm.plots.model import (
     attention,
     position_similarity,
     runs,
-    shifted_patches,
     training_history,
 )
 from vitdm.plots.populations import (
@@ -66,6 +78,8 @@ __all__ = [
     "COLOURS",
     "KINDS",
     "Example",
+    "Head",
+    "Lens",
     "NAMES",
     "RealFit",
     "RealLens",
@@ -88,6 +102,7 @@ __all__ = [
     "neighbours",
     "noise_histogram",
     "perturbations",
+    "pipeline",
     "population_gallery",
     "populations_compared",
     "position_similarity",
@@ -101,11 +116,10 @@ __all__ = [
     "sensitivity",
     "setting_name",
     "stage_name",
-    "stage_name",
-    "shifted_patches",
     "shortcut_loss",
     "shortcut_table",
     "simulated",
+    "spt_lsa",
     "style",
     "subhalo_distance",
     "training_history",
@@ -118,3 +132,21 @@ __all__ = [
     "tune_searches",
     "unrolled_rings",
 ]
+
+
+def _labelled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    summary = " ".join(draw.__doc__.split("\n\n")[0].replace("``", "").split())
+    caption = summary.removeprefix("Draw ")
+
+    @functools.wraps(draw)
+    def drawn(*arguments: Any, **options: Any) -> Figure:
+        figure = draw(*arguments, **options)
+        figure.set_label(caption[0].upper() + caption[1:])
+        return figure
+
+    return drawn
+
+
+for _name in __all__:
+    if getattr(globals()[_name], "__annotations__", {}).get("return") == "plt.Figure":
+        globals()[_name] = _labelled(globals()[_name])

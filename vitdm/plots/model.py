@@ -1,4 +1,4 @@
-"""Tokens, attention and trainings (notebook 03)."""
+"""Attention, positions and trainings (notebook 03)."""
 
 from __future__ import annotations
 
@@ -12,46 +12,6 @@ import seaborn as sns
 from scipy import ndimage
 
 from vitdm.plots.style import NAMES, WIDTH
-
-
-def shifted_patches(stack: np.ndarray, patch_size: int, patch: tuple[int, int]) -> plt.Figure:
-    """Draw an image, its four half-patch shifts, and what one token sees of each.
-
-    ``stack`` (5, H, W) are the channels of ``model.shift_patches``; ``patch`` is the (row, column)
-    of the token. Above: the five channels with the grid of patches; the box is the token's patch,
-    the dashed box all pixels of the original that it sees. Below: the box of each channel, cut out.
-    """
-    half = patch_size // 2
-    y, x = patch[0] * patch_size, patch[1] * patch_size
-    moves = [(-half, -half), (half, -half), (-half, half), (half, half)]
-    titles = ["image", *(f"moved by\n({dx:+d}, {dy:+d}) px".replace("-", "−") for dx, dy in moves)]
-    figure, grid = plt.subplots(
-        2,
-        5,
-        figsize=(WIDTH, 2.75),
-        layout="constrained",
-        gridspec_kw={"height_ratios": [1, 0.72]},
-    )
-    limits = {"vmin": float(stack.min()), "vmax": float(stack.max())}
-    for k, (channel, title) in enumerate(zip(stack, titles, strict=True)):
-        above, below = grid[:, k]
-        above.imshow(channel, **limits)
-        for edge in range(patch_size, max(channel.shape), patch_size):
-            above.axhline(edge - 0.5, color="white", lw=0.3, alpha=0.5)
-            above.axvline(edge - 0.5, color="white", lw=0.3, alpha=0.5)
-        boxes = [(0, patch_size, "-")] + ([(-half, 2 * patch_size, "--")] if k == 0 else [])
-        for offset, side, dash in boxes:
-            corner = (x + offset - 0.5, y + offset - 0.5)
-            box = plt.Rectangle(corner, side, side, fill=False, ec="cyan", lw=1.1, ls=dash)
-            above.add_patch(box)
-        above.set_title(title, fontsize=8)
-        below.imshow(channel[y : y + patch_size, x : x + patch_size], **limits)
-        for axes in (above, below):
-            axes.set(xticks=[], yticks=[])
-            sns.despine(ax=axes, left=True, bottom=True)
-    grid[0][0].set_ylabel("channels")
-    grid[1][0].set_ylabel("one token's\nvalues")
-    return figure
 
 
 def attention(

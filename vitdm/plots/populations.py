@@ -158,7 +158,7 @@ def perturbations(examples: Sequence[Example]) -> plt.Figure:
 
 
 def populations_compared(table: pd.DataFrame) -> plt.Figure:
-    """Draw, for each population, how far size alone gets and what the best classifier could do.
+    """Draw how far size alone gets in each population, and what the best classifier could do.
 
     ``table`` has a row for each population and class of substructure, with the ROC-AUC against
     smooth lenses and its 95 % interval in ``auc_<score>_value, _low, _high``. A population whose

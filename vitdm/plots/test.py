@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
+from vitdm import residuals as fits
 from vitdm.plots.style import COLOURS, NAMES, WIDTH
 
 
@@ -270,28 +271,52 @@ def _mark_truth(
     return ""
 
 
-def headline(images: np.ndarray, classes: list[str], band: pd.DataFrame, auc: str) -> plt.Figure:
-    """Draw one lens of each class beside the ROC curve: the project in one picture.
+def headline(
+    images: np.ndarray,
+    classes: list[str],
+    band: pd.DataFrame,
+    auc: str,
+    residuals: np.ndarray | None = None,
+) -> plt.Figure:
+    """Draw a lens of each class, what a smooth lens leaves of it, and the ROC curve.
 
-    ``images`` (K, H, W) belong to ``classes``; ``band`` as in ``roc_curve``; ``auc`` is the text
-    in the curve. The eye hardly tells the lenses apart; the curve shows that the model does.
+    ``images`` (K, H, H) belong to ``classes``; ``residuals`` (K, s, s) are in units of the noise
+    (blue -5, red 5), without them there is no second row. ``band`` as in
+    ``roc_curve``; ``auc`` is the text in the curve. The eye hardly tells the lenses apart; what the
+    fit leaves shows the substructure, and the curve how well the model does.
     """
-    widths = [1.0] * len(classes) + [0.38, 1.15]
-    margins = {"left": 0.01, "right": 0.99, "bottom": 0.22, "top": 0.88, "wspace": 0.06}
-    side = 0.98 * WIDTH / (sum(widths) + 0.06 * len(widths))
+    rows = [images] if residuals is None else [images, residuals]
+    size = min(row.shape[-1] for row in rows)
+    rows = [fits.middle(row, size) for row in rows]
+    widths = [1.0] * len(classes) + [0.42, 0.85 * (1 + 0.5 * (len(rows) - 1))]
+    side = 0.94 * WIDTH / (sum(widths) + 0.05 * len(widths))
+    height = len(rows) * 1.05 * side + 0.3
+    margins = {"left": 0.05, "right": 0.99, "wspace": 0.05, "hspace": 0.05}
     figure, grid = plt.subplots(
-        1,
+        len(rows),
         len(widths),
-        figsize=(WIDTH, side / 0.66),
-        gridspec_kw={"width_ratios": widths, **margins},
+        figsize=(WIDTH, height),
+        squeeze=False,
+        gridspec_kw={"width_ratios": widths, "bottom": 0.02, "top": 1 - 0.27 / height, **margins},
     )
-    for axes, image, name in zip(grid, images, classes, strict=False):
+    for column, name in zip(grid.T, classes, strict=False):
+        column[0].set_title(NAMES.get(name, name), color=COLOURS.get(name, "black"), pad=4)
+    for axes, image in zip(grid[0], rows[0], strict=False):
         _draw_lens(axes, image)
-        axes.set_title(NAMES.get(name, name), color=COLOURS.get(name, "black"), pad=4)
-    grid[-2].axis("off")
-    _draw_roc(grid[-1], band)
-    grid[-1].set(
+    for axes, residual in zip(grid[-1], rows[1] if len(rows) > 1 else (), strict=False):
+        axes.imshow(residual, cmap="RdBu_r", vmin=-5, vmax=5)
+        axes.set(xticks=[], yticks=[])
+        sns.despine(ax=axes, left=True, bottom=True)
+    for row, text in zip(grid, ("image", "minus a smooth lens"), strict=False):
+        row[0].set_ylabel(text, fontsize=8.5)
+    for axes in grid[:, -2:].flat:
+        axes.axis("off")
+    box = grid[0, -1].get_position()
+    low = 0.5 / height
+    curve = figure.add_axes((box.x0, low, box.width, box.y1 - low))
+    _draw_roc(curve, band)
+    curve.set(
         ylabel="true-positive rate", xlim=(-0.02, 1.02), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1]
     )
-    grid[-1].text(0.95, 0.12, auc, ha="right", transform=grid[-1].transAxes, fontsize=8.5)
+    curve.text(0.95, 0.12, auc, ha="right", transform=curve.transAxes, fontsize=9)
     return figure
