@@ -36,6 +36,7 @@ from vitdm.dataset import CLASSES  # noqa: E402
 from vitdm.plots import setting_name  # noqa: E402
 
 PROVENANCE = ("figure", "rule", "notebook", "config")
+COMPUTE = ("rule", "results", "minutes", "memory")
 MARKUP = re.compile(r"\\[a-z]+|[$\\\\{}^_~]")  # of Markdown and formulas: takes no space in print
 FORMATS = (".pdf", ".png")  # of each figure: one for print, one for the page
 MISSING = "n/a"  # what a run could not measure, such as a scatter from one seed
@@ -82,6 +83,26 @@ def write_provenance(figures: Path, tables: Path, made: Collection[str]) -> None
             notebook = Path(entry.get("notebook") or "").stem
             digest = entry.get("config_sha256") or ""
             writer.writerow([file.stem, entry.get("rule"), notebook, digest[:12]])
+
+
+def write_compute(results: Path, tables: Path) -> None:
+    """Write ``compute.csv``: what each rule made, its minutes in all, and most memory (MB).
+
+    Of the sidecars below ``results``, but for those of what notebooks drew.
+    """
+    entries = [json.loads(file.read_text()) for file in sorted(results.rglob("*.json"))]
+    entries = [e for e in entries if isinstance(e, dict) and {"rule", "seconds"} <= e.keys()]
+    costs: dict[str, list[tuple[float, float]]] = {}
+    for entry in entries:
+        if not entry.get("notebook"):
+            cost = entry["seconds"], entry["peak_memory_mb"]
+            costs.setdefault(entry["rule"], []).append(cost)
+    with provenance.atomic(tables / "compute.csv") as temporary, temporary.open("w") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(COMPUTE)
+        for rule, found in sorted(costs.items(), key=lambda item: -sum(s for s, _ in item[1])):
+            seconds, memory = zip(*found, strict=True)
+            writer.writerow([rule, len(found), f"{sum(seconds) / 60:.1f}", round(max(memory))])
 
 
 def _json(file: Path) -> dict[str, Any]:
@@ -316,6 +337,7 @@ def build(
     simulated = settings.data == "simulate"
     numbers = read_numbers(results)
     write_provenance(figures, tables, made)
+    write_compute(results, tables)
     run = _json(results / "evaluation" / "evaluation.json")
     sources = Sources(figures, tables, out)
     names = {

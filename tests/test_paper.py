@@ -95,7 +95,9 @@ class Project:
         self.write(
             "results/dataset/catalog.csv", "id,class\n" + "".join(f"{c},{c}\n" for c in classes)
         )
-        self.write("results/evaluation/evaluation.json", '{"commit": "0123456789abcdef"}')
+        run = {"commit": "0123456789abcdef", "rule": "evaluate", "seconds": 60}
+        run = json.dumps(run | {"peak_memory_mb": 300})
+        self.write("results/evaluation/evaluation.json", run)
         self.write("paper/references.bib", BIB)
 
     def write(self, name: str, text: str) -> Path:
@@ -208,6 +210,17 @@ def test_provenance_is_what_the_sidecars_say(built):
     assert sidecar["rule"] == "paper"
     figure = built.root / "figures/a.pdf"
     assert sidecar["inputs"][str(figure)] == provenance.sha256(figure)
+
+
+def test_compute_adds_up_what_the_sidecars_say(tmp_path):
+    for k, (rule, seconds, memory) in enumerate([("a", 60, 1), ("b", 90, 7.6), ("a", 120, 3)]):
+        content = {"rule": rule, "seconds": seconds, "peak_memory_mb": memory}
+        provenance.write_json(tmp_path / f"deep/{k}.json", content)
+    provenance.write_json(tmp_path / "figure.json", content | {"notebook": "01"})
+    provenance.write_json(tmp_path / "scores.json", [1, 2])
+    build.write_compute(tmp_path, tmp_path)
+    lines = ["rule,results,minutes,memory", "a,2,3.0,3", "b,1,1.5,8"]
+    assert (tmp_path / "compute.csv").read_text().splitlines() == lines
 
 
 def test_same_inputs_same_bytes(built):
