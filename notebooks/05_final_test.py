@@ -661,8 +661,8 @@ if found:
 # **May the answers be believed?** Only where real lenses look like simulated ones, and that can be
 # tested. *Each feature*: do real and simulated images (held out from the training) have the same
 # distribution? The test of Kolmogorov and Smirnov, with Fisher's of whether the feature exists, and
-# the false discovery rate controlled over all features as in notebook 2. *All together*: the **energy
-# distance** of the two samples, with each feature replaced by its rank (Székely and Rizzo 2013),
+# the false discovery rate controlled over all features as in notebook 2. *All together*: the
+# **energy distance** of the two samples, each feature replaced by its rank (Székely and Rizzo 2013),
 #
 # $$
 # \mathcal E = 2\,\mathrm E|X - Y| - \mathrm E|X - X'| - \mathrm E|Y - Y'| \ge 0,
