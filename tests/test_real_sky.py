@@ -217,7 +217,7 @@ def test_trainings_differ_and_are_joined(toy):
     )
     assert own.scores.groupby("model")["n"].sum().tolist() == [len(held_out)] * 2
     # copies of simulated images are no others: nothing differs, nothing lies beyond
-    assert (own.shift["p"] > 0.9).all() and (own.ranks["beyond"] == 0).sum() > 0
+    assert (own.shift["p"] > 0.9).all() and own.ranks["beyond"].mean() < 0.05
     unknown = answers.of("cutouts").table
     assert unknown["real_roc_auc"].isna().all() and (unknown["n_real"] == 3).all()
     told = json.loads((place / "all/real_sky.json").read_text())
@@ -253,7 +253,7 @@ def test_what_is_refused(toy, tmp_path, capsys):
     ):
         with pytest.raises(InputError, match=message):
             real_sky.measure(sample, altered, name, 0, tmp_path / "out")
-    with pytest.raises(InputError, match="seed0, seed1 of some of the sets"):
+    with pytest.raises(InputError, match="labelled: found seed0; expected .*, with seed0, seed1"):
         real_sky.merge([place / "answers/labelled/seed0"], settings, tmp_path / "all")
     with pytest.raises(InputError, match="no answers of vitdm real-sky"):
         real_sky.merge([tmp_path], settings, tmp_path / "all")

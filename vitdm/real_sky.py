@@ -375,17 +375,15 @@ def merge(parts: Sequence[str | Path], settings: Config, out: str | Path) -> Non
         if missing:
             raise InputError(f"{part}: no answers of vitdm real-sky: {', '.join(missing)} missing")
         folders.setdefault(part.parent.name, []).append(part)
-    seeds = [f"seed{k}" for k in range(settings.real_sky.seeds)]
-    found = {name: sorted(part.name for part in those) for name, those in folders.items()}
-    if (
-        not found
-        or set(found) - set(settings.real_sky.sets)
-        or set(map(tuple, found.values())) != {tuple(sorted(seeds))}
-    ):
-        raise InputError(
-            f"{out}: found {found}; expected {', '.join(seeds)} of some of the sets "
-            f"{', '.join(settings.real_sky.sets)}"
-        )
+    expected = sorted(f"seed{k}" for k in range(settings.real_sky.seeds))
+    for name, those in folders.items():
+        found = sorted(part.name for part in those)
+        if name not in settings.real_sky.sets or found != expected:
+            known = ", ".join(settings.real_sky.sets)
+            raise InputError(
+                f"{those[0].parent}: found {', '.join(found)}; expected a set of {known}, with "
+                f"{', '.join(expected)}"
+            )
     joined: dict[str, list[pd.DataFrame]] = {file: [] for file in MERGED[:-1]}
     for name, those in folders.items():
         tables = [read_catalog(part / "images.csv") for part in those]
@@ -407,42 +405,47 @@ def merge(parts: Sequence[str | Path], settings: Config, out: str | Path) -> Non
         )
 
 
-def _tables(
-    tables: Sequence[pd.DataFrame], settings: Config, name: str
-) -> tuple[pd.DataFrame, ...]:
-    """Return the tables of one set, in the order of ``MERGED``."""
+def _tables(tables: Sequence[pd.DataFrame], settings: Config, name: str) -> Answers:
+    """Return the tables of one set, whose trainings wrote ``tables``."""
     first, chosen = tables[0], settings.real_sky.sets[name]
     real = (first["real"] == 1).to_numpy()
     features = first.drop(columns=ABOUT)
     shifted = shift(features, real, groups(settings.for_real(name)), settings)
-    placed_among = ranks(features, real, first["id"][real])
-    joint = shifted.iloc[-1]
-    summary = answers(tables, settings)
-    summary.insert(0, "label", chosen.label)
-    summary = summary.assign(
+    standing = ranks(features, real, first["id"][real])
+    summary = answers(tables, settings).assign(
+        label=chosen.label,
         n_train=chosen.n_train,
         seeds=len(tables),
         features=features.shape[1],
         shifted=int((shifted["q"] <= settings.selection.fdr).sum()),
-        energy=joint["energy"],
-        p=joint["p"],
+        energy=shifted["energy"].iloc[-1],
+        p=shifted["p"].iloc[-1],
     )
-    by_image = placed_among.groupby("id")
-    counts = {"measured": by_image.size(), "beyond": by_image["beyond"].sum()}
-    lines, bins = [], []
+    images, scores = [], []
     for model in MODELS:
-        scores = np.array([table[model] for table in tables])
-        lines.append(first.loc[real, ["id", "class"]].assign(model=model))
-        told = {"probability": scores.mean(axis=0), "low": scores.min(axis=0)}
-        told |= {"high": scores.max(axis=0)}
-        told |= {"sd": scores.std(axis=0, ddof=1)} if len(tables) > 1 else {"sd": np.nan}
-        lines[-1] = lines[-1].assign(
-            **{key: value[real] if np.ndim(value) else value for key, value in told.items()},
-            **{key: first.loc[real, "id"].map(value).fillna(0) for key, value in counts.items()},
-        )
-        for kind in pd.unique(first["class"][~real]):
-            of_kind = scores.mean(axis=0)[~real & (first["class"] == kind).to_numpy()]
-            n, _ = np.histogram(of_kind, EDGES)
-            told = {"model": model, "class": kind, "low": EDGES[:-1], "high": EDGES[1:], "n": n}
-            bins.append(pd.DataFrame(told))
-    return summary, pd.concat(lines), pd.concat(bins), shifted, placed_among
+        told = np.array([table[model] for table in tables])
+        images.append(_of_real(first[real], told[:, real], standing).assign(model=model))
+        scores.append(_histograms(first["class"][~real], told[:, ~real]).assign(model=model))
+    return Answers(summary, pd.concat(images), pd.concat(scores), shifted, standing)
+
+
+def _of_real(about: pd.DataFrame, told: NDArray, standing: pd.DataFrame) -> pd.DataFrame:
+    """Return a row each real image, of the probabilities (seeds, n) by one model."""
+    by_image = standing.groupby("id")["beyond"]
+    return about[["id", "class"]].assign(
+        probability=told.mean(axis=0),
+        sd=told.std(axis=0, ddof=1) if len(told) > 1 else np.nan,
+        low=told.min(axis=0),
+        high=told.max(axis=0),
+        measured=about["id"].map(by_image.size()).fillna(0).astype(int),
+        beyond=about["id"].map(by_image.sum()).fillna(0).astype(int),
+    )
+
+
+def _histograms(kinds: pd.Series, told: NDArray) -> pd.DataFrame:
+    """Return how many images of each class (n,) have which mean probability; a row a bin."""
+    mean, bins = told.mean(axis=0), {"low": EDGES[:-1], "high": EDGES[1:]}
+    counts = {kind: np.histogram(mean[kinds == kind], EDGES)[0] for kind in kinds.unique()}
+    return pd.concat(
+        [pd.DataFrame({"class": kind} | bins | {"n": n}) for kind, n in counts.items()]
+    )
