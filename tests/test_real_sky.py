@@ -238,7 +238,7 @@ def test_what_is_refused(toy, tmp_path, capsys):
     place, path, _, _ = toy
     settings = config.load(path)
     sample = place / "sample"
-    with pytest.raises(InputError, match="--set gone: no such set .* labelled, cutouts"):
+    with pytest.raises(InputError, match="--set gone: no such set .* cutouts, labelled"):
         real_sky.measure(sample, settings, "gone", 0, tmp_path / "out")
     sets = settings.real_sky.sets
     changed = {"gone": sets["labelled"].model_copy(update={"images": str(tmp_path / "no")})}
