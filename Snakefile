@@ -43,10 +43,22 @@ POPULATIONS = {Path(file).stem: file for file in SETTINGS.populations.files if S
 MAIN = Path(SETTINGS.population).stem
 CURVES = {curve.name: curve for curve in SETTINGS.efficiency.curves}
 AUDITED = [Path(SETTINGS.audit.population).stem] if SETTINGS.audit.population else []
-# further lenses: shown beside the main ones, simulated for the curves of efficiency, or the audit
+# real images that models of simulated lenses are asked of, by set; those of a curve are used again
+SKY = SETTINGS.real_sky.present if SIMULATED else {}
+SKY_SAMPLES = {
+    name: (
+        f"efficiency/{stem}" if (stem := Path(chosen.population).stem) in CURVES else f"sky/{name}"
+    )
+    for name, chosen in SKY.items()
+}
+SKY_TABLES = [f"real_sky{table}" for table in ("", "_images", "_scores", "_shift", "_ranks")]
+SKY_FILES = [f"{table}.csv" for table in SKY_TABLES] + ["real_sky.json"]
+# further lenses: shown beside the main ones, simulated for the curves of efficiency, or the audit,
+# or as those that real ones are compared with
 SAMPLES = {f"populations/{name}": file for name, file in POPULATIONS.items()}
 SAMPLES |= {f"efficiency/{name}": curve.population for name, curve in CURVES.items()}
 SAMPLES |= {f"audit/{name}": SETTINGS.audit.population for name in AUDITED}
+SAMPLES |= {SKY_SAMPLES[name]: chosen.population for name, chosen in SKY.items()}
 TRAININGS = [
     f"{OUT}/efficiency/{name}/n{n}_seed{k}"
     for name, curve in CURVES.items()
@@ -119,6 +131,11 @@ SHORTCUT = bool(EXTENDED) or {"model_i", "model_i_sizes"} <= set(CURVES)
 AUDIT = [f"{OUT}/audit/table/audit.csv"] * bool(AUDITED) or [
     file for file in ["paper/extended/audit.csv"] if SETTINGS.publish and exists(file)
 ]
+REAL_SKY = [f"{OUT}/sky/all/{file}" for file in SKY_FILES if SKY] or [
+    f"paper/extended/{file}"
+    for file in SKY_FILES
+    if SETTINGS.publish and exists("paper/extended/real_sky.csv")
+]
 FAIR = bool(ROWS) or "paper/extended/comparison.csv" in EXTENDED
 # What each notebook reads, and the figures and tables of the article that it draws.
 NOTEBOOKS = {
@@ -187,13 +204,16 @@ NOTEBOOKS = {
         + expand(f"{OUT}/final/{{seed}}/model.safetensors", seed=FINAL)
         + expand(f"{OUT}/runs/{{run}}/predictions.csv", run=RUNS)
         + FURTHER
-        + AUDIT,
+        + AUDIT
+        + REAL_SKY,
         "figures": ["roc_curve", "confusion_matrix", "failures", "neighbours", "headline"]
         + ["sensitivity"] * SIMULATED
-        + ["audit"] * bool(AUDIT),
+        + ["audit"] * bool(AUDIT)
+        + ["real_sky"] * bool(REAL_SKY),
         "tables": ["results", "rivals", "per_class", "confusion", "mistakes", "remedies"]
         + ["sensitivity"] * SIMULATED
-        + ["audit"] * bool(AUDIT),
+        + ["audit"] * bool(AUDIT)
+        + ["real_sky"] * bool(REAL_SKY),
     },
 }
 
@@ -210,6 +230,9 @@ def numbers_of(sample):
     if sample.startswith("audit/"):
         n = SETTINGS.audit.n_train + SETTINGS.audit.n_valid
         return f"--n {n} --n-opt {SETTINGS.audit.n_scored} --seed {SETTINGS.seed + 1}"
+    if sample.startswith("sky/"):
+        chosen = SKY[sample.removeprefix("sky/")]
+        return f"--n {chosen.n_train} --n-opt {chosen.n_scored} --seed {SETTINGS.seed + 1}"
     chosen = CURVES[sample.removeprefix("efficiency/")]
     alike = [curve for curve in CURVES.values() if (curve.runs is None) == (chosen.runs is None)]
     sizes = [size for curve in alike for size in curve.sizes]
@@ -238,6 +261,12 @@ def watch_row(name):
     chosen = SETTINGS.compare.model_dump(mode="json")
     row = {key: value for key, value in chosen.pop("rows")[name].items() if key != "against"}
     return watch("task", "model", "train", "preprocess", compare=chosen, row=row)
+
+
+def watch_set(name):
+    """Return the settings that the models of a set of real images depend on; not its label."""
+    chosen = SETTINGS.real_sky.sets[name].model_dump(mode="json", exclude={"label"})
+    return watch("model", "train", "preprocess", "features", chosen=chosen)
 
 
 def joined(wildcards):
@@ -285,6 +314,7 @@ wildcard_constraints:
     run="|".join(RUNS) or "none",
     arm="|".join(SETTINGS.study.arms) or "none",
     recipe="|".join(RECIPES) or "none",
+    real="|".join(SKY) or "none",
     study="|".join(STUDIED) or "none",
     which="seed|start",
     row="|".join(ROWS) or "none",
@@ -709,6 +739,60 @@ rule audit:
         "vitdm audit {params.sample} --config {params.config} --out {params.out} 2>&1 | tee {log}"
 
 
+rule real_sky:
+    input:
+        lambda wildcards: f"{OUT}/{SKY_SAMPLES[wildcards.real]}/dataset/images.npy",
+        lambda wildcards: [
+            f"{OUT}/{SKY_SAMPLES[wildcards.real]}/lensfit/fits.csv"
+            for group in SKY[wildcards.real].groups
+            if group == "lensfit"
+        ],
+        lambda wildcards: sorted(Path(SKY[wildcards.real].images).rglob("*.*")),
+        lambda wildcards: SKY[wildcards.real].cutouts or [],
+    output:
+        multiext(f"{OUT}/sky/{{real}}/seed{{k}}/", "images.csv", "real_sky.json"),
+    log:
+        f"{OUT}/logs/real_sky_{{real}}_{{k}}.log",
+    conda:
+        "environment.yml"
+    params:
+        config=CONFIG,
+        sample=subpath(input[0], ancestor=2),
+        out=subpath(output[0], parent=True),
+        watch=lambda wildcards: watch_set(wildcards.real),
+    shell:
+        "vitdm real-sky {params.sample} --set {wildcards.real} --seed {wildcards.k}"
+        " --config {params.config} --out {params.out} 2>&1 | tee {log}"
+
+
+rule merge_real_sky:
+    input:
+        expand(
+            f"{OUT}/sky/{{real}}/seed{{k}}/images.csv",
+            real=SKY,
+            k=range(SETTINGS.real_sky.seeds),
+        ),
+    output:
+        expand(f"{OUT}/sky/all/{{file}}", file=SKY_FILES),
+    log:
+        f"{OUT}/logs/merge_real_sky.log",
+    conda:
+        "environment.yml"
+    params:
+        config=CONFIG,
+        parts=lambda wildcards, input: [Path(file).parent for file in input],
+        out=subpath(output[0], parent=True),
+        watch=watch(
+            "selection",
+            bootstrap=SETTINGS.final.bootstrap,
+            permutations=SETTINGS.real_sky.permutations,
+            labels=[chosen.label for chosen in SKY.values()],
+        ),
+    shell:
+        "vitdm real-sky {params.parts} --merge --config {params.config} --out {params.out}"
+        " 2>&1 | tee {log}"
+
+
 if not SETTINGS.publish:  # what is published reads the committed results of config/extended.yaml
 
     rule extended:
@@ -716,11 +800,13 @@ if not SETTINGS.publish:  # what is published reads the committed results of con
             expand(f"{OUT}/efficiency/all/{{file}}", file=SCORES),
             multiext(f"{OUT}/compare/all/comparison", *COMPARISON) if ROWS else [],
             multiext(f"{OUT}/audit/table/audit", ".csv", ".json") if AUDITED else [],
+            expand(f"{OUT}/sky/all/{{file}}", file=SKY_FILES if SKY else []),
             expand(f"{OUT}/{{study}}/{{study}}.{{ext}}", study=STUDIED, ext=["csv", "json"]),
         output:
             expand("paper/extended/{file}", file=SCORES),
             multiext("paper/extended/comparison", *COMPARISON) if ROWS else [],
             multiext("paper/extended/audit", ".csv", ".json") if AUDITED else [],
+            expand("paper/extended/{file}", file=SKY_FILES if SKY else []),
             expand("paper/extended/{study}.{ext}", study=STUDIED, ext=["csv", "json"]),
         log:
             f"{OUT}/logs/extended.log",

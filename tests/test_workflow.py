@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import yaml
 
 from vitdm import config
 
@@ -175,3 +176,23 @@ def test_real_lenses_are_fitted_if_something_is_known_of_them(folder, name, tmp_
     assert "real_lenses.png" in text
     for made in ("real_residuals.png", "real_fits.csv"):
         assert (made in text) == name.startswith("SDSS")
+
+
+def test_real_images_are_asked_if_they_are_there(folder, tmp_path):
+    """One sample, and as many trainings as seeds, of each set whose folder is there."""
+    options, chosen = ("--configfile", "config/smoke.yaml"), SMOKE.real_sky
+    _, _, before = plan(folder, *options)
+    assert "real_sky" not in before
+    for name in ("lenses", "slacs"):
+        place = tmp_path / name
+        place.mkdir()
+        np.save(place / "one.npy", np.zeros((100, 100)))
+        more = tmp_path / f"{name}.yaml"
+        more.write_text(yaml.safe_dump({"real_sky": {"sets": {name: {"images": str(place)}}}}))
+        status, text, jobs = plan(folder, *options, str(more))
+        assert status == 0, text
+        assert jobs["real_sky"] == chosen.seeds and jobs["merge_real_sky"] == 1
+        assert jobs["simulate_sample"] == before["simulate_sample"] + 1
+        fitted = before["lensfit_sample"] + ("lensfit" in chosen.sets[name].groups)
+        assert jobs["lensfit_sample"] == fitted
+        assert "real_sky.png" in text

@@ -201,6 +201,19 @@ def parser() -> argparse.ArgumentParser:
     sub = command("audit", "Train the precursor's recipe, fault by fault, and ours.", out="folder")
     sub.add_argument("sample", type=Path, help="folder with dataset, processed, features.csv")
 
+    sub = command(
+        "real-sky",
+        "Train on simulated lenses, ask of real ones; or join the answers.",
+        out="folder",
+    )
+    sub.add_argument(
+        "folders", nargs="+", type=Path, help="a sample; with --merge, folders <set>/seed<k>"
+    )
+    what = sub.add_mutually_exclusive_group(required=True)
+    what.add_argument("--set", help="name of an entry in real_sky.sets of the configuration")
+    what.add_argument("--merge", action="store_true", help="join the answers")
+    sub.add_argument("--seed", type=int, default=0, help="added to the configuration's seed")
+
     sub = command("evaluate", "Open the test split: apply runs and score them.", out="folder")
     sub.add_argument("processed", type=Path)
     sub.add_argument("runs", nargs="+", type=Path)
@@ -348,14 +361,20 @@ def _run(arguments: argparse.Namespace) -> int:
         case "compare":
             from vitdm import compare
 
-            first, *others = arguments.folders
-            if others:
-                raise InputError(f"{others[0]}: found a second sample; expected one")
-            compare.measure(first, settings, arguments.row, arguments.out)
+            compare.measure(_only(arguments.folders), settings, arguments.row, arguments.out)
         case "audit":
             from vitdm.audit import measure
 
             measure(arguments.sample, settings, arguments.out)
+        case "real-sky" if arguments.merge:
+            from vitdm import real_sky
+
+            real_sky.merge(arguments.folders, settings, arguments.out)
+        case "real-sky":
+            from vitdm import real_sky
+
+            sample, seed = _only(arguments.folders), arguments.seed
+            real_sky.measure(sample, settings, arguments.set, seed, arguments.out)
         case "evaluate":
             from vitdm.evaluate import evaluate
 
@@ -391,6 +410,13 @@ def _run(arguments: argparse.Namespace) -> int:
                 return 0
             return 1 if check(arguments.results, arguments.reference) else 0
     return 0
+
+
+def _only(folders: list[Path]) -> Path:
+    """Return the sample that is named alone."""
+    if len(folders) > 1:
+        raise InputError(f"{folders[1]}: found a second sample; expected one")
+    return folders[0]
 
 
 def _simulate(arguments: argparse.Namespace, settings: config.Config | None) -> None:

@@ -610,6 +610,33 @@ class Audit(Section):
         return steps
 
 
+class RealSet(Override):
+    """Real images, and what a model for them is trained on and with."""
+
+    images: str = Field(description="folder; of images without it nothing is done")
+    cutouts: str | None = Field(
+        None, description="what is known of lenses without labels (YAML); null: class folders"
+    )
+    population: str = Field(description="simulated lenses to train on")
+    n_train: int = Field(ge=3)
+    n_scored: int = Field(ge=12, description="others, held out")
+    groups: list[str] = Field(description="of features; lensfit for cutouts only")
+    preprocess: dict[str, Any] = {}
+
+
+class RealSky(Section):
+    """Models of simulated lenses on real ones, and how unlike these are (``vitdm.real_sky``)."""
+
+    seeds: int = Field(5, ge=1, description="trainings of each model, on other images each")
+    permutations: int = Field(9999, ge=19, description="of the two-sample test")
+    sets: dict[Name, RealSet] = {}
+
+    @property
+    def present(self) -> dict[str, RealSet]:
+        """The sets whose images are there."""
+        return {name: chosen for name, chosen in self.sets.items() if Path(chosen.images).is_dir()}
+
+
 class Final(Section):
     """The final test: the best settings, trained on ``train`` and ``opt``, ``valid`` held out."""
 
@@ -703,6 +730,7 @@ class Config(Section):
     efficiency: Efficiency = Efficiency()
     compare: Comparison = Comparison()
     audit: Audit = Audit()
+    real_sky: RealSky = RealSky()
     tune: Tune
     study: Study = Study()
     rates: Rates = Rates()
@@ -725,6 +753,7 @@ class Config(Section):
         self._check_joined(self.model)
         lines = self._wrong_runs() + self._wrong_starts() + self._wrong_curves()
         lines += self._wrong_rows() + self._wrong_audit() + self._wrong_studies()
+        lines += self._wrong_sky()
         if lines:
             raise wrong(lines)
         return self
@@ -802,8 +831,47 @@ class Config(Section):
                 lines.append((f"audit.ours.{k}", found))
         return lines
 
-    def processing(self, row: Row) -> Preprocess:
-        """Return how the images of a row of the comparison are processed."""
+    def _wrong_sky(self) -> list[tuple[str, str]]:
+        """Return what is wrong with the sets of ``real_sky``."""
+        lines = []
+        curves = {curve.population: curve for curve in self.efficiency.curves if curve.runs is None}
+        for name, chosen in self.real_sky.sets.items():
+            key = f"real_sky.sets.{name}"
+            try:
+                settings = self.for_real(name)
+            except ValidationError as error:
+                schema = Preprocess if error.title == Preprocess.__name__ else Features
+                part = "preprocess" if schema is Preprocess else "groups"
+                lines += report(error, schema, f"{key}.{part}")
+                continue
+            wrong_set = settings._wrong_override(key, chosen, settings.preprocess)
+            lines += wrong_set
+            model, _ = (None, None) if wrong_set else self.settings(chosen.model, chosen.train)
+            if model and (model.residual or not model.features or model.feature_set == "selected"):
+                lines.append(
+                    (key, "expected features, a feature_set other than 'selected', no residual map")
+                )
+            if "lensfit" in chosen.groups and (
+                chosen.cutouts is None or "lensfit" not in self.features.groups
+            ):
+                expected = "cutouts, and lensfit in features.groups, too"
+                lines.append((f"{key}.groups", f"found lensfit; expected {expected}"))
+            if chosen.population in curves:
+                most = max(curves[chosen.population].sizes)
+                if chosen.n_train > most:
+                    found = f"found {chosen.n_train}; expected up to {most}, the curve's"
+                    lines.append((f"{key}.n_train", found))
+        return lines
+
+    def for_real(self, name: str) -> Config:
+        """Return the configuration of the models of a set of real images."""
+        chosen = self.real_sky.sets[name]
+        features = Features(**(self.features.model_dump() | {"groups": chosen.groups}))
+        cut = self.processing(chosen)
+        return self.model_copy(update={"task": "binary", "features": features, "preprocess": cut})
+
+    def processing(self, row: Row | RealSet) -> Preprocess:
+        """Return how the images of a row of the comparison, or of a real set, are processed."""
         return Preprocess(**(self.preprocess.model_dump() | row.preprocess))
 
     def _wrong_curves(self) -> list[tuple[str, str]]:
@@ -978,7 +1046,8 @@ def build(content: dict[str, Any], source: str = "configuration") -> Config:
         stem = re.sub(r"[^A-Za-z0-9_-]", "_", place.name.split(".")[0] or "data")
         name = str(content.get("name", "data")).removesuffix(f"_{stem}")
         content |= {"name": f"{name}_{stem}", "publish": False}
-        content |= {"efficiency": {}, "compare": {}, "audit": {}}  # they are of simulated lenses
+        # they are of simulated lenses
+        content |= {"efficiency": {}, "compare": {}, "audit": {}, "real_sky": {}}
         if isinstance(ingest := content.get("ingest", {}), dict) and not ingest.get("pixel_scale"):
             content = _without_fits(content)
     return checked(Config, content, source)
@@ -1008,7 +1077,8 @@ def check_data(settings: Config) -> None:
     """Raise InputError at once if the images, or the population to simulate, are not there."""
     if settings.data == "simulate":
         curves = [curve.population for curve in settings.efficiency.curves]
-        for file in (settings.population, *settings.populations.files, *curves):
+        sky = [chosen.population for chosen in settings.real_sky.sets.values()]
+        for file in (settings.population, *settings.populations.files, *curves, *sky):
             load_population(file)
     elif not Path(settings.data).exists():
         raise InputError(

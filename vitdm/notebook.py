@@ -95,6 +95,7 @@ def needs(name: str, settings: Config) -> list[str]:
         "05": [
             *("evaluation/metrics.json", "features.csv"),
             *["audit/table/audit.csv"] * bool(settings.audit.population),
+            *["sky/all/real_sky.csv"] * bool(settings.real_sky.present),
         ],
     }[name[:2]]
 

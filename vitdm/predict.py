@@ -64,9 +64,7 @@ def _fitted(settings: RunSettings, images: Sequence[np.ndarray]) -> tuple[pd.Dat
     alike = len({np.shape(image) for image in images}) == 1
     for stack in [np.stack(images)] if alike else [image[None] for image in images]:
         fits = lensfit.fit(stack, settings.pixel_scale, settings.lensfit)
-        found = residuals.features(fits)
-        found[~fits.converged] = np.nan
-        tables.append(found)
+        tables.append(residuals.usable_features(fits))
         maps.append(residuals.middle(fits.residual, settings.image_size))
     return pd.concat(tables, ignore_index=True), np.concatenate(maps)
 

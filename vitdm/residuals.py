@@ -48,6 +48,13 @@ def features(fits: Fits) -> pd.DataFrame:
     return values
 
 
+def usable_features(fits: Fits) -> pd.DataFrame:
+    """Return ``features``; of a fit that did not converge none."""
+    found = features(fits)
+    found[~fits.converged] = np.nan
+    return found
+
+
 def _left(residual: NDArray, lensed: NDArray, pixel_scale: float) -> dict[str, float]:
     """Return the features of a residual (size, size) in the arcs, (size, size); none without arcs.
 

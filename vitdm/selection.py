@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -126,18 +127,20 @@ def mutual_information_interval(
     return max(value - reach, 0.0), value + reach
 
 
-def p_value(values: np.ndarray, labels: np.ndarray) -> float:
+def p_value(
+    values: np.ndarray, labels: np.ndarray, test: Callable[..., Any] = stats.mannwhitneyu
+) -> float:
     """Return the probability of such a feature (n,) if it had nothing to do with the labels (n,).
 
-    Two-sided Mann-Whitney test of the values (that of ROC-AUC = 1/2) and, if some are missing (NaN)
-    in one class or both, Fisher's exact test of their absence; the smaller of two p-values counts
-    double. 1 if the feature never varies.
+    ``test`` of the values, by default the two-sided one of Mann and Whitney (that of ROC-AUC =
+    1/2), and, if some are missing (NaN) in one class or both, Fisher's exact test of their absence;
+    the smaller of two p-values counts double. 1 if the feature never varies.
     """
     known = np.isfinite(values)
     sides = [values[known & (labels == side)] for side in (0, 1)]
     tests = []
     if all(map(len, sides)) and len(np.unique(values[known])) > 1:
-        tests.append(float(stats.mannwhitneyu(*sides).pvalue))
+        tests.append(float(test(*sides).pvalue))
     if not known.all() and known.any():
         counts = [
             [np.sum(there & (labels == side)) for side in (0, 1)] for there in (known, ~known)

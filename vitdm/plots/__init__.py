@@ -44,6 +44,7 @@ from vitdm.plots.processing import (
     real_lenses,
     unrolled_rings,
 )
+from vitdm.plots.real_sky import real_sky
 from vitdm.plots.selection import (
     feature_auc,
     feature_correlation,
@@ -109,6 +110,7 @@ __all__ = [
     "processing_steps",
     "real_lenses",
     "real_residuals",
+    "real_sky",
     "residual_maps",
     "roc_curve",
     "runs",
