@@ -479,7 +479,10 @@ if of_known_lens.exists() and (wrong & (labels == 1)).any():
 #
 # `gain` is by how much the ROC-AUC grows, paired image by image and seed by seed; `errors` what is
 # left of the errors, at a threshold of the best balanced accuracy on the same images, for either.
-# The last columns repeat the first three on the test, which was not asked when they were judged.
+# The rows of split test repeat the first three on the test, which was not asked when they were
+# judged. One remedy is in all results already: the worst false alarms on valid had once been smooth
+# lenses whose fit had ended in another minimum, and a fit that leaves more than noise is now tried
+# again from many starts (`docs/benchmarks.md` has what that brought).
 
 # %%
 unseen = [dataset.read_catalog(path) for path in sorted(folder.glob("held_out_*.csv"))]
