@@ -382,8 +382,9 @@ else:
 # with few training images, and each is repeated with other seeds. **The figure** shows the best
 # score so far, on average over the searches, with its standard error. As the best of noisy scores
 # is too good for all, the table gives what counts: the choice of each search, trained anew with
-# fresh seeds (mean over the searches, standard error, difference from random points). Two more
-# searches show what it costs to end hopeless trials early and to run two trials at once.
+# fresh seeds (mean over the searches, standard error, difference from random points). A third kind
+# of search shows what it costs to run two trials at once. What it would have saved, and lost, to
+# end hopeless trials early is told by replaying the searches that ran all of them to their end.
 
 # %%
 searched, table = None, None
