@@ -550,3 +550,19 @@ def test_headline_shows_the_middle_of_image_and_residual():
     alone = plots.headline(images, ["no_sub", "cdm"], band, "one")
     assert len([axes for axes in alone.axes if axes.images]) == 2
     plt.close("all")
+
+
+def test_the_veil_lies_where_attention_is_least():
+    images = np.random.default_rng(0).random((1, 12, 12)) + 0.5
+    table = pd.DataFrame({"class": ["no_sub"], "kind": ["false alarm"], "p_true": [0.1]})
+    attention = np.array([[[0.0, 1.0], [0.5, 0.25]]])
+    bare, veiled = (
+        plots.failures(images, table, *given).axes[0].images[0] for given in ((), (attention,))
+    )
+    colours, shown = bare.to_rgba(images[0])[..., :3], veiled.get_array()
+    assert len(veiled.axes.images) == 1 and (shown[..., 3] == 1).all()
+    corners = {(0, 0): 0.4, (0, 6): 1.0, (6, 0): 0.7, (6, 6): 0.55}
+    for (y, x), left in corners.items():
+        part = np.s_[y : y + 6, x : x + 6]
+        np.testing.assert_allclose(shown[part][..., :3], left * colours[part])
+    plt.close("all")

@@ -70,7 +70,7 @@ def roc_curve(
     right.set(
         xlabel="score", ylabel="fraction with substr.", ylim=(-0.02, 1.02), xlim=(-0.02, 1.02)
     )
-    right.legend(loc="lower right", fontsize=7)
+    right.legend(loc="upper left", fontsize=7)
     for axes, letter in ((left, "a"), (middle, "b"), (right, "c")):
         axes.set_title(f"({letter})", loc="left")
     return figure
@@ -235,13 +235,7 @@ def failures(
             _draw_lens(axes, images[k])
             axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())
             if attention is not None:
-                least, most = attention[k].min(), attention[k].max()
-                veil = 0.6 * (most - attention[k]) / max(most - least, 1e-12)
-                high, wide = images.shape[1:]
-                axes.imshow(
-                    np.ones(veil.shape), cmap="Greys", vmin=0, vmax=1, alpha=veil,
-                    extent=(-0.5, wide - 0.5, -0.5, high - 0.5),
-                )  # fmt: skip
+                _veil(axes.images[0], attention[k])
             told = _mark_truth(axes, entry, images.shape[1:], pixel_scale) if pixel_scale else ""
             axes.set_title(f"$P$ = {score:.3f}{told}", fontsize=7.5, pad=3)
         kind = "false alarms" if name == "no_sub" else "missed"
@@ -250,6 +244,21 @@ def failures(
     if not classes:
         grid[0][0].text(0, 0.5, "No image of the test split is classified wrongly.")
     return figure
+
+
+def _veil(shown: matplotlib.image.AxesImage, attention: np.ndarray) -> None:
+    """Darken a picture where there is little attention (rows, columns), in opaque colours.
+
+    Not every reader of PDF draws pictures that let others shine through.
+    """
+    least, most = attention.min(), attention.max()
+    veil = 0.6 * (most - attention) / max(most - least, 1e-12)
+    colours = shown.to_rgba(shown.get_array())
+    rows, columns = (
+        np.arange(side) * of // side for side, of in zip(colours.shape[:2], veil.shape, strict=True)
+    )
+    colours[..., :3] *= 1 - veil[np.ix_(rows, columns)][..., None]
+    shown.set_data(colours)
 
 
 def _mark_truth(
