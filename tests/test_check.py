@@ -111,9 +111,9 @@ def test_no_reference_without_headline_numbers(tmp_path):
 
 def test_fill_numbers_replaces_what_was_there(tmp_path):
     page = tmp_path / "page.md"
-    page.write_text("AUC <!-- number: auc -->0.1 and <!-- number: low --> | x 0.5\n")
+    page.write_text("AUC <!-- number: auc -->0.1. And <!-- number: low --> | x 0.5\n")
     check.fill_numbers(page, {"auc": 0.98765, "low": 0.9})
-    filled = "AUC <!-- number: auc -->0.988 and <!-- number: low -->0.900 | x 0.5\n"
+    filled = "AUC <!-- number: auc -->0.988. And <!-- number: low -->0.900 | x 0.5\n"
     assert page.read_text() == filled
     with pytest.raises(InputError, match="low"):
         check.fill_numbers(page, {"auc": 0.98765})

@@ -246,6 +246,6 @@ def fill_numbers(page: str | Path, numbers: Mapping[str, Any], digits: int = 3) 
         return f"{match[1]}{numbers[match[2]]:.{digits}f}"
 
     text = page.read_text()
-    filled = re.sub(r"(<!-- number: (\w+) -->)[\d.]*", value, text)
+    filled = re.sub(r"(<!-- number: (\w+) -->)(?:\d+(?:\.\d+)?)?", value, text)
     with atomic(page) as temporary:
         temporary.write_text(filled)
