@@ -357,6 +357,7 @@ def tune_searches(best: pd.DataFrame, labels: dict[str, str]) -> plt.Figure:
         drawn += band
     _auc_axis(axes, np.concatenate(drawn))
     axes.set(xlabel="call", ylabel="best ROC-AUC so far", xlim=(1, call.max()))
+    axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
