@@ -9,6 +9,9 @@ BIN       := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SNAKEMAKE := $(BIN)/snakemake --cores $(CORES)
 
+# pytest with a process per core; a file, and so its fixtures and a notebook, stays in one of them.
+SIDE_BY_SIDE := --numprocesses auto --dist loadfile --no-loadscope-reorder
+
 # A double click in JupyterLab opens notebooks/*.py as notebooks.
 VIEWER  := $(VENV)/share/jupyter/lab/settings/overrides.json
 OPEN_PY := '{"@jupyterlab/docmanager-extension:plugin":{"defaultViewers":{"python":"Jupytext Notebook"}}}'
@@ -65,12 +68,12 @@ test: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile
 	$(BIN)/snakemake --lint
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) tests
 	rm -rf results/smoke
 	$(SNAKEMAKE) --configfile config/smoke.yaml
 	$(SNAKEMAKE) --configfile config/smoke.yaml --dry-run | grep 'Nothing to be done'
 	$(SNAKEMAKE) --configfile config/smoke.yaml --report results/smoke/report.html
-	$(BIN)/python -m pytest --nbval-lax --nbval-current-env results/smoke/notebooks/*.ipynb
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) --nbval-lax --nbval-current-env results/smoke/notebooks/*.ipynb
 
 check: $(INSTALLED)
 	$(BIN)/vitdm check --results results/paper --reference paper/reference.json

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib.metadata
 import re
 import subprocess
@@ -61,14 +62,19 @@ def imports(source: str) -> set[str]:
     return found
 
 
+@functools.cache
+def distributions() -> dict[str, list[str]]:
+    """Return the distributions that give each top-level module: read once, it takes a second."""
+    return importlib.metadata.packages_distributions()
+
+
 def undeclared(source: str, declared: set[str]) -> set[str]:
     """Return the imports that neither Python, this project nor a declared distribution gives."""
-    distributions = importlib.metadata.packages_distributions()
     local = {"vitdm"} | {path.stem for path in (ROOT / "paper").glob("*.py")}
     return {
         name
         for name in imports(source) - set(sys.stdlib_module_names) - local
-        if not {canonicalize_name(d) for d in distributions.get(name, [])} & declared
+        if not {canonicalize_name(d) for d in distributions().get(name, [])} & declared
     }
 
 

@@ -22,11 +22,10 @@ from vitdm import train as train_module
 from vitdm.config import InputError, Model, Train
 from vitdm.dataset import Dataset
 from vitdm.model import ViT
+from vitdm.recipe import Recipe, Resume
 from vitdm.train import (
     Batches,
     Diverged,
-    Recipe,
-    Resume,
     Run,
     fit,
     load_run,
