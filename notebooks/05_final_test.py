@@ -367,7 +367,7 @@ print(counts)
 
 # %%
 fpr, main = sensitivity.FPR, Path(out.config.population).stem
-tables_of, collapse, further = [], {}, []
+tables_of, collapse, further, taught = [], {}, [], {}
 if out.config.data == "simulate":
     own = sensitivity.binned(mean, sensitivity.quantities(truth, features))
     tables_of.append(own.assign(population=main))
@@ -381,7 +381,9 @@ for path in further:
         wanted = [m for m in ("spt_lsa_lensfit", "boosting") if m in set(models["model"])]
         if name in ("model_i", "realistic") and wanted:
             keys = ["population", "quantity", "median", "low", "high", "n"]
-            chosen = models[models["model"] == wanted[0]].groupby(keys, as_index=False)
+            models = models[models["model"] == wanted[0]]
+            taught[name] = int(models["n_train"].max())
+            chosen = models[models["n_train"] == taught[name]].groupby(keys, as_index=False)
             tables_of.append(chosen.mean(numeric_only=True))  # over seeds, which share the bins
 sensitive = pd.concat(tables_of) if tables_of else pd.DataFrame(columns=["population", "quantity"])
 for name in dict.fromkeys(sensitive["population"]):
@@ -777,6 +779,7 @@ for (name, quantity), bins in sensitive.groupby(["population", "quantity"]):
     for end, row in (("least", bins.iloc[0]), ("most", bins.iloc[-1])):
         numbers |= {f"{quantity}_{name}_{end}_{key}": row[key] for key in ("rate", "auc", "median")}
 numbers |= {f"collapse_{name}": mass for name, mass in collapse.items()}
+numbers |= {f"sensitivity_{name}_n_train": n for name, n in taught.items()}
 if out.config.data == "simulate":
     numbers |= shortcut
 numbers |= mendable | {f"errors_foreseen_{name}": auc for name, auc in foreseen.items()}
