@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from sklearn.isotonic import isotonic_regression
 
 from vitdm.plots.style import WIDTH
 
@@ -89,12 +90,12 @@ def _stars(axes: Axes, published: pd.DataFrame, score: str) -> None:
     rows = published.dropna(subset=score).sort_values(score)
     if rows.empty:
         return
-    close = np.abs(np.diff(np.log10(_wrong(rows[score])))) < 0.15  # names of neighbours touch
-    up, down = np.append(False, close), np.append(close, False)
-    for row, shift in zip(rows.to_dict("records"), 3.0 * up - 3.0 * down, strict=True):
+    apart = 0.19 * np.arange(len(rows))  # names that are closer on the logarithmic axis touch
+    places = isotonic_regression(np.log10(_wrong(rows[score])) + apart, increasing=False) - apart
+    for row, place in zip(rows.to_dict("records"), 10**places, strict=True):
         at, scratch = (row["n_train"], _wrong(row[score])), row["pretrained"] == "no"
         axes.plot(*at, "*", ms=7, mec="black", mfc="white" if scratch else "black", mew=0.7)
-        beside = {"xytext": (6, shift), "textcoords": "offset points"}
+        beside = {"xytext": (6, place), "textcoords": ("offset points", "data")}
         axes.annotate(row["model"], at, **beside, ha="left", va="center", fontsize=6)
 
 
