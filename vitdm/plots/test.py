@@ -70,7 +70,7 @@ def roc_curve(
     right.set(
         xlabel="score", ylabel="fraction with substr.", ylim=(-0.02, 1.02), xlim=(-0.02, 1.02)
     )
-    right.legend(loc="upper left", fontsize=7)
+    right.legend(loc="lower right", fontsize=7)
     for axes, letter in ((left, "a"), (middle, "b"), (right, "c")):
         axes.set_title(f"({letter})", loc="left")
     return figure
