@@ -558,7 +558,7 @@ def evaluate(
     InputError if a run knows other classes than the data set, needs features that are not given,
     has no predictions of images that it did not learn from, or the test split has one class only.
     """
-    # Lightning takes seconds to load, and the notebooks need only the metrics of this module.
+    # imported late: ceiling, and so the lens fit and the networks, need the metrics of this module
     from vitdm import train
 
     started = time.time()
