@@ -28,7 +28,7 @@ from vitdm.background import PILE_UP
 from vitdm.config import InputError, LensFit, Preprocess
 from vitdm.population import Population
 from vitdm.preprocess import detect
-from vitdm.smooth_lens import CHUNK, Camera, SmoothLens
+from vitdm.smooth_lens import Camera, SmoothLens
 from vitdm.substructure import NAMES, search_of
 
 #: what can be wrong with an image or its fit
@@ -247,7 +247,8 @@ class _Problem:
         J (p, pixels) are the derivatives of the model in units of the noise, r the residuals.
         """
         parts = []
-        for some, index in zip(values.split(CHUNK), rows.split(CHUNK), strict=True):
+        chunk = self.model.chunk
+        for some, index in zip(values.split(chunk), rows.split(chunk), strict=True):
             both = self.linear(some, index).flatten(2)
             product = both @ both.mT  # one product gives J J^T and J r
             chi2 = both[:, 0].square().sum(1, dtype=torch.float64)
@@ -585,7 +586,9 @@ def _refined(
     source = tuple(1 + model.names.index(name) for name in ("source_x", "source_y"))
     perturbers = [
         search(problem.linear(some, index), source, some[:, at_theta])
-        for some, index in zip(state.values.split(CHUNK), rows.split(CHUNK), strict=True)
+        for some, index in zip(
+            state.values.split(model.chunk), rows.split(model.chunk), strict=True
+        )
     ]
     arcs, residual = model.arcs(state.values), problem.residual(state.values, rows)
     return {

@@ -37,7 +37,7 @@ LENS_LIGHT += ("lens_light_log_R_sersic", "lens_light_log_n_sersic", "lens_light
 SECOND_LIGHT = tuple(name.replace("light", "light2") for name in LENS_LIGHT[2:])
 FAINTEST = -30.0  # logarithm of the faintest brightness, in units of that at R_sersic
 ROUND = 1e-3  # ellipticity below which the direction of the axes is lost in rounding
-CHUNK = 8  # images whose derivatives stay in the processor's cache
+CACHED = 2**16  # pixels of images whose derivatives stay in the processor's cache
 TINY = 1e-4  # arcsec, radius within which a Sérsic profile has no cusp: the limit of lenstronomy
 
 
@@ -97,6 +97,7 @@ class SmoothLens:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.camera, self.lens_light, self.core, self.dtype = camera, lens_light, core, dtype
+        self.chunk = max(1, CACHED // camera.size**2)  # images that are evaluated at once
         self.lights = (LENS_LIGHT[2:], SECOND_LIGHT)[:lens_light]
         light = (LENS_LIGHT, SECOND_LIGHT)[:lens_light]
         self.names = (*PARAMETERS, "sky", *(name for names in light for name in names))
@@ -113,7 +114,7 @@ class SmoothLens:
 
     def derivatives(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Return the images (n, size, size) and d image / d parameter (n, p, size, size)."""
-        parts = [self.image_and_derivatives(some).clone() for some in values.split(CHUNK)]
+        parts = [self.image_and_derivatives(some).clone() for some in values.split(self.chunk)]
         rows = torch.cat(parts)
         return rows[:, 0], rows[:, 1:]
 
@@ -133,7 +134,7 @@ class SmoothLens:
     def _images(self, values: Tensor, lens_light: bool) -> Tensor:
         parts = [
             self._evaluate(some, derivatives=False, lens_light=lens_light)[:, 0].clone()
-            for some in values.split(CHUNK)
+            for some in values.split(self.chunk)
         ]
         return torch.cat(parts)
 
