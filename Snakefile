@@ -1048,12 +1048,13 @@ if KNOWN_MODEL:
             f"{OUT}/logs/known_model.log",
         conda:
             "environment.yml"
+        threads: 2  # little else is left to do
         params:
             out=subpath(output[0], parent=True),
             seed=SETTINGS.seed,
         shell:
             "vitdm ceiling {input.population} --of {input.predictions} --seed {params.seed}"
-            " --out {params.out} 2>&1 | tee {log}"
+            " --jobs {threads} --out {params.out} 2>&1 | tee {log}"
 
 
 # ------------------------------------------------------------------ notebooks and article

@@ -253,7 +253,7 @@ def test_images_that_were_classified(tiny, tmp_path, capsys):
     catalog = ceiling.catalog_of(8, 3, tiny)
     catalog.iloc[::-1].drop(columns="seed").assign(p_no_sub=0.5).to_csv(predictions, index=False)
     command = ["ceiling", str(path), "--of", str(predictions), "--seed", "3"]
-    assert main([*command, "--out", str(tmp_path / "out")]) == 0
+    assert main([*command, "--jobs", "2", "--out", str(tmp_path / "out")]) == 0
     found = pd.read_csv(tmp_path / "out" / "scores.csv")
     expected = ceiling.ceiling(catalog.iloc[::-1], tiny, progress=False)
     pd.testing.assert_frame_equal(found, expected[list(found)], rtol=1e-4)

@@ -82,6 +82,7 @@ def parser() -> argparse.ArgumentParser:
         "known (instead of --n)",
     )
     sub.add_argument("--seed", type=int, default=0, help="of the data set (default: %(default)s)")
+    sub.add_argument("--jobs", type=int, default=1, help="processes of --of (default: %(default)s)")
 
     sub = command("preprocess", "Cut, turn and stretch every image.", out="dataset folder")
     sub.add_argument("dataset", type=Path)
@@ -277,7 +278,9 @@ def _run(arguments: argparse.Namespace) -> int:
 
             population, seed = config.load_population(arguments.population), arguments.seed
             if arguments.of:
-                auc = ceiling.write_known(population, arguments.of, seed, arguments.out)
+                auc = ceiling.write_known(
+                    population, arguments.of, seed, arguments.out, jobs=arguments.jobs
+                )
                 print(f"smooth lens known: ROC-AUC of chi2 {auc:.4f}", file=sys.stderr)
             else:
                 summary = ceiling.write(population, arguments.n, seed, arguments.out)

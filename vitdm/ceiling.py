@@ -48,6 +48,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 import pandas as pd
 from scipy import ndimage, stats
@@ -302,28 +303,26 @@ def ceiling(
     population: Population,
     progress: bool = True,
     of: Callable[[int, str, int, Population], dict[str, float]] = measure,
+    jobs: int = 1,
 ) -> pd.DataFrame:
     """Return a table with a row for each image of a simulated catalog.
 
     ``catalog`` has the columns id, class and seed. The table has id, class, ``snr_known`` and
     ``snr_free`` (s and s_free), ``chi2_known``, ``fourth_known``, ``chi2_free``, ``fourth_free``
     (the scores; chi^2 as its distance from the number of pixels, in standard deviations); with
-    ``of=measure_known``, ``chi2_known`` and ``fourth_known`` only. InputError if the population has
-    no noise.
+    ``of=measure_known``, ``chi2_known`` and ``fourth_known`` only. ``jobs`` processes share
+    the images. InputError if the population has no noise.
     """
-    columns = [catalog[name].tolist() for name in ("id", "class", "seed")]
+    lenses = list(zip(catalog["id"].map(index_of), catalog["class"], catalog["seed"], strict=True))
+    call = joblib.delayed(of)
     bar = tqdm(
-        zip(*columns, strict=True),
+        joblib.Parallel(jobs, return_as="generator")(call(*lens, population) for lens in lenses),
         desc=f"ceiling {population.name}",
         total=len(catalog),
         disable=not progress,
         mininterval=5,
     )
-    rows = [
-        {"id": image, "class": kind, **of(index_of(image), kind, seed, population)}
-        for image, kind, seed in bar
-    ]
-    return pd.DataFrame(rows)
+    return pd.concat([catalog[["id", "class"]].reset_index(drop=True), pd.DataFrame(bar)], axis=1)
 
 
 def ideal_auc(snr: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -412,13 +411,15 @@ def write_known(
     seed: int,
     out: str | Path,
     progress: bool = True,
+    jobs: int = 1,
 ) -> float:
     """Write the scores with the smooth lens known of images that were classified; return an AUC.
 
     ``predictions`` (CSV) has their id and class; the images themselves are not read, they are drawn
     again from their id and the ``seed`` of the data set. ``out`` gets scores.csv (id, class,
     ``chi2_known``, ``fourth_known``) and the sidecar. Returned is the ROC-AUC of ``chi2_known``,
-    any substructure against none. InputError if the images are of another population.
+    any substructure against none. ``jobs`` processes share the work. InputError if the images are
+    of another population.
     """
     started = time.time()
     check_replaceable(out, KNOWN_FILES)
@@ -429,7 +430,7 @@ def write_known(
             f"{predictions}: found images of {', '.join(sorted(names))}; expected of "
             f"{population.name}"
         )
-    table = ceiling(catalog.assign(seed=seed), population, progress, of=measure_known)
+    table = ceiling(catalog.assign(seed=seed), population, progress, of=measure_known, jobs=jobs)
     with atomic(out) as folder:
         folder.mkdir()
         table.to_csv(folder / "scores.csv", index=False, float_format="%.6g")

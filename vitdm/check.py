@@ -74,6 +74,7 @@ TOLERANCES: dict[str, tuple[float, str]] = {
     "test_auc_delong_*": (0.01, "absolute"),
     "test_ensemble_auc": (0.01, "absolute"),
     "known_lens_test_auc": (0.002, "absolute"),
+    "fit_point_evidence_test_auc": (0.005, "absolute"),
     "test_balanced_accuracy": (0.02, "absolute"),
     "test_balanced_accuracy_low": (0.02, "absolute"),
     "test_balanced_accuracy_high": (0.02, "absolute"),
