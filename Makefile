@@ -33,7 +33,7 @@ help:
 	@echo 'make results    the article from scratch: data, runs, figures, PDF   (at most 60 min, 2 cores)'
 	@echo 'make test       lint, unit tests, tiny workflow, notebooks, paper    (at most 15 min)'
 	@echo 'make extended   larger grids (config/extended.yaml), into paper/extended    (hours)'
-	@echo 'make smoke      the whole workflow on tiny data                      (at most 7 min)'
+	@echo 'make smoke      the whole workflow on tiny data                      (at most 8 min)'
 	@echo 'make check      compare results/paper with the committed reference   (seconds)'
 	@echo 'make lock       refresh requirements.lock from pyproject.toml        (under 1 min)'
 	@echo 'make clean      delete results/ and caches                           (seconds)'
