@@ -252,7 +252,7 @@ def watch(*sections, **more):
 
 def watch_run(wildcards):
     """Return the settings that a comparison run depends on; its label is not among them."""
-    override = SETTINGS.runs[wildcards.run.rpartition("_seed")[0]]
+    override = SETTINGS.runs[wildcards.run]
     return watch("task", "model", "train", changes=override.model_dump(exclude={"label"}))
 
 
@@ -271,7 +271,7 @@ def watch_set(name):
 
 def joined(wildcards):
     """Return the files of features that a comparison run reads: none if it sees images only."""
-    override = SETTINGS.runs[wildcards.run.rpartition("_seed")[0]]
+    override = SETTINGS.runs[wildcards.run]
     model, _ = SETTINGS.settings(override.model, override.train)
     files = {"features": f"{OUT}/features.csv"} if model.features else {}
     chosen = model.features and model.feature_set == "selected"
@@ -311,7 +311,7 @@ report: "paper/report/workflow.rst"
 
 wildcard_constraints:
     sample="|".join(SAMPLES) or "none",
-    run="|".join(RUNS) or "none",
+    run="|".join(SETTINGS.runs) or "none",
     arm="|".join(SETTINGS.study.arms) or "none",
     recipe="|".join(RECIPES) or "none",
     real="|".join(SKY) or "none",
@@ -600,12 +600,16 @@ rule rank_population:  # all of it is in split train: features one by one, no ch
 # ------------------------------------------------------------------------------ training
 
 
-rule train:
+rule train:  # all seeds of a run: to start takes as long as some epochs
     input:
         PROCESSED,
         unpack(joined),
     output:
-        expand(f"{OUT}/runs/{{{{run}}}}/{{file}}", file=[*RUN, "predictions.csv"]),
+        expand(
+            f"{OUT}/runs/{{{{run}}}}_seed{{k}}/{{file}}",
+            k=range(SETTINGS.run_seeds),
+            file=[*RUN, "predictions.csv"],
+        ),
     log:
         f"{OUT}/logs/train_{{run}}.log",
     conda:
@@ -613,16 +617,16 @@ rule train:
     params:
         config=CONFIG,
         processed=subpath(input[0], parent=True),
-        out=subpath(output[0], parent=True),
-        name=lambda wildcards: wildcards.run.rpartition("_seed")[0],
-        seed=lambda wildcards: wildcards.run.rpartition("_seed")[2],
+        out=subpath(output[0], ancestor=2),
+        seeds=list(range(SETTINGS.run_seeds)),
         joined=lambda wildcards: [
             word for name, file in joined(wildcards).items() for word in option(name, file)
         ],
         watch=watch_run,
     shell:
         "vitdm train {params.processed} {params.joined} --config {params.config}"
-        " --run {params.name} --seed {params.seed} --out {params.out} 2>&1 | tee {log}"
+        " --run {wildcards.run} --seed {params.seeds}"
+        " --out {params.out}/{wildcards.run}_seed{{seed}} 2>&1 | tee {log}"
 
 
 rule efficiency:
@@ -955,23 +959,28 @@ rule train_final:  # seed: as the search chose; start: as it began
         fits=MODEL_FITS,
         best=f"{OUT}/tune/best.json",
     output:
-        expand(f"{OUT}/final/{{{{which}}}}{{{{k}}}}/{{file}}", file=[*RUN, "predictions.csv"]),
+        expand(
+            f"{OUT}/final/{{{{which}}}}{{k}}/{{file}}",
+            k=range(SETTINGS.final.seeds),
+            file=[*RUN, "predictions.csv"],
+        ),
     log:
-        f"{OUT}/logs/final_{{which}}{{k}}.log",
+        f"{OUT}/logs/final_{{which}}.log",
     conda:
         "environment.yml"
     params:
         config=CONFIG,
         processed=subpath(input[0], parent=True),
         search=subpath(input.best, parent=True),
-        out=subpath(output[0], parent=True),
+        out=subpath(output[0], ancestor=2),
+        seeds=list(range(SETTINGS.final.seeds)),
         fits=MODEL_FITS and option("fits", MODEL_FITS[0]),
         start=lambda wildcards: "--start" if wildcards.which == "start" else "",
         watch=watch("task", "model", train=RECIPE, epochs=SETTINGS.final.epochs),
     shell:
         "vitdm train {params.processed} --features {input.features} --selection {input.selection}"
         " {params.fits} --config {params.config} --final {params.search} {params.start}"
-        " --seed {wildcards.k} --out {params.out} 2>&1 | tee {log}"
+        " --seed {params.seeds} --out {params.out}/{wildcards.which}{{seed}} 2>&1 | tee {log}"
 
 
 if GAIN:

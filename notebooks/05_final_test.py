@@ -296,8 +296,8 @@ raw, warmed = (
     for temperatures in (np.ones(len(seeds)), metrics["temperatures"])
 )
 curves = {
-    "as they are": calibration.reliability(truths, raw, len(seeds)),
-    "with temperature": calibration.reliability(truths, warmed, len(seeds)),
+    "raw": calibration.reliability(truths, raw, len(seeds)),
+    "tempered": calibration.reliability(truths, warmed, len(seeds)),
 }
 print(f"temperatures of the models: {np.round(metrics['temperatures'], 3)}")
 print(f"thresholds of the models: {np.round(metrics['thresholds'], 3)}")

@@ -14,6 +14,7 @@ from files import folder as stored_in
 
 from vitdm.__main__ import main
 from vitdm.dataset import Dataset
+from vitdm.recipe import Recipe, Resume
 
 
 def run(*arguments):
@@ -96,6 +97,34 @@ def test_a_named_run_has_its_settings(done):
     scored = pd.read_csv(folder / "predictions.csv")["id"]
     catalog = Dataset.open(done / "dataset").catalog
     assert set(scored) == set(catalog["id"][catalog["split"] == "opt"])
+
+
+def test_several_seeds_of_a_run(done, config_file, tmp_path, monkeypatch):
+    """They are the runs of each, also if a finished folder is lost with a killed process."""
+    command = ("train", done / "blind" / "processed", "--config", config_file, "--run", "plain")
+    command += ("--seed", 0, 1, "--out", tmp_path / "plain_seed{seed}")
+    started, start = [], Recipe.on_train_epoch_start
+
+    def counted(self):
+        started.append(self)
+        if len(started) == 2:  # the only epoch of the second seed
+            raise SystemExit
+        start(self)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(Recipe, "on_train_epoch_start", counted)
+        patch.setattr(Resume, "EVERY", 0.0)
+        run(*command)
+    assert {path.name for path in tmp_path.iterdir()} == {".plain_seed0.checkpoint", "plain_seed0"}
+    shutil.rmtree(tmp_path / "plain_seed0")  # as Snakemake does
+    monkeypatch.setattr(Recipe, "on_train_epoch_start", counted)
+    assert run(*command) == 0
+    assert len(started) == 3  # the first seed was not trained again
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["plain_seed0", "plain_seed1"]
+    for file in ("model.safetensors", "predictions.csv", "config.yaml"):
+        alone = (done / "runs" / "plain_seed1" / file).read_bytes()
+        assert (tmp_path / "plain_seed1" / file).read_bytes() == alone
+    assert yaml.safe_load((tmp_path / "plain_seed0/config.yaml").read_text())["seed"] == 7
 
 
 def test_the_final_run_has_the_best_settings_and_holds_valid_out(done):
@@ -205,6 +234,14 @@ WRONG = {
     "unknown run": (
         "train {done}/processed --config {config} --run plan --out {tmp}/out",
         "--run plan: no such run; expected one of: plain",
+    ),
+    "one folder for two seeds": (
+        "train {done}/processed --config {config} --run plain --seed 0 1 --out {tmp}/out",
+        r"out: found one folder for 2 seeds; expected different seeds, and {seed} in its name",
+    ),
+    "a seed twice": (
+        "train {done}/processed --config {config} --run plain --seed 1 1 --out {tmp}/out",
+        "found one folder for 2 seeds; expected different seeds",
     ),
     "no data set": (
         "preprocess {tmp} --config {config} --out {tmp}/out",

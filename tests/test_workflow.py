@@ -55,7 +55,7 @@ REST = {
     "join_trials": 2,
     "evaluate": 1,
 }
-REST |= {"train_final": SMOKE.final.seeds, "convert_notebook": 5, "paper": 1, "all": 1} | NOTEBOOKS
+REST |= {"train_final": 1, "convert_notebook": 5, "paper": 1, "all": 1} | NOTEBOOKS
 
 
 def test_plan_of_simulated_lenses(folder):
@@ -73,7 +73,7 @@ def test_plan_of_simulated_lenses(folder):
     trainings = sum(len(curve.sizes) * (curve.seeds or default) for curve in curves)
     extra |= {"efficiency": trainings, "merge_efficiency": 1}
     extra |= {"compare": len(SMOKE.compare.rows), "merge_compare": 1}
-    extra |= {"known_model": 1, "audit": 1, "gain": 1, "train_final": 2 * SMOKE.final.seeds}
+    extra |= {"known_model": 1, "audit": 1, "gain": 1, "train_final": 2}
     assert jobs == REST | {"simulate": SMOKE.shards, "merge": 1} | extra
     assert total == sum(jobs.values())
     assert not (folder / "results").exists()  # a dry run leaves nothing

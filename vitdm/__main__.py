@@ -123,11 +123,19 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--population", help="of simulated lenses (YAML): tells PSF and photon noise")
     sub.add_argument("--shard", type=_shard, default=(0, 1), help="k/n: which of how many shards")
 
-    sub = command("train", "Train one model.", out="run folder")
+    sub = command(
+        "train", "Train one model, of one or several seeds.", out="run folder, {seed} for its seed"
+    )
     sub.add_argument("processed", type=Path, help="folder of processed images")
     with_features(sub)
     sub.add_argument("--run", help="name of an entry in the configuration's runs")
-    sub.add_argument("--seed", type=int, default=0, help="added to the configuration's seed")
+    sub.add_argument(
+        "--seed",
+        type=int,
+        nargs="+",
+        default=[0],
+        help="added to the configuration's seed; of several one after another",
+    )
     sub.add_argument(
         "--final",
         type=Path,
@@ -478,9 +486,17 @@ def _tune(arguments: argparse.Namespace, settings: config.Config) -> None:
 
 def _train(arguments: argparse.Namespace, settings: config.Config) -> None:
     from vitdm.selection import joined_features
-    from vitdm.train import Diverged, fit
+    from vitdm.train import Diverged, checkpoint_of, fit
 
-    seed = settings.seed + arguments.seed
+    folders = {
+        seed: arguments.out.with_name(arguments.out.name.replace("{seed}", str(seed)))
+        for seed in arguments.seed
+    }
+    if len(set(folders.values())) < len(arguments.seed):
+        raise InputError(
+            f"--out {arguments.out}: found one folder for {len(arguments.seed)} seeds; expected "
+            "different seeds, and {seed} in its name"
+        )
     if arguments.start and not arguments.final:
         raise InputError("--start: found no --final; expected the folder of a search")
     if arguments.final:
@@ -501,22 +517,28 @@ def _train(arguments: argparse.Namespace, settings: config.Config) -> None:
             override = settings.runs[arguments.run]
         model, train = settings.settings(override.model, override.train)
         splits = {"train_splits": ("train",), "valid_split": "valid", "score_split": "opt"}
-    try:
-        fit(
-            arguments.processed,
-            arguments.features,
-            settings,
-            model,
-            train,
-            seed=seed,
-            out=arguments.out,
-            feature_names=joined_features(model, settings, arguments.selection),
-            fits=arguments.fits,
-            label=arguments.out.name,
-            **splits,
-        )
-    except Diverged as error:
-        raise InputError(f"{arguments.out}: {error}; expected a lower learning rate") from error
+    names = joined_features(model, settings, arguments.selection)
+    for seed, out in folders.items():
+        try:
+            fit(
+                arguments.processed,
+                arguments.features,
+                settings,
+                model,
+                train,
+                seed=settings.seed + seed,
+                out=out,
+                feature_names=names,
+                fits=arguments.fits,
+                label=out.name,
+                keep_checkpoint=True,
+                **splits,
+            )
+        except Diverged as error:
+            raise InputError(f"{out}: {error}; expected a lower learning rate") from error
+    # only now: whoever starts a killed command again may have lost the folders that were ready
+    for out in folders.values():
+        checkpoint_of(out).unlink(missing_ok=True)
 
 
 def main(argv: list[str] | None = None) -> int:

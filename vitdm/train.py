@@ -229,6 +229,7 @@ def fit(
     fits: str | Path | None = None,
     label: str = "train",
     progress: bool = True,
+    keep_checkpoint: bool = False,
 ) -> dict[str, Any]:
     """Train one model, write its run folder (if ``out`` is given) and return its metrics.
 
@@ -239,9 +240,9 @@ def fit(
     of the feature table that join the image if ``model.features`` is on (default: all of them;
     ``selection.joined_features`` gives those that ``model.feature_set`` asks for). ``fits`` is the
     folder of lens fits that ``model.residual`` needs. Killed and called again, it goes on from the
-    checkpoint that it keeps in a hidden file beside ``out`` meanwhile (``learn``). Raises Diverged
-    if the loss or a weight becomes NaN or infinite, and says so in ``<out>.failed.json``, which the
-    next attempt deletes.
+    checkpoint that it keeps in a hidden file beside ``out`` meanwhile (``learn``), or longer if
+    ``keep_checkpoint``. Raises Diverged if the loss or a weight becomes NaN or infinite, and says
+    so in ``<out>.failed.json``, which the next attempt deletes.
     """
     started = time.time()
     if out is not None:
@@ -255,9 +256,8 @@ def fit(
     rows = first_rows(data.rows(*train_splits), n_train, seed)
     checkpoint = failure = None
     if out is not None:
-        place = Path(out).absolute()
-        checkpoint = place.with_name(f".{place.name}.checkpoint")
-        failure = place.with_name(f"{place.name}.failed.json")
+        checkpoint = checkpoint_of(out)
+        failure = Path(f"{out}.failed.json")
         failure.unlink(missing_ok=True)
     try:
         learnt = learn(
@@ -317,8 +317,15 @@ def fit(
             started=started,
             training=timing,
         )
-        checkpoint.unlink(missing_ok=True)
+        if not keep_checkpoint:
+            checkpoint.unlink(missing_ok=True)
     return metrics | timing
+
+
+def checkpoint_of(out: str | Path) -> Path:
+    """Return the hidden file from which the training of a run folder goes on after a kill."""
+    place = Path(out).absolute()
+    return place.with_name(f".{place.name}.checkpoint")
 
 
 def inputs_for(

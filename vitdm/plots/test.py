@@ -70,7 +70,8 @@ def roc_curve(
     right.set(
         xlabel="score", ylabel="fraction with substr.", ylim=(-0.02, 1.02), xlim=(-0.02, 1.02)
     )
-    right.legend(loc="lower right", fontsize=7)
+    above = {"loc": "lower right", "bbox_to_anchor": (1.05, 1), "ncols": 2, "borderpad": 0}
+    right.legend(fontsize=7, handletextpad=0.1, columnspacing=0.6, **above)
     for axes, letter in ((left, "a"), (middle, "b"), (right, "c")):
         axes.set_title(f"({letter})", loc="left")
     return figure
