@@ -10,7 +10,7 @@ from conftest import SETTINGS
 
 from vitdm import config
 from vitdm.config import InputError
-from vitdm.messages import checked
+from vitdm.messages import Section, checked
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOWS = ("config/paper.yaml", "config/smoke.yaml")
@@ -222,7 +222,7 @@ def test_every_wrong_run_and_dimension_gets_its_line():
 
 
 def test_a_key_where_nothing_is_known_is_just_unknown():
-    class Loose(config.Section):
+    class Loose(Section):
         pairs: tuple[config.Final, ...]
 
     with pytest.raises(InputError, match=r"^f: pairs\.0\.sead: unknown key$"):

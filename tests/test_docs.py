@@ -13,6 +13,7 @@ from files import class_folders, fits_bytes, folder, npz, pair, picture, tar
 
 from vitdm import config, layouts, priors, readers, simulate
 from vitdm.__main__ import main, parser
+from vitdm.messages import checked
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/data.md").read_text()
@@ -212,7 +213,7 @@ def test_python(place, monkeypatch, capsys):
 def test_settings_of_a_population():
     content = yaml.safe_load((ROOT / "config/populations/marginal.yaml").read_text())
     (block,) = blocks("yaml")
-    config.checked(config.Population, content | yaml.safe_load(block), "docs/data.md")
+    checked(config.Population, content | yaml.safe_load(block), "docs/data.md")
 
 
 def test_settings_for_small_images():

@@ -10,7 +10,7 @@ import pytest
 from matplotlib import pyplot as plt
 
 from vitdm import config
-from vitdm.messages import InputError
+from vitdm.messages import InputError, checked
 from vitdm.population import EightBit, Light
 from vitdm.priors import Shear
 from vitdm.render import render
@@ -112,7 +112,7 @@ def test_an_angle_turns_an_ellipse_and_a_shear():
     angles = [np.arctan2(*Shear(gamma=0.1).draw(rng)[::-1]) / 2 for _ in range(400)]
     assert np.ptp(np.rad2deg(angles)) > 170
     with pytest.raises(InputError, match="angle: expected none beside e1 and e2"):
-        config.checked(Light, LIGHT | {"e1": 0.1, "e2": 0.0, "angle": 10}, "file")
+        checked(Light, LIGHT | {"e1": 0.1, "e2": 0.0, "angle": 10}, "file")
 
 
 def test_rectified_noise_leaves_a_sky_of_0_8_sigma():

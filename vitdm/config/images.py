@@ -1,0 +1,134 @@
+"""Settings of images: where they come from, how they are processed, what is measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from vitdm.messages import Section
+
+SPLITS = ("train", "valid", "opt", "test")
+
+
+class Populations(Section):
+    """Lens populations shown side by side: gallery, shortcut, ceiling, single features."""
+
+    files: list[str] = Field([], description="config/populations/*.yaml")
+    n_images: int = Field(600, ge=12, description="images simulated of each")
+    n_ceiling: int = Field(300, ge=12, description="images of each for the known-model ceiling")
+    n_invariance: int = Field(
+        200, ge=2, description="images of each, turned, mirrored and moved, to test the processing"
+    )
+
+    @field_validator("files")
+    @classmethod
+    def _once(cls, files: list[str]) -> list[str]:
+        names = [Path(file).stem for file in files]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"{twice[0]} occurs twice; expected each population once")
+        return files
+
+
+class Ingest(Section):
+    """What becomes of images in files; see ``vitdm ingest --help``."""
+
+    resplit: bool = Field(False, description="draw all splits anew, whatever was published")
+    skip_bad: bool = Field(False, description="leave out files that cannot be used, list them")
+    drop_duplicates: bool = Field(False, description="keep one of several images that are equal")
+    pixel_scale: float | None = Field(None, gt=0, description="arcsec; default: FITS headers")
+
+
+class Preprocess(Section):
+    """From an image of any size to the square array that the network sees."""
+
+    derotate: bool = Field(
+        False, description="turn and mirror the lensed light: its longer tails to +x and +y"
+    )
+    crop: Literal["centre", "roi"] = Field(
+        "centre", description="cut around the image centre, or around the region of interest"
+    )
+    resize: bool = Field(
+        False, description="scale the image or region to fill the cut; else its native resolution"
+    )
+    size: int = Field(96, ge=8, description="side of the cut, in pixels of what the network sees")
+    stretch: Literal["arcsinh", "linear"] = Field("arcsinh", description="of (x - sky) / sigma")
+    softening: float = Field(2.0, gt=0, description="arcsinh(x / (softening sigma))")
+    threshold: float = Field(5.0, gt=0, description="region of interest: above this many sigma")
+
+
+class Features(Section):
+    """Which features are measured (``vitdm.definitions``)."""
+
+    groups: list[Literal["proposal", "morphology", "lensfit"]] = Field(
+        ["proposal", "morphology"],
+        description="lensfit: of a fitted smooth lens; for images in files if pixel_scale is known",
+    )
+    levels: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
+        [0.2, 0.4, 0.6, 0.8], description="of bright points, fractions of the peak above the sky"
+    )
+
+    @field_validator("groups")
+    @classmethod
+    def _measured(cls, groups: list[str]) -> list[str]:
+        if "morphology" not in groups or len(set(groups)) < len(groups):
+            raise ValueError(f"found {groups}; expected morphology among them, each group once")
+        return groups
+
+
+class Selection(Section):
+    """How features are judged, and which are kept for the model (``vitdm.selection``)."""
+
+    fdr: float = Field(0.05, gt=0, lt=1, description="false discoveries among those significant")
+    correlation: float = Field(
+        0.9, gt=0, le=1, description="features of a cluster: |rank correlation| at least this"
+    )
+    importance_sd: float = Field(
+        2.0, ge=0, description="permutation importance that counts, in its s.d."
+    )
+    n_bootstrap: int = Field(500, ge=10, description="resamplings of the images")
+    n_subsamples: int = Field(50, ge=2, description="half samples, for the mutual information")
+    n_repeats: int = Field(20, ge=2, description="shufflings for the permutation importance")
+
+
+class LensFit(Section):
+    """The smooth lens that is fitted to each image (``vitdm.lensfit``)."""
+
+    size: int = Field(96, ge=24, multiple_of=2, description="side of the square fitted, px")
+    # Of simulated lenses the population tells PSF, photon noise and whether lenses shine.
+    psf_fwhm: float = Field(0.087, ge=0, description="FWHM of the Gaussian PSF, arcsec")
+    psf_truncation: float = Field(3.0, gt=0, description="PSF kernel cut, in units of its sigma")
+    gain: float | None = Field(
+        None, ge=0, description="photon noise: variance per brightness; null: from the images"
+    )
+    lens_light: bool = Field(False, description="fit the light of the lens galaxy, and its centre")
+    light_profiles: int = Field(1, ge=1, le=2, description="Sérsic profiles of that light")
+    noise_lag: int = Field(
+        1, ge=1, le=8, description="px between pixels that share no noise; 2 for drizzled images"
+    )
+    batch: int = Field(64, ge=1, description="images fitted side by side")
+    seconds: float = Field(120.0, gt=0, description="time limit of a batch")
+
+    @property
+    def n_lights(self) -> int:
+        """The number of profiles of the light of the lens galaxy."""
+        return self.lens_light * self.light_profiles
+
+
+class Cutout(Section):
+    """What is known of a real image of a lens."""
+
+    name: str
+    theta_E: float = Field(gt=0, description="published Einstein radius, arcsec")
+    mask: list[tuple[float, float, Annotated[float, Field(gt=0)]]] = Field(
+        [], description="circles that are not fitted: x, y, radius (px)"
+    )
+
+
+class Cutouts(Section):
+    """Real images that a smooth lens is fitted to, by file name (``config/slacs.yaml``)."""
+
+    pixel_scale: float = Field(gt=0, description="arcsec per pixel")
+    lensfit: LensFit
+    cutouts: dict[str, Cutout]

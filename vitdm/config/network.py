@@ -1,0 +1,116 @@
+"""Settings of one network, of its training, and of a run that is finished."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from vitdm.config.images import Features, LensFit, Preprocess
+from vitdm.messages import Section
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
+
+
+class Model(Section):
+    """A Vision Transformer for small data sets; each idea is a switch (``vitdm.model``)."""
+
+    architecture: Literal["vit", "vit_pytorch", "resnet"] = Field(
+        "vit", description="the others are there for comparison (vitdm.peers)"
+    )
+    patch_size: int = Field(12, ge=1, description="side of a patch, pixels; divides the image")
+    stem: int = Field(
+        0, ge=0, description="convolutions of stride 2 before the patches; 2^stem divides them"
+    )
+    embed_dim: int = Field(96, ge=1, description="width of a token; a multiple of num_heads")
+    depth: int = Field(4, ge=1, description="transformer blocks")
+    num_heads: int = Field(4, ge=1, description="attention heads")
+    mlp_ratio: float = Field(2.0, gt=0, description="hidden width of a block's MLP / embed_dim")
+    dropout: float = Field(0.0, ge=0, lt=1)
+    spt: bool = Field(True, description="Shifted Patch Tokenization")
+    lsa: bool = Field(True, description="Locality Self-Attention")
+    norm: Literal["pre", "post"] = Field(
+        "pre", description="LayerNorm before each part of a block, or after its shortcut"
+    )
+    pool: Literal["cls", "mean"] = Field("cls", description="what the head reads")
+    features: bool = Field(False, description="join the physics features to the image")
+    feature_dropout: float = Field(0.3, ge=0, lt=1, description="of the features' hidden layer")
+    join: Literal["head", "token"] = Field(
+        "head", description="where features join: beside the pooled token, or as a further token"
+    )
+    residual: bool = Field(False, description="what a fitted smooth lens leaves, two more channels")
+    feature_set: Literal["selected", "proposal", "morphology", "lensfit", "all"] = Field(
+        "selected", description="which: those kept by vitdm select, one group, or all"
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Model:
+        if self.embed_dim % self.num_heads:
+            raise ValueError(
+                f"embed_dim = {self.embed_dim} is not a multiple of num_heads = {self.num_heads}"
+            )
+        if self.patch_size % 2**self.stem:
+            raise ValueError(
+                f"patch_size = {self.patch_size} is not a multiple of 2^stem = {2**self.stem}"
+            )
+        if self.architecture == "resnet" and (self.features or not self.stem):
+            found = f"found features {'on' if self.features else 'off'}, stem {self.stem}"
+            raise ValueError(
+                f"architecture = 'resnet': {found}; expected features off and a stem of 1 or more"
+            )
+        return self
+
+
+class Train(Section):
+    """One training run (``vitdm.train``)."""
+
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.05, ge=0, description="on matrices only")
+    batch_size: int = Field(64, ge=1)
+    epochs: int = Field(12, ge=1)
+    warmup: float = Field(0.2, ge=0, lt=1, description="fraction of the steps with rising rate")
+    label_smoothing: float = Field(0.05, ge=0, lt=1)
+    clip: float = Field(1.0, gt=0, description="norm at which the gradient is clipped")
+    softmax_twice: bool = Field(
+        False,
+        description="a fault, to see what it does: the loss gets probabilities, not logits",
+    )
+    flips: bool = Field(True, description="random mirror images while training")
+    patience: int = Field(6, ge=1, description="epochs without a better validation ROC-AUC")
+    accelerator: Literal["cpu", "auto"] = Field(
+        "cpu", description="cpu: runs side by side on the processor; auto: a GPU if there is one"
+    )
+
+
+class Override(Section):
+    """What one named run changes of the ``model`` and ``train`` sections."""
+
+    label: str
+    model: dict[str, Any] = {}
+    train: dict[str, Any] = {}
+
+
+class RunSettings(Section):
+    """What a finished run must know to be used again: ``config.yaml`` in its folder."""
+
+    classes: list[str] = Field(min_length=2)
+    image_size: int | list[int] = Field(description="side, or height and width, pixels")
+    feature_names: list[str]
+    model: Model
+    train: Train
+    preprocess: Preprocess
+    features: Features
+    lensfit: LensFit = LensFit()
+    pixel_scale: float | None = None
+    task: Literal["multiclass", "binary"]
+    train_splits: list[str]
+    n_train: int
+    seed: int
+
+    @field_validator("image_size", mode="plain")
+    @classmethod
+    def _side_or_sides(cls, size: Any) -> int | list[int]:
+        sides = size if isinstance(size, (list, tuple)) else (size, size)
+        if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+            raise ValueError("expected the side, or height and width, in pixels")
+        return list(sides) if sides[0] != sides[1] else sides[0]

@@ -1,0 +1,187 @@
+"""Settings of what is compared: searches, amounts of data, models, faults, real images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator
+
+from vitdm.config.network import Name, Override
+from vitdm.messages import Section
+
+
+class Arm(Section):
+    """A kind of search that is compared with others."""
+
+    label: str
+    tune: dict[str, Any] = Field({}, description="what it changes of ``study.tune``")
+    random: bool = Field(False, description="random points instead of the Gaussian process's")
+
+
+class Study(Section):
+    """Kinds of search on equal terms: is the Gaussian process worth it? (``vitdm.tuning``)"""
+
+    tune: dict[str, Any] = Field({}, description="what all of them change of ``tune``")
+    seeds: int = Field(5, ge=1, description="searches of each kind")
+    arms: dict[Name, Arm] = {}
+
+
+class Rates(Section):
+    """Learning rate against recipe: where training stops to work, and what moves that limit."""
+
+    values: list[Annotated[float, Field(gt=0)]] = Field([1e-4, 1e-3, 1e-2], min_length=1)
+    seeds: int = Field(2, ge=1, description="trainings at each rate")
+    n_train: int | None = Field(None, ge=1, description="training images; null: all")
+    epochs: int = Field(6, ge=1)
+    model: dict[str, Any] = Field({}, description="what all recipes change of ``model``")
+    recipes: dict[Name, Override] = {}
+
+
+class Curve(Section):
+    """The curve of one population."""
+
+    population: str
+    sizes: list[Annotated[int, Field(ge=3)]] = Field(
+        min_length=1, description="numbers of training images"
+    )
+    also: list[str] = Field([], description="populations on which its models are scored, too")
+    runs: list[str] | None = Field(
+        None, description="networks on images alone: nothing is fitted; null: efficiency.runs"
+    )
+    seeds: int | None = Field(None, ge=1, description="null: efficiency.seeds")
+
+    @property
+    def name(self) -> str:
+        """The name of its folder."""
+        return Path(self.population).stem + ("_images" if self.runs is not None else "")
+
+
+class Efficiency(Section):
+    """ROC-AUC against the number of training images (``vitdm.efficiency``)."""
+
+    curves: list[Curve] = Field([], description="none: no images are simulated for it")
+    runs: list[str] = Field([], description="networks: names of runs")
+    n_scored: int = Field(3000, ge=3, description="images that score")
+    seeds: int = Field(3, ge=1, description="trainings of each, on other images each")
+    min_steps: int = Field(300, ge=1, description="of the optimiser, however few the images")
+
+
+class Row(Override):
+    """A model of the comparison: what it changes of ``model``, ``train`` and ``preprocess``."""
+
+    preprocess: dict[str, Any] = {}
+    boosting: bool = Field(False, description="no network: gradient boosting on all features")
+    against: str | None = Field(None, description="the row that it is compared with, pair by pair")
+
+
+class Comparison(Section):
+    """Models on equal terms: images, tuning, time of the processor (``vitdm.compare``)."""
+
+    population: str | None = Field(None, description="one with a curve in efficiency; null: none")
+    n_train: int = Field(8000, ge=3)
+    n_valid: int = Field(1000, ge=3, description="images that choose learning rate and epoch")
+    rates: list[Annotated[float, Field(gt=0)]] = Field([1e-3, 3e-3, 1e-2], min_length=1)
+    boosting_rates: list[Annotated[float, Field(gt=0)]] = Field([0.02, 0.05, 0.1], min_length=1)
+    trial: float = Field(0.5, gt=0, le=1, description="share of the epochs when rates are tried")
+    seeds: int = Field(3, ge=1)
+    rows: dict[Name, Row] = {}
+
+
+class Faults(Section):
+    """What went wrong in the precursor (``vitdm.precursor``, ``vitdm.audit``); on: as it was."""
+
+    hard_labels: bool = Field(True, description="'AUC' of decisions: the balanced accuracy")
+    rewrapped: bool = Field(True, description="64 x 88 px re-wrapped to 88 x 64, not transposed")
+    upright_cut: bool = Field(True, description="the crop is cut upright, turned and clipped")
+    first_contour: bool = Field(True, description="of several contours the first, not the largest")
+    low_level_twice: bool = Field(True, description="objects at the very low level: of the low one")
+    holes_counted: bool = Field(True, description="holes count as objects: a ring is two")
+    placeholders: bool = Field(
+        True, description="-1 for no distance, (0, 0) for the centre of a contour without area"
+    )
+    softmax_in_loss: bool = Field(True, description="probabilities where logits belong")
+    validation_on_training: bool = Field(
+        True, description="validation on the training images, 'AUC' averaged over batches"
+    )
+    never_stops: bool = Field(True, description="early stopping that cannot happen")
+    unshuffled: bool = Field(True, description="the same batches in the same order, each epoch")
+    norm_after_projection: bool = Field(True, description="LayerNorm of tokens, not of patches")
+    post_norm: bool = Field(
+        True, description="LayerNorm after the shortcut of each part of a block"
+    )
+    one_temperature: bool = Field(
+        True, description="one temperature for all heads, which divides what queries are made of"
+    )
+    flattened: bool = Field(True, description="the head reads all tokens, not the class token")
+
+    def mended(self, names: Iterable[str]) -> Faults:
+        """Return the same without some of them."""
+        return self.model_copy(update=dict.fromkeys(names, False))
+
+
+class Audit(Section):
+    """The precursor's recipe, its faults mended one by one; then ours (``vitdm.audit``)."""
+
+    population: str | None = Field(None, description="of a sample of its own; null: no audit")
+    n_train: int = Field(4500, ge=3)
+    n_valid: int = Field(500, ge=3, description="that may stop a training, or choose its epoch")
+    n_scored: int = Field(3000, ge=3)
+    epochs: int = Field(20, ge=1, description="of the precursor's recipe")
+    learning_rate: float = Field(5e-5, gt=0, description="of the precursor's recipe")
+    seeds: int = Field(2, ge=1)
+    steps: dict[str, list[str]] = Field(
+        {},
+        description="label: faults (config.Faults) mended together; alone, and after those above",
+    )
+    ours: list[Override] = Field([], description="rows of our own recipe on the same images")
+
+    @field_validator("steps")
+    @classmethod
+    def _known(cls, steps: dict[str, list[str]]) -> dict[str, list[str]]:
+        known, named = (
+            list(Faults.model_fields),
+            [name for names in steps.values() for name in names],
+        )
+        for name in named:
+            if name not in known:
+                raise ValueError(f"found {name!r}; expected some of {', '.join(known)}")
+            if named.count(name) > 1:
+                raise ValueError(f"found {name!r} twice; expected each fault once")
+        return steps
+
+
+class RealSet(Override):
+    """Real images, and what a model for them is trained on and with."""
+
+    images: str = Field(description="folder; of images without it nothing is done")
+    cutouts: str | None = Field(
+        None, description="what is known of lenses without labels (YAML); null: class folders"
+    )
+    population: str = Field(description="simulated lenses to train on")
+    n_train: int = Field(ge=3)
+    n_scored: int = Field(ge=12, description="others, held out")
+    groups: list[str] = Field(description="of features; lensfit for cutouts only")
+    preprocess: dict[str, Any] = {}
+
+
+class RealSky(Section):
+    """Models of simulated lenses on real ones, and how unlike these are (``vitdm.real_sky``)."""
+
+    seeds: int = Field(5, ge=1, description="trainings of each model, on other images each")
+    permutations: int = Field(9999, ge=19, description="of the two-sample test")
+    sets: dict[Name, RealSet] = {}
+
+    @property
+    def present(self) -> dict[str, RealSet]:
+        """The sets whose images are there."""
+        return {name: chosen for name, chosen in self.sets.items() if Path(chosen.images).is_dir()}
+
+
+class Final(Section):
+    """The final test: the best settings, trained on ``train`` and ``opt``, ``valid`` held out."""
+
+    seeds: int = Field(5, ge=1, description="models that differ in their random seed only")
+    epochs: int = Field(16, ge=1)
+    bootstrap: int = Field(2000, ge=10, description="resamplings of the test images")
