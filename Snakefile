@@ -234,8 +234,15 @@ def numbers_of(sample):
         chosen = SKY[sample.removeprefix("sky/")]
         return f"--n {chosen.n_train} --n-opt {chosen.n_scored} --seed {SETTINGS.seed + 1}"
     chosen = CURVES[sample.removeprefix("efficiency/")]
-    alike = [curve for curve in CURVES.values() if (curve.runs is None) == (chosen.runs is None)]
-    sizes = [size for curve in alike for size in curve.sizes]
+    # samples that share models have as many lenses: then the k-th of each is the same draw
+    shared = [
+        curve
+        for curve in CURVES.values()
+        if curve is chosen
+        or (curve.runs is None and curve.population in chosen.also)
+        or (chosen.runs is None and chosen.population in curve.also)
+    ]
+    sizes = [size for curve in shared for size in curve.sizes]
     return f"--n {max(sizes)} --n-opt {SETTINGS.efficiency.n_scored} --seed {SETTINGS.seed + 1}"
 
 
