@@ -517,7 +517,9 @@ if settings.efficiency.curves:
         "fit_fourth_power": "untrained: 4th power of the residual",
         "fit_theta_E": r"untrained: fitted $\theta_\mathrm{E}$",
     }
-    shown = curves[curves["population"] != "model_i_sizes"]
+    trained = curves[curves["n_train"] > 0].groupby("population")["n_train"].nunique()
+    several = trained.index[trained > min(1, trained.max() - 1)]  # one number is no curve
+    shown = curves[curves["population"].isin(several)]
     published = pd.read_csv("paper/published.csv")
     out.figure(plots.data_efficiency(shown, labels, other, published), "data_efficiency")
 
