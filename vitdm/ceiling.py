@@ -315,8 +315,11 @@ def ceiling(
     """
     lenses = list(zip(catalog["id"].map(index_of), catalog["class"], catalog["seed"], strict=True))
     call = joblib.delayed(of)
+    # Snakemake lets each process of a rule have as many threads as the rule
+    with joblib.parallel_config("loky", n_jobs=jobs, inner_max_num_threads=1):
+        rows = joblib.Parallel(return_as="generator")(call(*lens, population) for lens in lenses)
     bar = tqdm(
-        joblib.Parallel(jobs, return_as="generator")(call(*lens, population) for lens in lenses),
+        rows,
         desc=f"ceiling {population.name}",
         total=len(catalog),
         disable=not progress,
