@@ -349,6 +349,10 @@ def test_a_huge_learning_rate_diverges(blobs, settings, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["run.failed.json"]
     told = json.loads((tmp_path / "run.failed.json").read_text())
     assert "at learning rate" in told["error"] and told["seed"] == 0
+    (tmp_path / "run.failed.json").unlink()
+    with pytest.raises(Diverged):  # the same place, with a slash at its end
+        train(blobs, settings, learning_rate=1e9, epochs=20, batch_size=64, out=f"{tmp_path}/run/")
+    assert [path.name for path in tmp_path.iterdir()] == ["run.failed.json"]
     train(blobs, settings, out=tmp_path / "run")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 

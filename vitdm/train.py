@@ -257,7 +257,7 @@ def fit(
     checkpoint = failure = None
     if out is not None:
         checkpoint = checkpoint_of(out)
-        failure = Path(f"{out}.failed.json")
+        failure = Path(f"{Path(out)}.failed.json")  # without a slash at the end
         failure.unlink(missing_ok=True)
     try:
         learnt = learn(
