@@ -385,11 +385,12 @@ else:
 # %%
 rings = {}
 for kind in classes:
-    of_kind = development[(catalog["class"] == kind).to_numpy()[development]]
-    for row in of_kind[:50]:
+    of_kind = development[(catalog["class"] == kind).to_numpy()[development]][:50]
+    arcs = measured["arc_angle"].iloc[of_kind].fillna(0).to_numpy()
+    # the first long arc; where there is none, the longest
+    for row in of_kind[np.argsort(-np.minimum(arcs, 120), kind="stable")]:
         light = preprocess.detect(np.array(raw.images[row]), settings)
-        circle = features.fit_circle(light, preprocess.roi_of(light))
-        if circle and measured["arc_angle"].iloc[row] > 120:
+        if circle := features.fit_circle(light, preprocess.roi_of(light)):
             ring = features.unroll(light, circle)
             rings[plots.NAMES[kind]] = (light.residual / light.noise, circle, ring)
             break

@@ -118,5 +118,5 @@ def start(results: str, figures: str, tables: str, *, name: str) -> Notebook:
         print(f"No results yet: building them from {SMOKE}, a minute or two …")
         command = [sys.executable, "-m", "snakemake", "--cores", "2", "--configfile", SMOKE]
         here = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        subprocess.run([*command, *missing], check=True, env=os.environ | {"PATH": here})
+        subprocess.run([*command, "--", *missing], check=True, env=os.environ | {"PATH": here})
     return Notebook(name, folder, Path(figures), Path(tables), settings)

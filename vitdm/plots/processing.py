@@ -156,6 +156,11 @@ def unrolled_rings(rings: Mapping[str, tuple[np.ndarray, Any, Any]], first: int)
     (d) the power by azimuthal order: the dashed line is noise alone, the grey part is what a
     smooth lens may have.
     """
+    if not rings:  # light that lies on no circle: other people's images may have nothing else
+        figure, axes = plt.subplots(figsize=(WIDTH, 0.6), layout="constrained")
+        axes.text(0.5, 0.5, "no image whose light lies on a circle", ha="center", va="center")
+        axes.axis("off")
+        return figure
     shape = (len(rings), 4)
     figure, grid = plt.subplots(
         *shape, figsize=(WIDTH, 1.55 * len(rings) + 0.3), squeeze=False, layout="constrained",
