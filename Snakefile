@@ -10,6 +10,7 @@ from os.path import exists
 from pathlib import Path
 
 from vitdm import config as schema
+from vitdm.errors import InputError
 
 if not workflow.configfiles:
 
@@ -19,7 +20,7 @@ if not workflow.configfiles:
 try:
     SETTINGS = schema.build(config, ", ".join(map(str, workflow.configfiles)))
     schema.check_data(SETTINGS)
-except schema.InputError as error:
+except InputError as error:
     raise WorkflowError(str(error)) from None
 
 OUT = SETTINGS.results

@@ -14,8 +14,9 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from vitdm import config, provenance, simulate
-from vitdm.plots import lenses, save, style
+from studies.plots import lenses, save, style
+from vitdm import config, provenance
+from vitdm.simulation import simulate
 
 ROOT = Path(__file__).parents[1]
 POPULATION = ROOT / "config/populations/lenses.yaml"

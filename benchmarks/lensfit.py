@@ -38,9 +38,12 @@ import torch
 from matplotlib.ticker import LogLocator
 from sklearn.metrics import roc_auc_score
 
-from vitdm import ceiling, config, lensfit, plots, residuals, simulate
+from studies import ceiling, plots
+from vitdm import config
 from vitdm.config import LensFit
-from vitdm.smooth_lens import Camera, SmoothLens
+from vitdm.lens import lensfit, residuals
+from vitdm.lens.smooth_lens import Camera, SmoothLens
+from vitdm.simulation import simulate
 
 ROOT = Path(__file__).resolve().parents[1]
 GAIN = {"marginal": 1.0, "model_i": 2.0}
@@ -79,7 +82,8 @@ def milliseconds(function: Callable, repeats: int = REPEATS) -> float:
 
 
 def caustics_image(values: torch.Tensor) -> torch.Tensor:
-    """Return the image (96, 96) of ``vitdm.ceiling.PARAMETERS`` and a sky by functions of caustics.
+    """Return the image (96, 96) of ``studies.ceiling.PARAMETERS`` and a sky by functions of
+    caustics.
 
     Without batch dimension, for ``torch.vmap``.
     """

@@ -39,10 +39,10 @@ from matplotlib.ticker import LogLocator
 from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 
-from vitdm import plots
+from studies import plots
 from vitdm.config import Model
-from vitdm.model import ViT
-from vitdm.train import Batches
+from vitdm.model.train import Batches
+from vitdm.model.vit import ViT
 
 ROOT = Path(__file__).resolve().parents[1]
 SIDE, CLASSES, BATCH = 96, 3, 64

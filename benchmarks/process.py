@@ -25,7 +25,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from vitdm import config, features, precursor, preprocess, simulate
+from studies import precursor
+from vitdm import config
+from vitdm.features import measure as features
+from vitdm.preprocess import process as preprocess
+from vitdm.simulation import simulate
 
 ROOT = Path(__file__).resolve().parents[1]
 POPULATIONS = ("marginal", "model_i", "lenses")

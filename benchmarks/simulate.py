@@ -28,7 +28,8 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from vitdm import config, render, simulate
+from vitdm import config
+from vitdm.simulation import render, simulate
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))

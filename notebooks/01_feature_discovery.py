@@ -34,7 +34,7 @@ figures = "results/smoke/figures"
 tables = "results/smoke/tables"
 
 # %%
-from vitdm import notebook
+from studies import notebook
 
 out = notebook.start(results, figures, tables, name="01_feature_discovery")
 
@@ -46,21 +46,15 @@ import numpy as np
 import pandas as pd
 from IPython.display import display
 
-from vitdm import (
-    config,
-    dataset,
-    definitions,
-    evaluate,
-    features,
-    lensfit,
-    morphology,
-    plots,
-    preprocess,
-    readers,
-    real_lenses,
-    residuals,
-)
-from vitdm.population import table as describe
+from studies import plots, real_lenses
+from vitdm import config
+from vitdm.data import dataset, readers
+from vitdm.evaluation import evaluate
+from vitdm.features import definitions, morphology
+from vitdm.features import measure as features
+from vitdm.lens import lensfit, residuals
+from vitdm.preprocess import process as preprocess
+from vitdm.simulation.population import table as describe
 
 raw = dataset.Dataset.open(out.results / "dataset")
 processed = dataset.Dataset.open(out.results / "processed")
@@ -267,7 +261,7 @@ print(f"a region is found in {100 * roi_found:.2f} % of the development images")
 #
 # - **turned**: ours, turned, mirrored and cut around the light,
 # - **as it is**: ours, cut around the image's centre, the default of this article,
-# - **the precursor's** (`vitdm.precursor`): a fixed threshold, the first contour found, a
+# - **the precursor's** (`studies.precursor`): a fixed threshold, the first contour found, a
 #   minimum-area rectangle with its sides sorted, resized to 88 × 64. Its thresholds are made for
 #   images between 0 and 1, so that each image is scaled to that range first.
 #
@@ -451,11 +445,11 @@ if real:
 # ## 1.8 What a smooth lens leaves
 #
 # The features above measure the image. To see what a clump *changed*, one has to know what the
-# image would be without it. So a smooth lens is fitted to each image (`vitdm.lensfit`): a singular
-# isothermal ellipsoid with external shear, $\theta_{\mathrm E}, e_1, e_2, \gamma_1, \gamma_2$, in
-# front of an elliptical Sérsic source, blurred by the PSF, with a constant sky; twelve parameters
-# and the sky, all free, and if the lens galaxy shines, its light. The fit minimises
-# $$\chi^2 = \sum_k r_k^2, \qquad r_k = \frac{y_k - m_k}{\sqrt{\sigma^2 + g\,m_k}},$$
+# image would be without it. So a smooth lens is fitted to each image (`vitdm.lens.lensfit`): a
+# singular isothermal ellipsoid with external shear, $\theta_{\mathrm E}, e_1, e_2, \gamma_1,
+# \gamma_2$, in front of an elliptical Sérsic source, blurred by the PSF, with a constant sky;
+# twelve parameters and the sky, all free, and if the lens galaxy shines, its light. The fit
+# minimises $$\chi^2 = \sum_k r_k^2, \qquad r_k = \frac{y_k - m_k}{\sqrt{\sigma^2 + g\,m_k}},$$
 # with the noise of the sky $\sigma$ and of the photons ($g$ is their variance per brightness), by
 # Levenberg–Marquardt steps. A fit that does not converge is flagged, and nothing of it is used.
 #

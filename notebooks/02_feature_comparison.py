@@ -34,7 +34,7 @@ figures = "results/smoke/figures"
 tables = "results/smoke/tables"
 
 # %%
-from vitdm import notebook
+from studies import notebook
 
 out = notebook.start(results, figures, tables, name="02_feature_comparison")
 
@@ -44,7 +44,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from vitdm import dataset, evaluate, plots
+from studies import plots
+from vitdm.data import dataset
+from vitdm.evaluation import evaluate
 
 folder, settings = out.results / "selection", out.config.selection
 ranking = pd.read_csv(folder / "ranking.csv")

@@ -32,7 +32,7 @@ figures = "results/smoke/figures"
 tables = "results/smoke/tables"
 
 # %%
-from vitdm import notebook
+from studies import notebook
 
 out = notebook.start(results, figures, tables, name="03_model")
 
@@ -46,7 +46,14 @@ import torch
 from IPython.display import display
 from scipy import special
 
-from vitdm import config, dataset, evaluate, lensfit, model, plots, preprocess, selection, train
+from studies import plots
+from vitdm import config
+from vitdm.data import dataset
+from vitdm.evaluation import evaluate, selection
+from vitdm.lens import lensfit
+from vitdm.model import train
+from vitdm.model import vit as model
+from vitdm.preprocess import process as preprocess
 
 settings = out.config
 data = dataset.Dataset.open(out.results / "processed")

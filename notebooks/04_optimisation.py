@@ -33,7 +33,7 @@ figures = "results/smoke/figures"
 tables = "results/smoke/tables"
 
 # %%
-from vitdm import notebook
+from studies import notebook
 
 out = notebook.start(results, figures, tables, name="04_optimisation")
 
@@ -44,7 +44,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from vitdm import plots
+from studies import plots
 from vitdm.tuning import result
 from vitdm.tuning.trials import replay
 

@@ -25,11 +25,12 @@
 #    balanced accuracy, and its **temperature** (section 5.2);
 # 4. each of them looked at each test image once, and the probabilities were written down.
 #
-# A single function of the library, `vitdm.evaluate.evaluate`, applies models to the test split. No
-# step of the workflow depends on its outcome: a test that is used for a decision, however small, is
-# no longer a test, because one keeps the choice that happens to suit *these* images. For the same
-# reason the threshold comes from valid. (The features were chosen with the help of valid as well,
-# which makes scores there a little too good; the threshold hardly notices, and the test does not.)
+# A single function of the library, `vitdm.evaluation.evaluate.evaluate`, applies models to the test
+# split. No step of the workflow depends on its outcome: a test that is used for a decision, however
+# small, is no longer a test, because one keeps the choice that happens to suit *these* images. For
+# the same reason the threshold comes from valid. (The features were chosen with the help of valid
+# as well, which makes scores there a little too good; the threshold hardly notices, and the test
+# does not.)
 #
 # The notebook trains nothing; it reads tables, explains and draws.
 
@@ -39,7 +40,7 @@ figures = "results/smoke/figures"
 tables = "results/smoke/tables"
 
 # %%
-from vitdm import notebook
+from studies import notebook
 
 out = notebook.start(results, figures, tables, name="05_final_test")
 
@@ -51,19 +52,12 @@ import numpy as np
 import pandas as pd
 from IPython.display import display
 
-from vitdm import (
-    calibration,
-    dataset,
-    evaluate,
-    mistakes,
-    neighbours,
-    plots,
-    real_sky,
-    render,
-    sensitivity,
-    train,
-)
+from studies import mistakes, plots, real_sky, sensitivity
 from vitdm.config import load_population
+from vitdm.data import dataset
+from vitdm.evaluation import calibration, evaluate, neighbours
+from vitdm.model import train
+from vitdm.simulation import render
 
 folder = out.results / "evaluation"
 metrics = json.loads((folder / "metrics.json").read_text())
@@ -602,7 +596,7 @@ if not before:
 # ## 5.6 The audit
 #
 # Section 5.1 showed what one of the precursor's faults did to its headline. What did the others do
-# to the model? `vitdm.audit` re-implements its recipe, the network of 307 827 parameters and its
+# to the model? `studies.audit` re-implements its recipe, the network of 307 827 parameters and its
 # training, in our own words, with each fault a switch, and trains it again and again on the same
 # simulated lenses: as it was; with each fault mended alone; with one after the other mended; and
 # our recipe beside them. The images are those of the population `lenses`, which imitates the
@@ -647,8 +641,8 @@ if found:
 # ## 5.7 Real images
 #
 # All lenses so far were simulated by us. What does a model of simulated lenses say of others? Two
-# sets of real images are asked, each of models of its own (`vitdm.real_sky`; a network and gradient
-# boosting, several trainings of each; nothing learned from a real image):
+# sets of real images are asked, each of models of its own (`studies.real_sky`; a network and
+# gradient boosting, several trainings of each; nothing learned from a real image):
 #
 # * **the binary set** of DeepLense, fourteen of its images, seven of either class: simulated too,
 #   but by others, with other code. The models learn from our population `lenses`. Pixel scale, PSF,

@@ -29,11 +29,11 @@ import typst
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
+from studies.plots import setting_name  # noqa: E402
 from vitdm import config as configuration  # noqa: E402
 from vitdm import provenance  # noqa: E402
 from vitdm.config import InputError  # noqa: E402
-from vitdm.dataset import CLASSES  # noqa: E402
-from vitdm.plots import setting_name  # noqa: E402
+from vitdm.data.dataset import CLASSES  # noqa: E402
 
 PROVENANCE = ("figure", "rule", "notebook", "config")
 COMPUTE = ("rule", "results", "minutes", "memory")

@@ -57,7 +57,7 @@ def config_file(tmp_path_factory):
 @pytest.fixture(scope="session")
 def lenses(tmp_path_factory, population, settings):
     """A data set of 48 simulated lenses of 48 pixels."""
-    from vitdm.simulate import simulate
+    from vitdm.simulation.simulate import simulate
 
     out = tmp_path_factory.mktemp("lenses") / "dataset"
     simulate(population, settings.n_images, settings.seed, out, progress=False)
@@ -66,7 +66,7 @@ def lenses(tmp_path_factory, population, settings):
 
 @pytest.fixture(scope="session")
 def processed(lenses, settings):
-    from vitdm.preprocess import process_dataset
+    from vitdm.preprocess.process import process_dataset
 
     process_dataset(lenses, lenses.parent / "processed", settings.preprocess, progress=False)
     return lenses.parent / "processed"
@@ -74,7 +74,7 @@ def processed(lenses, settings):
 
 @pytest.fixture(scope="session")
 def features_csv(lenses, settings):
-    from vitdm.features import measure_dataset
+    from vitdm.features.measure import measure_dataset
 
     out = lenses.parent / "features.csv"
     measure_dataset(lenses, out, settings.preprocess, settings.features, progress=False)
@@ -84,7 +84,7 @@ def features_csv(lenses, settings):
 @pytest.fixture(scope="session")
 def run_folder(processed, features_csv, settings):
     """A run of one epoch with features, trained on ``train`` and scored on ``opt``."""
-    from vitdm.train import fit
+    from vitdm.model.train import fit
 
     out = processed.parent / "runs" / "joint_seed0"
     fit(

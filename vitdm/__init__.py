@@ -6,7 +6,7 @@ from typing import Any
 __version__ = "0.1.0"
 __all__ = ["ViTClassifier", "load_pretrained", "tune"]
 _MODULES = {"ViTClassifier": "vitdm.classifier", "load_pretrained": "vitdm.pretrained"}
-_MODULES |= {"tune": "vitdm.tuning.images"}
+_MODULES |= {"tune": "vitdm.classifier_search"}
 
 
 def __getattr__(name: str) -> Any:

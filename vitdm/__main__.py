@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from vitdm import __version__, config
-from vitdm.config import InputError
-from vitdm.messages import checked
+from vitdm.config.sections import checked
+from vitdm.errors import InputError
 from vitdm.provenance import atomic
 
 
@@ -255,7 +255,7 @@ def _run(arguments: argparse.Namespace) -> int:
         case "simulate":
             _simulate(arguments, settings)
         case "ingest":
-            from vitdm.ingest import ingest
+            from vitdm.data.ingest import ingest
 
             chosen, scale = settings.ingest, arguments.pixel_scale
             summary = ingest(
@@ -270,11 +270,11 @@ def _run(arguments: argparse.Namespace) -> int:
             )
             print(summary, file=sys.stderr)
         case "merge" if all((folder / "fits.csv").is_file() for folder in arguments.shards):
-            from vitdm.residuals import merge
+            from vitdm.lens.residuals import merge
 
             merge(arguments.shards, arguments.out)
         case "merge":
-            from vitdm.dataset import merge
+            from vitdm.data.dataset import merge
 
             merge(
                 arguments.shards,
@@ -282,7 +282,7 @@ def _run(arguments: argparse.Namespace) -> int:
                 inputs=[folder / "images.npy" for folder in arguments.shards],
             )
         case "ceiling":
-            from vitdm import ceiling
+            from studies import ceiling
 
             population, seed = config.load_population(arguments.population), arguments.seed
             if arguments.of:
@@ -294,7 +294,7 @@ def _run(arguments: argparse.Namespace) -> int:
                 summary = ceiling.write(population, arguments.n, seed, arguments.out)
                 print(ceiling.in_words(summary), file=sys.stderr)
         case "preprocess":
-            from vitdm.preprocess import process_dataset
+            from vitdm.preprocess.process import process_dataset
 
             cut = settings.preprocess
             if arguments.tuned:
@@ -303,7 +303,7 @@ def _run(arguments: argparse.Namespace) -> int:
                 _, _, cut = _trial(settings, load_best(arguments.tuned)["params"], arguments.tuned)
             process_dataset(arguments.dataset, arguments.out, cut)
         case "features":
-            from vitdm.features import measure_dataset
+            from vitdm.features.measure import measure_dataset
 
             measure_dataset(
                 arguments.dataset,
@@ -313,19 +313,19 @@ def _run(arguments: argparse.Namespace) -> int:
                 arguments.fits,
             )
         case "invariance":
-            from vitdm import invariance
+            from studies import invariance
 
             summary = invariance.write(arguments.dataset, settings, arguments.n, arguments.out)
             print(invariance.in_words(summary), file=sys.stderr)
         case "select":
-            from vitdm.selection import select
+            from vitdm.evaluation.selection import select
 
             only = arguments.ranking_only
             select(arguments.processed, arguments.features, settings, arguments.out, only)
 
         case "lensfit":
-            from vitdm.lensfit import settings_for
-            from vitdm.residuals import fit_dataset
+            from vitdm.lens.lensfit import settings_for
+            from vitdm.lens.residuals import fit_dataset
 
             chosen = settings.lensfit
             if arguments.population:
@@ -336,11 +336,11 @@ def _run(arguments: argparse.Namespace) -> int:
         case "tune":
             _tune(arguments, settings)
         case "join-trials":
-            from vitdm.tuning import rates
+            from studies import rates
 
             rates.join(arguments.folders, settings, arguments.out)
         case "gain":
-            from vitdm.tuning import gain
+            from studies import gain
 
             found = gain.measure(
                 arguments.processed,
@@ -356,38 +356,38 @@ def _run(arguments: argparse.Namespace) -> int:
             text = "gain in ROC-AUC {gain:+.4f} ({low:+.4f} to {high:+.4f})"
             print(text.format(**found), file=sys.stderr)
         case "efficiency" if arguments.merge:
-            from vitdm import efficiency
+            from studies import efficiency
 
             efficiency.merge(arguments.folders, arguments.out)
         case "efficiency":
-            from vitdm import efficiency
+            from studies import efficiency
 
             first, *also = arguments.folders
             n, seed = arguments.n, arguments.seed
             efficiency.measure(first, settings, n, seed, arguments.out, also, arguments.runs)
         case "compare" if arguments.merge:
-            from vitdm import compare
+            from studies import compare
 
             compare.merge(arguments.folders, settings, arguments.out)
         case "compare":
-            from vitdm import compare
+            from studies import compare
 
             compare.measure(_only(arguments.folders), settings, arguments.row, arguments.out)
         case "audit":
-            from vitdm.audit import measure
+            from studies.audit import measure
 
             measure(arguments.sample, settings, arguments.out)
         case "real-sky" if arguments.merge:
-            from vitdm import real_sky
+            from studies import real_sky
 
             real_sky.merge(arguments.folders, settings, arguments.out)
         case "real-sky":
-            from vitdm import real_sky
+            from studies import real_sky
 
             sample, seed = _only(arguments.folders), arguments.seed
             real_sky.measure(sample, settings, arguments.set, seed, arguments.out)
         case "evaluate":
-            from vitdm.evaluate import evaluate
+            from vitdm.evaluation.evaluate import evaluate
 
             evaluate(
                 arguments.processed,
@@ -410,8 +410,8 @@ def _run(arguments: argparse.Namespace) -> int:
             else:
                 table.to_csv(sys.stdout, index=False)
         case "check":
+            from studies.check import check, fill_numbers, read_numbers, write_reference
             from vitdm import pretrained
-            from vitdm.check import check, fill_numbers, read_numbers, write_reference
 
             if arguments.write:
                 numbers = read_numbers(arguments.results)
@@ -431,7 +431,7 @@ def _only(folders: list[Path]) -> Path:
 
 
 def _simulate(arguments: argparse.Namespace, settings: config.Config | None) -> None:
-    from vitdm.simulate import simulate
+    from vitdm.simulation.simulate import simulate
 
     if settings is None and not (arguments.population and arguments.n):
         raise InputError("found neither --config nor both --population and --n; expected one")
@@ -454,7 +454,7 @@ def _trial(
 
 
 def _tune(arguments: argparse.Namespace, settings: config.Config) -> None:
-    from vitdm.tuning import rates
+    from studies import rates
     from vitdm.tuning.tuner import tune
 
     seen = (arguments.processed, arguments.features)
@@ -485,8 +485,8 @@ def _tune(arguments: argparse.Namespace, settings: config.Config) -> None:
 
 
 def _train(arguments: argparse.Namespace, settings: config.Config) -> None:
-    from vitdm.selection import joined_features
-    from vitdm.train import Diverged, checkpoint_of, fit
+    from vitdm.evaluation.selection import joined_features
+    from vitdm.model.train import Diverged, checkpoint_of, fit
 
     folders = {
         seed: arguments.out.with_name(arguments.out.name.replace("{seed}", str(seed)))

@@ -20,14 +20,13 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
 from vitdm import config
-from vitdm.config import Features, InputError, LensFit, Model, Preprocess, RunSettings, Train
-from vitdm.definitions import feature_names
-from vitdm.lensfit import estimate_gain
-from vitdm.messages import checked
-from vitdm.predict import predict, prepare
-from vitdm.provenance import check_replaceable
-from vitdm.residuals import SAMPLE
-from vitdm.train import (
+from vitdm.config import Features, LensFit, Model, Preprocess, RunSettings, Train
+from vitdm.config.sections import checked
+from vitdm.errors import InputError
+from vitdm.features.definitions import feature_names
+from vitdm.lens.lensfit import estimate_gain
+from vitdm.lens.residuals import SAMPLE
+from vitdm.model.train import (
     RUN_FILES,
     Arrays,
     Learnt,
@@ -38,6 +37,8 @@ from vitdm.train import (
     load_run,
     write_run,
 )
+from vitdm.predict import predict, prepare
+from vitdm.provenance import check_replaceable
 
 #: parameters that are sections of the configuration, each a dictionary of some of its keys
 SECTIONS = {"preprocess": Preprocess, "model": Model, "train": Train, "lensfit": LensFit}

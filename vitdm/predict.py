@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from vitdm import lensfit, residuals
-from vitdm.config import InputError, RunSettings
-from vitdm.definitions import LENSFIT
-from vitdm.features import measure
-from vitdm.preprocess import process
-from vitdm.readers import load_images
-from vitdm.train import Run, load_run
+from vitdm.config import RunSettings
+from vitdm.data.readers import load_images
+from vitdm.errors import InputError
+from vitdm.features.definitions import LENSFIT
+from vitdm.features.measure import measure
+from vitdm.lens import lensfit, residuals
+from vitdm.model.train import Run, load_run
+from vitdm.preprocess.process import process
 
 
 def predict(runs: Sequence[Run], images: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from vitdm.config import InputError
+from vitdm.errors import InputError
 
 PACKAGES = ("torch", "lightning", "numpy", "pandas", "lenstronomy", "scikit-learn")
 PACKAGES += ("scikit-optimize", "opencv-python-headless", "matplotlib", "vitdm")

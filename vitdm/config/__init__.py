@@ -1,8 +1,8 @@
 """The schema of ``config/*.yaml``, and nothing else.
 
 Every setting of the workflow is declared here once, with its type, bounds and meaning; those of
-simulated lenses are in ``vitdm.population``. A file that does not fit is refused before any work
-starts, with a message that names the file and the key (``vitdm.messages``).
+simulated lenses are in ``vitdm.simulation.population``. A file that does not fit is refused before
+any work starts, with a message that names the file and the key (``vitdm.config.sections``).
 """
 
 from vitdm.config.files import (
@@ -39,6 +39,13 @@ from vitdm.config.search import (
     by_section,
     tuned_fields,
 )
+from vitdm.config.settings import (
+    Evaluation,
+    Settings,
+    check_joined,
+    check_patches,
+    load_settings,
+)
 from vitdm.config.studies import (
     Arm,
     Audit,
@@ -53,9 +60,9 @@ from vitdm.config.studies import (
     Row,
     Study,
 )
-from vitdm.config.workflow import FEATURE_RUNS, Config, check_joined, check_patches
-from vitdm.messages import InputError
-from vitdm.population import Population
+from vitdm.config.workflow import FEATURE_RUNS, Config
+from vitdm.errors import InputError
+from vitdm.simulation.population import Population
 
 __all__ = [
     "Arm",
@@ -69,6 +76,7 @@ __all__ = [
     "Cutouts",
     "Dimension",
     "Efficiency",
+    "Evaluation",
     "FEATURE_RUNS",
     "Faults",
     "Features",
@@ -91,6 +99,7 @@ __all__ = [
     "RunSettings",
     "SPLITS",
     "Selection",
+    "Settings",
     "Study",
     "TUNED",
     "Train",
@@ -105,6 +114,7 @@ __all__ = [
     "load_cutouts",
     "load_population",
     "load_run_settings",
+    "load_settings",
     "save",
     "tuned_fields",
 ]

@@ -13,9 +13,10 @@ from pydantic import BaseModel
 
 from vitdm.config.images import Cutouts
 from vitdm.config.network import RunSettings
+from vitdm.config.sections import checked, read_yaml
 from vitdm.config.workflow import Config
-from vitdm.messages import InputError, checked, read_yaml
-from vitdm.population import Population
+from vitdm.errors import InputError
+from vitdm.simulation.population import Population
 
 
 def load(path: str | Path) -> Config:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from vitdm.messages import Section
+from vitdm.config.sections import Section
 
 SPLITS = ("train", "valid", "opt", "test")
 
@@ -59,7 +59,7 @@ class Preprocess(Section):
 
 
 class Features(Section):
-    """Which features are measured (``vitdm.definitions``)."""
+    """Which features are measured (``vitdm.features.definitions``)."""
 
     groups: list[Literal["proposal", "morphology", "lensfit"]] = Field(
         ["proposal", "morphology"],
@@ -78,7 +78,7 @@ class Features(Section):
 
 
 class Selection(Section):
-    """How features are judged, and which are kept for the model (``vitdm.selection``)."""
+    """How features are judged, and which are kept (``vitdm.evaluation.selection``)."""
 
     fdr: float = Field(0.05, gt=0, lt=1, description="false discoveries among those significant")
     correlation: float = Field(
@@ -93,7 +93,7 @@ class Selection(Section):
 
 
 class LensFit(Section):
-    """The smooth lens that is fitted to each image (``vitdm.lensfit``)."""
+    """The smooth lens that is fitted to each image (``vitdm.lens.lensfit``)."""
 
     size: int = Field(96, ge=24, multiple_of=2, description="side of the square fitted, px")
     # Of simulated lenses the population tells PSF, photon noise and whether lenses shine.

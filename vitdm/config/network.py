@@ -7,16 +7,16 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from vitdm.config.images import Features, LensFit, Preprocess
-from vitdm.messages import Section
+from vitdm.config.sections import Section
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 
 
 class Model(Section):
-    """A Vision Transformer for small data sets; each idea is a switch (``vitdm.model``)."""
+    """A Vision Transformer for small data sets; each idea is a switch (``vitdm.model.vit``)."""
 
     architecture: Literal["vit", "vit_pytorch", "resnet"] = Field(
-        "vit", description="the others are there for comparison (vitdm.peers)"
+        "vit", description="the others are there for comparison (vitdm.model.networks)"
     )
     patch_size: int = Field(12, ge=1, description="side of a patch, pixels; divides the image")
     stem: int = Field(
@@ -62,7 +62,7 @@ class Model(Section):
 
 
 class Train(Section):
-    """One training run (``vitdm.train``)."""
+    """One training run (``vitdm.model.train``)."""
 
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.05, ge=0, description="on matrices only")

@@ -16,7 +16,7 @@ from pydantic import (
 
 from vitdm.config.images import Preprocess
 from vitdm.config.network import Model, Train
-from vitdm.messages import Section, report, wrong
+from vitdm.config.sections import Section, report, wrong
 
 
 class Real(Section):

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator
 
 from vitdm.config.network import Name, Override
-from vitdm.messages import Section
+from vitdm.config.sections import Section
 
 
 class Arm(Section):
@@ -59,7 +59,7 @@ class Curve(Section):
 
 
 class Efficiency(Section):
-    """ROC-AUC against the number of training images (``vitdm.efficiency``)."""
+    """ROC-AUC against the number of training images (``studies.efficiency``)."""
 
     curves: list[Curve] = Field([], description="none: no images are simulated for it")
     runs: list[str] = Field([], description="networks: names of runs")
@@ -77,7 +77,7 @@ class Row(Override):
 
 
 class Comparison(Section):
-    """Models on equal terms: images, tuning, time of the processor (``vitdm.compare``)."""
+    """Models on equal terms: images, tuning, time of the processor (``studies.compare``)."""
 
     population: str | None = Field(None, description="one with a curve in efficiency; null: none")
     n_train: int = Field(8000, ge=3)
@@ -90,7 +90,7 @@ class Comparison(Section):
 
 
 class Faults(Section):
-    """What went wrong in the precursor (``vitdm.precursor``, ``vitdm.audit``); on: as it was."""
+    """Faults of the precursor (``studies.precursor``, ``studies.audit``); on: as it was."""
 
     hard_labels: bool = Field(True, description="'AUC' of decisions: the balanced accuracy")
     rewrapped: bool = Field(True, description="64 x 88 px re-wrapped to 88 x 64, not transposed")
@@ -122,7 +122,7 @@ class Faults(Section):
 
 
 class Audit(Section):
-    """The precursor's recipe, its faults mended one by one; then ours (``vitdm.audit``)."""
+    """The precursor's recipe, its faults mended one by one; then ours (``studies.audit``)."""
 
     population: str | None = Field(None, description="of a sample of its own; null: no audit")
     n_train: int = Field(4500, ge=3)
@@ -167,7 +167,7 @@ class RealSet(Override):
 
 
 class RealSky(Section):
-    """Models of simulated lenses on real ones, and how unlike these are (``vitdm.real_sky``)."""
+    """Models of simulated lenses on real ones, and how unlike these are (``studies.real_sky``)."""
 
     seeds: int = Field(5, ge=1, description="trainings of each model, on other images each")
     permutations: int = Field(9999, ge=19, description="of the two-sample test")

@@ -18,6 +18,8 @@ from vitdm.config.images import (
 )
 from vitdm.config.network import Model, Name, Override, Train
 from vitdm.config.search import TUNED, Constraint, Tune, by_section, outside
+from vitdm.config.sections import Section, report, wrong
+from vitdm.config.settings import check_joined, check_patches
 from vitdm.config.studies import (
     Audit,
     Comparison,
@@ -29,7 +31,7 @@ from vitdm.config.studies import (
     Row,
     Study,
 )
-from vitdm.messages import InputError, Section, report, wrong
+from vitdm.errors import InputError
 
 #: runs by which the features are judged: images alone, then with features beside them
 FEATURE_RUNS = ("spt_lsa", "spt_lsa_proposal", "spt_lsa_features")
@@ -338,32 +340,3 @@ class Config(Section):
     @property
     def results(self) -> str:
         return f"results/{self.name}"
-
-
-def check_joined(model: Model, features: Features, cut: Preprocess, lensfit: LensFit) -> None:
-    """Raise InputError unless what a model wants of features and residual maps is there."""
-    groups = features.groups
-    if model.features and model.feature_set not in ("selected", "all", *groups):
-        raise InputError(
-            f"model.feature_set = {model.feature_set!r} is not among features.groups = {groups}"
-        )
-    if not model.residual:
-        return
-    if "lensfit" not in groups:
-        raise InputError("model.residual is on: features.groups needs lensfit")
-    rim = lensfit.size - cut.size
-    if cut.derotate or cut.resize or cut.crop != "centre" or rim < 0 or rim % 2:
-        raise InputError(
-            "model.residual is on: expected preprocess.derotate, resize off, crop centre, an "
-            f"even size up to lensfit.size = {lensfit.size}, for image and map must match"
-        )
-
-
-def check_patches(model: Model, size: int | tuple[int, int]) -> None:
-    """Raise InputError, a ValueError, unless the patches tile an image of this side, or sides."""
-    sides, name = ((size,), "side preprocess.size") if isinstance(size, int) else (size, "sides")
-    if any(side % model.patch_size for side in sides):
-        found = " x ".join(map(str, sides))
-        raise InputError(
-            f"patch_size = {model.patch_size} does not divide the image {name} = {found}"
-        )

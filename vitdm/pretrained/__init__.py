@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from vitdm import config
-from vitdm.config import InputError
+from vitdm.errors import InputError
+from vitdm.model.train import RUN_FILES, Run, load_run
 from vitdm.provenance import atomic
-from vitdm.train import RUN_FILES, Run, load_run
 
 FOLDER = Path(__file__).parent / "reference"
 CARD = """# The reference model

@@ -14,11 +14,11 @@ from typing import Any, Protocol
 import numpy as np
 from sklearn import metrics
 
-from vitdm import train
 from vitdm.config import Config, Preprocess
-from vitdm.dataset import Dataset
-from vitdm.preprocess import process_dataset
-from vitdm.selection import joined_features
+from vitdm.data.dataset import Dataset
+from vitdm.evaluation.selection import joined_features
+from vitdm.model import train
+from vitdm.preprocess.process import process_dataset
 from vitdm.tuning.trials import Trial, hopeless
 
 Params = dict[str, Any]

@@ -12,7 +12,8 @@ import pandas as pd
 from scipy.optimize import OptimizeResult
 from skopt import space as skopt_space
 
-from vitdm.config import Config, InputError
+from vitdm.config import Config
+from vitdm.errors import InputError
 from vitdm.tuning.search import opinion
 from vitdm.tuning.space import dimensions, plain
 from vitdm.tuning.trials import value_of

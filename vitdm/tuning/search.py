@@ -21,7 +21,7 @@ from skopt.learning import GaussianProcessRegressor
 from skopt.learning.gaussian_process.kernels import WhiteKernel
 from skopt.utils import cook_estimator, normalize_dimensions
 
-from vitdm.config import InputError
+from vitdm.errors import InputError
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -13,16 +13,8 @@ from skopt import sampler
 from skopt import space as skopt_space
 from skopt.utils import normalize_dimensions
 
-from vitdm.config import (
-    Categorical,
-    Config,
-    Constraint,
-    Dimension,
-    InputError,
-    Integer,
-    Real,
-    tuned_fields,
-)
+from vitdm.config import Categorical, Config, Constraint, Dimension, Integer, Real, tuned_fields
+from vitdm.errors import InputError
 
 N_DRAWN = 4000  # random points, of which
 LEAST = 0.005  # must be allowed, or scikit-optimize would draw for minutes

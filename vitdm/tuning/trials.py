@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vitdm.config import InputError
+from vitdm.errors import InputError
 from vitdm.provenance import atomic
 
 

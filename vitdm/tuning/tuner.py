@@ -18,9 +18,10 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from scipy.optimize import OptimizeResult
 from tqdm import tqdm
 
-from vitdm.config import Config, InputError, by_section
+from vitdm.config import Config, by_section
+from vitdm.errors import InputError
+from vitdm.model.train import inputs_of
 from vitdm.provenance import atomic, sha256, sidecar, write_json
-from vitdm.train import inputs_of
 from vitdm.tuning import search
 from vitdm.tuning.objective import Objective, OnDataset, Params, attempt, failed
 from vitdm.tuning.space import Allowed, dimensions, first_points, plain

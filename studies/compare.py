@@ -1,0 +1,281 @@
+"""A fair comparison: each model on the same images, with the same tuning and the same time.
+
+What a row of the table gets: the first ``n_train`` images of a sample to learn from, in an order
+that is the same for all rows and seeds, and the next ``n_valid`` to choose learning rate and epoch;
+as many learning rates to try, each with one seed and ``trial`` of the epochs; as many seeds
+with the best one. Its number of epochs is in the configuration, chosen so that all rows take about
+the same time of the processor; what each took is in the table. Split ``opt`` scores, and chooses
+nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from studies.efficiency import BOOSTING, Sample
+from vitdm.config import Config, Override, Row
+from vitdm.data.dataset import Dataset
+from vitdm.errors import InputError
+from vitdm.evaluation.evaluate import paired_gain, per_class_auc, roc_auc
+from vitdm.evaluation.selection import joined_features
+from vitdm.model import baselines, train
+from vitdm.preprocess.process import process_dataset
+from vitdm.provenance import atomic, check_replaceable, sidecar
+
+FILES = ("trials.csv", "history.csv", "predictions*.csv", "compare.json")
+MERGED = (
+    "comparison.csv",
+    "comparison_gains.csv",
+    "comparison_history.csv",
+    "comparison.json",
+)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model of a row: what it says of images, and what it cost."""
+
+    probabilities: Callable[[np.ndarray], np.ndarray]  # rows of the sample to (m, K)
+    history: pd.DataFrame
+    cpu_seconds: float
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The images that all models share: rows of a sample's data set, and their labels."""
+
+    data: Dataset
+    labels: np.ndarray
+    classes: list[str]
+    train: np.ndarray
+    valid: np.ndarray
+    scored: np.ndarray
+
+    @classmethod
+    def of(cls, processed: Path, task: str, n_train: int, n_valid: int, seed: int) -> Bench:
+        """Return the rows; InputError if there are too few images."""
+        data = Dataset.open(processed)
+        labels, classes = data.labels(task)
+        rows, wanted = data.rows("train"), n_train + n_valid
+        if wanted > len(rows):
+            raise InputError(
+                f"{processed}: found {len(rows)} images in split train; expected at least "
+                f"n_train + n_valid = {wanted}"
+            )
+        order = np.random.default_rng(np.random.SeedSequence(seed)).permutation(rows)
+        parts = order[:n_train], order[n_train:wanted]
+        return cls(data, labels, classes, *map(np.sort, parts), data.rows("opt"))
+
+    def predictions(self, rows: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
+        """Return a table as in ``vitdm.evaluation.evaluate``."""
+        table = self.data.catalog.iloc[rows][["id", "class"]].reset_index(drop=True)
+        table.insert(1, "label", self.labels[rows])
+        table[[f"p_{name}" for name in self.classes]] = probabilities
+        return table
+
+
+def measure(folder: str | Path, settings: Config, name: str, out: str | Path) -> pd.DataFrame:
+    """Tune and train one row of the comparison on the sample in ``folder``; write ``out``.
+
+    ``trials.csv``, which is returned, has one line a training: row, kind (``trial`` or ``final``),
+    learning_rate, seed, epochs, valid (mean over the classes of the ROC-AUC on the images that
+    choose; NaN if the training diverged), and of the final ones parameters, cpu_seconds, roc_auc
+    (any substructure against none) and macro_roc_auc on those that score. ``predictions_seed*.csv``
+    are of these, ``history.csv`` tells their epochs. InputError if there is no such row.
+    """
+    started = time.time()
+    check_replaceable(out, FILES)
+    chosen = settings.compare
+    if name not in chosen.rows:
+        known = ", ".join(chosen.rows) or "none"
+        raise InputError(f"--row {name}: no such row of compare.rows; expected one of: {known}")
+    row, sample = chosen.rows[name], Sample(Path(folder))
+    with tempfile.TemporaryDirectory() as scratch, atomic(out) as temporary:
+        temporary.mkdir()
+        processed = sample.processed
+        if row.preprocess:
+            processed = Path(scratch) / "processed"
+            process_dataset(sample.folder / "dataset", processed, settings.processing(row))
+        sizes = chosen.n_train, chosen.n_valid
+        bench = Bench.of(processed, settings.task, *sizes, settings.seed)
+        learn = (_boosting if row.boosting else network)(bench, sample, settings, row, name)
+        lines = []
+
+        def attempt(rate: float, seed: int, kind: str, share: float = 1.0) -> Trained | None:
+            line = {"row": name, "kind": kind, "learning_rate": rate, "seed": seed}
+            try:
+                found = learn(rate, settings.seed + seed, share)
+                table = bench.predictions(bench.valid, found.probabilities(bench.valid))
+                line |= {"epochs": len(found.history), "valid": macro(table)}
+            except train.Diverged as error:
+                found, line = None, line | {"valid": np.nan, "error": str(error)}
+            lines.append(line)
+            return found
+
+        rates = chosen.boosting_rates if row.boosting else chosen.rates
+        for rate in rates:
+            attempt(rate, 0, "trial", chosen.trial)
+        valid = [line["valid"] for line in lines]
+        if np.isnan(valid).all():
+            raise InputError(f"compare.rows.{name}: found no learning rate of {rates} that trains")
+        best, histories = rates[int(np.nanargmax(valid))], []
+        for seed in range(chosen.seeds):
+            found = attempt(best, seed, "final")
+            if found is None:
+                continue
+            table = bench.predictions(bench.scored, found.probabilities(bench.scored))
+            table.to_csv(temporary / f"predictions_seed{seed}.csv", index=False)
+            lines[-1] |= {"parameters": found.parameters, "cpu_seconds": found.cpu_seconds}
+            lines[-1] |= {"roc_auc": roc_auc(table["label"] > 0, 1 - table["p_no_sub"])}
+            lines[-1] |= {"macro_roc_auc": macro(table)}
+            share = found.history["epoch"] / len(found.history)
+            spent = {"row": name, "seed": seed, "cpu_seconds": share * found.cpu_seconds}
+            histories.append(found.history.assign(**spent))
+        trials = pd.DataFrame(lines).assign(label=row.label)
+        trials.to_csv(temporary / "trials.csv", index=False)
+        pd.concat(histories).to_csv(temporary / "history.csv", index=False)
+        sidecar(
+            temporary / "compare.json",
+            rule="compare",
+            inputs=train.inputs_of(sample.processed, sample.features, sample.fits),
+            started=started,
+            seed=settings.seed,
+            config=recipe(settings, name),
+        )
+    return trials
+
+
+def macro(predictions: pd.DataFrame) -> float:
+    """Return the mean over the classes of the ROC-AUC of each against the rest."""
+    return float(np.mean(list(per_class_auc(predictions).values())))
+
+
+def recipe(settings: Config, name: str | None = None) -> dict[str, Any]:
+    """Return what the scores of a row, or of all, depend on, but for the images."""
+    chosen = settings.compare.model_dump(mode="json")
+    if name is not None:
+        chosen["rows"] = {name: chosen["rows"][name]}
+    sections = ("task", "model", "train", "preprocess", "seed")
+    return {key: getattr(settings, key) for key in sections} | {"compare": chosen}
+
+
+Learn = Callable[[float, int, float], Trained]
+
+
+def network(bench: Bench, sample: Sample, settings: Config, row: Override, name: str) -> Learn:
+    """Return the training of a row's network: of learning rate, seed, share of its epochs."""
+    model, training = settings.settings(row.model, row.train)
+    names = joined_features(model, settings, None)
+    arrays, _ = train.inputs_for(
+        model, bench.data, settings.task, sample.features, names, sample.fits
+    )
+    given, valid = arrays(bench.train), arrays(bench.valid)
+
+    def learn(rate: float, seed: int, share: float) -> Trained:
+        epochs = max(1, round(share * training.epochs))
+        told = {"learning_rate": rate, "epochs": epochs, "patience": epochs}
+        learnt = train.learn(
+            given,
+            valid,
+            len(bench.classes),
+            model,
+            training.model_copy(update=told),
+            seed=seed,
+            label=f"{name} {rate:g}",
+        )
+
+        def probabilities(rows: np.ndarray) -> np.ndarray:
+            return train.probabilities(learnt.model, *arrays(rows)[:2])
+
+        n_parameters = learnt.metrics(len(bench.train))["parameters"]
+        return Trained(probabilities, learnt.history, learnt.cpu_seconds, n_parameters)
+
+    return learn
+
+
+def _boosting(bench: Bench, sample: Sample, settings: Config, row: Row, name: str) -> Learn:
+    values = sample.table().to_numpy()
+
+    def learn(rate: float, seed: int, share: float) -> Trained:
+        started = time.process_time()
+        labels = bench.labels[bench.train]
+        model = baselines.trained(BOOSTING, values[bench.train], labels, seed, learning_rate=rate)
+        seconds = time.process_time() - started
+        history = pd.DataFrame({"epoch": [1], "valid_macro_roc_auc": [np.nan]})
+        return Trained(lambda rows: model(values[rows]), history, seconds, 0)
+
+    return learn
+
+
+def merge(parts: Sequence[str | Path], settings: Config, out: str | Path) -> None:
+    """Join the rows of a comparison; write what is small enough to be kept.
+
+    ``comparison.csv`` and ``comparison_history.csv`` are the trials and histories of all rows;
+    ``comparison_gains.csv``: row, against, score (roc_auc or macro_roc_auc), gain, low, high, sd,
+    for each row against the one that the configuration names (``evaluate.paired_gain``).
+    InputError if a row is missing.
+    """
+    started = time.time()
+    check_replaceable(out, MERGED)
+    chosen = settings.compare
+    folders = {Path(part).name: Path(part) for part in parts}
+    if set(folders) != set(chosen.rows):
+        raise InputError(
+            f"{out}: found rows {', '.join(folders)}; expected {', '.join(chosen.rows)}"
+        )
+    tables, histories, predictions = [], [], {}
+    for name in chosen.rows:
+        part = folders[name]
+        missing = [file for file in FILES[:2] + FILES[3:] if not (part / file).is_file()]
+        if missing:
+            raise InputError(f"{part}: no row of a comparison: {', '.join(missing)} missing")
+        tables.append(pd.read_csv(part / "trials.csv"))
+        histories.append(pd.read_csv(part / "history.csv"))
+        predictions[name] = {
+            seed: pd.read_csv(part / f"predictions_seed{seed}.csv", dtype={"id": str})
+            for seed in tables[-1].query("kind == 'final' and valid.notna()")["seed"]
+        }
+    gains = [
+        {"row": name, "against": row.against, "score": score}
+        | _gain(predictions[row.against], predictions[name], score, settings)
+        for name, row in chosen.rows.items()
+        if row.against
+        for score in ("roc_auc", "macro_roc_auc")
+    ]
+    with atomic(out) as temporary:
+        temporary.mkdir()
+        pd.concat(tables).to_csv(temporary / "comparison.csv", index=False)
+        pd.concat(histories).to_csv(temporary / "comparison_history.csv", index=False)
+        pd.DataFrame(gains).to_csv(temporary / "comparison_gains.csv", index=False)
+        told = [json.loads((folders[name] / "compare.json").read_text()) for name in chosen.rows]
+        sidecar(
+            temporary / "comparison.json",
+            rule="merge_compare",
+            inputs=[folders[name] / "trials.csv" for name in chosen.rows],
+            started=started,
+            seed=settings.seed,
+            config=recipe(settings),
+            cpu_seconds=round(sum(entry["seconds"] for entry in told), 1),
+        )
+
+
+def _gain(
+    without: dict[int, pd.DataFrame], with_: dict[int, pd.DataFrame], score: str, settings: Config
+) -> dict[str, float]:
+    """Return the paired gain over the seeds that both have."""
+    both = sorted(set(without) & set(with_))
+    tables = [[found[seed] for seed in both] for found in (without, with_)]
+    gain = paired_gain(
+        *tables, settings.final.bootstrap, settings.seed, macro=score == "macro_roc_auc"
+    )
+    return {"gain": gain.value, "low": gain.low, "high": gain.high, "sd": gain.sd}

@@ -1,0 +1,112 @@
+"""Learning rate against recipe: where training stops to work, and what moves that limit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from tqdm import tqdm
+
+from vitdm.config import Config, Tune
+from vitdm.errors import InputError
+from vitdm.model.train import inputs_of
+from vitdm.provenance import atomic, check_replaceable, sidecar
+from vitdm.tuning.objective import OnDataset, attempt
+from vitdm.tuning.result import load_trials
+from vitdm.tuning.trials import Trial, table
+
+FILES = ("trials.csv", "rates.json")
+
+
+def measure(
+    processed: str | Path,
+    features_csv: str | Path | None,
+    settings: Config,
+    recipe: str,
+    out: str | Path,
+    *,
+    selection: str | Path | None = None,
+    fits: str | Path | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Train a recipe of ``settings.rates`` at each learning rate, write ``out``, return its table.
+
+    Rows as those of a search (``trials.csv``). InputError if there is no such recipe or something
+    that it needs is missing.
+    """
+    started, out, grid = time.time(), Path(out), settings.rates
+    check_replaceable(out, FILES)
+    if recipe not in grid.recipes:
+        known = ", ".join(grid.recipes) or "none"
+        raise InputError(f"--recipe {recipe}: no such recipe; expected one of: {known}")
+    override = settings.recipe(recipe)
+    model, train = settings.settings(override.model, override.train)
+    span = {"type": "real", "low": min(grid.values), "high": 2 * max(grid.values), "log": True}
+    search = Tune(
+        space={"learning_rate": span},
+        n_train=grid.n_train,
+        epochs=grid.epochs,
+        metric=settings.tune.metric,
+    )
+    changed = settings.model_copy(update={"model": model, "train": train, "tune": search})
+    objective = OnDataset(
+        changed,
+        Path(processed),
+        features_csv and Path(features_csv),
+        selection and Path(selection),
+        fits and Path(fits),
+        None,
+        out,
+    )
+    objective.check()
+    trials: list[Trial] = []
+    tasks = [(rate, settings.seed + k) for rate in grid.values for k in range(grid.seeds)]
+    for rate, seed in tqdm(tasks, desc=recipe, unit="trial", ncols=100, disable=not progress):
+        trials.append(attempt(objective, {"learning_rate": rate}, seed, ()))
+    found = table(trials)
+    with atomic(out) as temporary:
+        temporary.mkdir()
+        found.to_csv(temporary / "trials.csv", index=False)
+        sidecar(
+            temporary / "rates.json",
+            rule="rates",
+            seed=settings.seed,
+            config={"rates": grid, "model": model, "train": train},
+            inputs=inputs_of(
+                processed,
+                features_csv if model.features else None,
+                fits if model.residual else None,
+            ),
+            started=started,
+        )
+    return found
+
+
+def join(folders: Sequence[str | Path], settings: Config, out: str | Path) -> pd.DataFrame:
+    """Write the trials of several folders as one table ``out`` (CSV) with its sidecar, return it.
+
+    A folder is named after a recipe, or after an arm of the study and its number, ``process_0``.
+    Columns before those of ``trials.csv``: recipe, or arm and number; label.
+    """
+    started, out, tables = time.time(), Path(out), []
+    folders = [Path(folder) for folder in folders]
+    for folder in folders:
+        arm, _, number = folder.name.rpartition("_")
+        if folder.name in settings.rates.recipes:
+            label, told = settings.rates.recipes[folder.name].label, {"recipe": folder.name}
+        elif arm in settings.study.arms:
+            label, told = settings.study.arms[arm].label, {"arm": arm, "number": number}
+        else:
+            raise InputError(f"{folder}: found neither an arm nor a recipe of the configuration")
+        table = load_trials(folder)
+        for place, (name, value) in enumerate((told | {"label": label}).items()):
+            table.insert(place, name, value)
+        tables.append(table)
+    found = pd.concat(tables, ignore_index=True)
+    with atomic(out) as temporary:
+        found.to_csv(temporary, index=False)
+    inputs = [folder / "trials.csv" for folder in folders]
+    sidecar(out.with_suffix(".json"), rule="join_trials", inputs=inputs, started=started)
+    return found

@@ -1,0 +1,62 @@
+"""Real lenses: what must not be fitted is left out, and what chi^2 is made of is told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from vitdm.config import Cutouts
+from vitdm.lens.lensfit import Fits, fit
+
+#: one simplification less at a time: what the settings are changed to, and whether masks are used
+STEPS = {
+    "white": ({"noise_lag": 1, "light_profiles": 1}, False),
+    "shared": ({"light_profiles": 1}, False),
+    "masked": ({"light_profiles": 1}, True),
+    "full": ({}, True),
+}
+CORE = 12  # px about the centre of the lens, where its light is brightest
+
+
+def without(image: NDArray, circles: Sequence[tuple[float, float, float]]) -> NDArray:
+    """Return an image (H, W) with NaN, which is not fitted, in circles x, y, radius (px)."""
+    y, x = np.indices(image.shape)
+    image = image.astype(float)
+    for x0, y0, radius in circles:
+        image[np.hypot(x - x0, y - y0) <= radius] = np.nan
+    return image
+
+
+def fit_cutouts(
+    images: Mapping[str, NDArray], known: Cutouts
+) -> tuple[pd.DataFrame, NDArray, Fits]:
+    """Fit a smooth lens to real images (H, W), all of one size, by the names that ``known`` has.
+
+    Returns a table, the images without what is masked (n, H, W), and the fits of the last step. A
+    row of the table is name, theta_E with its error and as published (arcsec), chi^2 per degree of
+    freedom of each of ``STEPS``, of the last also the mean r^2 beyond core and arcs, where there is
+    nothing but the fading light of the lens, and the flags of the last.
+    """
+    cutouts = [known.cutouts[name] for name in images]
+    plain = np.stack([image.astype(float) for image in images.values()])
+    masked = np.stack([without(a, lens.mask) for a, lens in zip(plain, cutouts, strict=True)])
+    table = pd.DataFrame({"name": [lens.name for lens in cutouts]})
+    for step, (changed, masks) in STEPS.items():
+        settings = known.lensfit.model_copy(update=changed)
+        found = fit(masked if masks else plain, known.pixel_scale, settings)
+        table[f"chi2_{step}"] = found.chi2
+    value = {name: found.values[:, k] for k, name in enumerate(found.names)}
+    axis = np.arange(found.residual.shape[1]) - (found.residual.shape[1] - 1) / 2
+    x, y = (axis - value[f"center_{c}"][:, None] / known.pixel_scale for c in "xy")
+    beyond = np.hypot(y[:, :, None], x[:, None]) > CORE
+    beyond &= ~found.lensed.astype(bool) & (found.residual != 0)
+    squares = np.where(beyond, found.residual, np.nan) ** 2
+    table["chi2_beyond"] = np.nanmean(squares.reshape(len(table), -1), axis=1)
+    table["theta_E"] = value["theta_E"]
+    table["theta_E_error"] = found.errors[:, found.names.index("theta_E")]
+    table["theta_E_published"] = [lens.theta_E for lens in cutouts]
+    table["flags"] = found.flags
+    return table, masked, found

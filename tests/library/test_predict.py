@@ -1,0 +1,100 @@
+"""Finished runs on image files, against the stages called one by one."""
+
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from astropy.io import fits
+
+from vitdm.data.dataset import Dataset
+from vitdm.data.readers import suffix_of
+from vitdm.errors import InputError
+from vitdm.model.train import load_run
+from vitdm.predict import predict, predict_files
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+
+
+@pytest.fixture(scope="module")
+def files(lenses, tmp_path_factory):
+    """The same lens as npy, FITS and png, and another of another size and unit."""
+    folder = tmp_path_factory.mktemp("images")
+    image = np.array(Dataset.open(lenses).images[0])
+    np.save(folder / "a.npy", image)
+    fits.PrimaryHDU(image).writeto(folder / "b.fits")
+    bright = np.clip(image / image.max() * 255, 0, 255).astype(np.uint8)
+    cv2.imwrite(str(folder / "c.png"), bright)
+    np.save(folder / "d.npy", 1e-12 * np.pad(image, 7))
+    return folder
+
+
+def test_predictions_are_those_of_the_stages(lenses, run_folder, processed, features_csv):
+    run, data = load_run(run_folder), Dataset.open(lenses)
+    rows = [0, 5, 9]
+    found, lens = predict([run], [data.images[i] for i in rows])
+    table = pd.read_csv(features_csv)[run.feature_names].to_numpy()[rows]
+    expected = run.predict(Dataset.open(processed).images[rows], table)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert lens.tolist() == (Dataset.open(processed).catalog["roi_found"][rows] == 1).tolist()
+
+
+def test_table_of_files(files, run_folder):
+    table = predict_files([files], [run_folder])
+    columns = ["file", "p_no_sub", "p_cdm", "p_axion", "class", "lens_found"]
+    assert list(table) == columns
+    assert [Path(name).name for name in table["file"]] == ["a.npy", "b.fits", "c.png", "d.npy"]
+    p = table[["p_no_sub", "p_cdm", "p_axion"]]
+    np.testing.assert_allclose(p.sum(axis=1), 1, atol=1e-5)
+    assert table["class"].tolist() == p.idxmax(axis=1).str.removeprefix("p_").tolist()
+    np.testing.assert_allclose(p.iloc[0], p.iloc[1], atol=1e-5)  # FITS and npy hold the same
+    np.testing.assert_allclose(p.iloc[0], p.iloc[2], atol=0.1)  # 8 bits, nearly
+    assert (table["lens_found"] == 1).all()
+
+
+def test_runs_are_averaged(files, run_folder, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(run_folder, other)
+    path = other / "model.safetensors"
+    from safetensors.numpy import load_file, save_file
+
+    tensors = load_file(path)
+    tensors["head.bias"] = tensors["head.bias"] + np.array([0, 2, 0], np.float32)
+    save_file(tensors, path)
+    tables = [
+        predict_files([files / "a.npy"], folders).filter(like="p_").to_numpy()
+        for folders in ([run_folder], [other], [run_folder, other])
+    ]
+    assert tables[1][0, 1] > tables[0][0, 1] + 0.1
+    np.testing.assert_allclose(tables[2], (tables[0] + tables[1]) / 2, atol=2e-6)
+
+
+def test_runs_of_another_kind_are_refused(files, run_folder, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(run_folder, other)
+    path = other / "config.yaml"
+    content = yaml.safe_load(path.read_text())
+    content["preprocess"]["stretch"] = "linear"
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(InputError, match="other: found other classes, processing"):
+        predict_files([files], [run_folder, other])
+
+
+def test_images_without_a_lens_get_an_answer(run_folder):
+    images = [np.zeros((40, 40)), np.random.default_rng(0).normal(size=(64, 50))]
+    p, found = predict([load_run(run_folder)], images)
+    assert not found.any() and np.isfinite(p).all()
+    np.testing.assert_allclose(p.sum(axis=1), 1, atol=1e-6)
+
+
+def test_real_images(run_folder):
+    if not SHARED.is_dir():
+        pytest.skip(f"real images absent: {SHARED}")
+    table = predict_files([SHARED], [run_folder])
+    assert len(table) == sum(suffix_of(path.name) is not None for path in SHARED.rglob("*")) > 40
+    np.testing.assert_allclose(table.filter(like="p_").sum(axis=1), 1, atol=1e-5)
+    assert set(table["class"]) <= {"no_sub", "cdm", "axion"}
+    assert table["lens_found"].mean() > 0.9

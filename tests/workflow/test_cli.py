@@ -1,0 +1,364 @@
+"""The command line: every stage on a folder of images, and what wrong input gets."""
+
+import json
+import re
+import shutil
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from files import class_folders
+from files import folder as stored_in
+
+from vitdm.__main__ import main
+from vitdm.data.dataset import Dataset
+from vitdm.model.recipe import Recipe, Resume
+
+
+def run(*arguments):
+    return main([str(argument) for argument in arguments])
+
+
+def snapshot(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+
+@pytest.fixture(scope="module")
+def jpgs(tmp_path_factory):
+    """A DeepLense layout: 24 rings of 40 pixels a class, those of ``sub`` with a gap."""
+    folder, rng = tmp_path_factory.mktemp("jpgs") / "lenses", np.random.default_rng(0)
+    y, x = np.indices((40, 40)) - 19.5
+    for name in ("sub", "no_sub"):
+        (folder / name).mkdir(parents=True)
+        for i in range(24):
+            ring = 200 * np.exp(-((np.hypot(x, y) - 12) ** 2) / 8)
+            if name == "sub":
+                ring *= np.cos(np.arctan2(y, x) - rng.uniform(0, 6.28)) < 0.8
+            image = np.clip(ring + rng.normal(20, 5, ring.shape), 0, 255).astype(np.uint8)
+            cv2.imwrite(str(folder / name / f"image_{i}.jpg"), np.dstack([image] * 3))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def done(jpgs, config_file, tmp_path_factory):
+    """The results of all stages; no stage before the last is shown the test split."""
+    out = tmp_path_factory.mktemp("results")
+    with_config = ("--config", config_file, "--out")
+    assert run("ingest", jpgs, *with_config, out / "dataset") == 0
+    assert run("preprocess", out / "dataset", *with_config, out / "processed") == 0
+    assert run("features", out / "dataset", *with_config, out / "features.csv") == 0
+
+    blind = out / "blind"
+    shutil.copytree(out / "processed", blind / "processed")
+    test = (Dataset.open(out / "processed").catalog["split"] == "test").to_numpy()
+    images = np.load(blind / "processed" / "images.npy")
+    images[test] = np.nan
+    np.save(blind / "processed" / "images.npy", images)
+    table = pd.read_csv(out / "features.csv").set_index("id").astype(float)
+    table[test] = np.inf
+    table.reset_index().to_csv(blind / "features.csv", index=False)
+
+    seen = (blind / "processed", "--features", blind / "features.csv", *with_config)
+    assert run("select", *seen, out / "selection") == 0
+    seen = (*seen[:3], "--selection", out / "selection" / "selection.json", *with_config)
+    assert run("train", *seen, out / "runs" / "plain_seed1", "--run", "plain", "--seed", 1) == 0
+    assert run("tune", *seen, out / "tune") == 0
+    assert run("train", *seen, out / "final" / "seed0", "--final", out / "tune") == 0
+    command = ("evaluate", out / "processed", out / "final" / "seed0")
+    assert run(*command, "--features", out / "features.csv", *with_config, out / "evaluation") == 0
+    return out
+
+
+def test_stages_from_a_folder_of_images(done, jpgs):
+    catalog = Dataset.open(done / "dataset").catalog
+    assert len(catalog) == 48 and set(catalog["class"]) == {"sub", "no_sub"}
+    assert catalog["split"].value_counts().to_dict() == {
+        "train": 20,
+        "test": 12,
+        "valid": 8,
+        "opt": 8,
+    }
+    row = catalog.iloc[3]
+    written = cv2.imread(str(jpgs / f"{row['id']}.jpg"), cv2.IMREAD_GRAYSCALE)
+    np.testing.assert_array_equal(Dataset.open(done / "dataset").images[3], written)
+    assert Dataset.open(done / "processed").images.shape == (48, 32, 32)
+    assert pd.read_csv(done / "features.csv")["id"].tolist() == catalog["id"].tolist()
+
+
+def test_a_named_run_has_its_settings(done):
+    folder = done / "runs" / "plain_seed1"
+    settings = yaml.safe_load((folder / "config.yaml").read_text())
+    assert settings["model"]["spt"] is settings["model"]["features"] is False
+    assert settings["model"]["embed_dim"] == 16
+    assert settings["seed"] == 8 and settings["classes"] == ["no_sub", "sub"]
+    assert settings["train_splits"] == ["train"] and settings["feature_names"] == []
+    scored = pd.read_csv(folder / "predictions.csv")["id"]
+    catalog = Dataset.open(done / "dataset").catalog
+    assert set(scored) == set(catalog["id"][catalog["split"] == "opt"])
+
+
+def test_several_seeds_of_a_run(done, config_file, tmp_path, monkeypatch):
+    """They are the runs of each, also if a finished folder is lost with a killed process."""
+    command = ("train", done / "blind" / "processed", "--config", config_file, "--run", "plain")
+    command += ("--seed", 0, 1, "--out", tmp_path / "plain_seed{seed}")
+    started, start = [], Recipe.on_train_epoch_start
+
+    def counted(self):
+        started.append(self)
+        if len(started) == 2:  # the only epoch of the second seed
+            raise SystemExit
+        start(self)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(Recipe, "on_train_epoch_start", counted)
+        patch.setattr(Resume, "EVERY", 0.0)
+        run(*command)
+    assert {path.name for path in tmp_path.iterdir()} == {".plain_seed0.checkpoint", "plain_seed0"}
+    shutil.rmtree(tmp_path / "plain_seed0")  # as Snakemake does
+    monkeypatch.setattr(Recipe, "on_train_epoch_start", counted)
+    assert run(*command) == 0
+    assert len(started) == 3  # the first seed was not trained again
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["plain_seed0", "plain_seed1"]
+    for file in ("model.safetensors", "predictions.csv", "config.yaml"):
+        alone = (done / "runs" / "plain_seed1" / file).read_bytes()
+        assert (tmp_path / "plain_seed1" / file).read_bytes() == alone
+    assert yaml.safe_load((tmp_path / "plain_seed0/config.yaml").read_text())["seed"] == 7
+
+
+def test_the_final_run_has_the_best_settings_and_holds_valid_out(done):
+    best = json.loads((done / "tune" / "best.json").read_text())
+    stages = pd.read_csv(done / "tune" / "trials.csv")["stage"].value_counts().to_dict()
+    assert stages == {"start": 1, "design": 1, "process": 1, "again": 4} and best["failed"] == 0
+    settings = yaml.safe_load((done / "final" / "seed0" / "config.yaml").read_text())
+    assert settings["train"]["learning_rate"] == best["params"]["learning_rate"]
+    assert settings["train_splits"] == ["train", "opt"] and settings["n_train"] == 28
+    selected = json.loads((done / "selection" / "selection.json").read_text())["features"]
+    assert settings["feature_names"] == selected and len(selected) > 0
+    metrics = json.loads((done / "final" / "seed0" / "metrics.json").read_text())
+    assert metrics["epochs"] == 2  # final.epochs, not train.epochs
+    held_out = set(pd.read_csv(done / "final" / "seed0" / "predictions.csv")["id"])
+    catalog = Dataset.open(done / "dataset").catalog
+    assert held_out == set(catalog["id"][catalog["split"] == "valid"])
+
+
+def test_features_one_by_one(done, config_file, tmp_path):
+    command = ("select", done / "dataset", "--features", done / "features.csv", "--ranking-only")
+    assert run(*command, "--config", config_file, "--out", tmp_path / "out") == 0
+    assert snapshot(tmp_path / "out") == ["ranking.csv", "select.json"]
+    names = set(pd.read_csv(done / "features.csv", nrows=0)) - {"id"}
+    assert set(pd.read_csv(tmp_path / "out" / "ranking.csv")["name"]) == names
+
+
+def test_only_the_last_stage_sees_the_test_split(done):
+    predictions = pd.read_csv(done / "evaluation" / "predictions.csv")
+    assert len(predictions) == 12 and (predictions["split"] == "test").all()
+    np.testing.assert_allclose(predictions[["p_no_sub", "p_sub"]].sum(axis=1), 1, atol=1e-6)
+    metrics = json.loads((done / "evaluation" / "metrics.json").read_text())
+    assert metrics["n_test"] == 12 and 0 <= metrics["test_auc"] <= 1
+
+
+def test_predict(done, jpgs, tmp_path, capsys):
+    command = ("predict", jpgs, "--run", done / "final" / "seed0")
+    assert run(*command) == 0
+    captured = capsys.readouterr().out
+    assert run(*command, "--out", tmp_path / "new" / "p.csv") == 0
+    assert (tmp_path / "new" / "p.csv").read_text() == captured
+    assert snapshot(tmp_path) == ["new", "new/p.csv"]
+    table = pd.read_csv(tmp_path / "new" / "p.csv")
+    assert list(table) == ["file", "p_no_sub", "p_sub", "class", "lens_found"] and len(table) == 48
+    np.testing.assert_allclose(table[["p_no_sub", "p_sub"]].sum(axis=1), 1, atol=2e-6)
+    # the test images again, this time from their files
+    known = pd.read_csv(done / "evaluation" / "predictions.csv").set_index("id")
+    table.index = table["file"].str.removeprefix(f"{jpgs}/").str.removesuffix(".jpg")
+    np.testing.assert_allclose(table.loc[known.index, "p_sub"], known["p_sub"], atol=1e-4)
+
+
+def test_simulate_and_merge(config_file, lenses, tmp_path):
+    for k in range(2):
+        options = ("--shard", f"{k}/2", "--out", tmp_path / str(k))
+        assert run("simulate", "--config", config_file, *options) == 0
+    assert run("merge", tmp_path / "0", tmp_path / "1", "--out", tmp_path / "all") == 0
+    merged = (tmp_path / "all" / "images.npy").read_bytes()
+    assert merged == (lenses / "images.npy").read_bytes()
+
+
+def test_ingest_with_options(config_file, tmp_path, capsys):
+    """Bad files stop it; the options leave them out, drop a leak, draw anew, tell the scale."""
+    members = class_folders(("train/no", "train/sub"), 24) | class_folders(("test/no", "test/sub"))
+    members["train/no/bad.npy"] = b""
+    command = ("ingest", stored_in(tmp_path / "in", members), "--config", config_file)
+    assert run(*command, "--out", tmp_path / "out") == 2
+    said = capsys.readouterr().err
+    assert "1 of 61 images cannot be used" in said and "train/no/bad.npy  is empty" in said
+    assert not (tmp_path / "out").exists()
+    options = ("--out", tmp_path / "out", "--skip-bad", "--pixel-scale", "0.05")
+    assert run(*command, *options) == 0
+    said = capsys.readouterr().err
+    assert "60 of 61 images written" in said and "(published: train, test; valid, opt drawn" in said
+    assert "WARNING: 24 images in 12 groups" in said
+    catalog = Dataset.open(tmp_path / "out").catalog
+    assert (catalog["id"].str.startswith("test/") == (catalog["split"] == "test")).all()
+    assert json.loads((tmp_path / "out/dataset.json").read_text())["pixel_scale"] == 0.05
+    assert run(*command, *options, "--drop-duplicates", "--resplit") == 0
+    assert "48 of 61 images written" in (said := capsys.readouterr().err) and "(drawn)" in said
+    assert len(Dataset.open(tmp_path / "out").images) == 48
+    chosen = yaml.safe_load(config_file.read_text()) | {"ingest": {"skip_bad": True}}
+    (tmp_path / "chosen.yaml").write_text(yaml.safe_dump(chosen))
+    assert run(*command[:2], "--config", tmp_path / "chosen.yaml", *options[:2]) == 0
+    assert "60 of 61 images written" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run(*command, *options[:2], "--pixel-scale", "small")
+
+
+# ------------------------------------------------------------------------ wrong input
+
+
+def change(source, folder, **keys):
+    content = yaml.safe_load(source.read_text()) | keys
+    path = folder / "changed.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+WRONG = {
+    "missing config": (
+        "tune {done}/processed --config {tmp}/no.yaml --out {tmp}/out",
+        r"no\.yaml: cannot be read",
+    ),
+    "wrong key": (
+        "tune {done}/processed --config {bad} --out {tmp}/out",
+        r"changed\.yaml: colour: unknown key; expected one of",
+    ),
+    "unknown run": (
+        "train {done}/processed --config {config} --run plan --out {tmp}/out",
+        "--run plan: no such run; expected one of: plain",
+    ),
+    "one folder for two seeds": (
+        "train {done}/processed --config {config} --run plain --seed 0 1 --out {tmp}/out",
+        r"out: found one folder for 2 seeds; expected different seeds, and {seed} in its name",
+    ),
+    "a seed twice": (
+        "train {done}/processed --config {config} --run plain --seed 1 1 --out {tmp}/out",
+        "found one folder for 2 seeds; expected different seeds",
+    ),
+    "no data set": (
+        "preprocess {tmp} --config {config} --out {tmp}/out",
+        "no dataset: images.npy, catalog.csv, dataset.json missing",
+    ),
+    "missing folder of images": (
+        "ingest {tmp}/gone --config {config} --out {tmp}/out",
+        "gone: does not exist; expected a folder or archive",
+    ),
+    "shard": (
+        "simulate --config {config} --shard 2/2 --out {tmp}/out",
+        "shard 2/2: expected k/n with 0 <= k < n",
+    ),
+    "features needed": (
+        "train {done}/processed --config {config} --selection {selection} --out {tmp}/out",
+        "model.features is on: a feature table is needed",
+    ),
+    "missing features": (
+        "train {done}/processed --config {config} --features {tmp}/no.csv"
+        " --selection {selection} --out {tmp}/out",
+        r"no\.csv: ",
+    ),
+    "selection needed": (
+        "train {done}/processed --config {config} --features {done}/features.csv --out {tmp}/out",
+        "model.feature_set is 'selected': found no selection; expected --selection",
+    ),
+    "selection needed by the search": (
+        "tune {done}/processed --config {config} --features {done}/features.csv --out {tmp}/out",
+        "model.feature_set is 'selected': found no selection; expected --selection",
+    ),
+    "no features to judge": (
+        "select {done}/processed --config {config} --features {tmp}/no.csv --out {tmp}/out",
+        r"no\.csv: ",
+    ),
+    "no search": (
+        "train {done}/processed --config {config} --final {tmp} --out {tmp}/out",
+        r"best\.json: no such file; run the search first",
+    ),
+    "search of another space": (
+        "train {done}/processed --config {config} --final {search} --out {tmp}/out",
+        "search: found .*num_heads.*does not fit the configuration: .*embed_dim = 16 .* = 3",
+    ),
+    "divergence": (
+        "train {blind}/processed --config {hot} --run plain --out {tmp}/out",
+        "out: .*learning rate 1e.09.*; expected a lower learning rate",
+    ),
+    "incomplete run": (
+        "evaluate {done}/processed {broken} --config {config} --out {tmp}/out",
+        "broken: incomplete run; missing model.safetensors",
+    ),
+    "run folder": ("predict {image} --run {tmp}/gone", "gone: no such run folder"),
+    "missing image": ("predict {tmp}/gone.png --run {run}", r"gone\.png: does not exist"),
+    "damaged image": ("predict {damaged} --run {run}", r"damaged\.jpg: .*truncated"),
+    "no image": ("predict {config} --run {run}", r"tiny\.yaml: unknown kind of file; expected"),
+    "empty folder": ("predict {empty} --run {run}", "empty: found no image"),
+    "output below a file": ("predict {image} --run {run} --out {config}/p.csv", r"tiny\.yaml"),
+    "no reference": ("check --reference {tmp}/no.json", r"no\.json: cannot be read"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_input_gets_one_message(done, jpgs, config_file, tmp_path, capsys, name):
+    out, inputs = tmp_path / "here", tmp_path / "inputs"
+    for folder in (out, inputs, inputs / "empty", inputs / "search", inputs / "hot"):
+        folder.mkdir()
+    image = jpgs / "sub" / "image_0.jpg"
+    (inputs / "damaged.jpg").write_bytes(image.read_bytes()[:-50])
+    (inputs / "search" / "best.json").write_text('{"params": {"num_heads": 3}, "start": {}}')
+    shutil.copytree(done / "final" / "seed0", inputs / "broken")
+    (inputs / "broken" / "model.safetensors").unlink()
+    recipe = {"learning_rate": 1e9, "epochs": 30, "batch_size": 8, "warmup": 0.0}
+    hot = {"runs": {"plain": {"label": "", "model": {"features": False}, "train": recipe}}}
+    places = {
+        "tmp": out,
+        "done": done,
+        "config": config_file,
+        "image": image,
+        "run": done / "final" / "seed0",
+        "blind": done / "blind",
+        "selection": done / "selection" / "selection.json",
+        "bad": change(config_file, inputs, colour=1),
+        "hot": change(config_file, inputs / "hot", **hot),
+    }
+    places |= {path.name.split(".")[0]: path for path in inputs.iterdir()} | {"hot": places["hot"]}
+    command, message = WRONG[name]
+    assert run(*(word.format(**places) for word in command.split())) == 2
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err + captured.out
+    errors = [line for line in captured.err.splitlines() if ": error: " in line]
+    assert len(errors) == 1 and errors[0].startswith(f"vitdm {command.split()[0]}: error: ")
+    assert re.search(message, captured.err, re.S), captured.err
+    (out / "out.failed.json").unlink(missing_ok=name != "divergence")
+    assert captured.out == "" and snapshot(out) == []  # nothing half-written
+
+
+def test_a_fault_of_the_disk_is_no_traceback(jpgs, tmp_path, monkeypatch, capsys):
+    for fault in (OSError("disk on fire"), OSError(28, "No space left", "/x")):
+
+        def burn(*_, fault=fault):
+            raise fault
+
+        monkeypatch.setattr("vitdm.predict.predict_files", burn)
+        assert run("predict", jpgs, "--run", tmp_path) == 2
+    said = "vitdm predict: error: {}\n"
+    assert capsys.readouterr().err == said.format("disk on fire") + said.format("/x: No space left")
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("", "required: COMMAND"),
+        ("trian", "invalid choice: 'trian'"),
+        ("ingest images --out x", "required: --config"),
+        ("simulate --config c --out x --shard one", "found 'one'; expected k/n, such as 0/8"),
+    ],
+)
+def test_wrong_usage(capsys, command, message):
+    with pytest.raises(SystemExit) as stopped:
+        main(command.split())
+    assert stopped.value.code == 2 and message in capsys.readouterr().err

@@ -1,0 +1,257 @@
+"""docs/data.md tells the truth: its tables are those of the code, and its commands run."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from files import class_folders, fits_bytes, folder, npz, pair, picture, tar
+
+from vitdm import config
+from vitdm.__main__ import main, parser
+from vitdm.config.sections import checked
+from vitdm.data import layouts, readers
+from vitdm.simulation import priors, simulate
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs/data.md").read_text()
+POPULATIONS = {
+    path.stem: config.load_population(path) for path in (ROOT / "config/populations").glob("*.yaml")
+}
+
+
+def rows(header):
+    """Return the cells of the table of the page whose header begins so, its header among them."""
+    lines = PAGE[PAGE.index(f"\n{header}") :].strip().split("\n\n")[0].splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return [cells[0], *cells[2:]]
+
+
+# ------------------------------------------------------------------------------------ the tables
+
+
+def text_of(value):
+    """Return a setting as the page writes it."""
+    match value:
+        case priors.Prior(form="fixed"):
+            return number(value.values[0])
+        case priors.Prior(form="normal"):
+            return " ± ".join(map(number, value.values))
+        case priors.Prior():
+            return " to ".join(map(number, value.values)) + ", log" * (value.form == "log_uniform")
+        case priors.Position():
+            ((name, place),) = value.model_dump(exclude_none=True).items()
+            return f"{name} {text_of(getattr(value, name)) if name == 'radius' else number(place)}"
+        case dict():
+            return " / ".join(number(value.get(name, 0)) for name in ("no_sub", "cdm", "axion"))
+        case tuple():
+            return " to ".join(map(number, value))
+        case bool():
+            return "yes" if value else "no"
+        case str():
+            return value
+    return number(value)
+
+
+def number(value):
+    return re.sub(r"e([+-])0?(\d)", lambda m: "e" + m[1].strip("+") + m[2], f"{value:.4g}")
+
+
+def setting(population, keys):
+    """Return the first of several settings that a population has, in words, or a dash."""
+    for key in keys:
+        value = population
+        for name in key.split("."):
+            value = getattr(value, name, None)
+        if value is not None:
+            return text_of(value) if key == keys[0] else f"{name} {text_of(value)}"
+    return "–"
+
+
+def test_side_by_side():
+    header, *table = rows("| setting | `marginal`")
+    names = [name.strip("`") for name in header[1:]]
+    assert sorted(names) == sorted(POPULATIONS)
+    for first, *cells in table:
+        keys = re.findall(r"`(.*?)`", first)
+        expected = [setting(POPULATIONS[name], keys) for name in names]
+        assert cells == expected, f"expected | {first} | {' | '.join(expected)} |"
+
+
+def test_each_population_has_a_paragraph():
+    for name in POPULATIONS:
+        assert f"\n**`{name}`**" in PAGE
+
+
+def test_default_population():
+    default = Path(config.load(ROOT / "config/paper.yaml").population).stem
+    assert f"**`{default}`**, the default" in PAGE
+
+
+def test_quirks():
+    command = [sys.executable, "-m", "vitdm.simulation.population"]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert printed in PAGE, f"expected in docs/data.md:\n{printed}"
+
+
+def test_columns_of_the_truth():
+    columns = [name for row in rows("| column |")[1:] for name in re.findall(r"`(.*?)`", row[0])]
+    names = [f"{light}_{name}" for light in ("source", "lens_light") for name in simulate.LIGHT]
+    assert sorted(columns) == sorted(simulate.TRUTH)
+    assert set(names) <= set(columns)
+
+
+def test_names_of_classes_and_files():
+    aliases = {alias: row[0] for row in rows("| class |")[1:] for alias in row[1].split(", ")}
+    assert {k.strip("`"): v.strip("`") for k, v in aliases.items()} == layouts.ALIASES
+    suffixes = {s for row in rows("| suffix |")[1:] for s in re.findall(r"`(.*?)`", row[0])}
+    assert suffixes == set(readers.SUFFIXES)
+    assert all(f"`{suffix}`" in PAGE for suffix in readers.ARCHIVES)
+
+
+def test_links_lead_somewhere():
+    headings = re.findall(r"^#+ (.*)$", PAGE, re.M)
+    anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    for target in re.findall(r"\]\((.*?)\)", PAGE):
+        if target.startswith("#"):
+            assert target[1:] in anchors, target
+        elif not target.startswith("http"):
+            assert (ROOT / "docs" / target).exists(), target
+
+
+# ---------------------------------------------------------------------------------- the commands
+
+
+def png(names, n, first=0):
+    """Return class folders of n images of 16 pixels a side, no two alike."""
+    return class_folders(names, n, ".png", (16, 16), first)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with the data of the users of the page, small, beside ``config``."""
+    root = tmp_path_factory.mktemp("docs")
+    (root / "config").symlink_to(ROOT / "config")
+    images = png(("no_sub", "sub"), 12)
+    tar(root / "lenses.tgz", {f"lenses/{name}": content for name, content in images.items()})
+    models = png(("Model_I/cdm", "Model_I/no_sub"), 12)
+    models |= png(("Model_I_test/cdm", "Model_I_test/no_sub"), 4, first=12)
+    for k in range(16):
+        name = f"Model_I{'_test' * (k >= 12)}/axion/axion_sim_{k}.npy"
+        models[name] = pair(picture(100 + k, (16, 16)), 1e-23)
+    folder(root / "model_i", models)
+    for k, split in enumerate(("train", "valid", "opt", "test")):
+        stack = np.stack([picture(8 * k + i, (16, 16)) for i in range(8)])
+        content = {f"images/X_{split}.npy": npz(data=stack)}
+        content[f"labels/y_{split}.npy"] = npz(label=np.eye(2)[np.arange(8) % 2])
+        folder(root / "splits", content)
+    cutouts = {
+        f"{kind}/{i}.fits": fits_bytes(picture(40 * k + i, (16, 16)).astype(">f4"))
+        for k, kind in enumerate(("no_sub", "sub"))
+        for i in range(12)
+    }
+    folder(root / "cutouts", cutouts | {"no_sub/broken.fits": b""})
+    return root
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", PAGE, re.S)
+
+
+def commands():
+    """Return the words of all shell commands of the page, in their order."""
+    lines = "".join(blocks("sh")).splitlines()
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+def test_commands(place, monkeypatch, capsys):
+    """Each runs as it stands, with fewer images; of those that train, the arguments are looked at.
+
+    What one writes the next may need, so they run in the order of the page.
+    """
+    monkeypatch.chdir(place)
+    for program, *words in commands():
+        if program == "snakemake":
+            given = [word for word in words if word.endswith(".yaml") or word.startswith("data=")]
+            for path in (word.partition("=")[2] or word for word in given):
+                assert Path(path).exists(), path
+        elif program == "vitdm" and words[0] == "predict":
+            parser().parse_args(words)  # needs a trained model
+        elif program == "vitdm":
+            few = re.sub(r"--n \d+", "--n 12", shlex.join(words))
+            assert main(shlex.split(few)) == 0, capsys.readouterr().err
+        else:
+            subprocess.run([program, *words], check=True)
+
+
+@pytest.mark.parametrize("name", ["lenses.tgz", "model_i", "splits"])
+def test_data_given_to_the_workflow(name, place, tmp_path, capsys):
+    out = tmp_path / "out"
+    command = ["ingest", str(place / name), "--config", f"{ROOT}/config/lenses.yaml"]
+    assert main([*command, "--out", str(out)]) == 0
+    said = capsys.readouterr().err
+    expected = {
+        "lenses.tgz": "(drawn)",
+        "model_i": "(published: train, test; valid, opt drawn from train)",
+        "splits": "(published: train, valid, opt, test)",
+    }
+    assert expected[name] in said and "WARNING" not in said
+    assert ("axion_mass" in (out / "catalog.csv").read_text()) == (name == "model_i")
+
+
+def test_python(place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    answers = "file,p_no_sub\nlenses/no_sub/1.jpg,0.8\nlenses/sub/1.jpg,0.3\n"
+    (place / "answers.csv").write_text(answers)
+    for block in blocks("python"):
+        exec(block, {})
+    assert capsys.readouterr().out.startswith("1.0\n")
+
+
+def test_settings_of_a_population():
+    content = yaml.safe_load((ROOT / "config/populations/marginal.yaml").read_text())
+    (block,) = blocks("yaml")
+    checked(config.Population, content | yaml.safe_load(block), "docs/data.md")
+
+
+def test_settings_for_small_images():
+    content = yaml.safe_load((ROOT / "config/paper.yaml").read_text())
+    for keys, value in {
+        ("preprocess", "size"): "`preprocess.size: 64`",
+        ("model", "patch_size"): "`model.patch_size: 16`",
+        ("tune", "space", "patch_size", "choices"): "`choices: [8, 16, 32]`",
+    }.items():
+        assert value in PAGE
+        section = content
+        for key in keys[:-1]:
+            section = section[key]
+        section[keys[-1]] = yaml.safe_load(value.strip("`").partition(": ")[2])
+    config.build(content)
+
+
+def test_the_code_of_the_page_on_tuning_runs():
+    page = (ROOT / "docs/tuning.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    generator = np.random.default_rng(0)
+    y, x = np.mgrid[:96, :96] - 47.5
+    labels = np.repeat(["no_sub", "cdm"], 24)
+    width = np.where(labels == "cdm", 8.0, 3.0)[:, None, None]
+    images = np.exp(-(((np.hypot(x, y) - 25) / width) ** 2) / 2)
+    images = images + generator.normal(0, 0.05, images.shape)
+    few = "n_calls=5, start_seeds=2, n_initial_points=2, epochs=1, candidates=1, candidate_seeds=2"
+    assert "n_calls=30" in block
+    found = {"images": images, "labels": labels}
+    exec(block.replace("n_calls=30", few + ", progress=False"), found)
+    assert len(found["result"].x_iters) == 5 and found["model"].predict(images).shape == (48,)
+
+
+def test_the_space_of_the_page_on_tuning_is_one():
+    page = (ROOT / "docs/tuning.md").read_text()
+    (block,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    content = yaml.safe_load((ROOT / "config/smoke.yaml").read_text())
+    settings = config.build(content | yaml.safe_load(block) | {"study": {}})
+    assert settings.tune.n_calls == 24 and set(settings.tune.space) >= {"depth", "stretch"}

@@ -1,0 +1,120 @@
+"""The whole workflow, for real, on images in files; and what a second run does."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+PARTS = ("Snakefile", "config", "environment.yml", "notebooks", "paper", "vitdm", "studies")
+PARTS += ("pyproject.toml",)
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    """A copy of the project, with 64 small images in class folders of a DeepLense layout."""
+    project = tmp_path_factory.mktemp("project")
+    for part in PARTS:
+        source = ROOT / part
+        if source.is_dir():
+            shutil.copytree(source, project / part, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, project / part)
+    content = yaml.safe_load((project / "config/smoke.yaml").read_text())
+    content["n_images"] = {"train": 28, "valid": 12, "opt": 12, "test": 12}
+    content["preprocess"]["size"] = 48
+    content["runs"] = {name: content["runs"][name] for name in ("plain", "spt_lsa")}
+    content["tune"] |= {"n_calls": 6, "n_initial_points": 1, "n_train": None, "candidates": 1}
+    content["study"] = content["rates"] = {}
+    content["final"] |= {"bootstrap": 50}
+    (project / "config/few.yaml").write_text(yaml.safe_dump(content))
+    rng = np.random.default_rng(1)
+    y, x = np.mgrid[:48, :48] - 23.5
+    for folder, radius in (("no", 11.0), ("vort", 13.0)):
+        (project / "my lenses" / folder).mkdir(parents=True)
+        for i in range(32):
+            angle = rng.uniform(0, 2 * np.pi)
+            ring = np.exp(-(((np.hypot(x, y) - radius) / 2) ** 2))
+            ring *= 1.2 + np.cos(np.arctan2(y, x) - angle)
+            image = np.clip(40 + 80 * ring + rng.normal(0, 4, ring.shape), 0, 255)
+            cv2.imwrite(str(project / "my lenses" / folder / f"{i}.png"), image.astype(np.uint8))
+    return project
+
+
+def snakemake(project, *arguments):
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "PYTHONPATH": str(project), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", "--configfile", "config/few.yaml"]
+    return subprocess.run(
+        [*command, "--config", "data=my lenses", *arguments],
+        cwd=project,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
+def planned(answer):
+    """Return the rules of the jobs that a dry run plans."""
+    assert answer.returncode == 0, answer.stdout[-3000:]
+    lines = (line.strip() for line in answer.stdout.splitlines())
+    return {
+        line.split()[1].rstrip(":") for line in lines if line.startswith(("rule ", "localrule "))
+    }
+
+
+def test_article_of_images_in_files(copy):
+    answer = snakemake(copy)
+    assert answer.returncode == 0, answer.stdout[-5000:]
+    out = copy / "results/smoke_my_lenses"
+    catalog = pd.read_csv(out / "dataset/catalog.csv")
+    assert catalog["class"].value_counts().to_dict() == {"no_sub": 32, "axion": 32}
+    assert (out / "paper/paper.pdf").read_bytes().startswith(b"%PDF")
+    assert "axion" in (out / "paper/paper.html").read_text()
+    assert (out / "paper/paper.tex").is_file()
+    assert not (copy / "paper/paper.html").exists()  # published is the reference run alone
+
+    assert "Nothing to be done" in snakemake(copy, "-n").stdout
+
+    notebook = copy / "notebooks/04_optimisation.py"
+    notebook.write_text(notebook.read_text().replace("# # 4.", "# # Four.", 1))
+    assert planned(snakemake(copy, "-n")) == {"convert_notebook", "notebook_04", "paper", "all"}
+
+
+def test_notebooks_before_the_final_test_see_no_test_image(copy):
+    """With test images, features and classes destroyed, notebooks 1 to 4 show the same."""
+    out, blind = copy / "results/smoke_my_lenses", copy / "results/blind"
+    shutil.copytree(out, blind, ignore=shutil.ignore_patterns("figures", "tables", "numbers"))
+    test = (pd.read_csv(out / "dataset/catalog.csv")["split"] == "test").to_numpy()
+    for folder in (blind / "dataset", blind / "processed"):
+        images = np.load(folder / "images.npy")
+        images[test] = np.nan
+        np.save(folder / "images.npy", images)
+        catalog = pd.read_csv(folder / "catalog.csv", dtype=str, keep_default_na=False)
+        catalog.loc[test, "class"] = catalog.loc[test, "class"].to_numpy()[::-1]
+        catalog.to_csv(folder / "catalog.csv", index=False)
+    features = pd.read_csv(blind / "features.csv", dtype={"id": str}).set_index("id").astype(float)
+    features[test] = np.inf
+    features.reset_index().to_csv(blind / "features.csv", index=False)
+    shutil.rmtree(blind / "evaluation")
+    environment = os.environ | {"PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}
+    for source in sorted((out / "notebooks").glob("0[1-4]*.ipynb")):
+        command = [sys.executable, "-m", "papermill", source, blind / source.name]
+        command += ["--kernel", "python3", "--cwd", copy, "--no-progress-bar"]
+        for name in ("results", "figures", "tables"):
+            place = "results/blind" + ("" if name == "results" else f"/{name}")
+            command += ["-p", name, place]
+        answer = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
+        assert answer.returncode == 0, answer.stderr[-3000:]
+    shown = [*blind.glob("figures/*.png"), *blind.glob("tables/*.csv"), *blind.glob("numbers/*")]
+    assert len(list(blind.glob("numbers/*"))) == 4 and len(shown) > 20
+    for file in shown:
+        assert file.read_bytes() == (out / file.relative_to(blind)).read_bytes(), file.name

@@ -1,0 +1,276 @@
+"""The environment is what the project says it is: dependencies, lock, front matter."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib.metadata
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from astropy.io import fits
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from studies import check
+from vitdm import __version__
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+RUNTIME = [Requirement(line) for line in PROJECT["dependencies"]]
+DEV = [Requirement(line) for line in PROJECT["optional-dependencies"]["dev"]]
+REQUIRED = ("torch", "opencv-python-headless", "numpy", "scikit-optimize", "matplotlib")
+REQUIRED += ("seaborn", "jupytext", "papermill", "nbval", "pandas")
+ENTRIES = ("paper", "notebooks", "vitdm", "figures", "tests", "environment.yml", "Snakefile")
+ENTRIES += ("README.md", "LICENSE", "CITATION.cff", "CHANGELOG.md", "docs/design.md", ".ci/run")
+GPU = re.compile(r"nvidia|cuda|triton|torchvision")
+HOME = re.compile(r"(?<![\w.])/(?:home|Users|root|work|tmp)/[\w.-]+")
+
+
+def names(requirements: list[Requirement]) -> set[str]:
+    return {canonicalize_name(requirement.name) for requirement in requirements}
+
+
+def locked() -> dict[str, list[Version]]:
+    """Return the versions of each distribution in the lock; every row must be an exact pin."""
+    versions: dict[str, list[Version]] = {}
+    for line in (ROOT / "requirements.lock").read_text().splitlines():
+        text = line.split("#")[0].strip()
+        if not text:
+            continue
+        requirement = Requirement(text)
+        (pin,) = requirement.specifier
+        assert pin.operator == "==" and "*" not in pin.version, f"not an exact version: {line}"
+        versions.setdefault(canonicalize_name(requirement.name), []).append(Version(pin.version))
+    return versions
+
+
+def imports(source: str) -> set[str]:
+    """Return the top-level names of the modules that a source imports, wherever it does."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+@functools.cache
+def distributions() -> dict[str, list[str]]:
+    """Return the distributions that give each top-level module: read once, it takes a second."""
+    return importlib.metadata.packages_distributions()
+
+
+def undeclared(source: str, declared: set[str]) -> set[str]:
+    """Return the imports that neither Python, this project nor a declared distribution gives."""
+    local = {"vitdm"} | {path.stem for path in (ROOT / "paper").glob("*.py")}
+    return {
+        name
+        for name in imports(source) - set(sys.stdlib_module_names) - local
+        if not {canonicalize_name(d) for d in distributions().get(name, [])} & declared
+    }
+
+
+def tracked() -> list[Path]:
+    """Return the files of the repository; without git, all that .gitignore does not name."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listing = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if listing.returncode == 0:
+        paths = [ROOT / name for name in listing.stdout.split("\0") if name]
+    else:
+        kept = ("*", "vitdm/*", "tests/*", "notebooks/*", "paper/*", "docs/*", "config/**/*")
+        paths = [path for pattern in kept for path in ROOT.glob(pattern)]
+    return [path for path in paths if path.is_file()]
+
+
+def texts() -> dict[str, str]:
+    """Return the content of each text file of the repository, by its path in it."""
+    found = {}
+    for path in tracked():
+        content = path.read_bytes()
+        if b"\0" not in content[:8192]:
+            found[str(path.relative_to(ROOT))] = content.decode("utf-8", "replace")
+    return found
+
+
+def test_undeclared_sees_a_missing_distribution():
+    source = "import numpy.linalg\ndef f():\n    from cv2 import aruco\nfrom . import x\nimport os"
+    assert undeclared(source, {"numpy"}) == {"cv2"}
+    assert undeclared(source, {"numpy", "opencv-python-headless"}) == set()
+
+
+@pytest.mark.parametrize("folder", ["vitdm", "paper", "notebooks"])
+def test_every_import_is_a_declared_dependency(folder):
+    sources = sorted((ROOT / folder).glob("*.py"))
+    assert sources, f"no Python file in {folder}/"
+    missing = {path.name: undeclared(path.read_text(), names(RUNTIME)) for path in sources}
+    assert not {name: imports for name, imports in missing.items() if imports}
+
+
+def test_every_import_of_the_tests_is_a_declared_dependency():
+    sources = sorted((ROOT / "tests").glob("*.py"))
+    local = {path.stem for path in sources}
+    declared = names(RUNTIME) | names(DEV)
+    missing = {path.name: undeclared(path.read_text(), declared) - local for path in sources}
+    assert not {name: imports for name, imports in missing.items() if imports}
+
+
+def test_required_libraries_are_declared():
+    assert set(REQUIRED) <= names(RUNTIME)
+
+
+def test_lock_pins_every_dependency_within_its_range():
+    versions = locked()
+    for requirement in RUNTIME + DEV:
+        pins = versions.get(canonicalize_name(requirement.name))
+        assert pins, f"requirements.lock lacks {requirement.name}; run `make lock`"
+        for pin in pins:
+            assert pin in requirement.specifier, f"{requirement.name} {pin}: not {requirement}"
+
+
+def test_lock_is_complete_for_the_installed_packages():
+    """What the installed packages say they need is in the lock, all the way down."""
+    versions, seen = locked(), set()
+    queue = [(requirement.name, requirement.extras) for requirement in RUNTIME + DEV]
+    while queue:
+        name, extras = queue.pop()
+        if (canonicalize_name(name), frozenset(extras)) in seen:
+            continue
+        seen.add((canonicalize_name(name), frozenset(extras)))
+        assert canonicalize_name(name) in versions, f"requirements.lock lacks {name}"
+        for line in importlib.metadata.requires(name) or []:
+            needed = Requirement(line)
+            wanted = any(
+                needed.marker is None or needed.marker.evaluate({"extra": extra})
+                for extra in {"", *extras}
+            )
+            if wanted and not GPU.match(canonicalize_name(needed.name)):
+                queue.append((needed.name, needed.extras))
+
+
+def test_lock_leaves_the_build_of_torch_to_the_user():
+    versions = locked()
+    assert not [name for name in versions if GPU.match(name)]
+    assert versions["torch"][0].local is None
+    assert "://" not in (ROOT / "requirements.lock").read_text()
+
+
+def test_no_torchvision():
+    with pytest.raises(importlib.metadata.PackageNotFoundError):
+        importlib.metadata.distribution("torchvision")
+    assert "torchvision" not in names(RUNTIME) | names(DEV)
+
+
+def test_conda_environment_is_the_lock():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    (pip,) = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
+    assert pip == ["-r requirements.lock", "-e ."]
+    (python,) = [e for e in environment["dependencies"] if str(e).startswith("python")]
+    assert python.removeprefix("python") == PROJECT["requires-python"]
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_entry_exists(entry):
+    assert (ROOT / entry).exists()
+
+
+def test_versions_agree():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == PROJECT["version"] == __version__
+    assert citation["license"] == PROJECT["license"]
+
+
+def test_make_targets_of_the_readme_exist():
+    named = set(re.findall(r"\bmake (\w+)", "".join(code("README.md"))))
+    rules = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert {"results", "test", "smoke", "check", "clean"} <= named <= set(rules)
+
+
+def code(document: str) -> list[str]:
+    """Return what a Markdown document sets as code."""
+    return re.findall(r"```.*?```|`[^`\n]+`", (ROOT / document).read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/design.md", "docs/data.md"])
+def test_links_of_the_documents_lead_somewhere(document):
+    links = re.findall(r"\]\(([^)#\s]+)", (ROOT / document).read_text())
+    local = [link for link in links if "://" not in link]
+    assert not [link for link in local if not (ROOT / document).parent.joinpath(link).exists()]
+
+
+def test_design_names_every_module_and_every_dependency():
+    design = (ROOT / "docs/design.md").read_text()
+    house = set(re.findall(r"^  (\w+(?:\.py|/)) ", design, re.MULTILINE))
+    modules = {path.name for path in (ROOT / "vitdm").glob("*.py")} - {"__init__.py"}
+    packages = {f"{path.parent.name}/" for path in (ROOT / "vitdm").glob("*/__init__.py")}
+    assert house == modules | packages
+    table = design.split("## Dependencies")[1]
+    rows = set(re.findall(r"^\| ([\w-]+)(?: \(dev\))? \|", table, re.MULTILINE)) - {"package"}
+    assert {canonicalize_name(row) for row in rows} == names(RUNTIME) | names(DEV)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("/" + "home/ann/x", True),
+        ('"/' + 'work/main"', True),
+        ("see results/tmp/x and https://a.org/home/x", False),
+    ],
+)
+def test_pattern_of_absolute_paths(text, found):
+    assert bool(HOME.search(text)) is found
+
+
+def test_no_absolute_path_of_a_machine():
+    assert not {name: m.group() for name, text in texts().items() if (m := HOME.search(text))}
+
+
+def test_only_text_that_can_be_read_is_kept():
+    refused = {".ipynb", ".pkl", ".pickle", ".pt", ".pth", ".ckpt"}
+    assert not [path for path in tracked() if path.suffix in refused]
+
+
+def test_numbers_of_the_readme_are_those_of_the_reference_run():
+    reference = check.read_reference(ROOT / "paper/reference.json")
+    shown = re.findall(
+        r"<!-- (number|minutes): (\w+) -->[ *]*(\d*\.?\d+|)", (ROOT / "README.md").read_text()
+    )
+    assert {"test_auc", "test_balanced_accuracy"} <= {key for _, key, _ in shown} & set(reference)
+    for kind, key, text in shown:
+        assert text, f"README.md: {key} has no value"
+        if kind == "number" and key in reference:
+            digits = len(text.partition(".")[2])
+            assert float(text) == round(reference[key]["value"], digits), key
+
+
+def test_readme_code_runs(tmp_path, monkeypatch, capsys):
+    """What the README shows: a lens found and measured; the whole way, on few images."""
+    readme = (ROOT / "README.md").read_text()
+    look, fit, block = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    y, x = np.mgrid[:100, :100]
+    ring = 50 * np.exp(-0.5 * ((np.hypot(x - 50, y - 50) - 20) / 2) ** 2)
+    ring += np.random.default_rng(0).normal(0, 1, ring.shape)
+    fits.writeto(tmp_path / "lens.fits", ring.astype(np.float32))
+    exec(compile(look.replace("lens.fits", f"{tmp_path}/lens.fits"), "README.md", "exec"), {})
+    first, radius = capsys.readouterr().out.splitlines()
+    assert first.startswith("True") and float(radius) == pytest.approx(20, abs=0.7)
+    exec(compile(fit.replace("lens.fits", f"{tmp_path}/lens.fits"), "README.md", "exec"), {})
+    theta_E = float(re.search(r"'theta_E': np.float64\((.*?)\)", capsys.readouterr().out)[1])
+    assert theta_E == pytest.approx(20 * 0.05, rel=0.03)
+    few = block.replace('"train": 1000, "test": 500', '"train": 24, "test": 12')
+    assert few != block
+    monkeypatch.chdir(ROOT)
+    exec(compile(few.replace('"mine/', f'"{tmp_path}/mine/'), "README.md", "exec"), {})
+    out = capsys.readouterr().out
+    assert "no_sub" in out
+    *rows, score = np.array(re.findall(r"\d\.\d+(?:e-?\d+)?", out), float)
+    np.testing.assert_allclose(np.reshape(rows, (12, 3)).sum(axis=1), 1, atol=1e-6)
+    assert 0 <= score <= 1 and (tmp_path / "mine/run/model.safetensors").is_file()

@@ -1,0 +1,85 @@
+"""The notebooks: parameters, plain code, and no executed copies in the repository."""
+
+import ast
+import subprocess
+from pathlib import Path
+
+import jupytext
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = ("01_feature_discovery", "02_feature_comparison", "03_model", "04_optimisation")
+NAMES += ("05_final_test",)
+SMOKE = {
+    "results": "results/smoke",
+    "figures": "results/smoke/figures",
+    "tables": "results/smoke/tables",
+}
+LONGEST = 8  # lines of a function
+
+
+@pytest.fixture(params=NAMES)
+def notebook(request):
+    return jupytext.read(ROOT / "notebooks" / f"{request.param}.py")
+
+
+def code(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def test_these_are_all():
+    assert sorted(path.stem for path in (ROOT / "notebooks").glob("*.py")) == sorted(NAMES)
+
+
+def test_parameters_are_literals_with_the_smoke_defaults(notebook):
+    tagged = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
+    assert len(tagged) == 1 and tagged[0] is code(notebook)[0] is notebook.cells[1]
+    statements = ast.parse(tagged[0].source).body
+    assert all(isinstance(statement, ast.Assign) for statement in statements)
+    found = {entry.targets[0].id: ast.literal_eval(entry.value) for entry in statements}
+    assert found == SMOKE
+
+
+def test_each_starts_with_its_own_name(notebook, request):
+    name = request.node.callspec.params["notebook"]
+    second = code(notebook)[1].source
+    assert f'out = notebook.start(results, figures, tables, name="{name}")' in second
+    title = notebook.cells[0]
+    assert title.cell_type == "markdown" and title.source.startswith(f"# {int(name[:2])}. ")
+
+
+def test_notebooks_explain_and_leave_the_work_to_the_library(notebook):
+    for cell in code(notebook):
+        for node in ast.walk(ast.parse(cell.source)):
+            assert not isinstance(node, ast.ClassDef), f"class {node.name}"
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                lines = node.end_lineno - node.lineno + 1
+                assert lines <= LONGEST, f"{node.name} has {lines} lines"
+    prose = [cell for cell in notebook.cells if cell.cell_type == "markdown"]
+    assert len(prose) >= 0.4 * len(code(notebook))
+
+
+def test_conversion_gives_a_valid_notebook_and_the_same_text_back(notebook, request, tmp_path):
+    name = request.node.callspec.params["notebook"]
+    path = tmp_path / f"{name}.ipynb"
+    jupytext.write(notebook, path)
+    converted = nbformat.read(path, as_version=4)
+    nbformat.validate(converted)
+    assert converted.metadata["kernelspec"]["name"] == "python3"
+    assert [cell.source for cell in converted.cells] == [cell.source for cell in notebook.cells]
+    assert not any(cell.get("outputs") for cell in converted.cells)
+    text = jupytext.writes(notebook, "py:percent")
+    original = (ROOT / "notebooks" / f"{name}.py").read_text()
+
+    def body(script):
+        return script.split("# ---\n", 2)[2].strip()
+
+    assert body(text) == body(original)
+
+
+def test_no_executed_notebook_is_tracked():
+    command = ["git", "ls-files", "*.ipynb"]
+    listing = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert listing.stdout.split() == []
+    assert not list((ROOT / "notebooks").glob("*.ipynb"))

@@ -1,0 +1,198 @@
+"""The Snakefile: what it plans for simulated lenses and for images in files; what it refuses."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+
+from vitdm import config
+
+ROOT = Path(__file__).resolve().parents[2]
+SMOKE = config.load(ROOT / "config/smoke.yaml")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """An empty working directory with the repository's inputs and none of its results."""
+    place = tmp_path_factory.mktemp("workflow")
+    for name in ("config", "notebooks", "paper", "environment.yml", "vitdm", "studies"):
+        (place / name).symlink_to(ROOT / name)
+    return place
+
+
+def plan(folder, *options):
+    """A dry run: exit status, what it said, and the number of jobs of each rule."""
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "-n"]
+    command += ["--quiet", "rules"] if "--quiet" in options else []
+    answer = subprocess.run(
+        [*command, "--directory", str(folder), *options],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        check=False,
+    )
+    text = answer.stdout + answer.stderr
+    # the table of jobs is printed before and after the plan
+    jobs = dict(re.findall(r"^(\w+) +(\d+)$", text, re.M))
+    return answer.returncode, text, {name: int(count) for name, count in jobs.items()}
+
+
+NOTEBOOKS = {f"notebook_0{k}": 1 for k in range(1, 6)}
+REST = {
+    "preprocess": 1,
+    "features": 1,
+    "select": 1,
+    "train": len(SMOKE.runs),
+    "tune": 1,
+    "search": len(SMOKE.study.arms) * SMOKE.study.seeds,
+    "rates": len(SMOKE.rates.recipes),
+    "join_trials": 2,
+    "evaluate": 1,
+}
+REST |= {"train_final": 1, "convert_notebook": 5, "paper": 1, "all": 1} | NOTEBOOKS
+
+
+def test_plan_of_simulated_lenses(folder):
+    status, text, jobs = plan(folder, "--configfile", "config/smoke.yaml")
+    assert status == 0, text
+    total = jobs.pop("total")
+    shown = len(SMOKE.populations.files)
+    curves = SMOKE.efficiency.curves
+    fitted = sum(curve.runs is None for curve in curves)
+    samples = shown + len(curves) + 1  # that of the audit
+    extra = {"simulate_sample": samples, "ceiling": shown, "features": 1 + shown + fitted}
+    extra |= {"rank_population": shown, "invariance": shown, "preprocess": 2 + len(curves)}
+    extra |= {"lensfit": SMOKE.shards, "merge_fits": 1, "lensfit_sample": shown + fitted}
+    default = SMOKE.efficiency.seeds
+    trainings = sum(len(curve.sizes) * (curve.seeds or default) for curve in curves)
+    extra |= {"efficiency": trainings, "merge_efficiency": 1}
+    extra |= {"compare": len(SMOKE.compare.rows), "merge_compare": 1}
+    extra |= {"known_model": 1, "audit": 1, "gain": 1, "train_final": 2}
+    assert jobs == REST | {"simulate": SMOKE.shards, "merge": 1} | extra
+    assert total == sum(jobs.values())
+    assert not (folder / "results").exists()  # a dry run leaves nothing
+    blocks = {
+        match[1]: match[2]
+        for match in re.finditer(r"^rule (\w+):\n(.*?)(?:\n\n|\n\[|\Z)", text, re.M | re.S)
+    }
+    assert {name for name, block in blocks.items() if "evaluation/metrics" in block} == {
+        "evaluate",
+        "notebook_05",
+    }
+    # the reference beside the final test comes after it, and only its notebook shows it
+    readers = {
+        name
+        for name, block in blocks.items()
+        if re.search("^    input:.*known_model/", block, re.M)
+    }
+    assert readers == {"notebook_05"}
+    assert (
+        "evaluation/predictions.csv" in re.search("^    input: .*", blocks["known_model"], re.M)[0]
+    )
+    assert "images.npy" not in blocks["known_model"]
+    # nothing of a workflow that is not to be published lands in the repository's folders
+    written = re.findall(r"^    output: (.*)$", text, re.M)
+    assert all(path.startswith("results/") for line in written for path in line.split(", "))
+
+
+def test_plan_of_images_in_files(folder, tmp_path):
+    layout = tmp_path / "my lenses"
+    for name in ("no_sub", "sub"):
+        (layout / name).mkdir(parents=True)
+        for i in range(4):
+            image = np.random.default_rng(i).integers(0, 255, (64, 64)).astype(np.uint8)
+            cv2.imwrite(str(layout / name / f"{i}.jpg"), image)
+    options = ("--configfile", "config/smoke.yaml", "--config", f"data={layout}")
+    status, text, jobs = plan(folder, *options)
+    assert status == 0, text
+    jobs.pop("total")
+    # without a pixel scale no lens is fitted
+    fitted = {"spt_lsa_lensfit", "spt_lsa_residual", "spt_lsa_all"}
+    runs = {"train": len(set(SMOKE.runs) - fitted)}
+    assert jobs == REST | {"ingest": 1, "invariance": 1} | runs
+    assert str(layout) in text and "results/smoke_my_lenses/dataset/images.npy" in text
+    assert "sensitivity" not in text  # needs the truth of simulated lenses
+
+
+def test_what_the_workflow_refuses(folder, tmp_path):
+    """Each in one message without a traceback, and no results folder is made."""
+    before = sorted(path.name for path in (folder / "results").glob("*"))
+    for setting, message in (
+        (f"data={tmp_path}/gone", f"data: {tmp_path}/gone: no such file or folder"),
+        ("colour=3", "smoke.yaml: colour: unknown key; expected one of: audit, compare, data"),
+    ):
+        status, text, _ = plan(folder, "--configfile", "config/smoke.yaml", "--config", setting)
+        assert status != 0 and message in text and "Traceback" not in text
+    assert sorted(path.name for path in (folder / "results").glob("*")) == before
+
+
+# ------------------------------------------------------------------------ who reads the test split
+
+
+def readers_of_the_test_split(source):
+    """Names of the functions in which the split "test" is named."""
+    return {
+        function.name
+        for function in ast.walk(ast.parse(source))
+        if isinstance(function, ast.FunctionDef)
+        for node in ast.walk(function)
+        if isinstance(node, ast.Constant) and node.value == "test"
+    }
+
+
+def test_readers_are_found():
+    source = 'def f(d): return d.rows("test")\ndef g(d): return d.rows("train")\n'
+    source += 'def h(d): return fit(**{"train_splits": ("train", "test")})'
+    assert readers_of_the_test_split(source) == {"f", "h"}
+
+
+def test_only_the_final_test_reads_the_test_split():
+    found = {
+        (path.name, name)
+        for path in (ROOT / "vitdm").glob("*.py")
+        for name in readers_of_the_test_split(path.read_text())
+    }
+    assert found == {("evaluate.py", "evaluate")}
+    shown = {
+        path.name
+        for path in (ROOT / "notebooks").glob("*.py")
+        if re.search(r"rows\([^)]*['\"]test['\"]", path.read_text())
+    }
+    assert shown <= {"05_final_test.py"}  # which draws what ``evaluate`` found
+
+
+@pytest.mark.parametrize("name", ["SDSSJ0946+1006_npix100.npy", "another.npy"])
+def test_real_lenses_are_fitted_if_something_is_known_of_them(folder, name, tmp_path):
+    np.save(tmp_path / name, np.zeros((100, 100)))
+    options = ("--configfile", "config/smoke.yaml", "--config", f"real_images={tmp_path}")
+    status, text, _ = plan(folder, *options)
+    assert status == 0, text
+    assert "real_lenses.png" in text
+    for made in ("real_residuals.png", "real_fits.csv"):
+        assert (made in text) == name.startswith("SDSS")
+
+
+def test_real_images_are_asked_if_they_are_there(folder, tmp_path):
+    """One sample, and as many trainings as seeds, of each set whose folder is there."""
+    options, chosen = ("--configfile", "config/smoke.yaml"), SMOKE.real_sky
+    _, _, before = plan(folder, *options)
+    assert "real_sky" not in before
+    for name in ("lenses", "slacs"):
+        place = tmp_path / name
+        place.mkdir()
+        np.save(place / "one.npy", np.zeros((100, 100)))
+        more = tmp_path / f"{name}.yaml"
+        more.write_text(yaml.safe_dump({"real_sky": {"sets": {name: {"images": str(place)}}}}))
+        status, text, jobs = plan(folder, *options, str(more))
+        assert status == 0, text
+        assert jobs["real_sky"] == chosen.seeds and jobs["merge_real_sky"] == 1
+        assert jobs["simulate_sample"] == before["simulate_sample"] + 1
+        fitted = before["lensfit_sample"] + ("lensfit" in chosen.sets[name].groups)
+        assert jobs["lensfit_sample"] == fitted
+        assert "real_sky.png" in text

@@ -1,0 +1,119 @@
+"""What one model depends on, from the image to its score; the configuration of a command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from vitdm.config.images import Features, Ingest, LensFit, Preprocess, Selection
+from vitdm.config.network import Model, Train
+from vitdm.config.search import TUNED, Constraint, Tune, by_section
+from vitdm.config.sections import Section, checked, read_yaml
+from vitdm.errors import InputError
+
+Split = Literal["train", "valid", "opt", "test"]
+
+
+class Evaluation(Section):
+    """How scores are computed (``vitdm.evaluation``)."""
+
+    bootstrap: int = Field(2000, ge=10, description="resamplings of the images for an interval")
+
+
+class Settings(Section):
+    """The sections that commands of the library read; each has defaults and may be left out.
+
+    Which sections go together is checked by ``check``, when a model is trained: a file that only
+    says how images are processed need not say which network will see them.
+    """
+
+    seed: int = Field(0, ge=0)
+    task: Literal["multiclass", "binary"] = "multiclass"
+    n_images: dict[Split, Annotated[int, Field(ge=2)]] | None = Field(
+        None, description="images of each split; for data from files, their proportions"
+    )
+    ingest: Ingest = Ingest()
+    preprocess: Preprocess = Preprocess()
+    features: Features = Features()
+    lensfit: LensFit = LensFit()
+    selection: Selection = Selection()
+    model: Model = Model()
+    train: Train = Train()
+    tune: Tune | None = None
+    evaluation: Evaluation = Evaluation()
+
+    def changed(self, **sections: dict[str, Any]) -> Settings:
+        """Return the same with some keys of some sections replaced.
+
+        ``changed(model={"depth": 2}, train={"epochs": 5})``. Raises pydantic's ValidationError if
+        a value is wrong.
+        """
+        made = {}
+        for name, keys in sections.items():
+            section = getattr(self, name)
+            made[name] = type(section)(**(section.model_dump() | keys))
+        return self.model_copy(update=made)
+
+    def check(self) -> None:
+        """Raise InputError unless network, processing and features go together."""
+        check_patches(self.model, self.preprocess.size)
+        check_joined(self.model, self.features, self.preprocess, self.lensfit)
+
+    @property
+    def start(self) -> dict[str, Any]:
+        """The point that a search starts from: the settings themselves."""
+        values: dict[str, Any] = {}
+        for section in TUNED:
+            values |= getattr(self, section).model_dump()
+        return {name: values[name] for name in self.tune.space}
+
+    def trial(self, params: dict[str, Any]) -> Settings:
+        """Return the settings of a trial: ``tune.fixed`` and some parameters put in.
+
+        Raises ValueError if they do not go together or break a constraint.
+        """
+        chosen = self.changed(**by_section(self.tune.fixed | params))
+        chosen.check()
+        values: dict[str, Any] = {}
+        for section in TUNED:
+            values |= getattr(chosen, section).model_dump()
+        for text in self.tune.constraints:
+            if not Constraint(text)(values):
+                raise InputError(f"the constraint {text!r} does not hold")
+        return chosen
+
+
+def load_settings(path: str | Path) -> Settings:
+    """Read the settings of a command; InputError names each wrong key."""
+    return checked(Settings, read_yaml(path), str(path))
+
+
+def check_joined(model: Model, features: Features, cut: Preprocess, lensfit: LensFit) -> None:
+    """Raise InputError unless what a model wants of features and residual maps is there."""
+    groups = features.groups
+    if model.features and model.feature_set not in ("selected", "all", *groups):
+        raise InputError(
+            f"model.feature_set = {model.feature_set!r} is not among features.groups = {groups}"
+        )
+    if not model.residual:
+        return
+    if "lensfit" not in groups:
+        raise InputError("model.residual is on: features.groups needs lensfit")
+    rim = lensfit.size - cut.size
+    if cut.derotate or cut.resize or cut.crop != "centre" or rim < 0 or rim % 2:
+        raise InputError(
+            "model.residual is on: expected preprocess.derotate, resize off, crop centre, an "
+            f"even size up to lensfit.size = {lensfit.size}, for image and map must match"
+        )
+
+
+def check_patches(model: Model, size: int | tuple[int, int]) -> None:
+    """Raise InputError, a ValueError, unless the patches tile an image of this side, or sides."""
+    sides, name = ((size,), "side preprocess.size") if isinstance(size, int) else (size, "sides")
+    if any(side % model.patch_size for side in sides):
+        found = " x ".join(map(str, sides))
+        raise InputError(
+            f"patch_size = {model.patch_size} does not divide the image {name} = {found}"
+        )

@@ -1,0 +1,396 @@
+"""Images and their catalog: the dataset on disk, and its splits.
+
+A dataset is a folder with ``images.npy`` (n, H, W) float32, ``catalog.csv`` with one row an image
+(``id, class, split, source`` and any truth) and ``dataset.json``, which tells where it came from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pandas as pd
+
+from vitdm import provenance
+from vitdm.config import SPLITS
+from vitdm.errors import InputError
+
+CLASSES = ("no_sub", "sub", "cdm", "axion")
+FILES = ("images.npy", "catalog.csv", "dataset.json")
+REPORTS = ("skipped.csv", "duplicates.csv")  # of images in files: what was left out, what is twice
+COLUMNS = ("id", "class", "split", "source")
+BLOCK = 64  # images copied at a time
+#: what dataset.json tells of one making; the rest of it is true of the images wherever they go
+MAKING = ("rule", "commit", "dirty", "inputs", "versions", "seconds", "peak_memory_mb")
+MAKING += ("n", "shape", "classes")
+
+
+# ------------------------------------------------------------------------------ dataset on disk
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset on disk: ``images`` (n, H, W) float32, mapped from file, and its ``catalog``."""
+
+    folder: Path
+    images: np.ndarray
+    catalog: pd.DataFrame
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Dataset:
+        """Open a dataset; InputError names what is missing or does not match."""
+        folder = Path(folder)
+        missing = [name for name in FILES if not (folder / name).is_file()]
+        if missing:
+            raise InputError(f"{folder}: no dataset: {', '.join(missing)} missing")
+        images, catalog = _load(folder)
+        _check_catalog(catalog, folder / "catalog.csv")
+        unknown = sorted(set(catalog["split"]) - set(SPLITS))
+        if unknown:
+            raise InputError(
+                f"{folder / 'catalog.csv'}: split: found {unknown[0]!r}; "
+                f"expected {', '.join(SPLITS)}"
+            )
+        return cls(folder, images, catalog)
+
+    def blocks(self, size: int = BLOCK) -> Iterator[np.ndarray]:
+        """Yield all images in their order, (k, H, W) at a time, k at most ``size``.
+
+        They are read, not mapped: what is touched of a mapped file stays in memory.
+        """
+        return _blocks(self.images, size)
+
+    def rows(self, *splits: str) -> np.ndarray:
+        """Return the row numbers of some splits, or of all images if none is named.
+
+        Raises InputError if a named split does not hold both images with and without substructure.
+        """
+        if not splits:
+            return np.arange(len(self.catalog))
+        for split in splits:
+            if split not in SPLITS:
+                raise InputError(f"split: found {split!r}; expected {', '.join(SPLITS)}")
+            classes = set(self.catalog["class"][self.catalog["split"] == split])
+            check_classes(classes, f"{self.folder}: split {split!r}")
+        return np.flatnonzero(self.catalog["split"].isin(splits))
+
+    def labels(self, task: str) -> tuple[np.ndarray, list[str]]:
+        """Return the label (n,) of every image and the names of the classes that labels number.
+
+        ``multiclass``: the classes present, in the order of CLASSES. ``binary``: 0 is no_sub, 1 is
+        any substructure. Raises InputError unless there are images of both kinds.
+        """
+        classes = self.catalog["class"]
+        check_classes(set(classes), str(self.folder))
+        if task == "binary":
+            return (classes != "no_sub").to_numpy().astype(np.int64), ["no_sub", "sub"]
+        if task != "multiclass":
+            raise InputError(f"task: found {task!r}; expected 'multiclass' or 'binary'")
+        names = [name for name in CLASSES if name in set(classes)]
+        return classes.map(names.index).to_numpy().astype(np.int64), names
+
+
+def read_catalog(path: str | Path, raw: bool = False) -> pd.DataFrame:
+    """Read a table of images; ids and names stay text ('00012', 'NA'), numbers stay exact.
+
+    ``raw`` leaves every column as the text it is.
+    """
+    try:
+        if raw:
+            return pd.read_csv(path, dtype=str, keep_default_na=False)
+        numbers = set(pd.read_csv(path, nrows=0)) - set(COLUMNS)
+        return pd.read_csv(
+            path,
+            dtype=dict.fromkeys(COLUMNS, str),
+            keep_default_na=False,
+            na_values=dict.fromkeys(numbers, ["", "nan", "NaN"]),
+            float_precision="round_trip",
+        )
+    except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
+        raise InputError(f"{path}: cannot be read as a table: {error}") from error
+
+
+def read_features(path: str | Path, ids: pd.Series) -> pd.DataFrame:
+    """Return the rows of a feature table in the order of ``ids``; InputError if some are absent."""
+    table = read_catalog(path)
+    if "id" not in table:
+        raise InputError(f"{path}: found columns {', '.join(table)}; expected id and the features")
+    table = table.set_index("id")
+    text = table.select_dtypes(exclude="number").columns
+    if len(text):
+        raise InputError(f"{path}: {text[0]}: found text; expected numbers")
+    if not table.index.is_unique:
+        twice = table.index[table.index.duplicated()][0]
+        raise InputError(f"{path}: id {twice!r} occurs twice; expected one row an image")
+    absent = ids[~ids.isin(table.index)]
+    if len(absent):
+        raise InputError(f"{path}: no features of {len(absent)} images, such as {absent.iloc[0]!r}")
+    return table.loc[ids]
+
+
+def write(
+    folder: str | Path,
+    images: np.ndarray | Iterable[np.ndarray],
+    catalog: pd.DataFrame,
+    **sidecar: Any,
+) -> None:
+    """Write a dataset, whole or not at all, and its sidecar ``dataset.json``.
+
+    ``images`` are (n, H, W), or chunks (k, H, W) in the catalog's order, of which only one is in
+    memory at a time. ``sidecar`` goes to ``provenance.sidecar`` (``rule``, ``seed``, …), with
+    anything else worth keeping, such as ``pixel_scale`` ["]. Raises InputError if the images do
+    not match the catalog, or if ``folder`` holds files that are not a dataset's.
+    """
+    chunks = [images] if isinstance(images, np.ndarray) else images
+    with new(folder, len(catalog)) as target:
+        for chunk in chunks:
+            target.put(target.filled, chunk)
+        target.finish(catalog, **sidecar)
+
+
+def merge(shards: Sequence[str | Path], out: str | Path, **sidecar: Any) -> None:
+    """Join datasets into one, sorted by id; neither pixels nor the catalog's text change.
+
+    What all the sidecars say alike of the images, such as ``pixel_scale``, is kept. Raises
+    InputError on different sizes or scales of the pixels, different columns or an id that occurs
+    twice.
+    """
+    parts = [(*_load(Path(shard), raw=True), Path(shard)) for shard in shards]
+    if not parts:
+        raise InputError(f"{out}: nothing to merge; expected at least one folder")
+    first, columns, origin = parts[0]
+    for images, catalog, shard in parts[1:]:
+        if images.shape[1:] != first.shape[1:]:
+            raise InputError(
+                f"{shard}: found images of {size_text(images.shape[1:])}; "
+                f"expected {size_text(first.shape[1:])} as in {origin}"
+            )
+        if list(catalog) != list(columns):
+            differing = ", ".join(sorted(set(catalog) ^ set(columns))) or "another order"
+            raise InputError(f"{shard}: columns differ from those of {origin}: {differing}")
+    common = _common([shard for _, _, shard in parts])
+    catalog = pd.concat([catalog for _, catalog, _ in parts], ignore_index=True)
+    order = np.argsort(catalog["id"].to_numpy(dtype=str), kind="stable")
+    position = np.empty(len(order), int)
+    position[order] = np.arange(len(order))
+    with new(out, len(catalog)) as target:
+        for images, _, _ in parts:
+            for block in _blocks(images, BLOCK):
+                target.put(position[target.filled : target.filled + len(block)], block)
+        target.finish(catalog.iloc[order], **{"rule": "merge", **common, **sidecar})
+
+
+def _common(shards: list[Path]) -> dict[str, Any]:
+    """Return what the sidecars of datasets say alike of their images."""
+    first, *others = [_sidecar(shard) for shard in shards]
+    for shard, other in zip(shards[1:], others, strict=True):
+        if other.get("pixel_scale") != first.get("pixel_scale"):
+            raise InputError(
+                f"{shard / FILES[2]}: pixel_scale: found {other.get('pixel_scale')}; "
+                f"expected {first.get('pixel_scale')} as in {shards[0]}"
+            )
+    return {
+        key: value
+        for key, value in first.items()
+        if key not in MAKING and all(other.get(key) == value for other in others)
+    }
+
+
+def _sidecar(folder: Path) -> dict[str, Any]:
+    path = folder / FILES[2]
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{path}: cannot be read as JSON: {error}") from error
+
+
+def size_text(shape: Sequence[int]) -> str:
+    """Return the size of an image in words."""
+    return " x ".join(map(str, shape)) + " pixels"
+
+
+def _blocks(images: np.memmap, size: int) -> Iterator[np.ndarray]:
+    """Yield blocks of a whole array mapped from a file, read from that file."""
+    row = int(np.prod(images.shape[1:]))
+    for start in range(0, len(images), size):
+        count, offset = min(size, len(images) - start), images.offset + 4 * row * start
+        block = np.fromfile(images.filename, np.float32, count * row, offset=offset)
+        yield block.reshape(count, *images.shape[1:])
+
+
+def _load(folder: Path, raw: bool = False) -> tuple[np.ndarray, pd.DataFrame]:
+    """Open images and catalog, which must match; ``raw`` leaves every column as its text."""
+    path = folder / "images.npy"
+    try:
+        images = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path}: cannot be read as an array: {error}") from error
+    if getattr(images, "ndim", 0) != 3 or images.dtype != np.float32:
+        found = f"{getattr(images, 'shape', '')} {getattr(images, 'dtype', 'an npz archive')}"
+        raise InputError(f"{path}: found {found}; expected (n, H, W) float32")
+    catalog = read_catalog(folder / "catalog.csv", raw)
+    if len(catalog) != len(images):
+        raise InputError(
+            f"{folder / 'catalog.csv'}: found {len(catalog)} rows; "
+            f"expected {len(images)}, one for each image in images.npy"
+        )
+    return images, catalog
+
+
+def _check_catalog(catalog: pd.DataFrame, where: str | Path) -> None:
+    missing = [column for column in COLUMNS if column not in catalog]
+    if missing:
+        raise InputError(f"{where}: columns missing: {', '.join(missing)}")
+    twice = catalog["id"][catalog["id"].duplicated()]
+    if len(twice):
+        raise InputError(f"{where}: id {twice.iloc[0]!r} occurs twice; expected one row an image")
+    unknown = sorted(set(catalog["class"]) - set(CLASSES))
+    if unknown:
+        raise InputError(f"{where}: class: found {unknown[0]!r}; expected {', '.join(CLASSES)}")
+
+
+def check_classes(classes: set[str], where: str, hint: str = "") -> None:
+    if "no_sub" not in classes or len(classes) < 2:
+        raise InputError(
+            f"{where}: found {' and '.join(sorted(classes)) or 'no images'} only; "
+            f"expected no_sub and at least one class with substructure{hint}"
+        )
+
+
+# ------------------------------------------------------------------------------------- writing
+
+
+class NewDataset:
+    """A dataset while it is written: images in any order, then the catalog.
+
+    The images are written, not mapped: what is touched of a mapped file stays in memory.
+    """
+
+    def __init__(self, folder: Path, name: Path, n: int, file: BinaryIO) -> None:
+        self.folder, self.n, self.filled = folder, n, 0
+        self._name, self._file = name, file
+        self._shape: tuple[int, ...] | None = None
+        self._start = 0  # of the first image in the file
+
+    def put(self, where: int | np.ndarray, images: np.ndarray) -> None:
+        """Write images (k, H, W) from row ``where`` on, or each to a row of its own."""
+        images = np.ascontiguousarray(images, np.float32)
+        if self._shape is None:
+            self._shape = images.shape[1:]
+            header = {"descr": "<f4", "fortran_order": False, "shape": (self.n, *self._shape)}
+            np.lib.format.write_array_header_1_0(self._file, header)
+            self._start = self._file.tell()
+        self.filled += len(images)
+        if images.shape[1:] != self._shape or self.filled > self.n:
+            raise InputError(
+                f"{self._name}: found images {images.shape} up to number {self.filled}; "
+                f"expected {(self.n, *self._shape)} to match the catalog"
+            )
+        pieces = [(where, images)] if isinstance(where, int) else zip(where, images, strict=True)
+        for row, piece in pieces:
+            self._file.seek(self._start + 4 * int(np.prod(self._shape)) * int(row))
+            self._file.write(piece.data)
+
+    def finish(self, catalog: pd.DataFrame, **sidecar: Any) -> None:
+        """Write catalog and sidecar; InputError unless each row of the catalog has its image."""
+        if self.filled != len(catalog):
+            raise InputError(
+                f"{self._name}: found {self.filled} images; the catalog has {len(catalog)}"
+            )
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        _check_catalog(catalog, "catalog")
+        catalog.to_csv(self.folder / FILES[1], index=False)
+        counts = {name: int((catalog["class"] == name).sum()) for name in CLASSES}
+        provenance.sidecar(
+            self.folder / FILES[2],
+            **{
+                "rule": "dataset",
+                "n": len(catalog),
+                "shape": self._shape,
+                "classes": {name: count for name, count in counts.items() if count},
+                **sidecar,
+            },
+        )
+
+
+@contextlib.contextmanager
+def new(folder: str | Path, n: int) -> Iterator[NewDataset]:
+    """Yield a dataset of ``n`` images to be written; it takes its name only if all went well.
+
+    Raises InputError if ``folder`` holds files that are not a dataset's.
+    """
+    provenance.check_replaceable(folder, (*FILES, *REPORTS))
+    with provenance.atomic(folder) as temporary:
+        temporary.mkdir()
+        with open(temporary / FILES[0], "wb") as file:
+            yield NewDataset(temporary, Path(folder), n, file)
+
+
+# ---------------------------------------------------------------------------------------- splits
+
+
+def assign_splits(
+    ids: Sequence[str], classes: Sequence[str], n_images: dict[str, int], seed: int
+) -> np.ndarray:
+    """Return the split (n,) of each image: stratified, drawn from its id and the seed alone.
+
+    Within a class, images are ranked by sha256 of "seed:id", so neither order nor number of cores
+    matters. If ``n_images`` adds up to the number of images it is met exactly; otherwise it gives
+    the proportions. Every split holds every class, else InputError tells what is needed.
+    """
+    ids, kinds = [str(name) for name in ids], sorted(set(classes))
+    if len(set(ids)) != len(ids):
+        raise InputError(f"id {Counter(ids).most_common(1)[0][0]!r} occurs twice; expected once")
+    names = [split for split in SPLITS if n_images.get(split, 0) > 0]
+    if not names:
+        raise InputError(f"n_images: found {n_images}; expected a number of images of each split")
+    where = {kind: np.flatnonzero(np.asarray(classes) == kind) for kind in kinds}
+    totals = np.array([len(where[kind]) for kind in kinds])
+    for kind, total in zip(kinds, totals, strict=True):
+        if total < len(names):
+            raise InputError(
+                f"class {kind!r}: found {total} images; expected at least {len(names)}, "
+                f"one for each split ({', '.join(names)})"
+            )
+    sizes = np.array([n_images[split] for split in names])
+    if sizes.sum() != len(ids):
+        sizes = _apportion(len(ids) * sizes[None] / sizes.sum(), np.array([len(ids)]), None)[0]
+    for split, size in zip(names, sizes, strict=True):
+        if size < len(kinds):
+            raise InputError(
+                f"n_images: split {split!r} would hold {size} of {len(ids)} images; expected at "
+                f"least {len(kinds)}, one of each class ({', '.join(kinds)}): give more images"
+            )
+    counts = _apportion(totals[:, None] * sizes[None] / len(ids), totals, sizes)
+    for kind, split in np.argwhere(counts == 0):  # swap pairs: the sums stay as they are
+        donor, other = counts[kind].argmax(), counts[:, split].argmax()
+        counts[kind, split] += 1
+        counts[kind, donor] -= 1
+        counts[other, split] -= 1
+        counts[other, donor] += 1
+    result = np.empty(len(ids), dtype=object)
+    for kind, row in zip(kinds, counts, strict=True):
+        digests = {i: hashlib.sha256(f"{seed}:{ids[i]}".encode()).digest() for i in where[kind]}
+        result[sorted(digests, key=digests.get)] = np.repeat(names, row)
+    return result.astype(str)
+
+
+def _apportion(shares: np.ndarray, rows: np.ndarray, columns: np.ndarray | None) -> np.ndarray:
+    """Round shares (rows, columns) to whole numbers with given sums, by largest remainder."""
+    counts = np.floor(shares + 1e-9).astype(int)
+    while (open_rows := counts.sum(1) < rows).any():
+        room = open_rows[:, None] & np.ones_like(counts, bool)
+        if columns is not None:
+            room &= (counts.sum(0) < columns)[None]
+        best = np.where(room, shares - counts, -np.inf).argmax()
+        counts[np.unravel_index(best, counts.shape)] += 1
+    return counts

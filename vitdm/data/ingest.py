@@ -1,0 +1,265 @@
+"""A dataset from images in files: all of them are looked at first, then written if all is well."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from vitdm.config import SPLITS
+from vitdm.data import dataset, layouts, readers
+from vitdm.data.readers import Picture
+from vitdm.errors import InputError
+from vitdm.provenance import atomic
+
+SHOWN = 20  # lines of a list in a message
+HELD_OUT = ("test", "opt", "valid", "train", "")  # an image that lies in several splits stays here
+
+
+def ingest(
+    path: str | Path,
+    out: str | Path,
+    n_images: dict[str, int],
+    seed: int,
+    *,
+    resplit: bool = False,
+    skip_bad: bool = False,
+    drop_duplicates: bool = False,
+    pixel_scale: float | None = None,
+    progress: bool = True,
+) -> str:
+    """Make a dataset of a folder or archive in one of the ``layouts``; return a summary.
+
+    Published splits are kept; what they lack is drawn from ``train`` in the proportions of
+    ``n_images``. Without any, or with ``resplit``, all splits are drawn. ``pixel_scale`` [arcsec]
+    is recorded; by default, that of the FITS headers. A dataset of this project is copied.
+
+    Raises InputError for an unknown layout, and with a list of all files that are no image,
+    constant, or of another size than most; ``skip_bad`` leaves these out and lists them in
+    skipped.csv. Images of the same pixels are listed in duplicates.csv; ``drop_duplicates`` keeps
+    one of them, in the most held-out split, and none if they lie in different classes.
+    """
+    path, out, started = Path(path), Path(out), time.time()
+    if path.is_dir() and out.resolve().is_relative_to(path.resolve()):
+        raise InputError(f"{out}: lies inside {path}; expected a place outside the images' folder")
+    if pixel_scale is not None and not 0 < pixel_scale < math.inf:
+        raise InputError(f"pixel scale: found {pixel_scale}; expected a positive number of arcsec")
+    if all((path / name).is_file() for name in dataset.FILES):
+        if resplit or skip_bad or drop_duplicates or pixel_scale:
+            raise InputError(f"{path}: is a dataset already; expected the files it was made of")
+        files = [path / name for name in dataset.FILES]
+        dataset.merge([path], out, rule="ingest", inputs=files, started=started)
+        return f"{path}: is a dataset already; copied to {out}"
+    bar = partial(tqdm, disable=not progress, unit=" images", dynamic_ncols=True)
+    layout = layouts.find(path, partial(bar, desc=f"listing {path.name}", leave=False))
+    size = len(layout.entries)
+    table = _look(path, layout.entries, partial(bar, desc=f"checking {path.name}", total=size))
+    bad = table[table["reason"] != ""]
+    _refuse(path, out, bad, size, skip_bad)
+    good = table[table["reason"] == ""].assign(**({"split": ""} if resplit else {}))
+    twice = _duplicates(good)
+    dropped = twice["id"][~twice["kept"]] if drop_duplicates else twice["id"][:0]
+    good = good[~good["id"].isin(dropped)].reset_index(drop=True)
+    dataset.check_classes(set(good["class"]), f"{path}: of the images that can be used")
+    published = [split for split in SPLITS if split in set(good["split"])]
+    good["split"] = _splits(path, good, published, n_images, seed)
+    twice["split"] = twice["id"].map(good.set_index("id")["split"]).fillna("")
+    twice["kept"] = twice["id"].isin(good["id"]).astype(int)
+    scales = good["pixel_scale"].dropna()
+    if pixel_scale is None and len(scales) and scales.max() < 1.01 * scales.min():
+        pixel_scale = float(scales.median())
+    columns = [*dataset.COLUMNS, *(["axion_mass"] if good["axion_mass"].notna().any() else [])]
+    reports = {"skipped.csv": bad[["source", "reason"]], "duplicates.csv": twice}
+    with dataset.new(out, len(good)) as target:
+        _write(path, good, target, partial(bar, desc=f"writing {path.name}", total=len(good)))
+        for name, report in reports.items():
+            if len(report):
+                report.to_csv(target.folder / name, index=False)
+        target.finish(
+            good[columns],
+            rule="ingest",
+            seed=seed,
+            started=started,
+            inputs=[path],
+            n_images=n_images,
+            pixel_scale=pixel_scale,
+            splits_published=published,
+            images_skipped=len(bad),
+            images_dropped=len(dropped),
+            images_with_missing_pixels=int(good["filled"].sum()),
+            files_ignored=layout.n_ignored,
+        )
+    lines = [f"{path}: {len(good)} of {size} images written to {out}"]
+    lines += _counts(good, published)
+    if len(bad):
+        lines.append(f"{len(bad)} images left out: {out / 'skipped.csv'}")
+    if len(twice):
+        lines.append(f"{_describe(twice, len(dropped))}: {out / 'duplicates.csv'}")
+    if pixel_scale is None and len(scales):
+        found = f"from {scales.min():.4g} to {scales.max():.4g} arcsec"
+        lines.append(f"WARNING: FITS headers tell pixel scales {found}; none recorded")
+    return "\n".join(lines)
+
+
+# ------------------------------------------------------------------------------ the images
+
+
+class _Facts(NamedTuple):
+    """What is kept of an image that was looked at."""
+
+    reason: str  # why it cannot be used; else empty
+    digest: bytes = b""
+    shape: tuple[int, ...] = ()
+    axion_mass: float = math.nan
+    pixel_scale: float = math.nan
+    filled: bool = False
+
+
+def _image(name: str, read: Callable[[], Picture]) -> tuple[np.ndarray, Picture]:
+    """Return an image as it goes into the dataset, and as it was read; InputError if it is none."""
+    picture = read()
+    image = readers.fill_missing(picture.pixels, name)
+    if (value := image.flat[0]) == image.max() == image.min():
+        raise InputError(f"{name}: is constant, every pixel is {value:g}")
+    return image, picture
+
+
+def _digest(image: np.ndarray) -> bytes:
+    return hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+
+
+def _facts(name: str, read: Callable[[], Picture]) -> _Facts:
+    try:
+        image, picture = _image(name, read)
+    except InputError as error:
+        return _Facts(str(error).removeprefix(f"{name}: "))
+    mass, scale = (math.nan if x is None else x for x in picture[1:])
+    return _Facts("", _digest(image), image.shape, mass, scale, image is not picture.pixels)
+
+
+def _look(
+    path: Path, entries: list[layouts.Entry], bar: Callable[[Iterable], Iterator]
+) -> pd.DataFrame:
+    """Read every image, and return a table of what must be known of them, sorted by id."""
+    table = pd.DataFrame(sorted(entries), columns=["id", "class", "split", "name"])
+    wanted = set(table["name"])
+    pictures = (entry for entry in layouts.pictures(path) if entry[0] in wanted)
+    facts = {name: _facts(name, read) for name, read in bar(pictures)}
+    vanished = _Facts("vanished while it was read")
+    found = pd.DataFrame([facts.get(name, vanished) for name in table["name"]])
+    table[list(_Facts._fields)] = found
+    table["source"] = path.resolve().name + "/" + table["name"]
+    shapes = Counter(table["shape"][table["reason"] == ""])
+    if len(shapes) > 1:
+        usual = shapes.most_common(1)[0][0]
+        other = (table["reason"] == "") & table["shape"].map(lambda shape: shape != usual)
+        size = table["shape"][other].map(dataset.size_text)
+        table.loc[other, "reason"] = "has " + size + f"; most have {dataset.size_text(usual)}"
+    return table
+
+
+def _write(
+    path: Path,
+    table: pd.DataFrame,
+    target: dataset.NewDataset,
+    bar: Callable[[Iterable], Iterator],
+) -> None:
+    """Read the images of a table once more, and write them in its order."""
+    rows = {name: row for row, name in enumerate(table["name"])}
+    pictures = (entry for entry in layouts.pictures(path) if entry[0] in rows)
+    for name, read in bar(pictures):
+        image, _ = _image(name, read)
+        if _digest(image) != table.at[rows[name], "digest"]:
+            raise InputError(f"{path}: {name} changed while it was read; start again")
+        target.put(rows[name], image[None])
+
+
+def _refuse(path: Path, out: Path, bad: pd.DataFrame, n: int, skip_bad: bool) -> None:
+    """Raise InputError with a list of the images that cannot be used; a long one is a file too."""
+    listing = out.with_name(f"{out.name}_unusable.csv")
+    listing.unlink(missing_ok=True)
+    if skip_bad or bad.empty:
+        return
+    shown = bad[["name", "reason"]].iloc[:SHOWN]
+    width = shown["name"].str.len().max()
+    lines = [f"{path}: {len(bad)} of {n} images cannot be used; --skip-bad leaves them out"]
+    lines += [f"{name:{width}}  {reason}" for name, reason in shown.itertuples(index=False)]
+    if len(bad) > SHOWN:
+        with atomic(listing) as temporary:
+            bad[["source", "reason"]].to_csv(temporary, index=False)
+        lines.append(f"… and {len(bad) - SHOWN} more: {listing} lists them all")
+    raise InputError("\n  ".join(lines))
+
+
+# --------------------------------------------------------------------- duplicates and splits
+
+
+def _duplicates(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the images that occur more than once, group by group, and which to keep of them."""
+    twice = table[table.duplicated("digest", keep=False)]
+    twice = twice.assign(rank=twice["split"].map(HELD_OUT.index)).sort_values(["rank", "id"])
+    group = twice.groupby("digest", sort=False)
+    alike = group["class"].transform("nunique") == 1
+    twice = twice.assign(group=group.ngroup() + 1, kept=(alike & (group.cumcount() == 0)))
+    twice = twice.sort_values(["group", "rank", "id"])
+    return twice[["group", "id", "class", "split", "source", "kept"]]
+
+
+def _splits(
+    path: Path, table: pd.DataFrame, published: list[str], n_images: dict[str, int], seed: int
+) -> pd.Series:
+    """Return the split of each image: as published, and drawn where nothing was published."""
+    splits, drawn = table["split"].copy(), table["split"] == ""
+    if published and "train" not in published:
+        found = ", ".join(published)
+        raise InputError(f"{path}: found {found} without train; --resplit draws all splits anew")
+    if published:
+        drawn = splits == "train"
+        n_images = {k: n for k, n in n_images.items() if k == "train" or k not in published}
+    if len(n_images) > 1 or not published:
+        part = table[drawn]
+        splits[drawn] = dataset.assign_splits(part["id"], part["class"], n_images, seed)
+    for split in sorted(set(splits)):
+        where = f"{path}: split {split!r}"
+        dataset.check_classes(set(table["class"][splits == split]), where)
+    return splits
+
+
+# ------------------------------------------------------------------------------------ summary
+
+
+def _counts(table: pd.DataFrame, published: list[str]) -> list[str]:
+    def count(column: str, names: Iterable[str]) -> str:
+        found = table[column].value_counts()
+        return ", ".join(f"{name} {found[name]}" for name in names if name in found)
+
+    drawn = [split for split in SPLITS if split in set(table["split"]) - set(published)]
+    origin = f"published: {', '.join(published)}" if published else "drawn"
+    if published and drawn:
+        origin += f"; {', '.join(drawn)} drawn from train"
+    return [
+        f"classes: {count('class', dataset.CLASSES)}",
+        f"splits: {count('split', SPLITS)} ({origin})",
+    ]
+
+
+def _describe(twice: pd.DataFrame, n_dropped: int) -> str:
+    groups = twice[twice["split"] != ""].groupby("group")
+    splits, classes = (int((groups[name].nunique() > 1).sum()) for name in ("split", "class"))
+    text = f"{len(twice)} images in {twice['group'].nunique()} groups have the same pixels"
+    if n_dropped:
+        return f"{text}; {n_dropped} dropped"
+    if splits or classes:
+        text = (
+            f"WARNING: {text}; {splits} groups lie in several splits, {classes} in several classes"
+        )
+    return f"{text}; --drop-duplicates keeps one of each"

@@ -1,0 +1,318 @@
+r"""A smooth lens as a function of its parameters: images and their derivatives, many at once.
+
+The conventions are those of lenstronomy and of ``vitdm.simulation.render``: a singular isothermal
+ellipsoid (SIE) with external shear (SHEAR) in front of an elliptical Sérsic source
+(SERSIC_ELLIPSE), at the pixel centres, convolved with a Gaussian that is cut at some of its sigmas;
+a constant sky; on demand an elliptical Sérsic profile for the light of the lens galaxy, and a free
+centre of both.
+
+Derivatives are by hand, the chain rule :math:`dI/dp = -\nabla S \cdot d\alpha/dp`. They are short
+because the deflection :math:`\alpha` of an isothermal lens has a potential of degree 1, so that its
+derivative is :math:`2 \kappa\, t\, t^T`, t the tangential unit vector. In the frame of the axes
+(Kormann, Schneider & Bartelmann 1994, A&A 284, 285), with :math:`f^2 = 1 - q^2`,
+:math:`\psi^2 = q^2 x^2 + y^2` and :math:`g = \theta_E \sqrt q / f`,
+
+.. math::
+    \alpha_x = g \arctan(f x / \psi), \quad \alpha_y = g\, \mathrm{artanh}(f y / \psi), \quad
+    2 \kappa = g f / \psi, \\
+    d\alpha / dq = \alpha\, (1 / 2q + q / f^2) - g / (f \psi)\, (q x, y / q), \quad
+    d\alpha / d\varphi = (-\alpha_y, \alpha_x) + 2 \kappa\, (y, -x)
+
+for a turn of the axes by :math:`\varphi`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from studies.ceiling import PARAMETERS
+
+#: parameters of the light of the lens galaxy; its centre is that of the mass
+LENS_LIGHT = ("center_x", "center_y", "lens_light_e1", "lens_light_e2")
+LENS_LIGHT += ("lens_light_log_R_sersic", "lens_light_log_n_sersic", "lens_light_log_amp")
+#: the same of a second profile with the same centre: one is too simple for a nearby elliptical
+SECOND_LIGHT = tuple(name.replace("light", "light2") for name in LENS_LIGHT[2:])
+FAINTEST = -30.0  # logarithm of the faintest brightness, in units of that at R_sersic
+ROUND = 1e-3  # ellipticity below which the direction of the axes is lost in rounding
+CACHED = 2**16  # pixels of images whose derivatives stay in the processor's cache
+TINY = 1e-4  # arcsec, radius within which a Sérsic profile has no cusp: the limit of lenstronomy
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A square of ``size`` pixels of ``pixel_scale`` ["] around the origin, and its Gaussian PSF.
+
+    ``psf_sigma`` [px] is cut at a distance of ``psf_radius`` [px].
+    """
+
+    size: int
+    pixel_scale: float
+    psf_sigma: float = 0.0
+    psf_radius: int = 0
+
+    @classmethod
+    def of(cls, size: int, pixel_scale: float, fwhm: float, truncation: float) -> Camera:
+        """Return the camera with a PSF of ``fwhm`` ["], cut at ``truncation`` of its sigmas."""
+        sigma = fwhm / math.sqrt(8 * math.log(2)) / pixel_scale
+        return cls(size, pixel_scale, sigma, int(truncation * sigma + 0.5))
+
+    def binned(self, k: int) -> Camera:
+        """Return the camera that sees the means of k x k pixels.
+
+        It samples the light at the centres of its pixels; to a PSF that is no narrower than they
+        are, the mean adds the variance of k places in a row, (k² - 1) / 12 [px²].
+        """
+        if k == 1:
+            return self
+        sigma = math.sqrt(self.psf_sigma**2 + (k**2 - 1) / 12) / k
+        return Camera(self.size // k, k * self.pixel_scale, sigma, int(3 * sigma + 0.5))
+
+    @property
+    def kernel(self) -> list[float]:
+        """The weights of the PSF along each axis."""
+        if not self.psf_radius:
+            return [1.0]
+        steps = range(-self.psf_radius, self.psf_radius + 1)
+        weights = [math.exp(-0.5 * (step / self.psf_sigma) ** 2) for step in steps]
+        return [weight / math.fsum(weights) for weight in weights]
+
+
+class SmoothLens:
+    """Images of smooth lenses and their derivatives, for parameters (n, p) in ``names``' order.
+
+    ``names`` are those of ``studies.ceiling.PARAMETERS``, a constant ``sky``, and ``LENS_LIGHT``.
+    Images are (n, size, size), in brightness per pixel; amplitudes and sky are per square arcsec.
+    ``lens_light`` is the number of profiles of the lens galaxy's light: none, one or two.
+    ``core`` ["] softens the cusps of Sérsic profiles. That |e| < 1 is up to the caller.
+    """
+
+    def __init__(
+        self,
+        camera: Camera,
+        lens_light: int = 0,
+        core: float = TINY,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.camera, self.lens_light, self.core, self.dtype = camera, lens_light, core, dtype
+        self.chunk = max(1, CACHED // camera.size**2)  # images that are evaluated at once
+        self.lights = (LENS_LIGHT[2:], SECOND_LIGHT)[:lens_light]
+        light = (LENS_LIGHT, SECOND_LIGHT)[:lens_light]
+        self.names = (*PARAMETERS, "sky", *(name for names in light for name in names))
+        self._kernel, self._buffers = camera.kernel, {}
+        self._side = camera.size + 2 * camera.psf_radius  # with the light from beyond the edge
+        axis = torch.arange(self._side, dtype=torch.float64) - (self._side - 1) / 2
+        y, x = torch.meshgrid(axis, axis, indexing="ij")
+        self._x = (camera.pixel_scale * x).reshape(1, -1).to(dtype)
+        self._y = (camera.pixel_scale * y).reshape(1, -1).to(dtype)
+
+    def image(self, values: Tensor) -> Tensor:
+        """Return the images (n, size, size)."""
+        return self._images(values, lens_light=True)
+
+    def derivatives(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the images (n, size, size) and d image / d parameter (n, p, size, size)."""
+        parts = [self.image_and_derivatives(some).clone() for some in values.split(self.chunk)]
+        rows = torch.cat(parts)
+        return rows[:, 0], rows[:, 1:]
+
+    def image_and_derivatives(self, values: Tensor) -> Tensor:
+        """Return the images and their derivatives in one array (n, 1 + p, size, size).
+
+        The next call of any method overwrites it.
+        """
+        return self._evaluate(values, derivatives=True, lens_light=True)
+
+    def arcs(self, values: Tensor) -> Tensor:
+        """Return the images (n, size, size) of the sources alone, without sky and lens light."""
+        values = values.clone()
+        values[:, self.names.index("sky")] = 0
+        return self._images(values, lens_light=False)
+
+    def _images(self, values: Tensor, lens_light: bool) -> Tensor:
+        parts = [
+            self._evaluate(some, derivatives=False, lens_light=lens_light)[:, 0].clone()
+            for some in values.split(self.chunk)
+        ]
+        return torch.cat(parts)
+
+    def _evaluate(self, values: Tensor, derivatives: bool, lens_light: bool) -> Tensor:
+        """Return the images and, if so wanted, their derivatives: (n, 1 [+ p], size, size)."""
+        values = values.to(self.dtype)
+        p = {name: column[:, None] for name, column in zip(self.names, values.T, strict=True)}
+        n_rows = 1 + derivatives * len(self.names)
+        rows = self._buffer("rows", len(values), n_rows, self._x.shape[1])
+        moved = "center_x" in p
+        dx = self._x - p["center_x"] if moved else self._x
+        dy = self._y - p["center_y"] if moved else self._y
+        sie = _Sie(p["theta_E"], p["e1"], p["e2"], dx, dy)
+        gamma1, gamma2, x, y = p["gamma1"], p["gamma2"], self._x, self._y
+        alpha_x, alpha_y = sie.deflection()
+        source = _Sersic(
+            x - alpha_x - gamma1 * x - gamma2 * y - p["source_x"],
+            y - alpha_y - gamma2 * x + gamma1 * y - p["source_y"],
+            *(p[name] for name in ("source_e1", "source_e2")),
+            *(p[name] for name in ("log_R_sersic", "log_n_sersic", "log_amp")),
+            self.core,
+        )
+        lights = [
+            _Sersic(dx, dy, *(p[name] for name in names), self.core)
+            for names in self.lights * lens_light
+        ]
+        torch.add(source.brightness, p["sky"], out=rows[:, 0])
+        for light in lights:
+            rows[:, 0] += light.brightness
+        if derivatives:
+            S_x, S_y = source.gradient()
+            rows[:, 1], rows[:, 2], rows[:, 3] = sie.along(S_x, S_y)
+            rows[:, 4] = S_y * y - S_x * x
+            rows[:, 5] = -S_x * y - S_y * x
+            torch.neg(S_x, out=rows[:, 6])
+            torch.neg(S_y, out=rows[:, 7])
+            source.shape_derivatives(rows[:, 8:13])
+            rows[:, 13] = 1
+            if lights:
+                rows[:, 14], rows[:, 15] = sie.tangential(S_x, S_y)
+            for k, light in enumerate(lights):
+                L_x, L_y = light.gradient()
+                rows[:, 14] -= L_x
+                rows[:, 15] -= L_y
+                light.shape_derivatives(rows[:, 16 + 5 * k : 21 + 5 * k])
+        blurred = self._blur(rows.view(-1, self._side, self._side))
+        return blurred.view(len(values), n_rows, self.camera.size, self.camera.size)
+
+    def _blur(self, images: Tensor) -> Tensor:
+        """Convolve images (m, side, side) with the PSF, and weigh with the area of a pixel."""
+        size, side, area = self.camera.size, self._side, self.camera.pixel_scale**2
+        rows = self._buffer("blurred rows", len(images), size, side)
+        blurred = self._buffer("blurred", len(images), size, size)
+        for out, axis, scale in ((rows, 1, area), (blurred, 2, 1.0)):
+            first, *others = (weight * scale for weight in self._kernel)
+            torch.mul(images.narrow(axis, 0, size), first, out=out)
+            for k, weight in enumerate(others, 1):
+                out.add_(images.narrow(axis, k, size), alpha=weight)
+            images = out
+        return blurred
+
+    def _buffer(self, name: str, *shape: int) -> Tensor:
+        """Return memory that is used again: new memory costs more than what is done with it."""
+        n = math.prod(shape)
+        if name not in self._buffers or self._buffers[name].numel() < n:
+            self._buffers[name] = torch.empty(n, dtype=self.dtype)
+        return self._buffers[name][:n].view(shape)
+
+
+class _Sie:
+    """The deflection of a singular isothermal ellipsoid at ``x``, ``y`` ["], and its derivatives.
+
+    Vectors are kept in the frame of the major axis until they are asked for.
+    """
+
+    def __init__(self, theta_E: Tensor, e1: Tensor, e2: Tensor, x: Tensor, y: Tensor) -> None:
+        modulus = torch.hypot(e1, e2).clamp(min=ROUND)
+        angle = torch.atan2(e2, e1) / 2  # 0 where there is none
+        q = (1 - modulus) / (1 + modulus)
+        f = torch.sqrt(1 - q * q)
+        self.theta_E, self.modulus, self.angle, self.q, self.f = theta_E, modulus, angle, q, f
+        self.x, self.y, self.cos, self.sin = x, y, torch.cos(angle), torch.sin(angle)
+        self.major, self.minor = self._turn(x, y)
+        self.psi = torch.sqrt((q * self.major) ** 2 + self.minor**2).clamp(min=1e-6)
+        self.g = theta_E * torch.sqrt(q) / f
+        self.alpha_major = torch.atan(f * self.major / self.psi).mul_(self.g)
+        # rounding must not take the argument to 1, which it reaches for q = 0 only
+        across = (f * self.minor / self.psi).clamp_(-1 + 1e-6, 1 - 1e-6)
+        self.alpha_minor = torch.atanh(across).mul_(self.g)
+
+    def _turn(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the components along the major and the minor axis."""
+        return self.cos * x + self.sin * y, self.cos * y - self.sin * x
+
+    def deflection(self) -> tuple[Tensor, Tensor]:
+        """Return the components of the deflection along x and y."""
+        return (
+            self.cos * self.alpha_major - self.sin * self.alpha_minor,
+            self.sin * self.alpha_major + self.cos * self.alpha_minor,
+        )
+
+    def along(self, S_x: Tensor, S_y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return -S · d alpha / d (theta_E, e1, e2) for a gradient S of the source's brightness."""
+        q, f = self.q, self.f
+        S_major, S_minor = self._turn(S_x, S_y)
+        radial = S_major * self.alpha_major + S_minor * self.alpha_minor
+        S_major_by, S_minor_by = S_major / self.psi, S_minor / self.psi
+        stretch = (q * S_major_by).mul_(self.major).add_((S_minor_by / q).mul_(self.minor))
+        by_q = radial * (0.5 / q + q / f**2) - stretch.mul_(self.g / f)
+        by_angle = S_minor * self.alpha_major - S_major * self.alpha_minor
+        shear = S_major_by.mul_(self.minor).sub_(S_minor_by.mul_(self.major))
+        by_angle.add_(shear.mul_(self.g * f))
+        # q = (1 - |e|) / (1 + |e|), and twice the angle is that of e
+        cos, sin = torch.cos(2 * self.angle), torch.sin(2 * self.angle)
+        by_modulus = 2 / (1 + self.modulus) ** 2  # minus that of q
+        turned = 0.5 / self.modulus
+        return (
+            radial / -self.theta_E,
+            by_q * (by_modulus * cos) + by_angle * (turned * sin),
+            by_q * (by_modulus * sin) - by_angle * (turned * cos),
+        )
+
+    def tangential(self, S_x: Tensor, S_y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return S · d alpha / d (x, y), 2 kappa (S · t) t."""
+        square = (self.x**2 + self.y**2).clamp(min=1e-12)
+        strength = (S_y * self.x - S_x * self.y) * (self.g * self.f / self.psi / square)
+        return -self.y * strength, self.x * strength
+
+
+class _Sersic:
+    """An elliptical Sérsic profile at ``u``, ``v`` ["] from its centre, and its derivatives."""
+
+    def __init__(
+        self,
+        u: Tensor,
+        v: Tensor,
+        e1: Tensor,
+        e2: Tensor,
+        log_R: Tensor,
+        log_n: Tensor,
+        log_amp: Tensor,
+        core: float,
+    ) -> None:
+        self.u, self.v, self.e1, self.e2 = u, v, e1, e2
+        self.n = torch.exp(log_n)
+        self.b = (1.9992 * self.n - 0.3271).clamp(min=1e-5)  # as vitdm.simulation.render.sersic_b
+        self.unit = 1 / (1 - e1**2 - e2**2)
+        self.major, self.minor = (1 - e1) * u - e2 * v, (1 + e1) * v - e2 * u
+        self.radius2 = (self.major**2).addcmul_(self.minor, self.minor).mul_(self.unit)
+        self.square = self.radius2 + core**2
+        self.log_ratio = torch.log(self.square).sub_(2 * log_R)  # 2 log(radius / R)
+        self.z = torch.exp(self.log_ratio / (2 * self.n))
+        # far out, rather nothing at all than numbers too small to be multiplied fast
+        exponent = (self.b - self.b * self.z).clamp_(min=FAINTEST)
+        self.brightness = torch.exp(exponent.add_(log_amp))
+        self.slope = self.brightness * self.z  # -n / b times dI / d log radius
+
+    def gradient(self) -> tuple[Tensor, Tensor]:
+        """Return d brightness / d (u, v)."""
+        self.by_square = (self.slope / self.square).mul_(-self.b / self.n * self.unit)
+        along, across = self.by_square * self.major, self.by_square * self.minor
+        return (
+            (1 - self.e1) * along - self.e2 * across,
+            (1 + self.e1) * across - self.e2 * along,
+        )
+
+    def shape_derivatives(self, rows: Tensor) -> None:
+        """Write d brightness / d (e1, e2, log R, log n, log amp) to rows (n, 5, pixels).
+
+        ``gradient`` has to be called first.
+        """
+        falling = self.slope * (self.b / self.n)
+        by_square = self.by_square
+        u, v, major, minor, radius2 = self.u, self.v, self.major, self.minor, self.radius2
+        rows[:, 0] = (v * minor).sub_(u * major).add_(self.e1 * radius2).mul_(by_square)
+        rows[:, 1] = (self.e2 * radius2).sub_(v * major).sub_(u * minor).mul_(by_square)
+        rows[:, 2] = falling
+        torch.sub(self.brightness, self.slope, out=rows[:, 3])
+        rows[:, 3].mul_(1.9992 * self.n).addcmul_(falling, self.log_ratio, value=0.5)
+        rows[:, 4] = self.brightness

@@ -1,0 +1,229 @@
+r"""Point masses and strings of them, looked for in what a fitted smooth lens leaves.
+
+A point mass m at s, in units of its squared Einstein radius [arcsec²], deflects by
+:math:`m\,a(x - s)` with :math:`a(d) = d / |d|^2`, and to first order changes the image by m times
+
+.. math:: T_s = -\nabla S \cdot a(x - s) / \sigma,
+
+S the source as it is seen, :math:`\sigma` the noise of a pixel: :math:`-\nabla S` convolved with
+the PSF is the derivative of the image by the source's position, which the fit has. (a is taken to
+be constant over the PSF, and softened at its centre.) What smooth parameters could imitate is taken
+out: with Q an orthonormal basis of their derivatives and r the residual in units of the noise,
+
+.. math:: N = T \cdot (r - Q^T Q r), \quad D = |T|^2 - |Q T|^2, \quad
+    \hat m = N / D \pm D^{-1/2}, \quad \Delta\chi^2 = N^2 / D:
+
+the matched subspace detector of Scharf & Friedlander (1994, IEEE Trans. Signal Process. 42, 2146).
+All sums over pixels are correlations with a or its squares, and so Fourier transforms: one for all
+places s. A string is a row of points; N and Q T are linear in it, and :math:`|T|^2` has a kernel of
+its own for each length and angle.
+
+The *evidence* of a place unknown, and a mass that is positive, :math:`\propto e^{-m^2/2\tau^2}`, is
+
+.. math:: \ln \left\langle \frac{2}{\sqrt{1 + \tau^2 D}}\, e^{N^2 / 2D'} \Phi(N / \sqrt{D'})
+    \right\rangle_s, \quad D' = D + \tau^{-2},
+
+the logarithm of a ratio of likelihoods, and so, to first order, the best score of one image that
+there is for such masses (Neyman & Pearson 1933, doi:10.1098/rsta.1933.0009).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vitdm.lens.smooth_lens import Camera
+
+GRID = 48  # places along a side, about: pixels are binned to as many
+SOFTENING = 0.5  # binned px, of the deflection at a point mass
+LENGTHS, ANGLES = (0.7, 1.5), 6  # of strings: arcsec, and how many in half a turn
+POINT, STRING = 0.015, 0.04  # tau of point and string, as a share of the lens's squared theta_E
+POINTS = 6  # point masses that are taken out one after the other
+SURE = 1e-4  # of |T|² must be left, or smooth parameters imitate the mass
+
+#: what is told of each image; ``vitdm.features.definitions`` says how
+NAMES = ("point_snr", "point_mass", "point_evidence", "string_mass", "string_evidence")
+COMPARED = (1, 3, POINTS)  # numbers of points that a string is compared with
+NAMES += tuple(f"string_gain_{k}" for k in COMPARED)
+
+
+@functools.lru_cache(maxsize=8)
+def search_of(camera: Camera) -> Search:
+    """Return the search in images of a camera, whose kernels are made but once."""
+    return Search(camera)
+
+
+class Search:
+    """The perturbers that are looked for in images of a camera; see the module."""
+
+    def __init__(self, camera: Camera) -> None:
+        k = max(1, round(camera.size / GRID))
+        while camera.size % k:
+            k -= 1
+        self.binning, self.n, step = k, camera.size // k, k * camera.pixel_scale
+        self.side = 2 * self.n  # zero padded: no place sees the opposite edge
+        axis = (torch.arange(self.n) - (self.n - 1) / 2) * step
+        self.y, self.x = (grid.flatten() for grid in torch.meshgrid(axis, axis, indexing="ij"))
+        self.inside = torch.hypot(self.x, self.y) <= self.n * step / 2
+        self.soft2 = (SOFTENING * step) ** 2
+        d = torch.fft.fftfreq(self.side, 1 / self.side, dtype=torch.float64) * step
+        a_y, a_x = torch.meshgrid(d, d, indexing="ij")
+        a = torch.stack([a_x, a_y]) / (a_x**2 + a_y**2 + self.soft2)
+        self.kernel, self.squares = self._spectra(a)
+        strings = [
+            _string(length / (2 * step), math.pi * i / ANGLES, math.ceil(max(LENGTHS) / step / 4))
+            for length in LENGTHS
+            for i in range(ANGLES)
+        ]  # on every other place along each axis
+        self.strings = torch.stack(strings)[:, None]
+        places = torch.zeros(len(strings), self.side, self.side, dtype=torch.float64)
+        reach = self.strings.shape[-1] // 2
+        at = 2 * torch.arange(-reach, reach + 1) % self.side
+        places[:, at[:, None], at] = self.strings[:, 0]
+        spread = torch.fft.rfft2(places)[:, None] * torch.fft.rfft2(a)
+        spread = torch.fft.irfft2(spread, s=(self.side, self.side))
+        self.string_squares = torch.stack([self._spectra(b)[1] for b in spread], 1)
+        self.strings = self.strings.float()
+        self.string_inside = self.inside.view(self.n, self.n)[::2, ::2]
+
+    def __call__(self, rows: Tensor, source: tuple[int, int], theta_E: Tensor) -> Tensor:
+        """Return the ``NAMES`` (n, names) of images, NaN where no mass could be told.
+
+        ``rows`` (n, 1 + p, size, size) are the residual and the derivatives by the p parameters, in
+        units of the noise, of few images at a time; ``source`` tells which of the rows are those by
+        the source's x and y, ``theta_E`` (n,) is in arcsec.
+        """
+        seen, pairs, D = self._point_maps(rows, source)
+        D, theta_E = torch.where(self.inside, D, 0.0), theta_E.float()
+        told = torch.full((len(rows), len(NAMES)), math.nan)
+        column = {name: told[:, k] for k, name in enumerate(NAMES)}
+        best = _best(seen[:, 0], D, theta_E, POINT)
+        column["point_snr"][:], column["point_mass"][:], column["point_evidence"][:] = best
+        gains = self._pursue(seen, pairs, D)
+        N, D_string = self._string_maps(seen, pairs)
+        best = _best(N, D_string, theta_E, STRING)
+        snr, column["string_mass"][:], column["string_evidence"][:] = best
+        for k in COMPARED:
+            column[f"string_gain_{k}"][:] = snr**2 - gains[k - 1]
+        told[((D > 0).sum(1) == 0) | ((D_string > 0).sum(1) == 0)] = math.nan
+        return told
+
+    def maps(self, rows: Tensor, source: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Return N and D (n, places, places) of a point mass; see ``__call__``."""
+        seen, _, left = self._point_maps(rows, source)
+        return tuple(part.view(-1, self.n, self.n) for part in (seen[:, 0], left))
+
+    def _spectra(self, a: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what correlates with a deflection (2, side, side), and with its squares."""
+        squares = torch.stack([a[0] ** 2, 2 * a[0] * a[1], a[1] ** 2])
+        return tuple(torch.fft.rfft2(part).conj().to(torch.complex64) for part in (a, squares))
+
+    def _forward(self, maps: Tensor) -> Tensor:
+        return torch.fft.rfft2(maps, s=(self.side, self.side))
+
+    def _back(self, spectra: Tensor) -> Tensor:
+        return torch.fft.irfft2(spectra, s=(self.side, self.side))[..., : self.n, : self.n]
+
+    def _binned(self, maps: Tensor) -> Tensor:
+        k = self.binning
+        return torch.nn.functional.avg_pool2d(maps, k) * k**2
+
+    def _point_maps(self, rows: Tensor, source: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return N and Q T (n, 1 + p, places), the sums of S_i S_j (n, 3, g, g), D (n, places)."""
+        flat = rows.flatten(2)
+        products = (flat @ flat.mT).double()
+        scale = products[:, 1:, 1:].diagonal(dim1=1, dim2=2).sqrt().clamp(min=1e-9)
+        H = products[:, 1:, 1:] / (scale[:, :, None] * scale[:, None])
+        H.diagonal(dim1=1, dim2=2).add_(1e-7)  # two parameters may do the same
+        root, _ = torch.linalg.cholesky_ex(H)
+        whiten = torch.linalg.solve_triangular(root, torch.diag_embed(1 / scale), upper=False)
+        basis = torch.cat([flat[:, :1], whiten.float() @ flat[:, 1:]], 1)
+        basis[:, :1] -= (basis[:, :1] @ basis[:, 1:].mT) @ basis[:, 1:]
+        basis, S = basis.view_as(rows), rows[:, list(source)]
+        spectra = self._forward(self._binned(basis * S[:, :1])) * self.kernel[0]
+        spectra += self._forward(self._binned(basis * S[:, 1:])) * self.kernel[1]
+        seen = self._back(spectra).flatten(2)
+        pairs = torch.stack([S[:, 0] ** 2, S[:, 0] * S[:, 1], S[:, 1] ** 2], 1)
+        pairs = self._binned(pairs)
+        whole = self._back((self._forward(pairs) * self.squares).sum(1)).flatten(1)
+        return seen, pairs, _sure(whole, (seen[:, 1:] ** 2).sum(1))
+
+    def _string_maps(self, seen: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return N and D (n, strings) of all strings at all places."""
+        n, rows, _ = seen.shape
+        every = seen.view(-1, 1, self.n, self.n)[..., ::2, ::2]
+        reach = self.strings.shape[-1] // 2
+        seen = torch.nn.functional.conv2d(every, self.strings, padding=reach)
+        seen = seen.view(n, rows, *seen.shape[1:])
+        whole = (self._forward(pairs)[:, :, None] * self.string_squares).sum(1)
+        D = _sure(self._back(whole)[..., ::2, ::2], (seen[:, 1:] ** 2).sum(1))
+        D = torch.where(self.string_inside, D, 0.0)
+        return seen[:, 0].flatten(1), D.flatten(1)
+
+    def _pursue(self, seen: Tensor, pairs: Tensor, D: Tensor) -> list[Tensor]:
+        """Return what 1 … ``POINTS`` point masses take from chi² (n,).
+
+        Each is put where it gains most, then all masses are measured anew: orthogonal matching
+        pursuit (Pati, Rezaiifar & Krishnaprasad 1993, doi:10.1109/ACSSC.1993.342465).
+        """
+        N, QT, left = seen[:, 0], seen[:, 1:], seen[:, 0]
+        columns, places, gains = [], [], []
+        for _ in range(POINTS):
+            place = _significance(left, D).argmax(1)
+            dx, dy = self.x - self.x[place, None], self.y - self.y[place, None]
+            a = torch.stack([dx, dy], 1) / (dx**2 + dy**2 + self.soft2)[:, None]
+            a = a.view(-1, 2, self.n, self.n)
+            T = torch.stack([(pairs[:, :2] * a).sum(1), (pairs[:, 1:] * a).sum(1)], 1)
+            product = self._back((self._forward(T) * self.kernel).sum(1)).flatten(1)
+            own = QT.gather(2, place[:, None, None].expand(-1, QT.shape[1], 1))
+            columns.append(product - (QT * own).sum(1))
+            places.append(place)
+            G, at = torch.stack(columns, 1), torch.stack(places, 1)
+            H = G.gather(2, at[:, None].expand(-1, len(places), -1)).double()
+            H = (H + H.mT) / 2 + 1e-3 * torch.diag_embed(H.diagonal(dim1=1, dim2=2))
+            H.diagonal(dim1=1, dim2=2).clamp_(min=1e-9)
+            b = N.gather(1, at).double()
+            mass = torch.linalg.solve_ex(H, b).result
+            gains.append((mass * b).sum(1).float())
+            left = N - (mass.float()[:, None] @ G)[:, 0]
+        return gains
+
+
+def _sure(whole: Tensor, imitated: Tensor) -> Tensor:
+    """Return D = |T|² - |Q T|², 0 where that is but rounding."""
+    left = whole - imitated
+    return torch.where(left > SURE * whole, left, 0.0)
+
+
+def _significance(N: Tensor, D: Tensor) -> Tensor:
+    return torch.where(D > 0, N / D.clamp(min=1e-12).sqrt(), 0.0)
+
+
+def _best(N: Tensor, D: Tensor, theta_E: Tensor, tau: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return significance, mass [theta_E²] of the best of N and D (n, places), and evidence (n,).
+
+    ``tau`` is in theta_E², too.
+    """
+    unit = theta_E[:, None] ** 2
+    snr, at = _significance(N, D).max(1, keepdim=True)
+    mass = snr / D.gather(1, at).clamp(min=1e-12).sqrt() / unit
+    wider = D + (tau * unit) ** -2
+    z = N / wider.sqrt()
+    ratio = math.log(2) - torch.log(tau * unit * wider.sqrt()) + z**2 / 2
+    ratio = torch.where(D > 0, ratio + torch.special.log_ndtr(z), -math.inf)
+    return snr[:, 0], mass[:, 0], ratio.logsumexp(1) - (D > 0).sum(1).log()
+
+
+def _string(length: float, angle: float, reach: int) -> Tensor:
+    """Return equal masses, 1 in all, along a line of some length [px], between four pixels each."""
+    t = (np.arange(100) / 99 - 0.5) * length
+    axis = np.arange(-reach, reach + 1)
+    columns, rows = (
+        np.clip(1 - np.abs(axis - along[:, None]), 0, None)
+        for along in (t * math.cos(angle), t * math.sin(angle))
+    )
+    return torch.from_numpy(rows.T @ columns / len(t))
