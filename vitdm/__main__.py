@@ -8,10 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from studies import config as workflow
 from vitdm import __version__, config
 from vitdm.config.sections import checked
 from vitdm.errors import InputError
 from vitdm.provenance import atomic
+from vitdm.simulation.population import load_population
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -250,7 +252,7 @@ def parser() -> argparse.ArgumentParser:
 def _run(arguments: argparse.Namespace) -> int:
     """Carry out one command; heavy imports happen only where they are needed."""
     written = getattr(arguments, "config", None)
-    settings = config.load(written) if written else None
+    settings = workflow.load(written) if written else None
     match arguments.command:
         case "simulate":
             _simulate(arguments, settings)
@@ -284,7 +286,7 @@ def _run(arguments: argparse.Namespace) -> int:
         case "ceiling":
             from studies import ceiling
 
-            population, seed = config.load_population(arguments.population), arguments.seed
+            population, seed = load_population(arguments.population), arguments.seed
             if arguments.of:
                 auc = ceiling.write_known(
                     population, arguments.of, seed, arguments.out, jobs=arguments.jobs
@@ -300,7 +302,9 @@ def _run(arguments: argparse.Namespace) -> int:
             if arguments.tuned:
                 from vitdm.tuning.result import load_best
 
-                _, _, cut = _trial(settings, load_best(arguments.tuned)["params"], arguments.tuned)
+                cut = _trial(
+                    settings, load_best(arguments.tuned)["params"], arguments.tuned
+                ).preprocess
             process_dataset(arguments.dataset, arguments.out, cut)
         case "features":
             from vitdm.features.measure import measure_dataset
@@ -329,7 +333,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
             chosen = settings.lensfit
             if arguments.population:
-                chosen = settings_for(config.load_population(arguments.population), chosen)
+                chosen = settings_for(load_population(arguments.population), chosen)
             fit_dataset(arguments.dataset, arguments.out, chosen, arguments.shard)
         case "train":
             _train(arguments, settings)
@@ -349,7 +353,7 @@ def _run(arguments: argparse.Namespace) -> int:
                 arguments.against,
                 arguments.out,
                 task=settings.task,
-                n_bootstrap=settings.final.bootstrap,
+                n_bootstrap=settings.evaluation.bootstrap,
                 seed=settings.seed,
                 fits=arguments.fits,
             )
@@ -387,7 +391,7 @@ def _run(arguments: argparse.Namespace) -> int:
             sample, seed = _only(arguments.folders), arguments.seed
             real_sky.measure(sample, settings, arguments.set, seed, arguments.out)
         case "evaluate":
-            from vitdm.evaluation.evaluate import evaluate
+            from vitdm.evaluation.final_test import evaluate
 
             evaluate(
                 arguments.processed,
@@ -395,7 +399,7 @@ def _run(arguments: argparse.Namespace) -> int:
                 arguments.runs,
                 arguments.out,
                 task=settings.task,
-                n_bootstrap=settings.final.bootstrap,
+                n_bootstrap=settings.evaluation.bootstrap,
                 seed=settings.seed,
                 fits=arguments.fits,
             )
@@ -430,21 +434,19 @@ def _only(folders: list[Path]) -> Path:
     return folders[0]
 
 
-def _simulate(arguments: argparse.Namespace, settings: config.Config | None) -> None:
+def _simulate(arguments: argparse.Namespace, settings: workflow.Config | None) -> None:
     from vitdm.simulation.simulate import simulate
 
     if settings is None and not (arguments.population and arguments.n):
         raise InputError("found neither --config nor both --population and --n; expected one")
-    population = config.load_population(arguments.population or settings.population)
+    population = load_population(arguments.population or settings.population)
     n_images = {"train": arguments.n} if arguments.n else settings.n_images
     n_images = n_images | ({"opt": arguments.n_opt} if arguments.n_opt else {})
     seed = arguments.seed if arguments.seed is not None else settings.seed if settings else 0
     simulate(population, n_images, seed, arguments.out, arguments.shard)
 
 
-def _trial(
-    settings: config.Config, params: dict[str, Any], search: Path
-) -> tuple[config.Model, config.Train, config.Preprocess]:
+def _trial(settings: workflow.Config, params: dict[str, Any], search: Path) -> config.Settings:
     """Return settings with the parameters of a search put in; InputError if they do not fit."""
     try:
         return settings.trial(params)
@@ -453,7 +455,7 @@ def _trial(
         raise InputError(f"{search}: {found}: {error}") from error
 
 
-def _tune(arguments: argparse.Namespace, settings: config.Config) -> None:
+def _tune(arguments: argparse.Namespace, settings: workflow.Config) -> None:
     from studies import rates
     from vitdm.tuning.tuner import tune
 
@@ -462,13 +464,11 @@ def _tune(arguments: argparse.Namespace, settings: config.Config) -> None:
     if arguments.recipe is not None:
         rates.measure(*seen, settings, arguments.recipe, arguments.out, **given)
         return
-    random = False
     if arguments.arm is not None:
         if arguments.arm not in settings.study.arms:
             known = ", ".join(settings.study.arms) or "none"
             raise InputError(f"--arm {arguments.arm}: no such arm; expected one of: {known}")
-        random = settings.study.arms[arguments.arm].random
-        settings = settings.for_arm(arguments.arm, arguments.seed)
+        settings = settings.arm(arguments.arm, arguments.seed)
     if arguments.parallel is not None:
         search = settings.tune.model_dump() | {"parallel": arguments.parallel}
         chosen = checked(config.Tune, search, "--parallel")
@@ -479,13 +479,12 @@ def _tune(arguments: argparse.Namespace, settings: config.Config) -> None:
         arguments.out,
         dataset=arguments.dataset,
         backend=arguments.backend,
-        random=random,
         **given,
     )
 
 
-def _train(arguments: argparse.Namespace, settings: config.Config) -> None:
-    from vitdm.evaluation.selection import joined_features
+def _train(arguments: argparse.Namespace, settings: workflow.Config) -> None:
+    from vitdm.features.selected import joined_features
     from vitdm.model.train import Diverged, checkpoint_of, fit
 
     folders = {
@@ -504,20 +503,21 @@ def _train(arguments: argparse.Namespace, settings: config.Config) -> None:
 
         best = load_best(arguments.final)
         chosen = best["start" if arguments.start else "params"]
-        model, train, cut = _trial(settings, chosen, arguments.final)
-        train = train.model_copy(update={"epochs": settings.final.epochs})
-        settings = settings.model_copy(update={"preprocess": cut})
+        chosen = _trial(settings.settings, chosen, arguments.final)
+        model = chosen.model
+        train = chosen.train.model_copy(update={"epochs": settings.final.epochs})
+        settings = settings.model_copy(update={"preprocess": chosen.preprocess})
         splits = {"train_splits": ("train", "opt"), "score_split": "valid"}
     else:
-        override = config.Override(label="")
+        chosen = settings.settings
         if arguments.run is not None:
             if arguments.run not in settings.runs:
                 known = ", ".join(settings.runs) or "none"
                 raise InputError(f"--run {arguments.run}: no such run; expected one of: {known}")
-            override = settings.runs[arguments.run]
-        model, train = settings.settings(override.model, override.train)
+            chosen = settings.run(arguments.run)
+        model, train = chosen.model, chosen.train
         splits = {"train_splits": ("train",), "valid_split": "valid", "score_split": "opt"}
-    names = joined_features(model, settings, arguments.selection)
+    names = joined_features(model, settings.features, arguments.selection)
     for seed, out in folders.items():
         try:
             fit(
