@@ -9,6 +9,7 @@ a condition is always made.
 from __future__ import annotations
 
 import ast
+import csv
 import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -55,6 +56,13 @@ class Entry:
         text = " ".join(summary.replace("``", "").split()).removeprefix("Draw ")
         return text[0].upper() + text[1:]
 
+    def shows(self, file: str | Path) -> str:
+        """Return what a figure shows, or which columns a table (CSV) has."""
+        if self.caption:
+            return self.caption
+        with Path(file).open(newline="") as stream:
+            return f"Columns: {', '.join(next(csv.reader(stream)))}."
+
 
 @functools.cache
 def _docstrings(module: str) -> dict[str, str]:
@@ -97,8 +105,7 @@ class Notebook:
         return {entry.name: entry.caption for entry in self.entries if entry.caption}
 
     def entry(self, name: str, *, figure: bool) -> Entry:
-        """Return what is known of a figure or a table; InputError if it is not among the contents.
-        """
+        """Return what is known of a figure or a table; InputError if it is not among the contents."""
         kind = "figure" if figure else "table"
         for entry in self.entries:
             if entry.is_named(name) and bool(entry.drawn_by) == figure:
@@ -269,9 +276,7 @@ NOTEBOOKS = (
                 lambda t: [*t.dataset, *t.fits, *t.population],
                 lambda t: t.fitted and t.simulated,
             ),
-            figure(
-                "einstein_radii", "lensfit.einstein_radii", population_fits, model_i_is_shown
-            ),
+            figure("einstein_radii", "lensfit.einstein_radii", population_fits, model_i_is_shown),
             figure(
                 "subhalo_distance",
                 "lensfit.subhalo_distance",
@@ -292,9 +297,7 @@ NOTEBOOKS = (
                 each=lambda t: t.populations,
             ),
             table("populations", populations, has_populations),
-            figure(
-                "populations", "populations.populations_compared", populations, has_populations
-            ),
+            figure("populations", "populations.populations_compared", populations, has_populations),
         ),
     ),
     Notebook(
@@ -302,7 +305,7 @@ NOTEBOOKS = (
         title="feature comparison",
         reads=of_selection("selection.json", "ranking.csv", "scores.csv"),
         settings=("seed", "data", "population", "populations.files", "selection")
-        + ("runs", "run_seeds", "final.bootstrap"),
+        + ("runs", "run_seeds", "evaluation.bootstrap"),
         entries=(
             table("feature_ranking", of_selection("ranking.csv")),
             figure(
@@ -334,11 +337,13 @@ NOTEBOOKS = (
     Notebook(
         "03_model",
         title="model",
-        reads=lambda t: [*t.dataset, *t.processed, *of_runs("metrics.json", "run.json")(t)]
-        + of_selection("selection.json", "predictions.csv", "scores.csv")(t),
+        reads=lambda t: (
+            [*t.dataset, *t.processed, *of_runs("metrics.json", "run.json")(t)]
+            + of_selection("selection.json", "predictions.csv", "scores.csv")(t)
+        ),
         settings=("seed", "task", "publish", "preprocess", "features", "model", "train")
         + ("tune.space", "runs", "run_seeds", "efficiency.curves", "compare.rows")
-        + ("final.bootstrap",),
+        + ("evaluation.bootstrap",),
         entries=(
             figure(
                 "pipeline",
@@ -402,19 +407,19 @@ NOTEBOOKS = (
                 lambda t: t.study("searches"),
                 lambda t: t.study("searches"),
             ),
-            table(
-                "tune_searches", lambda t: t.study("searches"), lambda t: t.study("searches")
-            ),
+            table("tune_searches", lambda t: t.study("searches"), lambda t: t.study("searches")),
         ),
     ),
     Notebook(
         "05_final_test",
         title="final test",
-        reads=lambda t: [*t.dataset, *t.processed, t.features, *t.fits, *t.population]
-        + of_evaluation("metrics.json", "predictions.csv")(t)
-        + [f"{folder}/model.safetensors" for folder in t.final],
+        reads=lambda t: (
+            [*t.dataset, *t.processed, t.features, *t.fits, *t.population]
+            + of_evaluation("metrics.json", "predictions.csv")(t)
+            + [f"{folder}/model.safetensors" for folder in t.final]
+        ),
         settings=("seed", "data", "publish", "population", "preprocess", "features", "selection")
-        + ("final.bootstrap", "final.epochs"),
+        + ("evaluation.bootstrap", "final.epochs"),
         entries=(
             table("results", of_evaluation("metrics.json")),
             table("rivals", against_known_lens),

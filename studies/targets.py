@@ -10,20 +10,24 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from vitdm.config import Config, load_cutouts, load_population
-from vitdm.config.search import by_section
-from vitdm.config.studies import Curve, RealSet
+from studies.config import Config, Curve, RealSet, load_cutouts
+from vitdm.config import by_section
+from vitdm.simulation.population import load_population
 
+#: what folders of the results hold
 DATASET = ("images.npy", "catalog.csv", "dataset.json")  # also of processed images
 FITS = ("fits.csv", "residuals.npy", "provenance.json")
-RUN = ("metrics.json", "history.csv", "config.yaml", "model.safetensors", "predictions.csv")
+RUN = ("metrics.json", "history.csv", "config.yaml", "model.safetensors")
+RUN += ("predictions.csv", "run.json")
 SEARCH = ("best.json", "trials.csv")
 SCORES = ("efficiency.csv", "sensitivity.csv", "efficiency.json")
 COMPARISON = tuple(f"comparison{end}" for end in (".csv", "_gains.csv", "_history.csv", ".json"))
 SKY_TABLES = tuple(f"real_sky{end}.csv" for end in ("", "_images", "_scores", "_shift", "_ranks"))
 SKY = (*SKY_TABLES, "real_sky.json")
-CUTOUTS = "config/slacs.yaml"  # what is known of real lenses
-EXTENDED = "paper/extended"  # committed results of config/extended.yaml, shown in the article
+#: what is known of real lenses
+CUTOUTS = "config/slacs.yaml"
+#: committed results of config/extended.yaml, which the article shows
+EXTENDED = "paper/extended"
 
 
 def population_name(population: str) -> str:
@@ -78,7 +82,7 @@ class Targets:
         """Return some files of a folder of the results."""
         return [f"{self.out}/{folder}/{name}" for name in names]
 
-    # -------------------------------------------------------------- the images of the article's model
+    # ------------------------------------------------------------ the images of the article's model
 
     @property
     def simulated(self) -> bool:
@@ -133,11 +137,6 @@ class Targets:
         """The folders of the parts in which the images are fitted."""
         n = self.config.shards
         return [f"{self.out}/shards/fits-{k}-of-{n}" for k in range(n)]
-
-    @property
-    def model_fits(self) -> list[str]:
-        """What the article's model needs of the fits."""
-        return [f"{self.out}/lensfit/fits.csv"] if self.config.model.residual else []
 
     # -------------------------------------------------------------------- other samples of lenses
 
@@ -206,6 +205,10 @@ class Targets:
             found.setdefault(self.sky_samples[name], sample)
         return found
 
+    def sample_settings(self, sample: str) -> str:
+        """Return the file of the settings with which a sample is simulated."""
+        return f"{self.out}/config/simulate_{sample.replace('/', '_')}.yaml"
+
     def _largest(self, curve: Curve) -> int:
         """Return the number of training images of a curve's sample.
 
@@ -237,12 +240,43 @@ class Targets:
 
     def joined(self, run: str) -> dict[str, str]:
         """Return the files that a run reads beside the images, by the option that names them."""
-        override = self.config.runs[run]
-        model, _ = self.config.settings(override.model, override.train)
+        model = self.config.run(run).model
         files = {"features": self.features} if model.features else {}
         if model.features and model.feature_set == "selected":
             files["selection"] = self.selection
         return files | ({"fits": f"{self.out}/lensfit/fits.csv"} if model.residual else {})
+
+    @property
+    def joined_by_model(self) -> dict[str, str]:
+        """The same for the article's model, in the search and in the final training."""
+        return {"features": self.features, "selection": self.selection} | self._residual(self.out)
+
+    @property
+    def joined_by_any(self) -> dict[str, str]:
+        """What any model may read."""
+        fits = {"fits": f"{self.out}/lensfit/fits.csv"} if self.fitted else {}
+        return {"features": self.features, "selection": self.selection} | fits
+
+    @property
+    def joined_in_test(self) -> dict[str, str]:
+        """What finished models read of the images that they are tested on."""
+        return {"features": self.features} | self._residual(self.out)
+
+    @property
+    def joined_when_fresh(self) -> dict[str, str]:
+        """The same of lenses that no search and no training has seen."""
+        return {"features": f"{self.fresh}/features.csv"} | self._residual(self.fresh)
+
+    def _residual(self, folder: str) -> dict[str, str]:
+        return {"fits": f"{folder}/lensfit/fits.csv"} if self.config.model.residual else {}
+
+    @staticmethod
+    def options(files: dict[str, str]) -> list[str]:
+        """Return the options of a command that hand files over; of fits their folder."""
+        return [
+            f"--{name} {Path(file).parent if name == 'fits' else file}"
+            for name, file in files.items()
+        ]
 
     # -------------------------------------------------------------------------------- the studies
 
@@ -256,18 +290,47 @@ class Targets:
             for k in range(curve.seeds or self.config.efficiency.seeds)
         ]
 
+    def networks(self, curve: str) -> list[str]:
+        """Return the names of the runs whose networks are trained for a curve."""
+        return self.curves[curve].runs or self.config.efficiency.runs
+
     def scored(self, curve: str) -> list[str]:
         """Return the folders of the samples on which the models of a curve are scored."""
         names = [curve, *(population_name(entry) for entry in self.curves[curve].also)]
         return [f"{self.out}/efficiency/{name}" for name in names]
 
-    def seen(self, folder: str, images_only: bool = False) -> list[str]:
+    @staticmethod
+    def seen(folder: str, images_only: bool = False) -> list[str]:
         """Return the files of a sample that models see."""
         images = [f"{folder}/processed/images.npy"]
-        return images if images_only else [*images, *self._fitted(folder)]
+        fitted = [f"{folder}/features.csv", f"{folder}/lensfit/residuals.npy"]
+        return images if images_only else [*images, *fitted]
 
-    def _fitted(self, folder: str) -> list[str]:
-        return [f"{folder}/features.csv", f"{folder}/lensfit/residuals.npy"]
+    def seen_by_curve(self, name: str) -> list[str]:
+        """Return the files that the models of a curve see."""
+        images_only = self.curves[name].runs is not None
+        return [file for folder in self.scored(name) for file in self.seen(folder, images_only)]
+
+    @property
+    def seen_by_rows(self) -> list[str]:
+        """The files that the models of the comparison on equal terms see."""
+        known = [f"{self.compared}/dataset/images.npy", *self.seen(self.compared)]
+        return known if self.rows else []
+
+    @property
+    def seen_by_audit(self) -> list[str]:
+        """The files that the models of the audit see."""
+        folder = f"{self.out}/audit/{self.audited}"
+        seen = self.seen(folder, images_only=not self.config.audit_fits)
+        return [f"{folder}/dataset/images.npy", *seen] if self.audited else []
+
+    def seen_by_real_set(self, name: str) -> list[str]:
+        """Return the files from which the models of a set of real images learn, and the set's."""
+        chosen, folder = self.sky[name], f"{self.out}/{self.sky_samples[name]}"
+        files = [f"{folder}/dataset/images.npy"]
+        files += [f"{folder}/lensfit/fits.csv"] if "lensfit" in chosen.groups else []
+        files += sorted(map(str, Path(chosen.images).rglob("*.*")))
+        return files + ([chosen.cutouts] if chosen.cutouts else [])
 
     @property
     def rows(self) -> list[str]:
@@ -281,7 +344,7 @@ class Targets:
 
     @cached_property
     def sky(self) -> dict[str, RealSet]:
-        """The sets of real images that are there, to which models of simulated lenses are applied."""
+        """The sets of real images that are there, for models of simulated lenses."""
         return self.config.real_sky.present if self.simulated else {}
 
     @cached_property
@@ -294,6 +357,12 @@ class Targets:
         }
 
     @property
+    def sky_parts(self) -> list[str]:
+        """The folders of the answers on real images, one for each training."""
+        seeds = range(self.config.real_sky.seeds)
+        return [f"{self.out}/sky/{name}/seed{k}" for name in self.sky for k in seeds]
+
+    @property
     def studies(self) -> dict[str, list[str]]:
         """The folders whose trials are joined, by the name of the table; only those there are."""
         arms, seeds = self.config.study.arms, range(self.config.study.seeds)
@@ -303,7 +372,7 @@ class Targets:
         }
         return {name: found for name, found in folders.items() if found}
 
-    # ----------------------------------------------------------------- the search and the final test
+    # ---------------------------------------------------------------- the search and the final test
 
     @property
     def tuned(self) -> list[str]:
@@ -349,12 +418,10 @@ class Targets:
     @cached_property
     def real_known(self) -> list[str]:
         """Those of which enough is known to fit a lens."""
-        return [
-            file for file in self.real if Path(file).name in load_cutouts(CUTOUTS).cutouts
-        ]
+        return [file for file in self.real if Path(file).name in load_cutouts(CUTOUTS).cutouts]
 
     def extended(self, *names: str) -> list[str]:
-        """Return committed results of config/extended.yaml; none unless the article is published."""
+        """Return committed results of config/extended.yaml, if the article is published."""
         files = [f"{EXTENDED}/{name}" for name in names]
         return [file for file in files if self.config.publish and Path(file).exists()]
 
@@ -385,6 +452,22 @@ class Targets:
         """Return the table of searches, or of learning rates."""
         own = [f"{self.out}/{name}/{name}.csv"] if name in self.studies else []
         return own or self.extended(f"{name}.csv")
+
+    @property
+    def committed(self) -> list[str]:
+        """What config/extended.yaml makes for the article, as it is committed."""
+        return [f"{EXTENDED}/{Path(file).name}" for file in self.to_commit]
+
+    @property
+    def to_commit(self) -> list[str]:
+        """The same as it is made."""
+        found = self.files("efficiency/all", SCORES)
+        found += self.files("compare/all", COMPARISON) if self.rows else []
+        found += self.files("audit/table", ("audit.csv", "audit.json")) if self.audited else []
+        found += self.files("sky/all", SKY) if self.sky else []
+        for name in self.studies:
+            found += self.files(name, (f"{name}.csv", f"{name}.json"))
+        return found
 
     @property
     def efficiency(self) -> list[str]:
