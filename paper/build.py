@@ -29,7 +29,7 @@ import typst
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from studies.plots import setting_name  # noqa: E402
+from studies.plots.words import setting_name  # noqa: E402
 from vitdm import config as configuration  # noqa: E402
 from vitdm import provenance  # noqa: E402
 from vitdm.config import InputError  # noqa: E402

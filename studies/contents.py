@@ -105,7 +105,7 @@ class Notebook:
         return {entry.name: entry.caption for entry in self.entries if entry.caption}
 
     def entry(self, name: str, *, figure: bool) -> Entry:
-        """Return what is known of a figure or a table; InputError if it is not among the contents."""
+        """Return the entry of a figure or a table; InputError if there is none."""
         kind = "figure" if figure else "table"
         for entry in self.entries:
             if entry.is_named(name) and bool(entry.drawn_by) == figure:

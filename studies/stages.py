@@ -112,7 +112,7 @@ def _efficiency(config: Config, networks: Iterable[str]) -> Content:
 
 
 def _row(config: Config, name: str) -> Content:
-    """Return what a row of the comparison reads: neither the others, nor what it is compared with."""
+    """Return what a row of the comparison reads; with which it is compared is not among it."""
     row = config.row(name)
     content = pick(config, *MODEL, *JOINED) | pick(row, "model", "train")
     compare = config.compare.model_dump(mode="json")
