@@ -26,7 +26,7 @@ class Code:
 
     def __init__(self, root: Path = ROOT, parsed: dict[str, list] | None = None):
         self.root, self.parsed = root, dict(parsed or {})
-        self._files: dict[Path, list] = {}
+        self._known: dict[Path, tuple[str, set[Path]]] = {}
 
     def of(self, name: str) -> str:
         """Return the hash of a module, or of the modules that a script (``….py``) imports."""
@@ -45,7 +45,7 @@ class Code:
             path = left.pop()
             if path not in found:
                 found.add(path)
-                left += [place for name in self._read(path)[1] for place in self._executed(name)]
+                left += self._read(path)[1]
         return found
 
     def file_of(self, module: str) -> Path | None:
@@ -56,20 +56,23 @@ class Code:
         known = (place.with_suffix(".py"), place / "__init__.py")
         return next((path for path in known if path.is_file()), None)
 
-    def _executed(self, module: str) -> list[Path]:
-        """Return the files that an import executes: the module, and the packages it lies in."""
-        parts = module.split(".")
-        names = [".".join(parts[: k + 1]) for k in range(len(parts))]
-        return [file for name in names if (file := self.file_of(name))]
-
-    def _read(self, path: Path) -> list:
-        if path not in self._files:
+    def _read(self, path: Path) -> tuple[str, set[Path]]:
+        """Return the hash of a file's syntax, and the files that its imports execute."""
+        if path not in self._known:
             source = path.read_text()
             key = hashlib.sha256(source.encode()).hexdigest()
             if key not in self.parsed:
                 self.parsed[key] = _parse(source)
-            self._files[path] = self.parsed[key]
-        return self._files[path]
+            digest, imports = self.parsed[key]
+            names = {".".join(parts) for name in imports for parts in _packages(name)}
+            self._known[path] = digest, {file for n in names if (file := self.file_of(n))}
+        return self._known[path]
+
+
+def _packages(module: str) -> Iterator[list[str]]:
+    """Yield the parts of the name of a module, and of all packages that it lies in."""
+    parts = module.split(".")
+    yield from (parts[: k + 1] for k in range(len(parts)))
 
 
 def _parse(source: str) -> list:

@@ -418,8 +418,8 @@ NOTEBOOKS = (
             + of_evaluation("metrics.json", "predictions.csv")(t)
             + [f"{folder}/model.safetensors" for folder in t.final]
         ),
-        settings=("seed", "data", "publish", "population", "preprocess", "features", "selection")
-        + ("evaluation.bootstrap", "final.epochs"),
+        settings=("seed", "data", "publish", "population", "preprocess", "features.groups")
+        + ("selection.fdr", "evaluation.bootstrap", "final.epochs"),
         entries=(
             table("results", of_evaluation("metrics.json")),
             table("rivals", against_known_lens),

@@ -114,7 +114,7 @@ def _efficiency(config: Config, networks: Iterable[str]) -> Content:
 def _row(config: Config, name: str) -> Content:
     """Return what a row of the comparison reads; with which it is compared is not among it."""
     row = config.row(name)
-    content = pick(config, *MODEL, *JOINED) | pick(row, "model", "train")
+    content = pick(config, *MODEL, "features") | pick(row, "model", "train")
     compare = config.compare.model_dump(mode="json")
     unread = "rates" if config.compare.rows[name].boosting else "boosting_rates"
     kept = ("n_train", "n_valid", "rates", "boosting_rates", "trial", "seeds")
@@ -130,8 +130,7 @@ def _merged_rows(config: Config) -> Content:
 
 
 def _audit(config: Config) -> Content:
-    joined = JOINED if config.audit_fits else ("features",)
-    content = pick(config, "seed", "model", "train", *joined, "evaluation", "audit")
+    content = pick(config, "seed", "model", "train", "features", "evaluation", "audit")
     del content["audit"]["population"]
     return content
 
@@ -145,9 +144,11 @@ def _real_set(config: Config, name: str) -> Content:
 
 
 def _merged_sets(config: Config, names: Iterable[str]) -> Content:
-    content = pick(config, "seed", "preprocess", "model", "train", *JOINED, "evaluation")
+    content = pick(config, "seed", "preprocess", "model", "train", "features", "evaluation")
     sky = config.real_sky.model_dump(mode="json")
     sky["sets"] = {name: sky["sets"][name] for name in names}
+    for chosen in sky["sets"].values():
+        del chosen["population"]
     return content | pick(config, "selection.fdr") | {"real_sky": sky}
 
 
