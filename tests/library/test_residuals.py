@@ -11,9 +11,9 @@ import pytest
 from vitdm import config, predict
 from vitdm.data import dataset
 from vitdm.errors import InputError
-from vitdm.evaluation.selection import joined_features
 from vitdm.features import measure as features
 from vitdm.features.definitions import LENSFIT, definitions
+from vitdm.features.selected import joined_features
 from vitdm.lens import lensfit, residuals
 from vitdm.model import train
 from vitdm.simulation.population import load_population
@@ -112,7 +112,7 @@ def test_a_network_with_fits_predicts_from_raw_images(fitted, lenses, processed,
     settings, fits, table = fitted
     update = {"features": joined == "lensfit", "feature_set": "lensfit"}
     model = settings.model.model_copy(update=update | {"residual": joined == "residual"})
-    names = joined_features(model, settings, None)
+    names = joined_features(model, settings.features, None)
     assert names is None if joined == "residual" else names == list(LENSFIT)
     train.fit(
         processed,
