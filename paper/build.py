@@ -1,30 +1,34 @@
 """Build the article: numbers, tables and figures of a run into paper.pdf, .html and .tex.
 
-``python paper/build.py --results R --figures F --made NAMES --tables T --out O`` renders
-``paper.md`` with Jinja2, then hands it to pandoc, and its Typst text to Typst. A number, table,
-figure or reference that does not exist fails the build, and nothing is written.
+``python paper/build.py --results R --figures F --made NAMES --tables T --out O`` fills ``paper.md``
+(``report.md`` for a user's own images) with the run's numbers, tables and figures, then hands it to
+pandoc, and its Typst text to Typst. What a rebuild does not make, such as the longer studies, comes
+from the committed reference run, and the article says so. What neither has fails the build, and
+nothing is written.
 """
 
 from __future__ import annotations
 
 import argparse
+import collections
 import contextlib
 import csv
+import fnmatch
 import json
 import math
+import operator
 import os
 import re
 import subprocess
 import sys
 import time
-import traceback
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pypandoc
 import typst
+import yaml
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
@@ -32,14 +36,27 @@ sys.path.insert(0, str(HERE.parent))
 from vitdm import config as configuration  # noqa: E402
 from vitdm import provenance  # noqa: E402
 from vitdm.config import InputError  # noqa: E402
-from vitdm.dataset import CLASSES  # noqa: E402
-from vitdm.plots import setting_name  # noqa: E402
 
 PROVENANCE = ("figure", "rule", "notebook", "config")
 COMPUTE = ("rule", "results", "minutes", "memory")
-MARKUP = re.compile(r"\\[a-z]+|[$\\\\{}^_~]")  # of Markdown and formulas: takes no space in print
 FORMATS = (".pdf", ".png")  # of each figure: one for print, one for the page
 MISSING = "n/a"  # what a run could not measure, such as a scatter from one seed
+# In the source: the path of an image, {{ key }}, {{ key:FORMAT }} or {{ table: NAME }}.
+MARK = re.compile(
+    r"\]\((?P<figure>\w+)\)(?=\{#fig-)|\{\{ (?P<key>[\w.-]+)(?::(?P<spec>[^{}]*?))? \}\}"
+)
+MARKUP = re.compile(r"\\[a-z]+|[$\\\\{}^_~]")  # of Markdown and formulas: takes no space in print
+# A figure that needs images from outside the repository, and the numbers that come with it: also a
+# run that is published takes them from the reference if it could not draw the figure.
+OPTIONAL = {"real_residuals": ("n_real_*", "real_*")}
+COMPARISONS = {
+    "<=": operator.le,
+    ">=": operator.ge,
+    "==": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    ">": operator.gt,
+}
 
 
 # ------------------------------------------------------------------------------- what a run left
@@ -61,13 +78,33 @@ def read_numbers(results: Path) -> dict[str, Any]:
     return numbers
 
 
-def read_classes(results: Path) -> list[str]:
-    """Return the classes in the dataset's catalog, in the order of the labels."""
-    file = results / "dataset" / "catalog.csv"
-    found = {row.get("class") for row in _csv(file)}
-    if unknown := found - set(CLASSES):
-        raise InputError(f"{file}: found class {unknown}; expected some of {', '.join(CLASSES)}")
-    return [name for name in CLASSES if name in found]
+def read_run(results: Path, settings: configuration.Config) -> dict[str, Any]:
+    """Return all values of a run: its numbers by key, settings, classes, commit and versions."""
+    run = _json(results / "evaluation" / "evaluation.json")
+    catalog = _csv(results / "dataset" / "catalog.csv")
+    values = _settings(settings) | {
+        "classes": dict(collections.Counter(row["class"] for row in catalog)),
+        "commit": (run.get("commit") or "unknown")[:12]
+        + " with uncommitted changes" * bool(run.get("dirty")),
+        "versions": run.get("versions") or {},
+    }
+    numbers = read_numbers(results)
+    if clash := sorted({*values, "table"} & set(numbers)):
+        raise InputError(f"{results / 'numbers'}: found {clash}, names that the article reserves")
+    return numbers | values
+
+
+def read_reference(numbers: Path) -> dict[str, Any]:
+    """Return the values of the reference run: its numbers (flat JSON) and settings."""
+    return _json(numbers) | _settings(configuration.load(HERE.parent / "config" / "paper.yaml"))
+
+
+def _settings(settings: configuration.Config) -> dict[str, Any]:
+    values = {"config": settings.model_dump(mode="json")}
+    if settings.data == "simulate":
+        population = configuration.load_population(HERE.parent / settings.population)
+        values["population"] = population.model_dump(mode="json")
+    return values
 
 
 def write_provenance(figures: Path, tables: Path, made: Collection[str]) -> None:
@@ -120,200 +157,287 @@ def _csv(file: Path) -> list[dict[str, str]]:
         raise InputError(f"{file}: cannot be read ({error.strerror}); expected a table") from error
 
 
-# ----------------------------------------------------------------------- filters for the template
+def _yaml(file: Path) -> dict[str, Any]:
+    try:
+        return yaml.safe_load(file.read_text()) or {}
+    except (OSError, yaml.YAMLError) as error:
+        raise InputError(f"{file}: found no readable YAML ({error}); expected a mapping") from error
 
 
-def num(value: float | None, digits: int = 3) -> str:
-    """Fixed decimals, with a true minus sign."""
-    if value is None or math.isnan(value):
+# ---------------------------------------------------------------------------- values in the text
+
+
+def written(value: Any, spec: str = "") -> str:
+    """Return a value as the article prints it.
+
+    ``spec`` is a format of Python, or ``minutes`` for seconds. Minus signs are true ones, thousands
+    and percent signs are set off by a space that does not break, and ``e`` gives a formula.
+    """
+    if value is None or value != value:
         return MISSING
-    text = f"{value:.{digits}f}"
-    return text.replace("-", "−") if float(text) else text.lstrip("-")
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict):
+        return "; ".join(f"{key} {written(item)}" for key, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(written(item, spec) for item in value)
+    if isinstance(value, str):
+        return format(value, spec)
+    if spec == "minutes":
+        return _minutes(value)
+    if spec in ("", ",") and float(value).is_integer():
+        value = int(value)  # a count that a table of floats held
+    text = format(value, spec or ("d" if isinstance(value, int) else "g"))
+    if spec.endswith("e"):
+        return _power(text)
+    if not text.strip("-0.%"):
+        text = text.lstrip("-")  # rounded to zero
+    return text.replace("-", "−").replace(",", "\u00a0").replace("%", "\u00a0%")
 
 
-def plain(value: float | None) -> str:
-    """A setting as one would type it, such as 0.5 or 70."""
-    return MISSING if value is None else f"{value:g}"
-
-
-def sci(value: float | None, digits: int = 1) -> str:
-    """LaTeX math: a mantissa with these decimals times a power of ten."""
-    if value is None or math.isnan(value):
-        return MISSING
-    mantissa, exponent = f"{value:.{digits}e}".split("e")
+def _power(text: str) -> str:
+    """LaTeX math of a number such as 2.5e-04: its mantissa, if it is not 1, times a power of ten."""
+    mantissa, exponent = text.split("e")
     power = f"10^{{{int(exponent)}}}"
     return f"${power}$" if float(mantissa) == 1 else f"${mantissa}\\times {power}$"
 
 
-def pct(value: float | None, digits: int = 1) -> str:
-    """A fraction in per cent."""
-    return MISSING if value is None else f"{num(100 * value, digits)} %".replace(" ", "\u00a0")
-
-
-def minutes(value: float | None) -> str:
+def _minutes(seconds: float) -> str:
     """Seconds in minutes, or in seconds where there is not one minute of them."""
-    if value is None:
-        return MISSING
-    if value < 60:
-        return f"{num(value, 0)}\u00a0seconds"
-    return f"{num(value / 60, 1 if value < 600 else 0)}\u00a0minutes"
+    if seconds < 60:
+        return f"{seconds:.0f}\u00a0seconds"
+    return f"{seconds / 60:.{int(seconds < 600)}f}\u00a0minutes"
 
 
-def integer(value: float | None) -> str:
-    """A whole number in groups of three."""
-    return MISSING if value is None else f"{round(value):,}".replace(",", "\u00a0")
+def lookup(values: Any, key: str) -> Any:
+    """Return the value of a key, dotted where values are nested; KeyError if there is none."""
+    if key in values:
+        return values[key]
+    try:
+        for part in key.split("."):
+            values = values[int(part) if isinstance(values, list) else part]
+    except (IndexError, TypeError, ValueError) as error:
+        raise KeyError(key) from error
+    return values
 
 
-def setting(key: str) -> str:
-    """A key of the model or train section in the words of the figures, without its unit."""
-    return setting_name(key).partition(" [")[0]
+# ---------------------------------------------------------------------------------------- tables
 
 
-def effect(gain: float | None, error: float | None) -> str:
-    """What a difference with this standard error shows: helps, hurts, unclear or unknown."""
-    if gain is None or error is None or math.isnan(error):
-        return "unknown"
-    if abs(gain) <= 2 * error:
-        return "unclear"
-    return "helps" if gain > 0 else "hurts"
-
-
-def _cell(text: str, digits: int | None = None, verbatim: bool = False) -> str:
+def cell(text: str, spec: str = "") -> str:
     """Format one cell of a CSV file for a Markdown table, numbers to three or four figures.
 
-    ``digits`` fixes the decimals instead, ``verbatim`` leaves a number as it is written. An empty
+    ``spec`` is a format of ``written`` instead, ``verbatim`` leaves a number as it is. An empty
     cell becomes a dash.
     """
     text = text.strip()
     if not text:
         return "–"
-    value = None
-    with contextlib.suppress(ValueError):
-        value = float(text)
-    if value is None or verbatim:
+    value = _number(text)
+    if value is None or spec == "verbatim":
         for character in "\\`*_|[]<>@#":
             text = text.replace(character, "\\" + character)
         return " ".join(text.split())
     if not math.isfinite(value):
         return MISSING
-    if digits is not None:
-        return num(value, digits)
+    if spec:
+        return written(value, spec)
     if value == int(value) and "." not in text and "e" not in text.lower():
-        return integer(value)
+        return written(value, ",")
     if value and not 1e-3 <= abs(value) < 1e5:
-        return sci(value)
+        return written(value, ".1e")
     magnitude = math.floor(math.log10(abs(value) or 1))
-    return f"{value:.3g}" if magnitude < -2 else num(value, min(4, max(0, 3 - magnitude)))
+    return written(value, f".{min(4, max(0, 3 - magnitude))}f" if magnitude >= -2 else ".3g")
+
+
+def _number(text: str) -> float | None:
+    with contextlib.suppress(ValueError):
+        return float(text)
+    return None
+
+
+def table(rows: list[dict[str, str]], layout: dict[str, Any], name: str) -> str:
+    """Return rows of a CSV file as a pipe table, laid out as ``tables.yaml`` explains."""
+    for key, kept in layout.get("where", {}).items():
+        rows = [row for row in rows if row[key] in kept]
+    rows = rows[: layout.get("most")]
+    if not rows:
+        raise InputError(f"table {name!r}: found no rows; expected some")
+    words = layout.get("words", {})
+    columns = layout.get("columns") or {key: words.get(key) or cell(key) for key in rows[0]}
+    columns = {key: [entry] if isinstance(entry, str) else entry for key, entry in columns.items()}
+    for key in columns:
+        if key not in rows[0]:
+            raise InputError(f"table {name!r}: found no column {key!r}; has {list(rows[0])}")
+    header = [entry[0] for entry in columns.values()]
+    cells = [
+        [words.get(row[key]) or cell(row[key] or "", *entry[1:]) for key, entry in columns.items()]
+        for row in rows
+    ]
+    rule = [
+        _dashes([header[k], *(line[k] for line in cells)])
+        + ":" * (entry[1:] != ["verbatim"] and all(_is_number(row[key]) for row in rows))
+        for k, (key, entry) in enumerate(columns.items())
+    ]
+    rule = [dashes if dashes.endswith(":") else f":{dashes}" for dashes in rule]
+    lines = [" | ".join(header), *(" | ".join(line) for line in cells)]
+    lines = [f"| {line} |" for line in lines]
+    return "\n".join([lines[0], f"|{'|'.join(rule)}|", *lines[1:]])
+
+
+def _dashes(texts: list[str]) -> str:
+    """Return the dashes below a header: as many as the relative width of its column."""
+    texts = [MARKUP.sub("", text) for text in texts]
+    names = [len(text) for text in texts if " " not in text]  # which cannot be broken
+    return "-" * max(min(max(map(len, texts)) + 2, 60), min(2 * max(names, default=0), 36))
+
+
+def _is_number(text: str | None) -> bool:
+    return not (text or "").strip() or _number(text or "") is not None
+
+
+# --------------------------------------------------------------------- the run and the reference
+
+
+class Sources:
+    """Values, tables and figures of a run, and of the reference what the run does not have.
+
+    ``borrowed`` lists what of the reference was used, ``used`` the files that were.
+    """
+
+    def __init__(
+        self, home: Path, run: dict[str, Any], figures: Path, tables: Path, made: Collection[str]
+    ) -> None:
+        self.home, self.run, self.made = home, run, made
+        self.figures, self.tables = figures, tables
+        simulated = run["config"]["data"] == "simulate"
+        self.reference = read_reference(home / "numbers.json") if simulated else None
+        self.layouts = _yaml(home / "tables.yaml")
+        self.borrowed: dict[str, list[str]] = {"number": [], "figure": [], "table": []}
+        self.used: list[Path] = []
+
+    def value(self, key: str) -> Any:
+        """Return the value of a key of the run, or else of the reference."""
+        if not self._is_absent(key):
+            with contextlib.suppress(KeyError):
+                return lookup(self.run, key)
+        try:
+            found = lookup(self.reference or {}, key)
+        except KeyError:
+            raise InputError(f"found no number or setting {key!r}") from None
+        self._borrow("number", key)
+        self.used.append(self.home / "numbers.json")
+        return found
+
+    def figure(self, name: str) -> Path:
+        """Return the path of a figure, without its suffix."""
+        folder = self.figures
+        if name not in self.made and self.reference:
+            folder = self.home.parent / "figures"
+            self._borrow("figure", name)
+        for suffix in FORMATS:
+            file = folder / f"{name}{suffix}"
+            if not file.is_file():
+                raise InputError(f"figure {name!r}: {file} does not exist")
+            self.used.append(file)
+        return folder / name
+
+    def table(self, name: str) -> str:
+        """Return a table in Markdown."""
+        if name not in self.layouts:
+            raise InputError(f"table {name!r}: found no layout in {self.home / 'tables.yaml'}")
+        layout = self.layouts[name] or {}
+        file = self.tables / f"{layout.get('csv', name)}.csv"
+        if not file.is_file() and self.reference:
+            file = self.home / "tables" / file.name
+            self._borrow("table", name)
+        if not file.is_file():
+            raise InputError(f"table {name!r}: {file} does not exist")
+        self.used.append(file)
+        return table(_csv(file), layout, name)
+
+    def _is_absent(self, key: str) -> bool:
+        """Whether a number belongs to a figure that the run could not draw."""
+        patterns = [OPTIONAL[figure] for figure in OPTIONAL.keys() - set(self.made)]
+        return any(fnmatch.fnmatchcase(key, pattern) for each in patterns for pattern in each)
+
+    def _borrow(self, kind: str, name: str) -> None:
+        allowed = name in OPTIONAL or self._is_absent(name)
+        if self.run["config"]["publish"] and not allowed:
+            raise InputError(f"{kind} {name!r}: a run that is published needs its own")
+        if name not in self.borrowed[kind]:
+            self.borrowed[kind].append(name)
+
+
+def note(sources: Sources) -> str:
+    """Return the line that tells the reader what is of the reference run; empty if nothing is."""
+    numbers, figures, tables = sources.borrowed.values()
+    shown = [f"@fig-{name}" for name in figures] + [f"@tbl-{name}" for name in tables]
+    parts = [f"{len(numbers)} numbers"] * bool(numbers) + shown
+    if not parts:
+        return ""
+    return (
+        f"**This is a rebuild with the configuration `{sources.run['config']['name']}`.** Its words"
+        f" are about the reference run, and of that run are {', '.join(parts)}.\n\n"
+    )
+
+
+def check_claims(file: Path, value: Callable[[str], Any]) -> None:
+    """Check that the numbers say what the words say: ``file`` maps words to comparisons."""
+    for words, claims in _yaml(file).items():
+        for claim in claims if isinstance(claims, list) else [claims]:
+            terms = re.split(r" (<=|>=|==|!=|<|>) ", claim)
+            values = [_term(term, value) for term in terms[::2]]
+            pairs = zip(terms[1::2], values, values[1:], strict=False)
+            if not all(COMPARISONS[sign](left, right) for sign, left, right in pairs):
+                raise InputError(f"{file.name}: {words!r} needs {claim}; found {values}")
+
+
+def _term(term: str, value: Callable[[str], Any]) -> Any:
+    """Return what a term of a claim stands for: a word of YAML in quotes, a number, a key, or a
+    number times a key."""
+    factor, _, key = term.rpartition(" ")
+    if factor:
+        return float(factor) * value(key)
+    if re.fullmatch(r"[a-zA-Z][\w.-]*", term) and term not in ("true", "false", "null"):
+        return value(term)
+    return yaml.safe_load(term)
 
 
 # ---------------------------------------------------------------------------------- the rendering
 
 
-class Sources:
-    """The tables and figures that the template asks for, and the files they came from."""
-
-    def __init__(self, figures: Path, tables: Path, out: Path) -> None:
-        self.figures, self.tables, self.out = figures, tables, out
-        self.used: list[Path] = []
-
-    def figure(self, name: str) -> str:
-        """Return the path of a figure relative to the output, without its format."""
-        for suffix in FORMATS:
-            file = self.figures / f"{name}{suffix}"
-            if not file.is_file():
-                raise InputError(f"figure {name!r}: {file} does not exist")
-            self.used.append(file)
-        return Path(os.path.relpath(self.figures / name, self.out)).as_posix()
-
-    def table(
-        self,
-        name: str,
-        caption: str,
-        columns: dict[str, str] | None = None,
-        *,
-        digits: dict[str, int] | None = None,
-        words: dict[str, str] | None = None,
-        verbatim: Collection[str] = (),
-        where: dict[str, Collection[str]] | None = None,
-        most: int | None = None,
-        label: str | None = None,
-        narrow: bool = False,
-    ) -> str:
-        """Return a pipe table of a CSV file: ``columns`` maps its names to headers, in order.
-
-        ``where`` keeps the rows with some values of a column, ``most`` so many of the first ones;
-        ``label`` takes the name's place in references; a ``narrow`` table fits into one column.
-        ``digits`` fixes the decimals of a column; ``words`` replaces cells, and headers that
-        ``columns`` does not give. Numbers in ``verbatim`` columns stay as they are written.
-        """
-        digits, words = digits or {}, words or {}
-        file = self.tables / f"{name}.csv"
-        if not file.is_file():
-            raise InputError(f"table {name!r}: {file} does not exist")
-        rows = _csv(file)
-        for key, values in (where or {}).items():
-            rows = [row for row in rows if row[key] in values]
-        rows = rows[:most]
-        if not rows:
-            raise InputError(f"table {name!r}: {file} has no rows")
-        columns = columns or {key: words.get(key) or _cell(key) for key in rows[0]}
-        for key in columns:
-            if key not in rows[0]:
-                raise InputError(f"table {name!r}: found no column {key!r}; has {list(rows[0])}")
-        self.used.append(file)
-        cells = [
-            [
-                words.get(row[key] or "") or _cell(row[key] or "", digits.get(key), key in verbatim)
-                for key in columns
-            ]
-            for row in rows
-        ]
-        lines = ["| " + " | ".join(columns.values()) + " |", "|"]
-        for column, (key, header) in enumerate(columns.items()):
-            texts = [MARKUP.sub("", text) for text in (header, *(row[column] for row in cells))]
-            names = [len(text) for text in texts if " " not in text]  # which cannot be broken
-            # the relative width, where a table is wide
-            dashes = "-" * max(
-                min(max(map(len, texts)) + 2, 60), min(2 * max(names, default=0), 36)
-            )
-            numeric = key not in verbatim and all(_is_number(row[key]) for row in rows)
-            lines[1] += (f"{dashes}:" if numeric else f":{dashes}") + "|"
-        lines += ["| " + " | ".join(row) + " |" for row in cells]
-        attributes = f"#tbl-{label or name}" + " .narrow" * narrow
-        return "\n".join(lines) + f"\n\n: {caption} {{{attributes}}}\n"
-
-
-def _is_number(text: str | None) -> bool:
-    with contextlib.suppress(ValueError):
-        return not (text or "").strip() or float(text or "") is not None
-    return False
-
-
-def render(source: Path, variables: dict[str, Any]) -> str:
-    """Fill a Markdown template; what is missing is named with its line."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(source.parent),
-        undefined=jinja2.StrictUndefined,
-        comment_start_string="<!--#",  # {# would collide with pandoc's {#id}
-        comment_end_string="#-->",
-        line_statement_prefix="%%",
-        keep_trailing_newline=True,
-    )
-    for function in (num, plain, sci, pct, minutes, integer, setting):
-        environment.filters[function.__name__] = function
-    environment.globals["effect"] = effect
+def fill(source: Path, sources: Sources, out: Path) -> str:
+    """Return the Markdown of ``source``, filled; what is missing is named with its line."""
     try:
-        return environment.get_template(source.name).render(variables)
-    except jinja2.TemplateNotFound as error:
-        raise InputError(f"{source}: does not exist") from error
-    except jinja2.TemplateSyntaxError as error:
-        raise InputError(f"{source.name}, line {error.lineno}: {error.message}") from error
-    except (jinja2.UndefinedError, InputError, TypeError, ValueError) as error:
-        lines = [
-            f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(source)
-        ]
-        where = f", line {lines[-1]}" if lines else ""
-        raise InputError(f"{source.name}{where}: {error}") from error
+        text = source.read_text()
+    except OSError as error:
+        raise InputError(f"{source}: cannot be read ({error.strerror})") from error
+
+    def place(offset: int) -> str:
+        return f"{source.name}, line {text.count(chr(10), 0, offset) + 1}"
+
+    def filled(mark: re.Match[str]) -> str:
+        figure, key, spec = mark.group("figure", "key", "spec")
+        try:
+            if figure:
+                path = Path(os.path.relpath(sources.figure(figure), out)).as_posix()
+                return f"]({path})"
+            if key == "table":
+                return sources.table((spec or "").strip())
+            return written(sources.value(key), (spec or "").strip())
+        except (InputError, ValueError, TypeError) as error:
+            raise InputError(f"{place(mark.start())}: {error}") from error
+
+    for brace in re.finditer(r"\{\{|\{%|^%%", text, flags=re.MULTILINE):
+        if not MARK.match(text, brace.start()):
+            end = text.find("\n", brace.start())
+            raise InputError(
+                f"{place(brace.start())}: found {text[brace.start() : end][:40]!r}; expected "
+                "{{ key }}, {{ key:format }} or {{ table: name }}"
+            )
+    head, end, body = MARK.sub(filled, text).partition("\n---\n\n")
+    return head + end + note(sources) + body
 
 
 def pandoc(text: str, to: str, out: Path, bibliography: Path, *options: str) -> str:
@@ -328,34 +452,22 @@ def pandoc(text: str, to: str, out: Path, bibliography: Path, *options: str) -> 
     return done.stdout
 
 
-def build(
-    source: Path, results: Path, figures: Path, tables: Path, made: Collection[str], out: Path
-) -> None:
-    """Write paper.pdf, paper.html, paper.tex and their sidecar to ``out``, or nothing."""
-    started = time.time()
-    settings = configuration.load(results / "config.yaml")
-    simulated = settings.data == "simulate"
-    numbers = read_numbers(results)
-    write_provenance(figures, tables, made)
-    write_compute(results, tables)
-    run = _json(results / "evaluation" / "evaluation.json")
-    sources = Sources(figures, tables, out)
-    names = {
-        "classes": read_classes(results),
-        "simulated": simulated,
-        "config": settings.model_dump(mode="json"),
-        "population": _population(settings) if simulated else None,
-        "commit": run.get("commit") or "unknown",
-        "dirty": bool(run.get("dirty")),
-        "versions": run.get("versions") or {},
-        "numbers": numbers,
-        "figure": sources.figure,
-        "table": sources.table,
-    }
-    if clash := sorted(set(names) & set(numbers)):
-        raise InputError(f"{results / 'numbers'}: found {clash}, names that the article reserves")
-    text = render(source, numbers | names)
-    bibliography = source.parent / "references.bib"
+def typeset(text: str, files: Collection[Path], out: Path, pdf: Path) -> None:
+    """Compile Typst to PDF: its own fonts and a fixed date, so the same text is the same bytes."""
+    root = os.path.commonpath([out.resolve(), *(file.resolve() for file in files)])
+    file = out / f".paper.{os.getpid()}.typ"  # beside the PDF: figures are relative to it
+    try:
+        file.write_text(text.replace("dot.circle", "dot.o"))  # pandoc 3.9 has Typst's old name
+        content = typst.compile(file, root=root, ignore_system_fonts=True, timestamp=0)
+    except RuntimeError as error:
+        raise InputError(f"paper: typst: {error}") from error
+    finally:
+        file.unlink(missing_ok=True)
+    pdf.write_bytes(content)
+
+
+def write(text: str, out: Path, bibliography: Path, files: Collection[Path]) -> None:
+    """Write paper.pdf, paper.html and paper.tex to ``out``, all or none."""
     out.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         pdf, html, tex = (
@@ -368,7 +480,39 @@ def build(
         )
         tex.write_text(pandoc(text, "latex", out, bibliography, "--default-image-extension=pdf"))
         typesetting = ("--default-image-extension=pdf", f"--template={HERE / 'article.typ'}")
-        typeset(pandoc(text, "typst", out, bibliography, *typesetting), figures, out, pdf)
+        typeset(pandoc(text, "typst", out, bibliography, *typesetting), files, out, pdf)
+
+
+def build(
+    source: Path | None,
+    results: Path,
+    figures: Path,
+    tables: Path,
+    made: Collection[str],
+    out: Path,
+) -> None:
+    """Write paper.pdf, paper.html, paper.tex and their sidecar to ``out``, or nothing.
+
+    The source is ``paper.md``, or ``report.md`` if the images were not simulated. The files beside
+    it are ``references.bib``, ``tables.yaml``, and of the article ``claims.yaml``, the reference
+    run's ``numbers.json`` and ``tables``; its figures are in ``../figures``.
+    """
+    started = time.time()
+    settings = configuration.load(results / "config.yaml")
+    simulated = settings.data == "simulate"
+    source = source or HERE / ("paper.md" if simulated else "report.md")
+    run = read_run(results, settings)
+    write_provenance(figures, tables, made)
+    write_compute(results, tables)
+    sources = Sources(source.parent, run, figures, tables, made)
+    text = fill(source, sources, out)
+    if settings.publish and simulated:
+        check_claims(source.parent / "claims.yaml", sources.value)
+    for kind, names in sources.borrowed.items():
+        if names:
+            print(f"paper: of the reference run are {len(names)} {kind}s: {', '.join(names)}")
+    bibliography = source.parent / "references.bib"
+    write(text, out, bibliography, sources.used)
     inputs = [source, bibliography, *sorted((results / "numbers").glob("*.json")), *sources.used]
     inputs = list(dict.fromkeys(inputs))
     provenance.sidecar(
@@ -376,29 +520,9 @@ def build(
     )
 
 
-def typeset(text: str, figures: Path, out: Path, pdf: Path) -> None:
-    """Compile Typst to PDF: its own fonts and a fixed date, so the same text is the same bytes."""
-    root = os.path.commonpath([out.resolve(), figures.resolve()])
-    file = out / f".paper.{os.getpid()}.typ"  # beside the PDF: figures are relative to it
-    try:
-        file.write_text(text.replace("dot.circle", "dot.o"))  # pandoc 3.9 has Typst's old name
-        content = typst.compile(file, root=root, ignore_system_fonts=True, timestamp=0)
-    except RuntimeError as error:
-        raise InputError(f"paper: typst: {error}") from error
-    finally:
-        file.unlink(missing_ok=True)
-    pdf.write_bytes(content)
-
-
-def _population(settings: configuration.Config) -> dict[str, Any]:
-    path = Path(settings.population)
-    path = path if path.is_absolute() else HERE.parent / path
-    return configuration.load_population(path).model_dump(mode="json")
-
-
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--source", type=Path, default=HERE / "paper.md")
+    parser.add_argument("--source", type=Path, help="Markdown in place of paper.md or report.md")
     for name, text in (
         ("results", "folder of the run"),
         ("figures", "folder of its figures"),
