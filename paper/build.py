@@ -81,11 +81,11 @@ def read_numbers(results: Path) -> dict[str, Any]:
 def read_run(results: Path, settings: configuration.Config) -> dict[str, Any]:
     """Return all values of a run: its numbers by key, settings, classes, commit and versions."""
     run = _json(results / "evaluation" / "evaluation.json")
+    commit = run.get("commit") or "unknown"
     catalog = _csv(results / "dataset" / "catalog.csv")
     values = _settings(settings) | {
         "classes": dict(collections.Counter(row["class"] for row in catalog)),
-        "commit": (run.get("commit") or "unknown")[:12]
-        + " with uncommitted changes" * bool(run.get("dirty")),
+        "commit": commit[:12] + " with uncommitted changes" * bool(run.get("dirty")),
         "versions": run.get("versions") or {},
     }
     numbers = read_numbers(results)
@@ -196,7 +196,7 @@ def written(value: Any, spec: str = "") -> str:
 
 
 def _power(text: str) -> str:
-    """LaTeX math of a number such as 2.5e-04: its mantissa, if it is not 1, times a power of ten."""
+    """LaTeX math of a number such as 2.5e-04; a mantissa of 1 is left out."""
     mantissa, exponent = text.split("e")
     power = f"10^{{{int(exponent)}}}"
     return f"${power}$" if float(mantissa) == 1 else f"${mantissa}\\times {power}$"
@@ -256,13 +256,16 @@ def _number(text: str) -> float | None:
     return None
 
 
+def kept(file: Path, layout: dict[str, Any]) -> list[dict[str, str]]:
+    """Return the rows of a CSV file that its layout keeps; none if there is no such file."""
+    rows = _csv(file) if file.is_file() else []
+    for key, values in layout.get("where", {}).items():
+        rows = [row for row in rows if row[key] in values]
+    return rows[: layout.get("most")]
+
+
 def table(rows: list[dict[str, str]], layout: dict[str, Any], name: str) -> str:
     """Return rows of a CSV file as a pipe table, laid out as ``tables.yaml`` explains."""
-    for key, kept in layout.get("where", {}).items():
-        rows = [row for row in rows if row[key] in kept]
-    rows = rows[: layout.get("most")]
-    if not rows:
-        raise InputError(f"table {name!r}: found no rows; expected some")
     words = layout.get("words", {})
     columns = layout.get("columns") or {key: words.get(key) or cell(key) for key in rows[0]}
     columns = {key: [entry] if isinstance(entry, str) else entry for key, entry in columns.items()}
@@ -346,15 +349,17 @@ class Sources:
         """Return a table in Markdown."""
         if name not in self.layouts:
             raise InputError(f"table {name!r}: found no layout in {self.home / 'tables.yaml'}")
-        layout = self.layouts[name] or {}
+        layout = self.layouts[name]
         file = self.tables / f"{layout.get('csv', name)}.csv"
-        if not file.is_file() and self.reference:
+        rows = kept(file, layout)
+        if not rows and self.reference:
             file = self.home / "tables" / file.name
+            rows = kept(file, layout)
             self._borrow("table", name)
-        if not file.is_file():
-            raise InputError(f"table {name!r}: {file} does not exist")
+        if not rows:
+            raise InputError(f"table {name!r}: {file} does not exist, or has no row to show")
         self.used.append(file)
-        return table(_csv(file), layout, name)
+        return table(rows, layout, name)
 
     def _is_absent(self, key: str) -> bool:
         """Whether a number belongs to a figure that the run could not draw."""
@@ -373,13 +378,17 @@ def note(sources: Sources) -> str:
     """Return the line that tells the reader what is of the reference run; empty if nothing is."""
     numbers, figures, tables = sources.borrowed.values()
     shown = [f"@fig-{name}" for name in figures] + [f"@tbl-{name}" for name in tables]
-    parts = [f"{len(numbers)} numbers"] * bool(numbers) + shown
+    parts = [_counted(numbers, "number")] * bool(numbers) + shown
     if not parts:
         return ""
     return (
-        f"**This is a rebuild with the configuration `{sources.run['config']['name']}`.** Its words"
-        f" are about the reference run, and of that run are {', '.join(parts)}.\n\n"
+        f"**This is a rebuild with the configuration `{sources.run['config']['name']}`.** The words"
+        f" describe the reference run, and from that run are {', '.join(parts)}.\n\n"
     )
+
+
+def _counted(names: list[str], kind: str) -> str:
+    return f"{len(names)} {kind}{'s' * (len(names) != 1)}"
 
 
 def check_claims(file: Path, value: Callable[[str], Any]) -> None:
@@ -510,7 +519,7 @@ def build(
         check_claims(source.parent / "claims.yaml", sources.value)
     for kind, names in sources.borrowed.items():
         if names:
-            print(f"paper: of the reference run are {len(names)} {kind}s: {', '.join(names)}")
+            print(f"paper: from the reference run, {_counted(names, kind)}: {', '.join(names)}")
     bibliography = source.parent / "references.bib"
     write(text, out, bibliography, sources.used)
     inputs = [source, bibliography, *sorted((results / "numbers").glob("*.json")), *sources.used]
