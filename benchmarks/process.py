@@ -26,9 +26,7 @@ import cv2
 import numpy as np
 
 from studies import precursor
-from vitdm import config
-from vitdm.features import measure as features
-from vitdm.preprocess import process as preprocess
+from vitdm import config, features, preprocess
 from vitdm.simulation import simulate
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -28,7 +28,7 @@ from vitdm.errors import InputError
 from vitdm.evaluation.evaluate import paired_gain, per_class_auc, roc_auc
 from vitdm.evaluation.selection import joined_features
 from vitdm.model import baselines, train
-from vitdm.preprocess.process import process_dataset
+from vitdm.preprocess import process_dataset
 from vitdm.provenance import atomic, check_replaceable, sidecar
 
 FILES = ("trials.csv", "history.csv", "predictions*.csv", "compare.json")

@@ -37,12 +37,12 @@ from vitdm.evaluation.evaluate import (
     weighted_auc,
 )
 from vitdm.evaluation.selection import groups, joined_features, p_value
-from vitdm.features.definitions import LENSFIT, definitions
-from vitdm.features.measure import measure_dataset
+from vitdm.features import LENSFIT, measure_dataset
+from vitdm.features.definitions import definitions
 from vitdm.lens import lensfit, residuals
 from vitdm.model import baselines, train
 from vitdm.predict import prepare
-from vitdm.preprocess.process import process_dataset
+from vitdm.preprocess import process_dataset
 from vitdm.provenance import atomic, check_replaceable, sidecar
 
 FILES = ("images.csv", "real_sky.json")
