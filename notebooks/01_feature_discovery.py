@@ -48,13 +48,11 @@ from IPython.display import display
 
 from studies import config as workflow
 from studies import plots, real_lenses
-from vitdm import config
+from vitdm import config, features, preprocess
 from vitdm.data import dataset, readers
 from vitdm.evaluation import metrics
 from vitdm.features import definitions, morphology
-from vitdm.features import measure as features
 from vitdm.lens import lensfit, residuals
-from vitdm.preprocess import process as preprocess
 from vitdm.simulation.population import load_population
 from vitdm.simulation.population import table as describe
 
@@ -386,9 +384,9 @@ for kind in classes:
     # the first long arc; where there is none, the longest
     for row in of_kind[np.argsort(-np.minimum(arcs, 120), kind="stable")]:
         light = preprocess.detect(np.array(raw.images[row]), settings)
-        if circle := features.fit_circle(light, preprocess.roi_of(light)):
-            ring = features.unroll(light, circle)
-            rings[plots.NAMES[kind]] = (light.residual / light.noise, circle, ring)
+        lens = features.Measured(light, preprocess.roi_of(light))
+        if lens.circle:
+            rings[plots.NAMES[kind]] = (light.residual / light.noise, lens.circle, lens.ring)
             break
 out.figure(plots.unrolled_rings(rings, morphology.SMOOTH_ORDERS + 1), "unrolled_rings")
 

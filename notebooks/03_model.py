@@ -47,14 +47,13 @@ from IPython.display import display
 from scipy import special
 
 from studies import plots
-from vitdm import config
+from vitdm import config, preprocess
 from vitdm.data import dataset
 from vitdm.evaluation import metrics
 from vitdm.features import selected
 from vitdm.lens import lensfit
 from vitdm.model import train
 from vitdm.model import vit as model
-from vitdm.preprocess import process as preprocess
 
 settings = out.config
 data = dataset.Dataset.open(out.results / "processed")

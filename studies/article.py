@@ -1,10 +1,10 @@
 """Build the article: numbers, tables and figures of a run into paper.pdf, .html and .tex.
 
 ``python -m studies.article --results R --figures F --made NAMES --tables T --out O`` fills
-``paper.md`` (``report.md`` for a user's own images) with the run's numbers, tables and figures, then
-hands it to pandoc, and its Typst text to Typst. What a rebuild does not make, such as the longer
-studies, comes from the committed reference run, and the article says so. What neither has fails the
-build, and nothing is written.
+``paper.md``, or ``report.md`` for a user's own images, with the numbers, tables and figures of the
+run, then hands it to pandoc, and its Typst text to Typst. What a rebuild does not make, such as the
+longer studies, comes from the committed reference run, and the article says so. What neither has
+fails the build, and nothing is written.
 """
 
 from __future__ import annotations

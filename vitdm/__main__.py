@@ -296,7 +296,7 @@ def _run(arguments: argparse.Namespace) -> int:
                 summary = ceiling.write(population, arguments.n, seed, arguments.out)
                 print(ceiling.in_words(summary), file=sys.stderr)
         case "preprocess":
-            from vitdm.preprocess.process import process_dataset
+            from vitdm.preprocess import process_dataset
 
             cut = settings.preprocess
             if arguments.tuned:
@@ -307,7 +307,7 @@ def _run(arguments: argparse.Namespace) -> int:
                 ).preprocess
             process_dataset(arguments.dataset, arguments.out, cut)
         case "features":
-            from vitdm.features.measure import measure_dataset
+            from vitdm.features import measure_dataset
 
             measure_dataset(
                 arguments.dataset,
@@ -319,7 +319,8 @@ def _run(arguments: argparse.Namespace) -> int:
         case "invariance":
             from studies import invariance
 
-            summary = invariance.write(arguments.dataset, settings, arguments.n, arguments.out)
+            cut, n, seed = settings.preprocess, arguments.n, settings.seed
+            summary = invariance.write(arguments.dataset, cut, n, seed, arguments.out)
             print(invariance.in_words(summary), file=sys.stderr)
         case "select":
             from vitdm.evaluation.selection import select

@@ -11,11 +11,10 @@ import pandas as pd
 from vitdm.config import RunSettings
 from vitdm.data.readers import load_images
 from vitdm.errors import InputError
-from vitdm.features.definitions import LENSFIT
-from vitdm.features.measure import measure
+from vitdm.features import LENSFIT, measure
 from vitdm.lens import lensfit, residuals
 from vitdm.model.train import Run, load_run
-from vitdm.preprocess.process import process
+from vitdm.preprocess import process
 
 
 def predict(runs: Sequence[Run], images: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

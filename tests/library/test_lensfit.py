@@ -19,8 +19,7 @@ from vitdm.__main__ import main
 from vitdm.config import LensFit
 from vitdm.data import dataset
 from vitdm.errors import InputError
-from vitdm.features import definitions
-from vitdm.features.definitions import LENSFIT
+from vitdm.features import LENSFIT, definitions
 from vitdm.lens import lensfit, substructure
 from vitdm.lens.lensfit import FLAGS, fit
 from vitdm.lens.residuals import features

@@ -11,9 +11,10 @@ import pytest
 from vitdm import config, predict
 from vitdm.data import dataset
 from vitdm.errors import InputError
-from vitdm.features import measure as features
-from vitdm.features.definitions import LENSFIT, definitions
+from vitdm.features import LENSFIT, measure_dataset
+from vitdm.features.definitions import definitions
 from vitdm.features.selected import joined_features
+from vitdm.features.tables import read_fits
 from vitdm.lens import lensfit, residuals
 from vitdm.model import train
 from vitdm.simulation.population import load_population
@@ -34,9 +35,7 @@ def fitted(lenses, population, settings, tmp_path_factory):
     camera = lensfit.settings_for(population, chosen.lensfit)
     residuals.fit_dataset(lenses, out / "fits", camera, progress=False)
     table = out / "features.csv"
-    features.measure_dataset(
-        lenses, table, chosen.preprocess, chosen.features, out / "fits", progress=False
-    )
+    measure_dataset(lenses, table, chosen.preprocess, chosen.features, out / "fits", progress=False)
     return chosen, out / "fits", table
 
 
@@ -68,7 +67,7 @@ def test_of_a_fit_that_did_not_converge_nothing_is_used(fitted, tmp_path, monkey
     table = dataset.read_catalog(fits / "fits.csv")
     table["fit_converged"] = np.arange(len(table)) != 5
     table.astype({"fit_converged": int}).to_csv(tmp_path / "fits.csv", index=False)
-    found = features.read_fits(tmp_path / "fits.csv", table["id"])
+    found = read_fits(tmp_path / "fits.csv", table["id"])
     assert found.loc[5].isna().all()
     assert found.drop(index=5)["fit_theta_E"].notna().all()
 
@@ -87,11 +86,11 @@ def test_fits_that_are_missing_or_of_other_images_are_refused(fitted, lenses, tm
     settings, fits, _ = fitted
     out = (tmp_path / "f.csv", settings.preprocess, settings.features)
     with pytest.raises(InputError, match="features.groups: found lensfit; expected the folder"):
-        features.measure_dataset(lenses, *out, progress=False)
+        measure_dataset(lenses, *out, progress=False)
     table = dataset.read_catalog(fits / "fits.csv")
     (tmp_path / "fits.csv").write_text(table.iloc[1:].to_csv(index=False))
     with pytest.raises(InputError, match="found no fit of 1 images"):
-        features.measure_dataset(lenses, *out, tmp_path, progress=False)
+        measure_dataset(lenses, *out, tmp_path, progress=False)
     with pytest.raises(InputError, match="residuals.npy, provenance.json missing"):
         residuals.read_residuals(tmp_path, table["id"], 48)
     with pytest.raises(InputError, match="of other images"):

@@ -8,11 +8,10 @@ from test_lensfit import SCALE, drizzled
 
 from studies import config as workflow
 from studies import plots, real_lenses
-from vitdm import config
+from vitdm import config, preprocess
 from vitdm.data import readers
 from vitdm.errors import InputError
 from vitdm.lens import lensfit
-from vitdm.preprocess import process as preprocess
 
 ROOT = Path(__file__).parents[2]
 SLACS = ROOT / "config/slacs.yaml"

@@ -28,8 +28,8 @@ from vitdm.config import LensFit, Preprocess
 from vitdm.errors import InputError
 from vitdm.lens.smooth_lens import Camera, SmoothLens
 from vitdm.lens.substructure import NAMES, search_of
+from vitdm.preprocess import detect
 from vitdm.preprocess.background import PILE_UP
-from vitdm.preprocess.process import detect
 from vitdm.simulation.population import Population
 
 #: what can be wrong with an image or its fit

@@ -22,7 +22,7 @@ from studies.ceiling import fourth_power
 from vitdm.config import SPLITS, LensFit
 from vitdm.data import dataset
 from vitdm.errors import InputError
-from vitdm.features.definitions import LENSFIT, ORDERS, SCALES
+from vitdm.features.fitted import LENSFIT, ORDERS, SCALES
 from vitdm.lens import substructure
 from vitdm.lens.lensfit import Fits, estimate_gain, fit, parameter_names
 from vitdm.lens.smooth_lens import Camera, SmoothLens
