@@ -23,7 +23,6 @@ from scipy import stats
 from scipy.spatial.distance import cdist
 
 from studies.efficiency import BOOSTING, Sample
-from studies.real_lenses import without
 from vitdm import config
 from vitdm.config import Config, RealSet
 from vitdm.data import layouts, readers
@@ -39,7 +38,7 @@ from vitdm.evaluation.evaluate import (
 from vitdm.evaluation.selection import groups, joined_features, p_value
 from vitdm.features.definitions import LENSFIT, definitions
 from vitdm.features.measure import measure_dataset
-from vitdm.lens import lensfit, residuals
+from vitdm.lens import fit, usable_features, without
 from vitdm.model import baselines, train
 from vitdm.predict import prepare
 from vitdm.preprocess.process import process_dataset
@@ -109,8 +108,8 @@ def real_images(chosen: RealSet) -> Real:
     fitted = None
     if "lensfit" in chosen.groups:
         masked = [without(image, lens.mask) for image, lens in zip(images, lenses, strict=True)]
-        fits = lensfit.fit(np.stack(masked), known.pixel_scale, known.lensfit)
-        fitted = residuals.usable_features(fits)
+        fits = fit(np.stack(masked), known.pixel_scale, known.lensfit)
+        fitted = usable_features(fits)
     return Real([lens.name for lens in lenses], [""] * len(lenses), images, fitted)
 
 

@@ -3,7 +3,7 @@
 Three groups. Two are measured on the image (``features``): those of the project's *proposal*
 (area, points of greatest luminosity, their separations), and the *morphology* that the field uses
 for galaxies and arcs. The third, *lensfit*, is measured on a smooth lens that is fitted to the
-image, and on what it leaves (``residuals``, ``substructure``).
+image, and on what it leaves (``vitdm.lens.residuals``, ``vitdm.lens.search``).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 import pandas as pd
 
 from vitdm.config import Features
+from vitdm.lens.residuals import ORDERS, SCALES
 
 GROUPS = ("proposal", "morphology", "lensfit")
 
@@ -143,8 +144,6 @@ _MEASURED = {
 
 MORPHOLOGY = {name: Feature("morphology", *entry) for name, entry in _MEASURED.items()}
 
-SCALES = (1.0, 2.0, 4.0)  # px, sigma of the wider Gaussian of each band-pass; of the narrower, half
-ORDERS = ((1, 2), (3, 4), (5, 8), (9, 16))  # azimuthal orders whose power is added up
 _R = "r the residual of the smooth lens fit in sigma"
 _S = "s the residual of the smooth lens fit, summed over 3×3 pixels, / 3"
 _HERE = "this work; lens models: Kormann, Schneider & Bartelmann (1994)"

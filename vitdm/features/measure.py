@@ -1,7 +1,7 @@
 """Physics features: numbers with a meaning, measured on the raw image of a lens.
 
 What each of them is stands in ``definitions``; those of the group ``lensfit`` join the table from
-the fits of ``residuals``.
+the fits of ``vitdm.lens``.
 """
 
 from __future__ import annotations
@@ -201,7 +201,7 @@ def measure_dataset(
     """Measure every image of a dataset of raw images: a CSV of id and the features, and a sidecar.
 
     A value that does not exist is an empty cell. With the group ``lensfit``, ``fits`` is the folder
-    of the fits of the same dataset (``residuals.fit_dataset``); of a fit that did not converge
+    of the fits of the same dataset (``vitdm.lens.fit_dataset``); of a fit that did not converge
     nothing is used. InputError if they are not given, or of other images.
     """
     started = time.time()
