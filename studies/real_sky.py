@@ -35,7 +35,7 @@ from vitdm.evaluation.selection import p_value
 from vitdm.features import LENSFIT, measure_dataset
 from vitdm.features.definitions import definitions
 from vitdm.features.selected import feature_groups, joined_features
-from vitdm.lens import lensfit, residuals
+from vitdm.lens import fit, usable_features
 from vitdm.model import baselines, train
 from vitdm.predict import prepare
 from vitdm.preprocess import process_dataset
@@ -105,8 +105,8 @@ def real_images(chosen: RealSet) -> Real:
     fitted = None
     if "lensfit" in chosen.groups:
         masked = [without(image, lens.mask) for image, lens in zip(images, lenses, strict=True)]
-        fits = lensfit.fit(np.stack(masked), known.pixel_scale, known.lensfit)
-        fitted = residuals.usable_features(fits)
+        fits = fit(np.stack(masked), known.pixel_scale, known.lensfit)
+        fitted = usable_features(fits)
     return Real([lens.name for lens in lenses], [""] * len(lenses), images, fitted)
 
 

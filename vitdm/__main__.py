@@ -272,9 +272,9 @@ def _run(arguments: argparse.Namespace) -> int:
             )
             print(summary, file=sys.stderr)
         case "merge" if all((folder / "fits.csv").is_file() for folder in arguments.shards):
-            from vitdm.lens.residuals import merge
+            from vitdm.lens import merge_fits
 
-            merge(arguments.shards, arguments.out)
+            merge_fits(arguments.shards, arguments.out)
         case "merge":
             from vitdm.data.dataset import merge
 
@@ -329,8 +329,7 @@ def _run(arguments: argparse.Namespace) -> int:
             select(arguments.processed, arguments.features, settings, arguments.out, only)
 
         case "lensfit":
-            from vitdm.lens.lensfit import settings_for
-            from vitdm.lens.residuals import fit_dataset
+            from vitdm.lens import fit_dataset, settings_for
 
             chosen = settings.lensfit
             if arguments.population:

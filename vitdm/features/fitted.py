@@ -6,9 +6,8 @@
 from __future__ import annotations
 
 from vitdm.features.registry import Feature
+from vitdm.lens.residuals import ORDERS, SCALES
 
-SCALES = (1.0, 2.0, 4.0)  # px, sigma of the wider Gaussian of each band-pass; of the narrower, half
-ORDERS = ((1, 2), (3, 4), (5, 8), (9, 16))  # azimuthal orders whose power is added up
 POINTS = (1, 3, 6)  # numbers of point masses that a string is compared with
 _R = "r the residual of the smooth lens fit in sigma"
 _S = "s the residual of the smooth lens fit, summed over 3×3 pixels, / 3"
