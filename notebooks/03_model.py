@@ -51,8 +51,9 @@ from vitdm import config
 from vitdm.data import dataset
 from vitdm.evaluation import evaluate, selection
 from vitdm.lens import lensfit
-from vitdm.model import train
 from vitdm.model import vit as model
+from vitdm.model.networks import new_network
+from vitdm.model.runs import load_run
 from vitdm.preprocess import process as preprocess
 
 settings = out.config
@@ -201,7 +202,7 @@ print(f"numbers a token: {patch_size**2} plain, {5 * patch_size**2} with SPT")
 # $\sqrt d$, more even if above. Right, that temperature of each head.
 
 # %%
-runs = {name: train.load_run(out.results / "runs" / f"{name}_seed0") for name in settings.runs}
+runs = {name: load_run(out.results / "runs" / f"{name}_seed0") for name in settings.runs}
 one_channel = {
     name: run
     for name, run in runs.items()
@@ -212,7 +213,7 @@ both = [
 ]
 if not both:  # nothing to look into: a model that has not learnt
     switched = settings.model.model_copy(update={"spt": True, "lsa": True, "features": False})
-    both = [train.new_model(switched, side, len(classes), 0)]
+    both = [new_network(switched, side, len(classes), 0)]
 network = both[0].eval()
 p, first = network.settings.patch_size, network.blocks[0]
 stack = model.shift_patches(torch.from_numpy(square)[None, None], p)[0]
@@ -655,7 +656,7 @@ if fair:
 # ## 3.8 Numbers for the article
 
 # %%
-configured = train.new_model(settings.model, side, len(classes), n_joined)
+configured = new_network(settings.model, side, len(classes), n_joined)
 numbers |= {
     "n_parameters": sum(p.numel() for p in configured.parameters()),
     "n_joined_features": n_joined,

@@ -36,11 +36,13 @@ from vitdm.evaluation.evaluate import (
     roc_auc,
     weighted_auc,
 )
-from vitdm.evaluation.selection import groups, joined_features, p_value
+from vitdm.evaluation.selection import groups, p_value
 from vitdm.features.definitions import LENSFIT, definitions
 from vitdm.features.measure import measure_dataset
 from vitdm.lens import lensfit, residuals
-from vitdm.model import baselines, train
+from vitdm.model import baselines
+from vitdm.model.inputs import Tables, first_rows
+from vitdm.model.runs import Run, Splits, load_run, train_run
 from vitdm.predict import prepare
 from vitdm.preprocess.process import process_dataset
 from vitdm.provenance import atomic, check_replaceable, sidecar
@@ -120,7 +122,7 @@ def real_images(chosen: RealSet) -> Real:
 class Models(NamedTuple):
     """A network and boosted trees that learned from the same images."""
 
-    network: train.Run
+    network: Run
     boosting: baselines.Scorer
 
     def table(self, about: pd.DataFrame, images: NDArray, features: pd.DataFrame) -> pd.DataFrame:
@@ -196,24 +198,20 @@ def _learned(
         found = f"found {len(available)} images in split train"
         raise InputError(f"{raw}: {found}; expected at least {chosen.n_train}")
     model, recipe = settings.settings(chosen.model, chosen.train)
-    train.fit(
+    train_run(
         processed,
-        file,
-        settings,
-        model,
-        recipe,
-        train_splits=("train",),
+        scratch / "run",
+        settings.model_copy(update={"model": model, "train": recipe, "seed": seed}),
+        tables=Tables(file),
+        splits=Splits(valid=None, score=None),
         n_train=chosen.n_train,
-        seed=seed,
-        out=scratch / "run",
-        feature_names=joined_features(model, settings, None),
         label=f"{sample.name} {seed}",
     )
     features = read_features(file, data.catalog["id"]).astype(float)
-    rows = train.first_rows(available, chosen.n_train, seed)
+    rows = first_rows(available, chosen.n_train, seed)
     boosting = baselines.trained(BOOSTING, features.to_numpy()[rows], labels[rows], seed)
-    models = Models(train.load_run(scratch / "run"), boosting)
-    rows = train.first_rows(data.rows("opt"), chosen.n_scored, settings.seed)
+    models = Models(load_run(scratch / "run"), boosting)
+    rows = first_rows(data.rows("opt"), chosen.n_scored, settings.seed)
     about = data.catalog[["id", "class"]].iloc[rows].assign(real=0)
     return models, models.table(about, data.images[rows], features.iloc[rows])
 

@@ -410,14 +410,14 @@ def _run(arguments: argparse.Namespace) -> int:
             else:
                 table.to_csv(sys.stdout, index=False)
         case "check":
+            from studies import reference_model
             from studies.check import check, fill_numbers, read_numbers, write_reference
-            from vitdm import pretrained
 
             if arguments.write:
                 numbers = read_numbers(arguments.results)
                 write_reference(numbers, arguments.reference)
                 fill_numbers("README.md", numbers)
-                pretrained.write(arguments.results, numbers)
+                reference_model.write(arguments.results, numbers)
                 return 0
             return 1 if check(arguments.results, arguments.reference) else 0
     return 0
@@ -485,8 +485,9 @@ def _tune(arguments: argparse.Namespace, settings: config.Config) -> None:
 
 
 def _train(arguments: argparse.Namespace, settings: config.Config) -> None:
-    from vitdm.evaluation.selection import joined_features
-    from vitdm.model.train import Diverged, checkpoint_of, fit
+    from vitdm.model.inputs import Tables
+    from vitdm.model.runs import Splits, checkpoint_of, train_run
+    from vitdm.model.training import Diverged
 
     folders = {
         seed: arguments.out.with_name(arguments.out.name.replace("{seed}", str(seed)))
@@ -507,7 +508,7 @@ def _train(arguments: argparse.Namespace, settings: config.Config) -> None:
         model, train, cut = _trial(settings, chosen, arguments.final)
         train = train.model_copy(update={"epochs": settings.final.epochs})
         settings = settings.model_copy(update={"preprocess": cut})
-        splits = {"train_splits": ("train", "opt"), "score_split": "valid"}
+        splits = Splits(("train", "opt"), None, "valid")
     else:
         override = config.Override(label="")
         if arguments.run is not None:
@@ -516,23 +517,18 @@ def _train(arguments: argparse.Namespace, settings: config.Config) -> None:
                 raise InputError(f"--run {arguments.run}: no such run; expected one of: {known}")
             override = settings.runs[arguments.run]
         model, train = settings.settings(override.model, override.train)
-        splits = {"train_splits": ("train",), "valid_split": "valid", "score_split": "opt"}
-    names = joined_features(model, settings, arguments.selection)
+        splits = Splits()
+    tables = Tables(arguments.features, arguments.selection, arguments.fits)
     for seed, out in folders.items():
         try:
-            fit(
+            changed = {"model": model, "train": train, "seed": settings.seed + seed}
+            train_run(
                 arguments.processed,
-                arguments.features,
-                settings,
-                model,
-                train,
-                seed=settings.seed + seed,
-                out=out,
-                feature_names=names,
-                fits=arguments.fits,
-                label=out.name,
+                out,
+                settings.model_copy(update=changed),
+                tables=tables,
+                splits=splits,
                 keep_checkpoint=True,
-                **splits,
             )
         except Diverged as error:
             raise InputError(f"{out}: {error}; expected a lower learning rate") from error

@@ -14,7 +14,7 @@ from vitdm.errors import InputError
 from vitdm.features.definitions import LENSFIT
 from vitdm.features.measure import measure
 from vitdm.lens import lensfit, residuals
-from vitdm.model.train import Run, load_run
+from vitdm.model.runs import Run, load_run
 from vitdm.preprocess.process import process
 
 

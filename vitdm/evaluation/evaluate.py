@@ -560,7 +560,8 @@ def evaluate(
     has no predictions of images that it did not learn from, or the test split has one class only.
     """
     # imported late: ceiling, and so the lens fit and the networks, need the metrics of this module
-    from vitdm.model import train
+    from vitdm.model.inputs import Tables
+    from vitdm.model.runs import load_run, predictions_table
 
     started = time.time()
     folders = [Path(folder) for folder in run_folders]
@@ -576,13 +577,13 @@ def evaluate(
     catalog = dataset.catalog.iloc[rows].reset_index(drop=True)
     tables, unseen, others = {}, [], {}
     for folder in folders:
-        run = train.load_run(folder)
+        run = load_run(folder)
         if list(run.classes) != list(classes):
             raise InputError(
                 f"{folder}: found a model of classes {list(run.classes)}; "
                 f"expected {list(classes)} as in {processed_folder}"
             )
-        table = train.predictions_table(run, dataset, rows, features_csv, task, fits)
+        table = predictions_table(run, dataset, rows, Tables(features_csv, None, fits))
         table.insert(2, "class", catalog["class"])
         table.insert(3, "split", catalog["split"])
         tables[folder.name] = table
