@@ -20,7 +20,8 @@ CARD = """# The reference model
 A Vision Transformer with Shifted Patch Tokenization and Locality Self-Attention that tells from
 the image of a strong gravitational lens whether it holds dark matter substructure, and of which
 kind ({classes}). It is one of the {n_seeds} final models of the article, which differ in their
-seed. Made by `vitdm check --write` from the run folder of commit `{commit}`; not edited by hand.
+seed. Made by `python -m studies write-reference` from the run folder of commit
+`{commit}`; not edited by hand.
 
 **Use.** `vitdm.load_pretrained()`, or `vitdm predict IMAGES…` without `--run`. Input: raw images
 of one lens each, {pixel_scale}″ a pixel, in units in which the photon noise has a variance of
@@ -37,8 +38,8 @@ true-positive rate at 1 % false positives {tpr:.3f}.
 
 **Limits.** Trained on smooth elliptical halos, Sérsic sources, no light of the lens galaxy, a
 Gaussian PSF that is known, and white noise. On images that differ in pixel scale, PSF, noise or
-source structure, its probabilities mean nothing: real galaxies have knots, which look like
-substructure to whoever expects a Sérsic profile. Nothing about a real lens should be concluded
+source structure, its probabilities are not reliable: real galaxies have knots, which look like
+substructure to a model that expects a Sérsic profile. Nothing about a real lens should be concluded
 from it. For images of your own, train on such images (README).
 
 **Licence**: MIT, as the library. Cite it as CITATION.cff says.
