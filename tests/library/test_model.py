@@ -383,6 +383,15 @@ def test_wrong_sizes_name_both_values():
         config.Model(patch_size=12, stem=3)
 
 
+def test_what_a_network_cannot_take():
+    with pytest.raises(AssertionError, match="images of 10 tokens, all of one size"):
+        vit()(pixels(size=16))
+    with pytest.raises(AssertionError, match="a token attends to the others"):
+        vit(patch_size=12, pool="mean")  # one patch, nothing else
+    with pytest.raises(AssertionError, match="needs 3 features, not 2"):
+        vit(features=3).standardise(torch.zeros(4, 2))
+
+
 # ------------------------------------------------------------------------ features
 
 

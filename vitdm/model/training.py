@@ -147,10 +147,10 @@ def learn(
             settings = seed, n_classes, model.model_dump(), train.model_dump()
             identity = [*settings, _name(loss), torch.__version__]
             saved = Checkpoint(checkpoint, _hash(identity, *training, *(valid or ())))
-            saved.restore(run)
+            saved.restore(run)  # if there is one
         total = train.epochs * len(batches)
         with _bar(label, total, progress) as bar:
-            bar.update(len(run.history) * len(batches))  # epochs of the checkpoint
+            bar.update(len(run.history) * len(batches))  # steps before the checkpoint
             while not run.finished(watch):
                 run.epoch(valid, bar)
                 if saved:
@@ -241,6 +241,7 @@ class Training:
             )
         self.optimiser.zero_grad()
         loss.backward()
+        # in the order of the optimiser, on which the rounding of their norm depends
         parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
         nn.utils.clip_grad_norm_(parameters, self.train.clip)
         self.optimiser.step()
@@ -266,6 +267,7 @@ class Training:
             "valid_roc_auc": _auc(labels > 0, 1 - found[:, 0]),
             "valid_macro_roc_auc": float(np.mean(each)),
         }
+        # the network answers in single precision: further digits are noise
         return {name: float(np.float32(score)) for name, score in scores.items()}
 
     def result(self) -> Learnt:
