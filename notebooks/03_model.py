@@ -53,8 +53,9 @@ from vitdm.evaluation import metrics
 from vitdm.features import selected
 from vitdm.lens import fit as fit_lens
 from vitdm.lens import modelled
-from vitdm.model import train
 from vitdm.model import vit as model
+from vitdm.model.networks import new_network
+from vitdm.model.runs import load_run
 
 settings = out.config
 data = dataset.Dataset.open(out.results / "processed")
@@ -202,7 +203,7 @@ print(f"numbers a token: {patch_size**2} plain, {5 * patch_size**2} with SPT")
 # $\sqrt d$, more even if above. Right, that temperature of each head.
 
 # %%
-runs = {name: train.load_run(out.results / "runs" / f"{name}_seed0") for name in settings.runs}
+runs = {name: load_run(out.results / "runs" / f"{name}_seed0") for name in settings.runs}
 one_channel = {
     name: run
     for name, run in runs.items()
@@ -213,7 +214,7 @@ both = [
 ]
 if not both:  # nothing to look into: a model that has not learnt
     switched = settings.model.model_copy(update={"spt": True, "lsa": True, "features": False})
-    both = [train.new_model(switched, side, len(classes), 0)]
+    both = [new_network(switched, side, len(classes), 0)]
 network = both[0].eval()
 p, first = network.settings.patch_size, network.blocks[0]
 stack = model.shift_patches(torch.from_numpy(square)[None, None], p)[0]
@@ -656,7 +657,7 @@ if fair:
 # ## 3.8 Numbers for the article
 
 # %%
-configured = train.new_model(settings.model, side, len(classes), n_joined)
+configured = new_network(settings.model, side, len(classes), n_joined)
 numbers |= {
     "n_parameters": sum(p.numel() for p in configured.parameters()),
     "n_joined_features": n_joined,

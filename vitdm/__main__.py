@@ -485,7 +485,6 @@ def _tune(arguments: argparse.Namespace, settings: workflow.Config) -> None:
 
 def _train(arguments: argparse.Namespace, settings: workflow.Config) -> None:
     from vitdm.features.selected import joined_features
-    from vitdm.model.train import Diverged, checkpoint_of, fit
 
     folders = {
         seed: arguments.out.with_name(arguments.out.name.replace("{seed}", str(seed)))

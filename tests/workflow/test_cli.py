@@ -14,7 +14,7 @@ from files import folder as stored_in
 
 from vitdm.__main__ import main
 from vitdm.data.dataset import Dataset
-from vitdm.model.recipe import Recipe, Resume
+from vitdm.model.training import Checkpoint, Training
 
 
 def run(*arguments):
@@ -103,21 +103,21 @@ def test_several_seeds_of_a_run(done, config_file, tmp_path, monkeypatch):
     """They are the runs of each, also if a finished folder is lost with a killed process."""
     command = ("train", done / "blind" / "processed", "--config", config_file, "--run", "plain")
     command += ("--seed", 0, 1, "--out", tmp_path / "plain_seed{seed}")
-    started, start = [], Recipe.on_train_epoch_start
+    started, epoch = [], Training.epoch
 
-    def counted(self):
+    def counted(self, *arguments):
         started.append(self)
         if len(started) == 2:  # the only epoch of the second seed
             raise SystemExit
-        start(self)
+        epoch(self, *arguments)
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(Recipe, "on_train_epoch_start", counted)
-        patch.setattr(Resume, "EVERY", 0.0)
+        patch.setattr(Training, "epoch", counted)
+        patch.setattr(Checkpoint, "EVERY", 0.0)
         run(*command)
     assert {path.name for path in tmp_path.iterdir()} == {".plain_seed0.checkpoint", "plain_seed0"}
     shutil.rmtree(tmp_path / "plain_seed0")  # as Snakemake does
-    monkeypatch.setattr(Recipe, "on_train_epoch_start", counted)
+    monkeypatch.setattr(Training, "epoch", counted)
     assert run(*command) == 0
     assert len(started) == 3  # the first seed was not trained again
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["plain_seed0", "plain_seed1"]
