@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -38,14 +39,10 @@ def build_parser(
     prog: str, description: str, commands: Mapping[str, Command], version: str | None = None
 ) -> argparse.ArgumentParser:
     """Return the parser of a command line; ``commands`` in the order in which help lists them."""
-    width = max(map(len, commands)) + 2
-    lines = ["commands:"]
-    for name, command in commands.items():
-        lines += [f"  {name:{width}}{command.HELP}", f"  {'':{width}}{command.EXAMPLE}"]
     top = argparse.ArgumentParser(
         prog=prog,
         description=description,
-        epilog="\n".join(lines),
+        epilog="commands:\n" + _listed(commands),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     if version is not None:
@@ -59,6 +56,24 @@ def build_parser(
         )
         command.add_arguments(parser)
     return top
+
+
+def _listed(commands: Mapping[str, Command]) -> str:
+    """Return name, help and example of each command, in two columns of 80 characters together."""
+    width, lines = max(map(len, commands)) + 4, []
+    for name, command in commands.items():
+        text = [*textwrap.wrap(command.HELP, 80 - width), *_wrapped(command.EXAMPLE, 80 - width)]
+        lines += [f"{'':{width}}{line}" for line in text]
+        lines[-len(text)] = f"  {name:{width - 2}}{text[0]}"
+    return "\n".join(lines)
+
+
+def _wrapped(example: str, width: int) -> list[str]:
+    """Return an example as lines that a shell reads as one."""
+    lines = textwrap.wrap(
+        example, width - 2, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
+    return [f"{line} \\" for line in lines[:-1]] + lines[-1:]
 
 
 def run_command(
