@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     from vitdm.config import Config
 
 
-def add_config(parser: argparse.ArgumentParser) -> None:
+def add_config(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """Add ``--config``, the file that the workflow writes for a stage (``studies.stages``)."""
     parser.add_argument(
-        "--config", type=Path, metavar="FILE", required=True, help="settings of the stage (YAML)"
+        "--config", type=Path, metavar="FILE", required=required, help="settings of a stage (YAML)"
     )
 
 

@@ -27,10 +27,10 @@ def run(options: argparse.Namespace) -> None:
     from studies.article import build
 
     build(
-        options.results,
-        options.figures,
-        options.tables,
-        options.made,
-        options.out,
         source=options.source,
+        results=options.results,
+        figures=options.figures,
+        tables=options.tables,
+        made=options.made,
+        out=options.out,
     )

@@ -6,10 +6,11 @@ import argparse
 import sys
 
 from vitdm import commands
-from vitdm.errors import InputError
 
 HELP = "Make a dataset of images in files."
-EXAMPLE = "vitdm ingest images.zip --config mine.yaml --out dataset"
+EXAMPLE = "vitdm ingest images.zip --out dataset"
+#: of the splits that are drawn, unless the settings have n_images
+PROPORTIONS = {"train": 70, "valid": 10, "opt": 10, "test": 10}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,15 +35,11 @@ def run(options: argparse.Namespace) -> None:
     from vitdm.data.ingest import ingest
 
     settings = commands.read_settings(options)
-    if settings.n_images is None:
-        raise InputError(
-            "n_images: found none; expected the proportions of the splits in the file of --config"
-        )
     chosen, scale = settings.ingest, options.pixel_scale
     summary = ingest(
         options.path,
         options.out,
-        settings.n_images,
+        settings.n_images or PROPORTIONS,
         settings.seed,
         resplit=options.resplit or chosen.resplit,
         skip_bad=options.skip_bad or chosen.skip_bad,
