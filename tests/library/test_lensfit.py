@@ -10,11 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from oracle import with_lenstronomy
 from scipy import optimize
 from sklearn.metrics import roc_auc_score
 
 from studies import ceiling
+from studies.__main__ import main as studies_main
 from vitdm import config
 from vitdm.__main__ import main
 from vitdm.config import LensFit
@@ -489,12 +491,9 @@ def test_features_are_defined():
 
 
 @pytest.fixture
-def files(lenses, config_file, tmp_path):
-    """The tiny lenses, and a configuration of small batches for them."""
-    import yaml
-
-    settings = yaml.safe_load(Path(config_file).read_text())
-    settings["lensfit"] = {"size": 48, "psf_fwhm": 0.17, "gain": 2.0, "batch": 9}
+def files(lenses, tmp_path):
+    """The tiny lenses, and settings of small batches for them."""
+    settings = {"lensfit": {"size": 48, "psf_fwhm": 0.17, "gain": 2.0, "batch": 9}}
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(settings))
     return lenses, path
@@ -504,14 +503,18 @@ def run(*arguments):
     return main([str(argument) for argument in arguments])
 
 
+def run_study(*arguments):
+    return studies_main([str(argument) for argument in arguments])
+
+
 def test_shards_are_the_whole(files, tmp_path, capsys):
     folder, settings = files
-    command = ("lensfit", folder, "--config", settings, "--out")
+    command = ("fit", folder, "--config", settings, "--out")
     assert run(*command, tmp_path / "whole") == 0
     shards = [tmp_path / f"shard{k}" for k in range(8)]  # more than batches: some are empty
     for k, shard in enumerate(shards):
         assert run(*command, shard, "--shard", f"{k}/8") == 0
-    assert run("merge", *shards[::-1], "--out", tmp_path / "merged") == 0
+    assert run_study("merge-fits", *shards[::-1], "--out", tmp_path / "merged") == 0
     for name in ("fits.csv", "residuals.npy"):
         one, other = ((tmp_path / f / name).read_bytes() for f in ("whole", "merged"))
         assert one == other
@@ -525,11 +528,11 @@ def test_shards_are_the_whole(files, tmp_path, capsys):
     assert told["rule"] == "lensfit" and told["n"] == len(catalog)
     assert told["camera"]["lensfit"]["gain"] == 2.0
 
-    assert run("merge", shards[0], *shards[2:], "--out", tmp_path / "less") == 2
+    assert run_study("merge-fits", shards[0], *shards[2:], "--out", tmp_path / "less") == 2
     assert "found rows from 9 on; expected row 0 next" in capsys.readouterr().err
-    assert run("merge", *shards[:-1], "--out", tmp_path / "less") == 2
+    assert run_study("merge-fits", *shards[:-1], "--out", tmp_path / "less") == 2
     assert "rows in all shards; expected 48" in capsys.readouterr().err
-    assert run("merge", *shards, shards[1], "--out", tmp_path / "less") == 2
+    assert run_study("merge-fits", *shards, shards[1], "--out", tmp_path / "less") == 2
     assert run(*command, tmp_path / "less", "--shard", "8/8") == 2
     assert not (tmp_path / "less").exists()
     assert run(*command, folder) == 2  # would replace the images
@@ -544,19 +547,19 @@ def test_a_pixel_scale_is_needed(files, tmp_path, capsys):
     told = json.loads((tmp_path / "images" / "dataset.json").read_text())
     del told["pixel_scale"]
     (tmp_path / "images" / "dataset.json").write_text(json.dumps(told))
-    assert run("lensfit", tmp_path / "images", "--config", settings, "--out", tmp_path / "o") == 2
+    assert run("fit", tmp_path / "images", "--config", settings, "--out", tmp_path / "o") == 2
     assert "found no pixel_scale; expected arcsec per pixel" in capsys.readouterr().err
 
 
 def test_shards_of_different_fits_are_not_joined(files, tmp_path, capsys):
     folder, settings = files
-    command = ("lensfit", folder, "--config", settings, "--out")
+    command = ("fit", folder, "--config", settings, "--out")
     assert run(*command, tmp_path / "a", "--shard", "0/8") == 0
     assert run(*command, tmp_path / "b", "--shard", "1/8") == 0
     told = json.loads((tmp_path / "b" / "provenance.json").read_text())
     (tmp_path / "b" / "provenance.json").write_text(json.dumps(told | {"camera": {}}))
-    assert run("merge", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "c") == 2
+    assert run_study("merge-fits", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "c") == 2
     assert "camera differs from that of" in capsys.readouterr().err
     (tmp_path / "b" / "provenance.json").unlink()
-    assert run("merge", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "c") == 2
+    assert run_study("merge-fits", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "c") == 2
     assert "provenance.json missing" in capsys.readouterr().err

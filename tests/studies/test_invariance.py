@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from studies import invariance, plots, precursor
+from studies.__main__ import main
 from studies.invariance import Perturbation, Sky
-from vitdm.__main__ import main
 from vitdm.config import Preprocess
 from vitdm.data.dataset import Dataset
 from vitdm.errors import InputError
