@@ -39,7 +39,7 @@ from matplotlib.ticker import LogLocator
 from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 
-from studies import plots
+from studies.plots import style as plots
 from vitdm.config import Model
 from vitdm.model.training import Batches
 from vitdm.model.vit import ViT

@@ -137,18 +137,17 @@ def measure(
             sensitive.append(sensitivity.binned(table, values).assign(**about))
     table = pd.DataFrame(rows)
     inputs = [file for each in samples for file in each.inputs if file.exists()]
-    told = {"started": started, "seed": seed, "config": _recipe(settings)}
+    told = {"started": started, "seed": seed, "config": _recipe(settings, runs)}
     _write(table, pd.concat(sensitive), out, inputs=inputs, **told)
     return table
 
 
-def _recipe(settings: Config) -> dict[str, Any]:
+def _recipe(settings: Config, runs: Sequence[str] | None) -> dict[str, Any]:
     """Return all settings that the scores depend on, but for the images."""
     chosen = settings.efficiency
-    names = [*chosen.runs, *(name for curve in chosen.curves for name in curve.runs or ())]
-    runs = {name: settings.runs[name] for name in dict.fromkeys(names)}
+    trained = {name: settings.runs[name] for name in runs or chosen.runs}
     sections = {name: getattr(settings, name) for name in ("task", "model", "train", "seed")}
-    return sections | {"runs": runs, "min_steps": chosen.min_steps}
+    return sections | {"runs": trained, "min_steps": chosen.min_steps}
 
 
 def scores(predictions: pd.DataFrame) -> dict[str, float]:
@@ -240,13 +239,13 @@ def merge(parts: Sequence[str | Path], out: str | Path) -> None:
     """Join the tables of several trainings; what needs none is in it once.
 
     Of the sensitivity, the models trained on most images are kept. InputError if a part is missing,
-    or made with other settings.
+    or made with other settings than the first of its population.
     """
     started = time.time()
     check_replaceable(out, FILES)
     if not parts:
         raise InputError(f"{out}: nothing to merge; expected at least one folder")
-    tables, sensitive, told = [], [], []
+    tables, sensitive, told, first = [], [], [], {}
     for part in map(Path, parts):
         missing = [file for file in FILES if not (part / file).is_file()]
         if missing:
@@ -254,8 +253,9 @@ def merge(parts: Sequence[str | Path], out: str | Path) -> None:
         tables.append(pd.read_csv(part / "efficiency.csv"))
         sensitive.append(pd.read_csv(part / "sensitivity.csv"))
         told.append(json.loads((part / "efficiency.json").read_text()))
-        if told[-1]["config_sha256"] != told[0]["config_sha256"]:
-            raise InputError(f"{part}: made with other settings than {parts[0]}; expected the same")
+        same = first.setdefault(tables[-1]["population"].iloc[0], (part, told[-1]))
+        if told[-1]["config_sha256"] != same[1]["config_sha256"]:
+            raise InputError(f"{part}: made with other settings than {same[0]}; expected the same")
     table = pd.concat(tables).drop_duplicates(KEYS, ignore_index=True)
     bins = pd.concat(sensitive).drop_duplicates([*KEYS, "quantity", "median"], ignore_index=True)
     most = bins.groupby(["population", "model"])["n_train"].transform("max")

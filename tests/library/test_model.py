@@ -9,7 +9,7 @@ from scipy.special import erf
 from torch import nn
 from torch.nn import functional
 
-from studies import plots
+from studies.plots import model as model_plots
 from vitdm import config
 from vitdm.errors import InputError
 from vitdm.model import vit as model
@@ -489,7 +489,7 @@ def test_positions_are_drawn_where_their_patch_is():
     similarity = rng.uniform(-0.5, 0.5, (2, 2, 2, 2))
     for row, column in np.ndindex(2, 2):
         similarity[row, column, row, column] = 1
-    axes = plots.position_similarity({"one": similarity, "two": similarity}).axes[1]
+    axes = model_plots.position_similarity({"one": similarity, "two": similarity}).axes[1]
     drawn = {tuple(image.get_extent()[::2]): image.get_array() for image in axes.images}
     for (x, y), values in drawn.items():
         row, column = round(y / 1.15), round(x / 1.15)
