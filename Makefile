@@ -66,6 +66,7 @@ smoke: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 	$(BIN)/snakefmt --check Snakefile
 	$(BIN)/snakemake --lint
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) tests
@@ -76,14 +77,14 @@ test: $(INSTALLED)
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) --nbval-lax --nbval-current-env results/smoke/notebooks/*.ipynb
 
 check: $(INSTALLED)
-	$(BIN)/vitdm check --results results/paper --reference paper/reference.json
+	$(BIN)/python -m studies check --results results/paper --reference paper/reference.json
 
 # Keeps every version that still fits; `make lock UPGRADE=--upgrade` takes the newest ones. The rows
 # that only torch's CUDA build needs are left out: the choice of build is the user's.
 lock: $(INSTALLED)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet uv
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
-	  --extra dev --no-header --annotation-style line --no-emit-index-url $(UPGRADE) \
+	  --extra paper --extra cluster --extra dev --no-header --annotation-style line --no-emit-index-url $(UPGRADE) \
 	  pyproject.toml --output-file requirements.lock
 	{ echo '# Every version, for pip and conda, Linux and macOS, Python 3.11 or newer.'; \
 	  echo '# Made from pyproject.toml by `make lock`; not edited by hand.'; \

@@ -41,7 +41,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from studies.plots import style as plots
 from vitdm.config import Model
-from vitdm.model.train import Batches
+from vitdm.model.training import Batches
 from vitdm.model.vit import ViT
 
 ROOT = Path(__file__).resolve().parents[1]

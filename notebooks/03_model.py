@@ -51,14 +51,15 @@ from studies.plots import diagrams
 from studies.plots import efficiency as efficiency_plots
 from studies.plots import model as model_plots
 from studies.plots.words import setting_name
-from vitdm import config
+from vitdm import config, preprocess
 from vitdm.data import dataset
 from vitdm.evaluation import metrics
 from vitdm.features import selected
-from vitdm.lens import lensfit
-from vitdm.model import train
+from vitdm.lens import fit as fit_lens
+from vitdm.lens import modelled
 from vitdm.model import vit as model
-from vitdm.preprocess import process as preprocess
+from vitdm.model.networks import new_network
+from vitdm.model.runs import load_run
 
 settings = out.config
 data = dataset.Dataset.open(out.results / "processed")
@@ -93,8 +94,8 @@ if "lensfit" in settings.features.groups:
     row = (power.rank(pct=True) - 0.9).abs().idxmin()
     camera = json.loads((out.results / "lensfit" / "provenance.json").read_text())["camera"]
     known = config.LensFit(**camera["lensfit"])
-    fit = lensfit.fit(raw.images[[row]], camera["pixel_scale"], known)
-    smooth, residual = lensfit.modelled(fit, known)[0][0], fit.residual[0]
+    fit = fit_lens(raw.images[[row]], camera["pixel_scale"], known)
+    smooth, residual = modelled(fit, known)[0][0], fit.residual[0]
 image = np.array(raw.images[row])
 square, roi = preprocess.process(image, settings.preprocess)
 frame = preprocess.window(image.shape, roi, settings.preprocess)
@@ -206,7 +207,7 @@ print(f"numbers a token: {patch_size**2} plain, {5 * patch_size**2} with SPT")
 # $\sqrt d$, more even if above. Right, that temperature of each head.
 
 # %%
-runs = {name: train.load_run(out.results / "runs" / f"{name}_seed0") for name in settings.runs}
+runs = {name: load_run(out.results / "runs" / f"{name}_seed0") for name in settings.runs}
 one_channel = {
     name: run
     for name, run in runs.items()
@@ -217,7 +218,7 @@ both = [
 ]
 if not both:  # nothing to look into: a model that has not learnt
     switched = settings.model.model_copy(update={"spt": True, "lsa": True, "features": False})
-    both = [train.new_model(switched, side, len(classes), 0)]
+    both = [new_network(switched, side, len(classes), 0)]
 network = both[0].eval()
 p, first = network.settings.patch_size, network.blocks[0]
 stack = model.shift_patches(torch.from_numpy(square)[None, None], p)[0]
@@ -660,7 +661,7 @@ if fair:
 # ## 3.8 Numbers for the article
 
 # %%
-configured = train.new_model(settings.model, side, len(classes), n_joined)
+configured = new_network(settings.model, side, len(classes), n_joined)
 numbers |= {
     "n_parameters": sum(p.numel() for p in configured.parameters()),
     "n_joined_features": n_joined,

@@ -58,7 +58,8 @@ from studies.plots import real_sky as real_sky_plots
 from studies.plots import test as final_test_plots
 from vitdm.data import dataset
 from vitdm.evaluation import calibration, final_test, leakage, metrics
-from vitdm.model import train
+from vitdm.model.inputs import residuals_of
+from vitdm.model.runs import load_run
 from vitdm.simulation import render
 from vitdm.simulation.population import load_population
 
@@ -419,10 +420,10 @@ position = pd.Series(np.arange(len(processed.catalog)), index=processed.catalog[
 at = position[worst["id"]].to_numpy()
 looks, cut = None, out.config.preprocess
 final = sorted(path.parent for path in out.results.glob("final/seed*/config.yaml"))
-runs = [train.load_run(path) for path in final]
+runs = [load_run(path) for path in final]
 if len(worst) and hasattr(runs[0].model, "attention"):
     chosen = measured.loc[worst["id"], runs[0].feature_names].to_numpy(float)
-    maps = train.residuals_of(runs[0].settings.model, out.results / "lensfit", processed)
+    maps = residuals_of(runs[0].settings.model, out.results / "lensfit", processed)
     maps = None if maps is None else maps[at]
     looks = np.mean([run.attention(processed.images[at], chosen, maps) for run in runs], axis=0)
 upright = cut.crop == "centre" and not cut.derotate and not cut.resize

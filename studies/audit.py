@@ -38,7 +38,7 @@ from vitdm.evaluation.metrics import (
     roc_auc,
     weighted_auc,
 )
-from vitdm.model import train
+from vitdm.model.training import Arrays, Batches
 from vitdm.model.vit import Attention, PatchEmbedding, shift_patches
 from vitdm.provenance import atomic, check_replaceable, sidecar
 
@@ -169,9 +169,7 @@ class Learnt(NamedTuple):
     cpu_seconds: float
 
 
-def learn(
-    training: train.Arrays, valid: train.Arrays, faults: Faults, chosen: Audit, seed: int
-) -> Learnt:
+def learn(training: Arrays, valid: Arrays, faults: Faults, chosen: Audit, seed: int) -> Learnt:
     """Train the precursor's network: images (n, 1, 88, 64), features (n, F), labels (n,).
 
     With ``never_stops`` off, ``PATIENCE`` epochs without a smaller loss in validation end it, and
@@ -183,7 +181,7 @@ def learn(
         model = Network(faults, training[1].shape[1])
         optimiser = torch.optim.Adam(model.parameters(), lr=chosen.learning_rate)
         shuffle = None if faults.unshuffled else torch.Generator().manual_seed(seed)
-        batches = train.Batches(training, BATCH, shuffle)
+        batches = Batches(training, BATCH, shuffle)
         checked = training if faults.validation_on_training else valid
         best, weights, stale, epochs = math.inf, None, 0, 0
         while epochs < chosen.epochs and stale < PATIENCE:
@@ -276,12 +274,12 @@ def rows_of(chosen: Audit) -> list[Row]:
     """Return the rows of the table in their order; the first is the precursor as it was."""
     rows = [Row("the precursor, as it was", "as it was", Faults())]
     for label, names in chosen.steps.items():
-        rows.append(Row(label, "alone", Faults().mended(names)))
+        rows.append(Row(label, "alone", Faults().fixed(names)))
     mended: list[str] = []
     for label, names in chosen.steps.items():
         mended += names
         if len(mended) > len(names):  # the first is the same as alone
-            rows.append(Row(label, "cumulative", Faults().mended(mended)))
+            rows.append(Row(label, "cumulative", Faults().fixed(mended)))
     return rows + [Row(row.label, "ours", ours=row) for row in chosen.ours]
 
 
@@ -369,7 +367,7 @@ class Precursor:
             told |= {"cpu_seconds": seconds, "train_loss": train_loss, "believed": believed}
             yield Outcome(found, told)
 
-    def _arrays(self, faults: Faults) -> Iterator[train.Arrays]:
+    def _arrays(self, faults: Faults) -> Iterator[Arrays]:
         """Return images, features and labels to learn from, to validate on, and to score."""
         key = Faults(**{name: getattr(faults, name) for name in PROCESSING})
         if key not in self._seen:
@@ -402,7 +400,7 @@ def _line(
     outcomes: list[Outcome], row: Row, first: list[Outcome] | None, settings: Config
 ) -> dict[str, Any]:
     """Return a line of the table but for its names."""
-    faults = row.faults or Faults().mended(Faults.model_fields)
+    faults = row.faults or Faults().fixed(Faults.model_fields)
     mended = [] if row.ours else [name for name, on in faults if not on]
     tables, told = [outcome.predictions for outcome in outcomes], [o.told for o in outcomes]
     labels = tables[0]["label"].to_numpy()

@@ -27,8 +27,9 @@ from vitdm.config import Train as TrainSettings
 from vitdm.data.dataset import Dataset, read_features
 from vitdm.errors import InputError
 from vitdm.evaluation.metrics import binary_scores, per_class_auc, roc_auc
-from vitdm.features.selected import joined_features
-from vitdm.model import baselines, train
+from vitdm.model import baselines
+from vitdm.model.inputs import Tables, first_rows, inputs_of
+from vitdm.model.runs import Splits, load_run, predictions_table, train_run
 from vitdm.provenance import atomic, check_replaceable, sidecar
 
 #: scores that need no training, larger with substructure: features of the fitted smooth lens
@@ -61,8 +62,12 @@ class Sample:
         return self.folder / "lensfit"
 
     @property
+    def tables(self) -> Tables:
+        return Tables(self.features, None, self.fits)
+
+    @property
     def inputs(self) -> list[Path]:
-        return train.inputs_of(self.processed, self.features, self.fits)
+        return inputs_of(self.processed, self.tables)
 
     def table(self) -> pd.DataFrame:
         """Return the features of all images, NaN where one has no value."""
@@ -170,31 +175,24 @@ def _networks(
     for name in names:
         override = settings.runs[name]
         chosen = settings.run(name)
-        model, recipe = chosen.model, chosen.train
-        epochs = epochs_for(n, recipe, settings.efficiency.min_steps)
+        epochs = epochs_for(n, chosen.train, settings.efficiency.min_steps)
+        chosen = chosen.changed(train={"epochs": epochs})
         with tempfile.TemporaryDirectory() as scratch:
-            metrics = train.fit(
+            metrics = train_run(
                 sample.processed,
-                sample.features,
-                settings,
-                model,
-                recipe.model_copy(update={"epochs": epochs}),
-                train_splits=("train",),
+                Path(scratch) / "run",
+                chosen.model_copy(update={"seed": settings.seed + seed}),
+                tables=sample.tables,
+                splits=Splits(valid=None, score=None),
                 n_train=n,
-                seed=settings.seed + seed,
-                out=Path(scratch) / "run",
-                feature_names=joined_features(model, settings.features, None),
-                fits=sample.fits,
                 label=f"{sample.name} {n} {name}",
             )
-            run = train.load_run(Path(scratch) / "run")
+            run = load_run(Path(scratch) / "run")
         tables = []
         for each in samples:
             data = Dataset.open(each.processed)
             scored = data.rows("opt")
-            table = train.predictions_table(
-                run, data, scored, each.features, settings.task, each.fits
-            )
+            table = predictions_table(run, data, scored, each.tables)
             table.insert(2, "class", data.catalog["class"].to_numpy()[scored])
             tables.append(table)
         told = {"epochs": metrics["epochs"], "seconds": metrics["seconds"]}
@@ -204,7 +202,7 @@ def _networks(
 def _boosted(data: Dataset, samples: list[Sample], settings: Config, n: int, seed: int) -> Scored:
     """Train gradient boosting on all features of the same images."""
     labels, classes = data.labels(settings.task)
-    rows = train.first_rows(data.rows("train"), n, settings.seed + seed)
+    rows = first_rows(data.rows("train"), n, settings.seed + seed)
     started = time.perf_counter()
     values = samples[0].table().to_numpy()[rows]
     probabilities = baselines.trained(BOOSTING, values, labels[rows], settings.seed + seed)

@@ -68,7 +68,7 @@ def lenses(tmp_path_factory, population, settings):
 
 @pytest.fixture(scope="session")
 def processed(lenses, settings):
-    from vitdm.preprocess.process import process_dataset
+    from vitdm.preprocess import process_dataset
 
     process_dataset(lenses, lenses.parent / "processed", settings.preprocess, progress=False)
     return lenses.parent / "processed"
@@ -76,7 +76,7 @@ def processed(lenses, settings):
 
 @pytest.fixture(scope="session")
 def features_csv(lenses, settings):
-    from vitdm.features.measure import measure_dataset
+    from vitdm.features import measure_dataset
 
     out = lenses.parent / "features.csv"
     measure_dataset(lenses, out, settings.preprocess, settings.features, progress=False)
@@ -86,20 +86,11 @@ def features_csv(lenses, settings):
 @pytest.fixture(scope="session")
 def run_folder(processed, features_csv, settings):
     """A run of one epoch with features, trained on ``train`` and scored on ``opt``."""
-    from vitdm.model.train import fit
+    from vitdm.model.inputs import Tables
+    from vitdm.model.runs import train_run
 
     out = processed.parent / "runs" / "joint_seed0"
-    fit(
-        processed,
-        features_csv,
-        settings,
-        settings.model,
-        settings.train,
-        train_splits=("train",),
-        valid_split="valid",
-        score_split="opt",
-        seed=3,
-        out=out,
-        progress=False,
-    )
+    model = settings.model.model_copy(update={"feature_set": "all"})
+    changed = settings.model_copy(update={"model": model, "seed": 3})
+    train_run(processed, out, changed, tables=Tables(features_csv), progress=False)
     return out

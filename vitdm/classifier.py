@@ -23,20 +23,12 @@ from vitdm import config
 from vitdm.config import Features, LensFit, Model, Preprocess, RunSettings, Train
 from vitdm.config.sections import checked
 from vitdm.errors import InputError
-from vitdm.features.definitions import feature_names
-from vitdm.lens.lensfit import estimate_gain
-from vitdm.lens.residuals import SAMPLE
-from vitdm.model.train import (
-    RUN_FILES,
-    Arrays,
-    Learnt,
-    Run,
-    Watch,
-    channels,
-    learn,
-    load_run,
-    write_run,
-)
+from vitdm.features import feature_names
+from vitdm.lens.fit import estimate_gain
+from vitdm.lens.fits import SAMPLE
+from vitdm.model.inputs import channels
+from vitdm.model.runs import RUN_FILES, Run, load_run, write_run
+from vitdm.model.training import Arrays, Learnt, Watch, learn
 from vitdm.predict import predict, prepare
 from vitdm.provenance import check_replaceable
 

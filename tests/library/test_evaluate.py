@@ -17,7 +17,6 @@ from vitdm.config import Model
 from vitdm.data import dataset
 from vitdm.errors import InputError
 from vitdm.evaluation import final_test, metrics
-from vitdm.model import train
 
 
 def gaussians(n, separation, seed, negatives=None):
@@ -356,7 +355,7 @@ def folders(tmp_path, n=2):
 
 def test_evaluate_end_to_end(tmp_path, processed, monkeypatch):
     run = FakeRun(["level"])
-    monkeypatch.setattr(train, "load_run", lambda folder: run)
+    monkeypatch.setattr(final_test, "load_run", lambda folder: run)
     out = tmp_path / "out" / "evaluation"
     arguments = (processed, tmp_path / "features.csv", folders(tmp_path), out)
     result = final_test.evaluate(*arguments, n_bootstrap=50, seed=1)
@@ -399,7 +398,7 @@ def test_evaluate_refuses_what_does_not_fit(tmp_path, processed, monkeypatch):
     out, runs = tmp_path / "evaluation", folders(tmp_path, 1)
 
     def refused(run, message, features=None, run_folders=runs, task="multiclass"):
-        monkeypatch.setattr(train, "load_run", lambda folder: run)
+        monkeypatch.setattr(final_test, "load_run", lambda folder: run)
         with pytest.raises(InputError, match=message):
             final_test.evaluate(processed, features, run_folders, out, task=task, n_bootstrap=10)
         assert not out.exists()

@@ -10,7 +10,7 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from studies import ceiling
-from vitdm.__main__ import main
+from studies.__main__ import main
 from vitdm.errors import InputError
 from vitdm.simulation import simulate
 from vitdm.simulation.population import Population, load_population
@@ -232,7 +232,16 @@ def test_one_kind_of_substructure_is_not_told_twice():
 def test_command_line(tiny, tmp_path, capsys):
     path = tmp_path / "tiny.yaml"
     path.write_text(json.dumps(tiny.model_dump(mode="json")))
-    command = ["ceiling", str(path), "--n", "8", "--seed", "3", "--out", str(tmp_path / "out")]
+    command = [
+        "ideal-observer",
+        str(path),
+        "--n",
+        "8",
+        "--seed",
+        "3",
+        "--out",
+        str(tmp_path / "out"),
+    ]
     assert main(command) == 0
     table = pd.read_csv(tmp_path / "out" / "ceiling.csv")
     expected = ceiling.ceiling(ceiling.catalog_of(8, 3, tiny), tiny, progress=False)
@@ -254,7 +263,7 @@ def test_images_that_were_classified(tiny, tmp_path, capsys):
     path.write_text(json.dumps(tiny.model_dump(mode="json")))
     catalog = ceiling.catalog_of(8, 3, tiny)
     catalog.iloc[::-1].drop(columns="seed").assign(p_no_sub=0.5).to_csv(predictions, index=False)
-    command = ["ceiling", str(path), "--of", str(predictions), "--seed", "3"]
+    command = ["known-lens", str(path), str(predictions), "--seed", "3"]
     assert main([*command, "--jobs", "2", "--out", str(tmp_path / "out")]) == 0
     found = pd.read_csv(tmp_path / "out" / "scores.csv")
     expected = ceiling.ceiling(catalog.iloc[::-1], tiny, progress=False)

@@ -8,9 +8,8 @@ import torch
 from matplotlib import pyplot as plt
 
 from studies.plots import diagrams, style
-from vitdm import config
+from vitdm import config, preprocess
 from vitdm.model import vit as model
-from vitdm.preprocess import process as preprocess
 
 SPLITS = {"train": 4500, "valid": 2250, "opt": 2250, "test": 5000}
 SEARCHED = ["learning rate", "width", "depth", "number of heads", "patch side", "something more"]

@@ -12,12 +12,12 @@ from sklearn.metrics import roc_auc_score
 
 from studies import config as workflow
 from studies import real_sky
+from studies.__main__ import main
 from studies.plots import real_sky as real_sky_plots
 from vitdm import config
-from vitdm.__main__ import main
 from vitdm.data import dataset
 from vitdm.errors import InputError
-from vitdm.lens import residuals
+from vitdm.lens import fit_dataset
 
 # -------------------------------------------------------------------------------- two-sample tests
 
@@ -149,7 +149,7 @@ def toy(tmp_path_factory, lenses, population):
     sample = place / "sample"
     sample.mkdir()
     (sample / "dataset").symlink_to(lenses)
-    residuals.fit_dataset(lenses, sample / "lensfit", config.LensFit(**fit), progress=False)
+    fit_dataset(lenses, sample / "lensfit", config.LensFit(**fit), progress=False)
     common = {"population": "config/populations/model_i.yaml", "n_train": 16, "n_scored": 12}
     common |= {"model": {"feature_set": "all"}, "train": {"epochs": 2}}
     sets = {
@@ -178,7 +178,7 @@ def toy(tmp_path_factory, lenses, population):
             ]
             assert main(["real-sky", str(sample), "--set", name, "--seed", seed, *arguments]) == 0
     parts = sorted(map(str, (place / "answers").glob("*/seed*")))
-    command = ["real-sky", *parts, "--merge", "--config", str(path), "--out", str(place / "all")]
+    command = ["merge-real-sky", *parts, "--config", str(path), "--out", str(place / "all")]
     assert main(command) == 0
     return place, path, data, held_out
 
@@ -266,8 +266,8 @@ def test_what_is_refused(toy, tmp_path, capsys):
         real_sky.merge([tmp_path], settings, tmp_path / "all")
     assert not (tmp_path / "all").exists() and not (tmp_path / "out").exists()
     arguments = ["--config", str(path), "--out", str(tmp_path / "out")]
-    assert main(["real-sky", str(sample), str(sample), "--set", "labelled", *arguments]) == 2
-    assert "found a second sample" in capsys.readouterr().err
+    assert main(["real-sky", str(sample), "--set", "unknown", *arguments]) == 2
+    assert "unknown" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

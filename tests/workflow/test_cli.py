@@ -3,18 +3,24 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from conftest import POPULATION, SETTINGS
 from files import class_folders
 from files import folder as stored_in
 
-from vitdm.__main__ import main
+from studies import __main__ as studies_main
+from vitdm import __main__ as vitdm_main
+from vitdm.__main__ import COMMANDS, main
+from vitdm.config import Settings
 from vitdm.data.dataset import Dataset
-from vitdm.model.recipe import Recipe, Resume
+from vitdm.model.training import Checkpoint, Training
 
 
 def run(*arguments):
@@ -42,10 +48,26 @@ def jpgs(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def done(jpgs, config_file, tmp_path_factory):
+def settings_file(tmp_path_factory):
+    """The settings of the commands: of a model with features, of one without, of the last one."""
+    folder = tmp_path_factory.mktemp("settings")
+    common = {key: SETTINGS[key] for key in Settings.model_fields.keys() & SETTINGS.keys()}
+    common |= {"evaluation": {"bootstrap": 20}}
+    plain = {"model": common["model"] | {"spt": False, "lsa": False, "features": False}}
+    files = {"tiny": common, "plain": common | plain}
+    files |= {"final": common | {"train": common["train"] | {"epochs": 2}}}
+    for name, content in files.items():
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(content))
+    (folder / "population.yaml").write_text(yaml.safe_dump(POPULATION))
+    return folder / "tiny.yaml"
+
+
+@pytest.fixture(scope="module")
+def done(jpgs, settings_file, tmp_path_factory):
     """The results of all stages; no stage before the last is shown the test split."""
     out = tmp_path_factory.mktemp("results")
-    with_config = ("--config", config_file, "--out")
+    plain, final = (settings_file.with_name(f"{name}.yaml") for name in ("plain", "final"))
+    with_config = ("--config", settings_file, "--out")
     assert run("ingest", jpgs, *with_config, out / "dataset") == 0
     assert run("preprocess", out / "dataset", *with_config, out / "processed") == 0
     assert run("features", out / "dataset", *with_config, out / "features.csv") == 0
@@ -60,12 +82,14 @@ def done(jpgs, config_file, tmp_path_factory):
     table[test] = np.inf
     table.reset_index().to_csv(blind / "features.csv", index=False)
 
-    seen = (blind / "processed", "--features", blind / "features.csv", *with_config)
-    assert run("select", *seen, out / "selection") == 0
-    seen = (*seen[:3], "--selection", out / "selection" / "selection.json", *with_config)
-    assert run("train", *seen, out / "runs" / "plain_seed1", "--run", "plain", "--seed", 1) == 0
-    assert run("tune", *seen, out / "tune") == 0
-    assert run("train", *seen, out / "final" / "seed0", "--final", out / "tune") == 0
+    seen = (blind / "processed", "--features", blind / "features.csv")
+    assert run("select", *seen, *with_config, out / "selection") == 0
+    seen = (*seen, "--selection", out / "selection" / "selection.json")
+    command = ("train", *seen, "--config", plain, "--seed", 1)
+    assert run(*command, "--out", out / "runs" / "plain_seed1") == 0
+    assert run("tune", *seen, *with_config, out / "tune") == 0
+    command = ("train", *seen, "--config", final, "--final", "--tuned", out / "tune")
+    assert run(*command, "--out", out / "final" / "seed0") == 0
     command = ("evaluate", out / "processed", out / "final" / "seed0")
     assert run(*command, "--features", out / "features.csv", *with_config, out / "evaluation") == 0
     return out
@@ -87,7 +111,7 @@ def test_stages_from_a_folder_of_images(done, jpgs):
     assert pd.read_csv(done / "features.csv")["id"].tolist() == catalog["id"].tolist()
 
 
-def test_a_named_run_has_its_settings(done):
+def test_a_run_has_its_settings(done):
     folder = done / "runs" / "plain_seed1"
     settings = yaml.safe_load((folder / "config.yaml").read_text())
     assert settings["model"]["spt"] is settings["model"]["features"] is False
@@ -99,25 +123,30 @@ def test_a_named_run_has_its_settings(done):
     assert set(scored) == set(catalog["id"][catalog["split"] == "opt"])
 
 
-def test_several_seeds_of_a_run(done, config_file, tmp_path, monkeypatch):
+def test_several_seeds_of_a_run(done, settings_file, tmp_path, monkeypatch):
     """They are the runs of each, also if a finished folder is lost with a killed process."""
-    command = ("train", done / "blind" / "processed", "--config", config_file, "--run", "plain")
+    command = (
+        "train",
+        done / "blind" / "processed",
+        "--config",
+        settings_file.parent / "plain.yaml",
+    )
     command += ("--seed", 0, 1, "--out", tmp_path / "plain_seed{seed}")
-    started, start = [], Recipe.on_train_epoch_start
+    started, epoch = [], Training.epoch
 
-    def counted(self):
+    def counted(self, *arguments):
         started.append(self)
         if len(started) == 2:  # the only epoch of the second seed
             raise SystemExit
-        start(self)
+        epoch(self, *arguments)
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(Recipe, "on_train_epoch_start", counted)
-        patch.setattr(Resume, "EVERY", 0.0)
+        patch.setattr(Training, "epoch", counted)
+        patch.setattr(Checkpoint, "EVERY", 0.0)
         run(*command)
     assert {path.name for path in tmp_path.iterdir()} == {".plain_seed0.checkpoint", "plain_seed0"}
     shutil.rmtree(tmp_path / "plain_seed0")  # as Snakemake does
-    monkeypatch.setattr(Recipe, "on_train_epoch_start", counted)
+    monkeypatch.setattr(Training, "epoch", counted)
     assert run(*command) == 0
     assert len(started) == 3  # the first seed was not trained again
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["plain_seed0", "plain_seed1"]
@@ -137,15 +166,15 @@ def test_the_final_run_has_the_best_settings_and_holds_valid_out(done):
     selected = json.loads((done / "selection" / "selection.json").read_text())["features"]
     assert settings["feature_names"] == selected and len(selected) > 0
     metrics = json.loads((done / "final" / "seed0" / "metrics.json").read_text())
-    assert metrics["epochs"] == 2  # final.epochs, not train.epochs
+    assert metrics["epochs"] == 2  # those of its file: the search had its own
     held_out = set(pd.read_csv(done / "final" / "seed0" / "predictions.csv")["id"])
     catalog = Dataset.open(done / "dataset").catalog
     assert held_out == set(catalog["id"][catalog["split"] == "valid"])
 
 
-def test_features_one_by_one(done, config_file, tmp_path):
+def test_features_one_by_one(done, settings_file, tmp_path):
     command = ("select", done / "dataset", "--features", done / "features.csv", "--ranking-only")
-    assert run(*command, "--config", config_file, "--out", tmp_path / "out") == 0
+    assert run(*command, "--config", settings_file, "--out", tmp_path / "out") == 0
     assert snapshot(tmp_path / "out") == ["ranking.csv", "select.json"]
     names = set(pd.read_csv(done / "features.csv", nrows=0)) - {"id"}
     assert set(pd.read_csv(tmp_path / "out" / "ranking.csv")["name"]) == names
@@ -175,20 +204,29 @@ def test_predict(done, jpgs, tmp_path, capsys):
     np.testing.assert_allclose(table.loc[known.index, "p_sub"], known["p_sub"], atol=1e-4)
 
 
-def test_simulate_and_merge(config_file, lenses, tmp_path):
+def test_simulated_shards_are_the_whole(settings_file, lenses, tmp_path):
+    population = ("--population", settings_file.parent / "population.yaml")
     for k in range(2):
-        options = ("--shard", f"{k}/2", "--out", tmp_path / str(k))
-        assert run("simulate", "--config", config_file, *options) == 0
-    assert run("merge", tmp_path / "0", tmp_path / "1", "--out", tmp_path / "all") == 0
+        options = ("--config", settings_file, "--shard", f"{k}/2", "--out", tmp_path / str(k))
+        assert run("simulate", *population, *options) == 0
+    command = ["merge-shards", tmp_path / "0", tmp_path / "1", "--out", tmp_path / "all"]
+    assert studies_main.main(list(map(str, command))) == 0
     merged = (tmp_path / "all" / "images.npy").read_bytes()
     assert merged == (lenses / "images.npy").read_bytes()
 
 
-def test_ingest_with_options(config_file, tmp_path, capsys):
+def test_simulate_without_settings(settings_file, tmp_path):
+    command = ("simulate", "--population", settings_file.parent / "population.yaml", "--n", 5)
+    assert run(*command, "--n-opt", 3, "--seed", 2, "--out", tmp_path) == 0
+    counts = Dataset.open(tmp_path).catalog["split"].value_counts().to_dict()
+    assert counts == {"train": 5, "opt": 3}
+
+
+def test_ingest_with_options(settings_file, tmp_path, capsys):
     """Bad files stop it; the options leave them out, drop a leak, draw anew, tell the scale."""
     members = class_folders(("train/no", "train/sub"), 24) | class_folders(("test/no", "test/sub"))
     members["train/no/bad.npy"] = b""
-    command = ("ingest", stored_in(tmp_path / "in", members), "--config", config_file)
+    command = ("ingest", stored_in(tmp_path / "in", members), "--config", settings_file)
     assert run(*command, "--out", tmp_path / "out") == 2
     said = capsys.readouterr().err
     assert "1 of 61 images cannot be used" in said and "train/no/bad.npy  is empty" in said
@@ -204,7 +242,7 @@ def test_ingest_with_options(config_file, tmp_path, capsys):
     assert run(*command, *options, "--drop-duplicates", "--resplit") == 0
     assert "48 of 61 images written" in (said := capsys.readouterr().err) and "(drawn)" in said
     assert len(Dataset.open(tmp_path / "out").images) == 48
-    chosen = yaml.safe_load(config_file.read_text()) | {"ingest": {"skip_bad": True}}
+    chosen = yaml.safe_load(settings_file.read_text()) | {"ingest": {"skip_bad": True}}
     (tmp_path / "chosen.yaml").write_text(yaml.safe_dump(chosen))
     assert run(*command[:2], "--config", tmp_path / "chosen.yaml", *options[:2]) == 0
     assert "60 of 61 images written" in capsys.readouterr().err
@@ -231,16 +269,28 @@ WRONG = {
         "tune {done}/processed --config {bad} --out {tmp}/out",
         r"changed\.yaml: colour: unknown key; expected one of",
     ),
-    "unknown run": (
-        "train {done}/processed --config {config} --run plan --out {tmp}/out",
-        "--run plan: no such run; expected one of: plain",
+    "settings of a workflow": (
+        "tune {done}/processed --config {workflow} --out {tmp}/out",
+        r"workflow\.yaml: name: unknown key; expected one of: .*evaluation, features, ",
+    ),
+    "no space to search": (
+        "tune {done}/processed --config {empty_file} --out {tmp}/out",
+        r"empty_file\.yaml: tune: missing; expected the space of the search",
+    ),
+    "how many lenses": (
+        "simulate --population {population} --out {tmp}/out",
+        "n_images: found none; expected --n, or n_images in the file of --config",
+    ),
+    "patches that do not tile the image": (
+        "train {done}/processed --config {patches} --out {tmp}/out",
+        "patch_size = 12 does not divide the image side preprocess.size = 32",
     ),
     "one folder for two seeds": (
-        "train {done}/processed --config {config} --run plain --seed 0 1 --out {tmp}/out",
+        "train {done}/processed --config {plain} --seed 0 1 --out {tmp}/out",
         r"out: found one folder for 2 seeds; expected different seeds, and {seed} in its name",
     ),
     "a seed twice": (
-        "train {done}/processed --config {config} --run plain --seed 1 1 --out {tmp}/out",
+        "train {done}/processed --config {plain} --seed 1 1 --out {tmp}/out",
         "found one folder for 2 seeds; expected different seeds",
     ),
     "no data set": (
@@ -252,7 +302,7 @@ WRONG = {
         "gone: does not exist; expected a folder or archive",
     ),
     "shard": (
-        "simulate --config {config} --shard 2/2 --out {tmp}/out",
+        "simulate --population {population} --config {config} --shard 2/2 --out {tmp}/out",
         "shard 2/2: expected k/n with 0 <= k < n",
     ),
     "features needed": (
@@ -277,15 +327,23 @@ WRONG = {
         r"no\.csv: ",
     ),
     "no search": (
-        "train {done}/processed --config {config} --final {tmp} --out {tmp}/out",
+        "train {done}/processed --config {config} --tuned {tmp} --out {tmp}/out",
         r"best\.json: no such file; run the search first",
     ),
+    "start of no search": (
+        "train {done}/processed --config {config} --start --out {tmp}/out",
+        "--start: found no --tuned; expected the folder of a search",
+    ),
+    "search without its section": (
+        "train {done}/processed --config {empty_file} --tuned {search} --out {tmp}/out",
+        "search: found no section tune in the settings; expected the search's",
+    ),
     "search of another space": (
-        "train {done}/processed --config {config} --final {search} --out {tmp}/out",
+        "train {done}/processed --config {config} --tuned {search} --out {tmp}/out",
         "search: found .*num_heads.*does not fit the configuration: .*embed_dim = 16 .* = 3",
     ),
     "divergence": (
-        "train {blind}/processed --config {hot} --run plain --out {tmp}/out",
+        "train {blind}/processed --config {hot} --out {tmp}/out",
         "out: .*learning rate 1e.09.*; expected a lower learning rate",
     ),
     "incomplete run": (
@@ -298,12 +356,11 @@ WRONG = {
     "no image": ("predict {config} --run {run}", r"tiny\.yaml: unknown kind of file; expected"),
     "empty folder": ("predict {empty} --run {run}", "empty: found no image"),
     "output below a file": ("predict {image} --run {run} --out {config}/p.csv", r"tiny\.yaml"),
-    "no reference": ("check --reference {tmp}/no.json", r"no\.json: cannot be read"),
 }
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_wrong_input_gets_one_message(done, jpgs, config_file, tmp_path, capsys, name):
+def test_wrong_input_gets_one_message(done, jpgs, settings_file, tmp_path, capsys, name):
     out, inputs = tmp_path / "here", tmp_path / "inputs"
     for folder in (out, inputs, inputs / "empty", inputs / "search", inputs / "hot"):
         folder.mkdir()
@@ -313,17 +370,22 @@ def test_wrong_input_gets_one_message(done, jpgs, config_file, tmp_path, capsys,
     shutil.copytree(done / "final" / "seed0", inputs / "broken")
     (inputs / "broken" / "model.safetensors").unlink()
     recipe = {"learning_rate": 1e9, "epochs": 30, "batch_size": 8, "warmup": 0.0}
-    hot = {"runs": {"plain": {"label": "", "model": {"features": False}, "train": recipe}}}
+    hot = {"model": {**SETTINGS["model"], "features": False}, "train": recipe}
+    (inputs / "empty_file.yaml").write_text("{}")
+    (inputs / "patches.yaml").write_text("preprocess: {size: 32}")
+    (inputs / "workflow.yaml").write_text(yaml.safe_dump(SETTINGS))
     places = {
         "tmp": out,
         "done": done,
-        "config": config_file,
+        "config": settings_file,
+        "plain": settings_file.parent / "plain.yaml",
+        "population": settings_file.parent / "population.yaml",
         "image": image,
         "run": done / "final" / "seed0",
         "blind": done / "blind",
         "selection": done / "selection" / "selection.json",
-        "bad": change(config_file, inputs, colour=1),
-        "hot": change(config_file, inputs / "hot", **hot),
+        "bad": change(settings_file, inputs, colour=1),
+        "hot": change(settings_file, inputs / "hot", **hot),
     }
     places |= {path.name.split(".")[0]: path for path in inputs.iterdir()} | {"hot": places["hot"]}
     command, message = WRONG[name]
@@ -354,11 +416,48 @@ def test_a_fault_of_the_disk_is_no_traceback(jpgs, tmp_path, monkeypatch, capsys
     [
         ("", "required: COMMAND"),
         ("trian", "invalid choice: 'trian'"),
-        ("ingest images --out x", "required: --config"),
-        ("simulate --config c --out x --shard one", "found 'one'; expected k/n, such as 0/8"),
+        ("tune images --out x", "required: --config"),
+        ("simulate --population p --out x --shard one", "found 'one'; expected k/n, such as 0/8"),
     ],
 )
 def test_wrong_usage(capsys, command, message):
     with pytest.raises(SystemExit) as stopped:
         main(command.split())
     assert stopped.value.code == 2 and message in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------- help
+
+
+@pytest.mark.parametrize(("module", "n"), [(vitdm_main, 10), (studies_main, None)])
+def test_help_shows_each_command_with_an_example(module, n, capsys):
+    """One line and one example each, within 80 columns; the examples are commands that exist."""
+    assert n in (None, len(module.COMMANDS))
+    with pytest.raises(SystemExit) as stopped:
+        module.main(["--help"])
+    shown = capsys.readouterr().out
+    assert stopped.value.code == 0 and max(map(len, shown.splitlines())) <= 80
+    text = re.sub(r"\s+", " ", shown.replace("\\\n", " "))
+    for name, command in module.COMMANDS.items():
+        assert command.HELP.endswith(".") and f" {name} {command.HELP} " in text
+        assert command.EXAMPLE in text and "\n" not in command.HELP + command.EXAMPLE
+        program = f"{module.parser().prog} {name} "
+        assert command.EXAMPLE.startswith(program)
+        words = command.EXAMPLE.removeprefix(program).split()
+        assert module.parser().parse_args([name, *words]).command == name
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_a_command(name, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as stopped:
+        main([name, "--help"])
+    shown = capsys.readouterr().out
+    assert stopped.value.code == 0 and max(map(len, shown.splitlines())) <= 80
+    assert COMMANDS[name].HELP in shown and f"example: {COMMANDS[name].EXAMPLE}" in shown
+
+
+def test_help_loads_nothing_heavy():
+    code = "import sys, vitdm.__main__ as m; m.parser(); print(*sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"numpy", "torch", "numba", "pydantic"} & set(found.stdout.split())

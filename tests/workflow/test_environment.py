@@ -8,13 +8,13 @@ import importlib.metadata
 import re
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 from astropy.io import fits
+from dependencies import ALL, CORE, EXTRAS, PROJECT, ROOT, closure, names
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
@@ -22,20 +22,32 @@ from packaging.version import Version
 from studies import check
 from vitdm import __version__
 
-ROOT = Path(__file__).resolve().parents[2]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-RUNTIME = [Requirement(line) for line in PROJECT["dependencies"]]
-DEV = [Requirement(line) for line in PROJECT["optional-dependencies"]["dev"]]
 REQUIRED = ("torch", "opencv-python-headless", "numpy", "scikit-optimize", "matplotlib")
 REQUIRED += ("seaborn", "jupytext", "papermill", "nbval", "pandas")
-ENTRIES = ("paper", "notebooks", "vitdm", "figures", "tests", "environment.yml", "Snakefile")
+#: which extras a folder may import beside the library's own dependencies
+FOLDERS = {
+    "vitdm": (),
+    "studies": ("paper",),
+    "notebooks": ("paper",),
+    "paper": ("paper",),
+    "tests": tuple(EXTRAS),
+    "benchmarks": tuple(EXTRAS),
+}
+#: what trials on a cluster need, imported only if that is asked for
+CLUSTER = {"dask", "ray"}
+ENTRIES = (
+    "paper",
+    "notebooks",
+    "vitdm",
+    "studies",
+    "figures",
+    "tests",
+    "environment.yml",
+    "Snakefile",
+)
 ENTRIES += ("README.md", "LICENSE", "CITATION.cff", "CHANGELOG.md", "docs/design.md", ".ci/run")
 GPU = re.compile(r"nvidia|cuda|triton|torchvision")
 HOME = re.compile(r"(?<![\w.])/(?:home|Users|root|work|tmp)/[\w.-]+")
-
-
-def names(requirements: list[Requirement]) -> set[str]:
-    return {canonicalize_name(requirement.name) for requirement in requirements}
 
 
 def locked() -> dict[str, list[Version]]:
@@ -71,7 +83,7 @@ def distributions() -> dict[str, list[str]]:
 
 def undeclared(source: str, declared: set[str]) -> set[str]:
     """Return the imports that neither Python, this project nor a declared distribution gives."""
-    local = {"vitdm"} | {path.stem for path in (ROOT / "paper").glob("*.py")}
+    local = {"vitdm", "studies"}
     return {
         name
         for name in imports(source) - set(sys.stdlib_module_names) - local
@@ -86,7 +98,17 @@ def tracked() -> list[Path]:
     if listing.returncode == 0:
         paths = [ROOT / name for name in listing.stdout.split("\0") if name]
     else:
-        kept = ("*", "vitdm/*", "tests/*", "notebooks/*", "paper/*", "docs/*", "config/**/*")
+        folders = (
+            "vitdm",
+            "studies",
+            "tests",
+            "notebooks",
+            "paper",
+            "docs",
+            "config",
+            "benchmarks",
+        )
+        kept = ("*", *(f"{folder}/**/*" for folder in folders))
         paths = [path for pattern in kept for path in ROOT.glob(pattern)]
     return [path for path in paths if path.is_file()]
 
@@ -107,29 +129,32 @@ def test_undeclared_sees_a_missing_distribution():
     assert undeclared(source, {"numpy", "opencv-python-headless"}) == set()
 
 
-@pytest.mark.parametrize("folder", ["vitdm", "paper", "notebooks"])
+@pytest.mark.parametrize("folder", FOLDERS)
 def test_every_import_is_a_declared_dependency(folder):
-    sources = sorted((ROOT / folder).glob("*.py"))
+    sources = sorted((ROOT / folder).rglob("*.py"))
     assert sources, f"no Python file in {folder}/"
-    missing = {path.name: undeclared(path.read_text(), names(RUNTIME)) for path in sources}
-    assert not {name: imports for name, imports in missing.items() if imports}
-
-
-def test_every_import_of_the_tests_is_a_declared_dependency():
-    sources = sorted((ROOT / "tests").glob("*.py"))
-    local = {path.stem for path in sources}
-    declared = names(RUNTIME) | names(DEV)
-    missing = {path.name: undeclared(path.read_text(), declared) - local for path in sources}
+    declared = names(CORE).union(*(names(EXTRAS[extra]) for extra in FOLDERS[folder]))
+    beside = {path.stem for path in [*sources, *(ROOT / "tests").glob("*.py")]}
+    local = beside if folder in ("tests", "benchmarks") else CLUSTER if folder == "vitdm" else set()
+    missing = {
+        str(path.relative_to(ROOT)): undeclared(path.read_text(), declared) - local
+        for path in sources
+    }
     assert not {name: imports for name, imports in missing.items() if imports}
 
 
 def test_required_libraries_are_declared():
-    assert set(REQUIRED) <= names(RUNTIME)
+    assert set(REQUIRED) <= names(CORE + EXTRAS["paper"])
+
+
+def test_the_library_needs_no_workflow_and_no_notebook():
+    """Nor do its dependencies; lenstronomy brings matplotlib."""
+    assert closure(CORE) & names(EXTRAS["paper"]) <= {"matplotlib"}
 
 
 def test_lock_pins_every_dependency_within_its_range():
     versions = locked()
-    for requirement in RUNTIME + DEV:
+    for requirement in ALL:
         pins = versions.get(canonicalize_name(requirement.name))
         assert pins, f"requirements.lock lacks {requirement.name}; run `make lock`"
         for pin in pins:
@@ -138,22 +163,8 @@ def test_lock_pins_every_dependency_within_its_range():
 
 def test_lock_is_complete_for_the_installed_packages():
     """What the installed packages say they need is in the lock, all the way down."""
-    versions, seen = locked(), set()
-    queue = [(requirement.name, requirement.extras) for requirement in RUNTIME + DEV]
-    while queue:
-        name, extras = queue.pop()
-        if (canonicalize_name(name), frozenset(extras)) in seen:
-            continue
-        seen.add((canonicalize_name(name), frozenset(extras)))
-        assert canonicalize_name(name) in versions, f"requirements.lock lacks {name}"
-        for line in importlib.metadata.requires(name) or []:
-            needed = Requirement(line)
-            wanted = any(
-                needed.marker is None or needed.marker.evaluate({"extra": extra})
-                for extra in {"", *extras}
-            )
-            if wanted and not GPU.match(canonicalize_name(needed.name)):
-                queue.append((needed.name, needed.extras))
+    needed = {name for name in closure(ALL) if not GPU.match(name)}
+    assert not needed - locked().keys()
 
 
 def test_lock_leaves_the_build_of_torch_to_the_user():
@@ -163,16 +174,10 @@ def test_lock_leaves_the_build_of_torch_to_the_user():
     assert "://" not in (ROOT / "requirements.lock").read_text()
 
 
-def test_no_torchvision():
-    with pytest.raises(importlib.metadata.PackageNotFoundError):
-        importlib.metadata.distribution("torchvision")
-    assert "torchvision" not in names(RUNTIME) | names(DEV)
-
-
 def test_conda_environment_is_the_lock():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     (pip,) = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
-    assert pip == ["-r requirements.lock", "-e ."]
+    assert pip == ["-r requirements.lock", "-e .[paper]"]
     (python,) = [e for e in environment["dependencies"] if str(e).startswith("python")]
     assert python.removeprefix("python") == PROJECT["requires-python"]
 
@@ -206,15 +211,13 @@ def test_links_of_the_documents_lead_somewhere(document):
     assert not [link for link in local if not (ROOT / document).parent.joinpath(link).exists()]
 
 
-def test_design_names_every_module_and_every_dependency():
-    design = (ROOT / "docs/design.md").read_text()
-    house = set(re.findall(r"^  (\w+(?:\.py|/)) ", design, re.MULTILINE))
-    modules = {path.name for path in (ROOT / "vitdm").glob("*.py")} - {"__init__.py"}
-    packages = {f"{path.parent.name}/" for path in (ROOT / "vitdm").glob("*/__init__.py")}
-    assert house == modules | packages
-    table = design.split("## Dependencies")[1]
-    rows = set(re.findall(r"^\| ([\w-]+)(?: \(dev\))? \|", table, re.MULTILINE)) - {"package"}
-    assert {canonicalize_name(row) for row in rows} == names(RUNTIME) | names(DEV)
+def test_design_says_why_each_dependency_is_here():
+    table = (ROOT / "docs/design.md").read_text().split("## Dependencies")[1]
+    rows = re.findall(r"^\| ([\w-]+)(?: \((\w+)\))? \|", table, re.MULTILINE)
+    found = {(canonicalize_name(name), extra) for name, extra in rows if name != "package"}
+    expected = {(name, "") for name in names(CORE)}
+    expected |= {(name, extra) for extra, lines in EXTRAS.items() for name in names(lines)}
+    assert found == expected
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,25 @@
+"""``write-reference``: a run made the reference, its numbers and its model."""
+
+from __future__ import annotations
+
+import argparse
+
+HELP = "Make a run the reference: its numbers, the README's, the reference model."
+EXAMPLE = "python -m studies write-reference --results results/paper"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--results", default="results/paper", help="(default: %(default)s)")
+    parser.add_argument(
+        "--reference", default="paper/reference.json", help="(default: %(default)s)"
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    from studies.check import fill_numbers, read_numbers, write_reference
+    from vitdm import pretrained
+
+    numbers = read_numbers(options.results)
+    write_reference(numbers, options.reference)
+    fill_numbers("README.md", numbers)
+    pretrained.write(options.results, numbers)

@@ -1,0 +1,150 @@
+"""What the commands of a command line share: the parser, their options, messages and exit statuses.
+
+A command is a module with ``HELP`` and ``EXAMPLE``, a line each, ``add_arguments(parser)``, and
+``run(options)``, which returns the exit status or None for 0. ``run`` imports what it calls, and
+not the head of its module: NumPy, numba and PyTorch read the number of threads when they are
+loaded, after ``main`` has set it, and ``--help`` need not wait for them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from vitdm.errors import InputError
+
+if TYPE_CHECKING:
+    from vitdm.config.settings import Settings
+
+
+class Command(Protocol):
+    """A module of ``vitdm.commands``, or of ``studies.commands``."""
+
+    HELP: str
+    EXAMPLE: str
+
+    @staticmethod
+    def add_arguments(parser: argparse.ArgumentParser) -> None: ...
+
+    @staticmethod
+    def run(options: argparse.Namespace) -> int | None: ...
+
+
+def build_parser(
+    prog: str, description: str, commands: Mapping[str, Command], version: str | None = None
+) -> argparse.ArgumentParser:
+    """Return the parser of a command line; ``commands`` in the order in which help lists them."""
+    top = argparse.ArgumentParser(
+        prog=prog,
+        description=description,
+        epilog="commands:\n" + _listed(commands),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    if version is not None:
+        top.add_argument("--version", action="version", version=f"{prog} {version}")
+    listed = top.add_subparsers(
+        dest="command", required=True, metavar="COMMAND", prog=prog, help="one of those below"
+    )
+    for name, command in commands.items():
+        parser = listed.add_parser(
+            name, description=command.HELP, epilog=f"example: {command.EXAMPLE}"
+        )
+        command.add_arguments(parser)
+    return top
+
+
+def _listed(commands: Mapping[str, Command]) -> str:
+    """Return name, help and example of each command, in two columns of 80 characters together."""
+    width, lines = max(map(len, commands)) + 4, []
+    for name, command in commands.items():
+        text = [*textwrap.wrap(command.HELP, 80 - width), *_wrapped(command.EXAMPLE, 80 - width)]
+        lines += [f"{'':{width}}{line}" for line in text]
+        lines[-len(text)] = f"  {name:{width - 2}}{text[0]}"
+    return "\n".join(lines)
+
+
+def _wrapped(example: str, width: int) -> list[str]:
+    """Return an example as lines that a shell reads as one."""
+    lines = textwrap.wrap(
+        example, width - 2, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
+    return [f"{line} \\" for line in lines[:-1]] + lines[-1:]
+
+
+def run_command(
+    parser: argparse.ArgumentParser, commands: Mapping[str, Command], argv: list[str] | None
+) -> int:
+    """Run a command; what is wrong with the input becomes one message and exit status 2."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    options = parser.parse_args(argv)
+    name = f"{parser.prog} {options.command}"
+    try:
+        return commands[options.command].run(options) or 0
+    except InputError as error:
+        print(f"{name}: error: {error}", file=sys.stderr)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"{name}: error: {where}{error.strerror or error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        return 130
+    return 2
+
+
+# ------------------------------------------------------------------------ options of many commands
+
+
+def add_config(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
+    """Add ``--config``, a file of ``Settings``, any subset of its sections."""
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", required=required, help="settings (YAML)"
+    )
+
+
+def read_settings(options: argparse.Namespace) -> Settings:
+    """Return the settings in the file of ``--config``, or the defaults without one."""
+    from vitdm.config import Settings, load_settings
+
+    return Settings() if options.config is None else load_settings(options.config)
+
+
+def add_out(parser: argparse.ArgumentParser, text: str) -> None:
+    parser.add_argument("--out", type=Path, required=True, help=text)
+
+
+def add_seed(parser: argparse.ArgumentParser) -> None:
+    """Add ``--seed``, by which a repetition of a study differs from the others."""
+    parser.add_argument("--seed", type=int, default=0, help="added to the configuration's seed")
+
+
+def add_fits(parser: argparse.ArgumentParser, needed: str) -> None:
+    parser.add_argument("--fits", type=Path, help=f"folder of vitdm fit, for {needed}")
+
+
+def add_model_inputs(parser: argparse.ArgumentParser, *, selection: bool = True) -> None:
+    """Add what a model may read beside the images: features, which of them, and lens fits."""
+    parser.add_argument("--features", type=Path, metavar="CSV", help="feature table")
+    if selection:
+        parser.add_argument(
+            "--selection", type=Path, help="selection.json of vitdm select: the features to join"
+        )
+    add_fits(parser, "model.residual")
+
+
+def add_shard(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--shard", type=_shard, default=(0, 1), metavar="K/N", help="which of how many shards: 0/8"
+    )
+
+
+def _shard(text: str) -> tuple[int, int]:
+    try:
+        k, of = (int(part) for part in text.split("/"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"found {text!r}; expected k/n, such as 0/8") from None
+    return k, of

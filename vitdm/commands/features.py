@@ -1,0 +1,27 @@
+"""``vitdm features``: the table of physics features."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from vitdm import commands
+
+HELP = "Measure the physics features of every image."
+EXAMPLE = "vitdm features dataset --fits fits --out features.csv"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("dataset", type=Path)
+    commands.add_fits(parser, "the group lensfit")
+    commands.add_config(parser)
+    commands.add_out(parser, "CSV file")
+
+
+def run(options: argparse.Namespace) -> None:
+    from vitdm.features import measure_dataset
+
+    settings = commands.read_settings(options)
+    measure_dataset(
+        options.dataset, options.out, settings.preprocess, settings.features, options.fits
+    )

@@ -1,0 +1,38 @@
+"""``vitdm simulate``: a dataset of simulated lenses."""
+
+from __future__ import annotations
+
+import argparse
+
+from vitdm import commands
+from vitdm.errors import InputError
+
+HELP = "Simulate lenses of a population."
+EXAMPLE = "vitdm simulate --population marginal --n 1000 --out lenses"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--population", required=True, help="name of one that comes with vitdm, or a file (YAML)"
+    )
+    commands.add_config(parser)
+    parser.add_argument("--n", type=int, help="images, all in split train; default: n_images")
+    parser.add_argument("--n-opt", type=int, default=0, help="as many more in split opt")
+    parser.add_argument("--seed", type=int, help="default: the configuration's, or 0")
+    commands.add_shard(parser)
+    commands.add_out(parser, "dataset folder")
+
+
+def run(options: argparse.Namespace) -> None:
+    from vitdm.simulation.population import load_population
+    from vitdm.simulation.simulate import simulate
+
+    settings = commands.read_settings(options)
+    population = load_population(options.population)
+    n_images = {"train": options.n} if options.n else settings.n_images
+    if n_images is None:
+        raise InputError("n_images: found none; expected --n, or n_images in the file of --config")
+    if options.n_opt:
+        n_images = n_images | {"opt": options.n_opt}
+    seed = settings.seed if options.seed is None else options.seed
+    simulate(population, n_images, seed, options.out, options.shard)
