@@ -6,10 +6,12 @@ watches; the settings themselves are read from the resolved copy in <results>/co
 """
 
 import json
+import os
 from os.path import exists
 from pathlib import Path
 
 from vitdm import config as schema
+from vitdm import simulation
 from vitdm.errors import InputError
 
 if not workflow.configfiles:
@@ -40,8 +42,10 @@ SELECTION = f"{OUT}/selection/selection.json"
 # compared in notebook 02: what the features add to the images
 COMPARED = [f"{run}_seed{k}" for run in SETTINGS.feature_runs for k in range(SETTINGS.run_seeds)]
 SIMULATED = SETTINGS.data == "simulate"
-POPULATIONS = {Path(file).stem: file for file in SETTINGS.populations.files if SIMULATED}
-MAIN = Path(SETTINGS.population).stem
+POPULATIONS = {
+    simulation.population_name(file): file for file in SETTINGS.populations.files if SIMULATED
+}
+MAIN = simulation.population_name(SETTINGS.population)
 CURVES = {curve.name: curve for curve in SETTINGS.efficiency.curves}
 AUDITED = [Path(SETTINGS.audit.population).stem] if SETTINGS.audit.population else []
 # real images that models of simulated lenses are asked of, by set; those of a curve are used again
@@ -86,18 +90,18 @@ KNOWN = [file for file in REAL if Path(file).name in schema.load_cutouts(SLACS).
 NOISY = [
     name
     for name, file in POPULATIONS.items()
-    if schema.load_population(file).instrument.noise != "none"
+    if simulation.load_population(file).instrument.noise != "none"
 ]
 # the simulator's own knowledge of the test images, a reference beside the final test
 KNOWN_MODEL = [
     f"{OUT}/known_model/scores.csv"
     for file in [SETTINGS.population]
-    if SIMULATED and schema.load_population(file).instrument.noise != "none"
+    if SIMULATED and simulation.load_population(file).instrument.noise != "none"
 ]
 CLUMPY = [
     name
     for name, file in POPULATIONS.items()
-    if "cdm" in schema.load_population(file).class_fractions
+    if simulation.CDM.name in simulation.load_population(file).class_fractions
 ]
 
 FITTED = "lensfit" in SETTINGS.features.groups
@@ -219,9 +223,15 @@ NOTEBOOKS = {
 }
 
 
+def population_file(name):
+    """Return the file of a population, as seen from here if it lies below."""
+    file = simulation.population_file(name)
+    return os.path.relpath(file) if file.is_relative_to(os.getcwd()) else str(file)
+
+
 def population_of(file):
     """Return the population that tells how the images were taken, if they are simulated."""
-    return [file] if SIMULATED else []
+    return [population_file(file)] if SIMULATED else []
 
 
 def numbers_of(sample):
@@ -345,7 +355,7 @@ if SIMULATED:
 
     rule simulate:
         input:
-            SETTINGS.population,
+            population_file(SETTINGS.population),
         output:
             multiext(
                 f"{OUT}/shards/{{k}}-of-{SETTINGS.shards}/",
@@ -383,7 +393,7 @@ if SIMULATED:
 
     rule simulate_sample:
         input:
-            lambda wildcards: SAMPLES[wildcards.sample],
+            lambda wildcards: population_file(SAMPLES[wildcards.sample]),
         output:
             multiext(f"{OUT}/{{sample}}/dataset/", "images.npy", "catalog.csv", "dataset.json"),
         log:
@@ -401,7 +411,7 @@ if SIMULATED:
 
     rule ceiling:
         input:
-            lambda wildcards: POPULATIONS[wildcards.name],
+            lambda wildcards: population_file(POPULATIONS[wildcards.name]),
         output:
             multiext(f"{OUT}/populations/{{name}}/ceiling/", "ceiling.csv", "ceiling.json"),
         log:
@@ -494,7 +504,7 @@ if FITTED:
     rule lensfit_sample:
         input:
             multiext(f"{OUT}/{{sample}}/dataset/", "images.npy", "catalog.csv", "dataset.json"),
-            population=lambda wildcards: SAMPLES[wildcards.sample],
+            population=lambda wildcards: population_file(SAMPLES[wildcards.sample]),
         output:
             multiext(f"{OUT}/{{sample}}/lensfit/", *FITS),
         log:
@@ -1057,7 +1067,7 @@ if KNOWN_MODEL:
 
     rule known_model:  # draws the test images again, after the final test, and reads none of them
         input:
-            population=SETTINGS.population,
+            population=population_file(SETTINGS.population),
             predictions=f"{OUT}/evaluation/predictions.csv",
         output:
             multiext(f"{OUT}/known_model/", "scores.csv", "provenance.json"),

@@ -26,10 +26,10 @@ import cv2
 import numpy as np
 
 from studies import precursor
-from vitdm import config
+from vitdm import config, simulation
 from vitdm.features import measure as features
 from vitdm.preprocess import process as preprocess
-from vitdm.simulation import simulate
+from vitdm.simulation import load_population
 
 ROOT = Path(__file__).resolve().parents[1]
 POPULATIONS = ("marginal", "model_i", "lenses")
@@ -38,11 +38,11 @@ SETTINGS = ROOT / "config/paper.yaml"
 
 def simulated_images(name: str, n: int) -> list[np.ndarray]:
     """Return n images (150, 150) of a population, all its classes in turn."""
-    population = config.load_population(ROOT / f"config/populations/{name}.yaml")
+    population = load_population(name)
     kinds = list(population.class_fractions)
     return [
         np.asarray(
-            simulate.simulate_one(i, kinds[i % len(kinds)], 0, population)[0], dtype=np.float32
+            simulation.simulate_one(i, kinds[i % len(kinds)], 0, population)[0], dtype=np.float32
         )
         for i in range(n)
     ]

@@ -54,6 +54,7 @@ from vitdm.features import definitions, morphology
 from vitdm.features import measure as features
 from vitdm.lens import lensfit, residuals
 from vitdm.preprocess import process as preprocess
+from vitdm.simulation import load_population
 from vitdm.simulation.population import table as describe
 
 raw = dataset.Dataset.open(out.results / "dataset")
@@ -63,7 +64,7 @@ catalog, settings = processed.catalog, out.config.preprocess
 development = np.flatnonzero(catalog["split"] != "test")
 _, classes = raw.labels("multiclass")
 simulated = out.config.data == "simulate"
-population = config.load_population(out.config.population) if simulated else None
+population = load_population(out.config.population) if simulated else None
 print(f"{len(catalog)} images of {raw.images.shape[1]} × {raw.images.shape[2]} pixels")
 
 # %% [markdown]
@@ -633,7 +634,7 @@ if cutouts:
 # %%
 rows = []
 for file in out.config.populations.files if simulated else []:
-    other, folder = config.load_population(file), out.results / "populations" / Path(file).stem
+    other, folder = load_population(file), out.results / "populations" / Path(file).stem
     sample = dataset.Dataset.open(folder / "dataset")
     shown, scale = sample.catalog.groupby("class").head(4), other.instrument.pixel_scale
     examples = plots.simulated(shown, other, sample.images[shown.index])

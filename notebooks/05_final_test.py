@@ -53,11 +53,11 @@ import pandas as pd
 from IPython.display import display
 
 from studies import mistakes, plots, real_sky, sensitivity
-from vitdm.config import load_population
 from vitdm.data import dataset
 from vitdm.evaluation import calibration, evaluate, neighbours
 from vitdm.model import train
-from vitdm.simulation import render
+from vitdm.simulation import load_population
+from vitdm.simulation.cosmology import mass_within
 
 folder = out.results / "evaluation"
 metrics = json.loads((folder / "metrics.json").read_text())
@@ -381,11 +381,9 @@ for path in further:
             tables_of.append(chosen.mean(numeric_only=True))  # over seeds, which share the bins
 sensitive = pd.concat(tables_of) if tables_of else pd.DataFrame(columns=["population", "quantity"])
 for name in dict.fromkeys(sensitive["population"]):
-    file = out.config.population if name == main else f"config/populations/{name}.yaml"
+    file = out.config.population if name == main else name
     population = load_population(file)
-    halo = population.halo.mass or render.mass_within(
-        truth["theta_E"].median(), population.cosmology
-    )
+    halo = population.halo.mass or mass_within(truth["theta_E"].median(), population.cosmology)
     collapse[name] = 10**-2.5 * halo
 if len(sensitive):
     out.figure(plots.sensitivity(sensitive, collapse, fpr), "sensitivity")

@@ -34,6 +34,7 @@ from vitdm import config as configuration  # noqa: E402
 from vitdm import provenance  # noqa: E402
 from vitdm.config import InputError  # noqa: E402
 from vitdm.data.dataset import CLASSES  # noqa: E402
+from vitdm.simulation import load_population, population_file  # noqa: E402
 
 PROVENANCE = ("figure", "rule", "notebook", "config")
 COMPUTE = ("rule", "results", "minutes", "memory")
@@ -391,9 +392,8 @@ def typeset(text: str, figures: Path, out: Path, pdf: Path) -> None:
 
 
 def _population(settings: configuration.Config) -> dict[str, Any]:
-    path = Path(settings.population)
-    path = path if path.is_absolute() else HERE.parent / path
-    return configuration.load_population(path).model_dump(mode="json")
+    path = population_file(settings.population)
+    return load_population(HERE.parent / path).model_dump(mode="json")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -12,6 +12,7 @@ from vitdm import __version__, config
 from vitdm.config.sections import checked
 from vitdm.errors import InputError
 from vitdm.provenance import atomic
+from vitdm.simulation import load_population
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -40,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
         "simulate", "Simulate lenses of a population.", out="dataset folder", needs_config=False
     )
     sub.add_argument("--config", help="workflow configuration: population, splits and seed (YAML)")
-    sub.add_argument("--population", help="population (YAML); default: the configuration's")
+    sub.add_argument("--population", help="name or file; default: the configuration's")
     sub.add_argument("--n", type=int, help="number of images, all in split train; default: splits")
     sub.add_argument("--n-opt", type=int, default=0, help="beside --n: as many in split opt")
     sub.add_argument("--seed", type=int, help="default: the configuration's, or 0")
@@ -72,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
         out="folder",
         needs_config=False,
     )
-    sub.add_argument("population", help="population (YAML)")
+    sub.add_argument("population", help="population: a name or a file (YAML)")
     sub.add_argument("--n", type=int, default=1000, help="number of images (default: %(default)s)")
     sub.add_argument(
         "--of",
@@ -120,7 +121,7 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command("lensfit", "Fit a smooth lens to every image.", out="folder")
     sub.add_argument("dataset", type=Path)
-    sub.add_argument("--population", help="of simulated lenses (YAML): tells PSF and photon noise")
+    sub.add_argument("--population", help="name or file: tells PSF and photon noise")
     sub.add_argument("--shard", type=_shard, default=(0, 1), help="k/n: which of how many shards")
 
     sub = command(
@@ -274,9 +275,9 @@ def _run(arguments: argparse.Namespace) -> int:
 
             merge(arguments.shards, arguments.out)
         case "merge":
-            from vitdm.data.dataset import merge
+            from vitdm.data.dataset import merge_shards
 
-            merge(
+            merge_shards(
                 arguments.shards,
                 arguments.out,
                 inputs=[folder / "images.npy" for folder in arguments.shards],
@@ -284,7 +285,7 @@ def _run(arguments: argparse.Namespace) -> int:
         case "ceiling":
             from studies import ceiling
 
-            population, seed = config.load_population(arguments.population), arguments.seed
+            population, seed = load_population(arguments.population), arguments.seed
             if arguments.of:
                 auc = ceiling.write_known(
                     population, arguments.of, seed, arguments.out, jobs=arguments.jobs
@@ -329,7 +330,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
             chosen = settings.lensfit
             if arguments.population:
-                chosen = settings_for(config.load_population(arguments.population), chosen)
+                chosen = settings_for(load_population(arguments.population), chosen)
             fit_dataset(arguments.dataset, arguments.out, chosen, arguments.shard)
         case "train":
             _train(arguments, settings)
@@ -431,15 +432,15 @@ def _only(folders: list[Path]) -> Path:
 
 
 def _simulate(arguments: argparse.Namespace, settings: config.Config | None) -> None:
-    from vitdm.simulation.simulate import simulate
+    from vitdm.data.simulated import simulate_dataset
 
     if settings is None and not (arguments.population and arguments.n):
         raise InputError("found neither --config nor both --population and --n; expected one")
-    population = config.load_population(arguments.population or settings.population)
+    population = load_population(arguments.population or settings.population)
     n_images = {"train": arguments.n} if arguments.n else settings.n_images
     n_images = n_images | ({"opt": arguments.n_opt} if arguments.n_opt else {})
     seed = arguments.seed if arguments.seed is not None else settings.seed if settings else 0
-    simulate(population, n_images, seed, arguments.out, arguments.shard)
+    simulate_dataset(population, n_images, seed, arguments.out, arguments.shard)
 
 
 def _trial(

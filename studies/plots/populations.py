@@ -47,15 +47,15 @@ def simulated(
     """
     # lenstronomy takes seconds to load, and most notebooks draw no lens again
     from studies.ceiling import index_of
-    from vitdm.simulation import simulate
+    from vitdm import simulation
 
     examples = []
     for k, row in enumerate(catalog.to_dict("records")):
-        system = simulate.draw(index_of(row["id"]), row["class"], row["seed"], population)
-        image = simulate.render(system, population)
-        smooth = simulate.smooth(system)
-        without = simulate.render(smooth, population)
-        noise = np.sqrt(simulate.variance(without, smooth, population))
+        system = simulation.draw(index_of(row["id"]), row["class"], row["seed"], population)
+        image = simulation.render(system, population)
+        smooth = simulation.smooth(system)
+        without = simulation.render(smooth, population)
+        noise = np.sqrt(simulation.variance(without, smooth, population))
         noisy = population.instrument.noise != "none"
         difference = (image - without) / (noise if noisy else without.max())
         middle, scale = (population.num_pix - 1) / 2, population.instrument.pixel_scale

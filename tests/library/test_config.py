@@ -11,6 +11,7 @@ from conftest import SETTINGS
 from vitdm import config
 from vitdm.config.sections import Section, checked
 from vitdm.errors import InputError
+from vitdm.simulation import load_population
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = ("config/paper.yaml", "config/smoke.yaml")
@@ -203,7 +204,7 @@ def test_choices_get_the_type_of_the_key():
 def test_a_name_that_is_no_text(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump(SETTINGS | {1: 2}))
-    for load in (config.load, config.load_population, config.load_run_settings):
+    for load in (config.load, load_population, config.load_run_settings):
         with pytest.raises(InputError, match=r"mine\.yaml: 1: Keys should be strings"):
             load(path)
 
@@ -254,7 +255,7 @@ def test_files_that_are_no_configuration(tmp_path, content, message):
     path = tmp_path / "mine.yaml"
     if content is not None:
         path.write_bytes(content)
-    for load in (config.load, config.load_population, config.load_run_settings):
+    for load in (config.load, load_population, config.load_run_settings):
         with pytest.raises(InputError, match=r"mine\.yaml: " + message):
             load(path)
 
@@ -312,7 +313,7 @@ def test_workflows_of_the_project_are_valid(name):
         "real_sky",
     ):
         assert set(written[section]) == set(resolved[section]), section  # nothing left to defaults
-    population = config.load_population(ROOT / settings.population)
+    population = load_population(settings.population)
     assert sum(population.class_fractions.values()) == 1
 
 

@@ -15,7 +15,7 @@ from vitdm import config
 from vitdm.errors import InputError
 from vitdm.evaluation.evaluate import paired_gain
 
-CURVE = {"population": "config/populations/model_i.yaml", "sizes": [60]}
+CURVE = {"population": "model_i", "sizes": [60]}
 ROWS = {
     "image": {"label": "ViT", "model": {"features": False}, "train": {"epochs": 2}},
     "lensfit": {

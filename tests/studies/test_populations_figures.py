@@ -7,9 +7,9 @@ import pytest
 
 from studies import plots
 from studies.plots.populations import caption
-from vitdm import config
+from vitdm import simulation
 from vitdm.lens import residuals
-from vitdm.simulation import simulate
+from vitdm.simulation import load_population
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +20,7 @@ def _close():
 
 @pytest.fixture(scope="module")
 def marginal():
-    return config.load_population("config/populations/marginal.yaml")
+    return load_population("marginal")
 
 
 def rows(population, kinds, index=3):
@@ -131,7 +131,7 @@ def test_perturbations_of_one_lens(marginal):
 
 def test_images_are_drawn_again_from_the_catalog(marginal):
     """The catalog's row alone gives the lens: what is drawn twice is the same."""
-    image, truth = simulate.simulate_one(3, "cdm", 5, marginal)
+    image, truth = simulation.simulate_one(3, "cdm", 5, marginal)
     (lens,) = plots.simulated(rows(marginal, ["cdm"]), marginal, [image])
     assert lens.image is image or np.array_equal(lens.image, image)
     assert lens.truth == truth

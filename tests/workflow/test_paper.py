@@ -370,7 +370,7 @@ def synthetic(project: Project) -> None:
         project.write(f"tables/{name}.csv", "\n".join([",".join(columns), *lines]) + "\n")
 
 
-POPULATIONS = {"files": ["config/populations/marginal.yaml", "config/populations/model_i.yaml"]}
+POPULATIONS = {"files": ["marginal", "model_i"]}
 
 
 @pytest.fixture(

@@ -11,7 +11,6 @@ from vitdm.config.files import (
     fingerprint,
     load,
     load_cutouts,
-    load_population,
     load_run_settings,
     save,
 )
@@ -62,7 +61,6 @@ from vitdm.config.studies import (
 )
 from vitdm.config.workflow import FEATURE_RUNS, Config
 from vitdm.errors import InputError
-from vitdm.simulation.population import Population
 
 __all__ = [
     "Arm",
@@ -88,7 +86,6 @@ __all__ = [
     "Model",
     "NOT_TUNED",
     "Override",
-    "Population",
     "Populations",
     "Preprocess",
     "Rates",
@@ -112,7 +109,6 @@ __all__ = [
     "fingerprint",
     "load",
     "load_cutouts",
-    "load_population",
     "load_run_settings",
     "load_settings",
     "save",

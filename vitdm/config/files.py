@@ -16,7 +16,6 @@ from vitdm.config.network import RunSettings
 from vitdm.config.sections import checked, read_yaml
 from vitdm.config.workflow import Config
 from vitdm.errors import InputError
-from vitdm.simulation.population import Population
 
 
 def load(path: str | Path) -> Config:
@@ -62,6 +61,8 @@ def _without_fits(content: dict[str, Any]) -> dict[str, Any]:
 
 def check_data(settings: Config) -> None:
     """Raise InputError at once if the images, or the population to simulate, are not there."""
+    from vitdm.simulation import load_population  # late: simulation imports config
+
     if settings.data == "simulate":
         curves = [curve.population for curve in settings.efficiency.curves]
         sky = [chosen.population for chosen in settings.real_sky.sets.values()]
@@ -84,11 +85,6 @@ def fingerprint(path: str | Path) -> str:
         if file.is_file()
     ]
     return hashlib.sha256(repr(facts).encode()).hexdigest()
-
-
-def load_population(path: str | Path) -> Population:
-    """Read and check a population of lenses; InputError names each wrong key."""
-    return checked(Population, read_yaml(path), str(path))
 
 
 def load_cutouts(path: str | Path) -> Cutouts:

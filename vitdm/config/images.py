@@ -15,7 +15,7 @@ SPLITS = ("train", "valid", "opt", "test")
 class Populations(Section):
     """Lens populations shown side by side: gallery, shortcut, ceiling, single features."""
 
-    files: list[str] = Field([], description="config/populations/*.yaml")
+    files: list[str] = Field([], description="names of populations, or files")
     n_images: int = Field(600, ge=12, description="images simulated of each")
     n_ceiling: int = Field(300, ge=12, description="images of each for the known-model ceiling")
     n_invariance: int = Field(

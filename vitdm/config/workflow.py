@@ -46,7 +46,7 @@ class Config(Section):
     publish: bool = Field(False, description="figures, tables and paper into figures/ and paper/")
     seed: int = Field(0, ge=0)
     data: str = Field("simulate", description="'simulate', or a folder or archive of images")
-    population: str = Field("config/populations/marginal.yaml")
+    population: str = Field("marginal")
     n_images: dict[Literal["train", "valid", "opt", "test"], Annotated[int, Field(ge=2)]] = Field(
         description="images of each split; for data from files, their proportions"
     )

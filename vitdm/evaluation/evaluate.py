@@ -34,8 +34,9 @@ from vitdm.evaluation.calibration import (
 )
 from vitdm.model import baselines
 from vitdm.provenance import atomic, check_replaceable, sidecar, write_json
+from vitdm.simulation.classes import NO_SUB, SUB
 
-NULL_CLASS = "no_sub"
+NULL_CLASS = NO_SUB
 FILES = ("metrics.json", "predictions*.csv", "rival_*.csv", "held_out_*.csv", "roc.csv")
 FILES += ("failures.csv", "neighbours.csv", "evaluation.json")
 #: scores beside the models: of their images and features, and one number that learns nothing
@@ -476,7 +477,7 @@ def failures(
         {
             "id": predictions["id"],
             "class": predictions["class"],
-            "predicted": np.where(scores > threshold, "sub", NULL_CLASS),
+            "predicted": np.where(scores > threshold, SUB, NULL_CLASS),
             "kind": np.where(labels == 1, "miss", "false_alarm"),
             "p_true": np.where(labels == 1, scores, 1 - scores),
         }
@@ -533,7 +534,7 @@ def rivals(
     value = features.reindex(columns=[UNTRAINED]).loc[table["id"]].to_numpy().ravel()
     if (known := np.isfinite(value)).any():
         ranks = stats.rankdata(np.where(known, value, np.median(value[known])))
-        tables[UNTRAINED] = about.assign(p_no_sub=1 - ranks / (len(ranks) + 1))
+        tables[UNTRAINED] = about.assign(**{f"p_{NULL_CLASS}": 1 - ranks / (len(ranks) + 1)})
     return tables
 
 

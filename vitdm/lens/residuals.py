@@ -27,6 +27,7 @@ from vitdm.lens import substructure
 from vitdm.lens.lensfit import Fits, estimate_gain, fit, parameter_names
 from vitdm.lens.smooth_lens import Camera, SmoothLens
 from vitdm.provenance import atomic, check_replaceable, sidecar
+from vitdm.simulation.classes import CDM
 
 FILES = ("fits.csv", "residuals.npy", "provenance.json")
 
@@ -122,7 +123,7 @@ def distance_to_subhalo(catalog: pd.DataFrame, fits: pd.DataFrame) -> pd.DataFra
     """
     x, y = catalog["max_subhalo_x"], catalog["max_subhalo_y"]
     near = (np.hypot(x, y) - catalog["theta_E"]).abs() < NEAR
-    chosen = near & (catalog["class"] == "cdm") & (fits["fit_converged"] == 1)
+    chosen = near & (catalog["class"] == CDM.name) & (fits["fit_converged"] == 1)
     chosen &= fits["fit_peak_x"].notna()
     at = (x + 1j * y)[chosen].to_numpy()
     peak = (fits["fit_peak_x"] + 1j * fits["fit_peak_y"])[chosen].to_numpy()

@@ -12,6 +12,7 @@ from vitdm import config
 from vitdm.errors import InputError
 from vitdm.model.train import RUN_FILES, Run, load_run
 from vitdm.provenance import atomic
+from vitdm.simulation import population_name
 
 FOLDER = Path(__file__).parent / "reference"
 CARD = """# The reference model
@@ -61,7 +62,7 @@ def write(results: str | Path, numbers: Mapping[str, Any], folder: Path = FOLDER
     if settings.pixel_scale is None:
         raise InputError(f"{source}: found no pixel_scale; expected a run with fits of lenses")
     told = json.loads((source / "run.json").read_text())
-    population = Path(config.load(Path(results) / "config.yaml").population).stem
+    population = population_name(config.load(Path(results) / "config.yaml").population)
     card = CARD.format(
         classes=", ".join(run.classes),
         commit=told["commit"],
