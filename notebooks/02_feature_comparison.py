@@ -45,8 +45,8 @@ from pathlib import Path
 import pandas as pd
 
 from studies import plots
-from vitdm.data import dataset
 from vitdm.evaluation import evaluate
+from vitdm.simulation import CLASSES, NO_SUB
 
 folder, settings = out.results / "selection", out.config.selection
 ranking = pd.read_csv(folder / "ranking.csv")
@@ -218,12 +218,12 @@ out.figure(figure, "feature_importance")
 
 # %%
 predictions = pd.read_csv(folder / "predictions.csv", dtype={"id": str})
-truth = (predictions["class"] != "no_sub").to_numpy().astype(int)
+truth = (predictions["class"] != NO_SUB).to_numpy().astype(int)
 trees = predictions["gradient_boosting"].to_numpy()
 called = trees > evaluate.threshold_at_fpr(truth, trees, 0.1)
-for name in [name for name in dataset.CLASSES if name in set(predictions["class"])]:
+for name in [name for name in CLASSES if name in set(predictions["class"])]:
     part = (predictions["class"] == name).to_numpy()
-    print(f"{plots.NAMES[name]:16s} {called[part].mean():.3f} of {part.sum()}")
+    print(f"{plots.label_of(name):16s} {called[part].mean():.3f} of {part.sum()}")
 
 # %% [markdown]
 # ## 2.4 Which features are kept for the model

@@ -56,7 +56,7 @@ from studies import mistakes, plots, real_sky, sensitivity
 from vitdm.data import dataset
 from vitdm.evaluation import calibration, evaluate, neighbours
 from vitdm.model import train
-from vitdm.simulation import load_population
+from vitdm.simulation import CLASSES, NO_SUB, load_population
 from vitdm.simulation.cosmology import mass_within
 
 folder = out.results / "evaluation"
@@ -69,7 +69,7 @@ truth = images.catalog.iloc[test].set_index("id").loc[mean["id"]].reset_index()
 measured = pd.read_csv(out.results / "features.csv", dtype={"id": str}).set_index("id")
 features = measured.loc[mean["id"]].reset_index(drop=True)
 classes = evaluate.model_classes(mean)  # of the model: a binary one calls any substructure "sub"
-kinds = [name for name in dataset.CLASSES if name in set(truth["class"])]  # of the images
+kinds = [name for name in CLASSES if name in set(truth["class"])]  # of the images
 labels, scores = evaluate.binary_scores(mean)
 threshold = metrics["test_threshold"]  # of the ensemble, chosen on valid
 print(f"{len(mean)} test images, {len(seeds)} models, classes: {', '.join(classes)}")
@@ -235,7 +235,7 @@ found = {k: [t[t["split"] == "test"].reset_index(drop=True) for t in found[k]] f
 of_known_lens = out.results / "known_model" / "scores.csv"
 if of_known_lens.exists():
     chi2 = dataset.read_catalog(of_known_lens).set_index("id").loc[mean["id"], "chi2_known"]
-    found["known_lens"] = [mean.assign(p_no_sub=1 - chi2.to_numpy())] * len(seeds)
+    found["known_lens"] = [mean.assign(**{f"p_{NO_SUB}": 1 - chi2.to_numpy()})] * len(seeds)
 networks, compared, lines = [seeds[name] for name in sorted(seeds)], {}, []
 of_networks = [evaluate.binary_scores(table)[1] for table in networks]
 for key, tables in ((key, tables) for key, tables in found.items() if tables):
@@ -279,7 +279,7 @@ if metrics["test_auc_seed_sd"] is not None:
 
 # %%
 band = evaluate.roc_band(list(seeds.values()))
-place, truths = classes.index("no_sub"), np.tile(labels, len(seeds))
+place, truths = classes.index(NO_SUB), np.tile(labels, len(seeds))
 raw, warmed = (
     np.concatenate(
         [
@@ -566,7 +566,7 @@ print(similar.groupby("split")["distance"].describe().round(2).to_string())
 
 # %%
 known = images.catalog.iloc[images.rows("train", "valid")]
-answers = (known["class"] != "no_sub").to_numpy()
+answers = (known["class"] != NO_SUB).to_numpy()
 before = {}  # ROC-AUC of each size feature on the train and valid images
 for name in [c for c in measured if c.startswith(("ring_radius", "max_separation"))]:
     value, there = measured[name].loc[known["id"]].to_numpy(), features[name].notna()
@@ -743,7 +743,7 @@ if "lensfit" in out.config.features.groups:
     fits = fits.set_index("id").loc[truth["id"]].reset_index()
     power = fits["fit_fourth_power"].where(fits["fit_converged"] == 1)
     plain = power.groupby(truth["class"]).rank(pct=True) >= 0.5
-    distance[~(plain | (truth["class"] == "no_sub") & power.notna())] += 10
+    distance[~(plain | (truth["class"] == NO_SUB) & power.notna())] += 10
     maps = np.load(out.results / "lensfit" / "residuals.npy", mmap_mode="r")
 shown = [distance[truth["class"] == name].idxmin() for name in kinds]
 ids = truth["id"].iloc[shown]

@@ -66,6 +66,7 @@ from vitdm.evaluation.evaluate import (
     weighted_auc,
 )
 from vitdm.provenance import atomic, check_replaceable, sidecar, write_json
+from vitdm.simulation.classes import SUB
 from vitdm.simulation.population import Population
 from vitdm.simulation.system import System
 
@@ -347,7 +348,7 @@ def summarise(table: pd.DataFrame, n_bootstrap: int = 1000, seed: int = 0) -> di
     kinds = table["class"].to_numpy()
     groups = {kind: kinds == kind for kind in np.unique(kinds[kinds != NULL_CLASS])}
     if len(groups) != 1:
-        groups["sub"] = kinds != NULL_CLASS
+        groups[SUB] = kinds != NULL_CLASS
     summary: dict[str, Any] = {NULL_CLASS: {"n": int(np.sum(kinds == NULL_CLASS))}}
     for kind, chosen in groups.items():
         part = table[chosen | (kinds == NULL_CLASS)]

@@ -47,7 +47,7 @@ from studies.plots.selection import (
     feature_importance,
     feature_populations,
 )
-from studies.plots.style import COLOURS, NAMES, WIDTH, save, style
+from studies.plots.style import WIDTH, classes_in, colour_of, label_of, save, style
 from studies.plots.test import (
     confusion_matrix,
     failures,
@@ -70,13 +70,14 @@ from studies.plots.tuning import (
 )
 
 __all__ = [
+    "classes_in",
+    "colour_of",
+    "label_of",
     "COLLAPSED",
-    "COLOURS",
     "KINDS",
     "Example",
     "Head",
     "Lens",
-    "NAMES",
     "RealFit",
     "RealLens",
     "WIDTH",
