@@ -107,7 +107,7 @@ def test_columns_of_the_truth():
 
 def test_names_of_classes_and_files():
     aliases = {alias: row[0] for row in rows("| class |")[1:] for alias in row[1].split(", ")}
-    assert {k.strip("`"): v.strip("`") for k, v in aliases.items()} == layouts.ALIASES
+    assert {k.strip("`"): v.strip("`") for k, v in aliases.items()} == layouts.aliases()
     suffixes = {s for row in rows("| suffix |")[1:] for s in re.findall(r"`(.*?)`", row[0])}
     assert suffixes == set(readers.SUFFIXES)
     assert all(f"`{suffix}`" in PAGE for suffix in readers.ARCHIVES)

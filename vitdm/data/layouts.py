@@ -50,10 +50,10 @@ class Layout(NamedTuple):
 
 def class_of(folder: str) -> str | None:
     """Return the class that the name of a folder stands for, or None if it is unknown."""
-    return _names().get(_plain(folder))
+    return aliases().get(_plain(folder))
 
 
-def _names() -> dict[str, str]:
+def aliases() -> dict[str, str]:
     """Return the class that each known name of a folder stands for."""
     return {alias: known.name for known in CLASSES.values() for alias in known.aliases}
 
@@ -111,7 +111,7 @@ def _class_folders(path: Path, names: list[str], hint: str) -> list[Entry]:
     images = [PurePosixPath(name).parts for name in names]
     if not images:
         raise InputError(f"{path}: found no image; expected {', '.join(readers.SUFFIXES)}{hint}")
-    known, depth = ", ".join(_names()), 0
+    known, depth = ", ".join(aliases()), 0
     while True:  # through folders that only wrap the others
         example, images = images[0], [parts for parts in images if len(parts) > depth + 1]
         folders = sorted({parts[depth] for parts in images})

@@ -43,8 +43,10 @@ def simulate_dataset(
 ) -> None:
     """Write shard ``(k, of)`` of a data set of ``sum(n_images)`` lenses to the folder ``out``.
 
-    ``n_images`` gives the images of each split. Classes and splits are drawn for the whole data
-    set, so that the shards, merged, are the same whatever their number.
+    ``n_images`` gives the images of each split, ``seed`` all that is random; ``shard`` is the
+    number of this one, from 0, and how many there are; ``progress``: show a bar. Classes and
+    splits are drawn for the whole data set, so that the shards, merged, are the same whatever their
+    number. Raises InputError for a shard that does not exist.
     """
     started = time.time()
     k, of = shard

@@ -69,6 +69,7 @@ def draw(index: int, kind: str, seed: int, population: Population) -> System:
 
 
 def _draw_smooth(rng: np.random.Generator, population: Population) -> System:
+    """Return a lens without substructure: halo, shear, source, exposure, light of its own."""
     halo, cosmology = population.halo, population.cosmology
     scale = deflection_scale(cosmology)
     if halo.theta_E is not None:
@@ -112,7 +113,9 @@ def simulate_one(
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Return image ``index`` (num_pix, num_pix) float32 as the instrument gives it, and its truth.
 
-    Raises InputError for a class that the population does not have.
+    It is in counts, counts/s or whole numbers from 0 to 255, as the population says; ``kind`` is
+    the name of its class. The truth has a value for each column that is known of it. Raises
+    InputError for a class that the population does not have.
     """
     system = draw(index, kind, seed, population)
     instrument = population.instrument

@@ -22,6 +22,7 @@ def variance(image: np.ndarray, system: System, population: Population) -> np.nd
 
     For ``double_poisson`` it is that before the clip at 0.
     """
+    # as many Poisson variances as there are Poisson draws; photons: counts / t^2
     sources = {"none": 0, "single": 1, "double_poisson": 2}[population.instrument.noise]
     photons = sources * np.clip(image, 0, None) / system.exposure_time
     return photons + (background_rms(system, population) ** 2 if sources else 0)
@@ -30,7 +31,7 @@ def variance(image: np.ndarray, system: System, population: Population) -> np.nd
 def add_noise(
     image: np.ndarray, system: System, rng: np.random.Generator, population: Population
 ) -> np.ndarray:
-    """Return the image [counts/s] in counts, with noise.
+    """Return the image (H, W) [counts/s] in counts, with noise drawn from ``rng``.
 
     ``single``: one Poisson realisation of the light plus normal sky noise. ``double_poisson``: as
     in the published code, normal noise of the Poisson variance and sky noise are added, the sum is

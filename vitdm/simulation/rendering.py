@@ -43,11 +43,13 @@ def total_flux(light: dict[str, float]) -> float:
 def _shoot(axis, halo, shear, x, y, squared, radius):
     """Return where the rays through the pixels at ``axis`` (n,) meet the source plane, (2, n, n).
 
-    ``halo`` is theta_E, e1, e2; ``squared`` and ``radius`` (k,) are the squared Einstein radii and
-    truncation radii of the clumps at ``x``, ``y``.
+    ``axis`` in arcsec; ``halo`` is theta_E ["], e1, e2; ``shear`` gamma1, gamma2. ``squared`` (k,)
+    ["^2] and ``radius`` (k,) ["] are the squared Einstein radii and the truncation radii, 0 for
+    points, of the clumps at ``x``, ``y`` (k,) ["].
     """
     n = axis.size
     beta = np.empty((2, n, n))
+    # the isothermal ellipsoid in its own axes: q is their ratio, cos and sin turn into them
     theta_E, e1, e2 = halo
     modulus = min(math.hypot(e1, e2), 0.9999)
     q = min((1 - modulus) / (1 + modulus), 0.99999999)  # the formula has no limit at q = 1
@@ -61,9 +63,11 @@ def _shoot(axis, halo, shear, x, y, squared, radius):
         for col in range(n):
             u = axis[col]
             major, minor = cos * u + sin * v, cos * v - sin * u
+            # deflection along the axes (Keeton & Kochanek 1998, eq. 8), with a core near 0
             psi = math.sqrt(q * q * (core * core + major * major) + minor * minor)
             along = strength * math.atan(f * major / (psi + core))
             across = strength * math.atanh(f * minor / (psi + q * q * core))
+            # the lens equation, beta = theta - alpha: the halo turned back, and the shear
             beta_x[col] = u - (cos * along - sin * across) - shear[0] * u - shear[1] * v
             beta_y[col] = v - (sin * along + cos * across) - shear[1] * u + shear[0] * v
         for k in range(x.size):
