@@ -103,7 +103,7 @@ def read_reference(numbers: Path) -> dict[str, Any]:
 def _settings(settings: configuration.Config) -> dict[str, Any]:
     values = {"config": settings.model_dump(mode="json")}
     if settings.data == "simulate":
-        population = load_population(ROOT / settings.population)
+        population = load_population(settings.population)
         values["population"] = population.model_dump(mode="json")
     return values
 
