@@ -39,33 +39,31 @@ from studies import notebook
 out = notebook.start(results, figures, tables, name="01_feature_discovery")
 
 # %%
-import json
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 from IPython.display import display
 
 from studies import config as workflow
-from studies import plots, real_lenses
-from vitdm import config
+from studies.plots.data import feature_distributions, noise_histogram
+from studies.plots.lensfit import einstein_radii, real_residuals, residual_maps, subhalo_distance
+from studies.plots.populations import perturbations, population_gallery, populations_compared
+from studies.plots.processing import invariance, processing_steps, real_lenses, unrolled_rings
+from studies.story import fits, images, populations
+from vitdm.config import SPLITS
 from vitdm.data import dataset, readers
-from vitdm.evaluation import metrics
 from vitdm.features import definitions, morphology
-from vitdm.features import measure as features
-from vitdm.lens import lensfit, residuals
+from vitdm.lens import residuals
 from vitdm.preprocess import process as preprocess
-from vitdm.simulation.population import load_population
 from vitdm.simulation.population import table as describe
 
+# %%
 raw = dataset.Dataset.open(out.results / "dataset")
 processed = dataset.Dataset.open(out.results / "processed")
 measured = dataset.read_catalog(out.results / "features.csv")
 catalog, settings = processed.catalog, out.config.preprocess
 development = np.flatnonzero(catalog["split"] != "test")
 _, classes = raw.labels("multiclass")
-simulated = out.config.data == "simulate"
-population = load_population(out.config.population) if simulated else None
+population = populations.population_of(out.config)  # None: images from files
 print(f"{len(catalog)} images of {raw.images.shape[1]} × {raw.images.shape[2]} pixels")
 
 # %% [markdown]
@@ -75,7 +73,7 @@ print(f"{len(catalog)} images of {raw.images.shape[1]} × {raw.images.shape[2]} 
 
 # %%
 # NBVAL_CHECK_OUTPUT
-pd.crosstab(catalog["class"], catalog["split"]).loc[classes, list(config.SPLITS)]
+pd.crosstab(catalog["class"], catalog["split"]).loc[classes, list(SPLITS)]
 
 # %% [markdown]
 # ## 1.1 The physics: what substructure does to an arc
@@ -114,11 +112,10 @@ pd.crosstab(catalog["class"], catalog["split"]).loc[classes, list(config.SPLITS)
 # longer the line. Its pull acts along the whole line, and far away from it as if it were a point.
 
 # %%
-if simulated:
-    same = {"id": catalog["id"].iloc[0], "class": classes, "seed": out.config.seed}
-    out.figure(
-        plots.perturbations(plots.simulated(pd.DataFrame(same), population)), "perturbations"
-    )
+if population:
+    lens = catalog["id"].iloc[0]
+    twins = populations.same_lens(lens, classes, out.config.seed, population)
+    out.figure(perturbations(twins), "perturbations")
 else:
     print("How these images were made is not known here, so this figure is not drawn.")
 
@@ -136,7 +133,7 @@ else:
 # substructure, with random numbers of their own, so that they are alike in all classes.
 
 # %%
-if simulated:
+if population:
     priors = describe(population)
     out.table(priors, "population")
     display(priors.style.hide(axis="index"))
@@ -149,9 +146,9 @@ if simulated:
 
 # %%
 chosen = catalog[catalog["split"] == "train"].groupby("class").head(5)["class"]
-gallery = [plots.Example(processed.images[row], kind) for row, kind in chosen.items()]
-pixel_scale = population.instrument.pixel_scale if simulated else None
-out.figure(plots.population_gallery(gallery, pixel_scale), "lens_gallery")
+gallery = populations.examples(processed.images, chosen)
+pixel_scale = population.instrument.pixel_scale if population else None
+out.figure(population_gallery(gallery, pixel_scale), "lens_gallery")
 
 # %% [markdown]
 # Within a row the images differ mostly because the source stands at another place behind the lens
@@ -173,7 +170,7 @@ lights = [preprocess.detect(raw.images[row], settings) for row in sample]
 outside = [light.residual[light.mask == 0] / light.noise for light in lights]
 sky = np.concatenate([pixels[::7] for pixels in outside])
 sigma = float(np.median([light.sigma for light in lights]))
-out.figure(plots.noise_histogram(sky, sigma), "noise")
+out.figure(noise_histogram(sky, sigma), "noise")
 print(f"{100 * zero_pixel_fraction:.1f} % of all pixels are exactly 0")
 
 # %% [markdown]
@@ -229,7 +226,7 @@ example = development[np.argmax(elongated)]
 image = np.array(raw.images[example])
 light = preprocess.detect(image, settings)
 square, roi = preprocess.process(image, settings)
-out.figure(plots.processing_steps(image, light, roi, square), "processing_steps")
+out.figure(processing_steps(image, light, roi, square), "processing_steps")
 print(
     f"sky {light.sky:.4g}, noise {light.sigma:.4g}, region {roi.area} px², angle {roi.angle:.0f}°"
 )
@@ -244,11 +241,7 @@ print(
 # it:
 
 # %%
-kept = []
-for light in lights:
-    flux = light.residual * light.mask
-    if flux.sum() > 0:
-        kept.append(preprocess.cut(flux, preprocess.roi_of(light), settings).sum() / flux.sum())
+kept = images.flux_kept(lights, settings)
 print(f"kept: median {100 * np.median(kept):.2f} %, smallest {100 * np.min(kept):.2f} %")
 roi_found = float(catalog["roi_found"].iloc[development].mean())
 print(f"a region is found in {100 * roi_found:.2f} % of the development images")
@@ -271,17 +264,9 @@ print(f"a region is found in {100 * roi_found:.2f} % of the development images")
 # drawn from their own sky, and pixel values that were rounded are rounded again.
 
 # %%
-folders = {
-    Path(file).stem: f"populations/{Path(file).stem}" for file in out.config.populations.files
-}
-folders = folders if simulated and folders else {"these images": "."}
-tables, summaries = [], {}
-for name, folder in folders.items():
-    where = out.results / folder / "invariance"
-    tables.append(pd.read_csv(where / "invariance.csv", dtype={"id": str}).assign(population=name))
-    summaries[name] = json.loads((where / "invariance.json").read_text())
-tested = pd.concat(tables, ignore_index=True)
-out.figure(plots.invariance(tested[tested["oriented"] == 1]), "invariance")
+folders = populations.population_folders(out.config, out.results)
+tested, summaries = images.invariance_tests(folders)
+out.figure(invariance(tested[tested["oriented"] == 1]), "invariance")
 
 # %% [markdown]
 # Lines are medians over the images that have an orientation, bands hold the central 90 % of them. A
@@ -292,16 +277,7 @@ out.figure(plots.invariance(tested[tested["oriented"] == 1]), "invariance")
 # sky lies above its thresholds.
 
 # %%
-rows = []
-for name, summary in summaries.items():
-    for procedure, of in summary["procedures"].items():
-        turned = of["rotation"]["oriented"]
-        row = {"population": name, "procedure": procedure, "oriented": summary["oriented"]}
-        row |= {"rotation": turned["median"], "rotation_p05": turned["p5"]}
-        row |= {kind: of[kind]["all"]["median"] for kind in ("mirror", "shift", "noise")}
-        row |= {"brightness_min": of["brightness"]["all"]["smallest"]}
-        rows.append(row | {f"flux_{key}": of["flux_kept"][key] for key in ("median", "p1")})
-tolerated = pd.DataFrame(rows)
+tolerated = images.invariance_table(summaries)
 out.table(tolerated, "invariance")
 tolerated.round(3)
 
@@ -329,20 +305,12 @@ print("de-rotation in this run:", "on" if settings.derotate else "off")
 # ones shown in the article), here is what is found in them.
 
 # %%
-place = Path(out.config.real_images) if out.config.real_images else None
-real, values = [], []
 turned = settings.model_copy(update={"derotate": True, "crop": "roi", "resize": True})
-there = sorted(place.rglob("*")) if place and place.is_dir() else []
-for name, image in readers.load_images([file for file in there if readers.suffix_of(file.name)]):
-    light = preprocess.detect(image, turned)
-    roi = preprocess.roi_of(light)
-    frame = preprocess.window(image.shape, roi, turned)
-    crop = preprocess.process_light(light, roi, turned)
-    shown = np.arcsinh(light.residual / (3 * light.noise))
-    real.append(plots.RealLens(Path(name).stem.split("_npix")[0], shown, roi, frame, crop))
-    values.append(features.measure(image, settings, out.config.features))
+files = images.real_files(out.config.real_images)
+sky_images = list(readers.load_images(files))
+real = [images.real_lens(path, image, turned) for path, image in sky_images]
 if real:
-    out.figure(plots.real_lenses(real), "real_lenses")
+    out.figure(real_lenses(real), "real_lenses")
     print(f"found: {sum(lens.roi.found for lens in real)} of {len(real)}")
 else:
     print("No real images here.")
@@ -379,18 +347,9 @@ else:
 # circle the light is laid straight:
 
 # %%
-rings = {}
-for kind in classes:
-    of_kind = development[(catalog["class"] == kind).to_numpy()[development]][:50]
-    arcs = measured["arc_angle"].iloc[of_kind].fillna(0).to_numpy()
-    # the first long arc; where there is none, the longest
-    for row in of_kind[np.argsort(-np.minimum(arcs, 120), kind="stable")]:
-        light = preprocess.detect(np.array(raw.images[row]), settings)
-        if circle := features.fit_circle(light, preprocess.roi_of(light)):
-            ring = features.unroll(light, circle)
-            rings[plots.NAMES[kind]] = (light.residual / light.noise, circle, ring)
-            break
-out.figure(plots.unrolled_rings(rings, morphology.SMOOTH_ORDERS + 1), "unrolled_rings")
+kinds, arcs = catalog["class"].iloc[development], measured["arc_angle"]
+rings = images.unrolled_rings(raw.images, kinds, arcs, settings)
+out.figure(unrolled_rings(rings, morphology.SMOOTH_ORDERS + 1), "unrolled_rings")
 
 # %% [markdown]
 # (a) The fitted circle, and the annulus that is unrolled. (b) The annulus, azimuth to the right.
@@ -417,7 +376,7 @@ shown.set_properties(**{"text-align": "left", "white-space": "normal"})
 names = definitions.feature_names(out.config.features)
 units = {name: definitions.definitions(out.config.features)[name].unit for name in names}
 by_class = measured.loc[development, names].assign(**{"class": catalog["class"]})
-out.figure(plots.feature_distributions(by_class, units), "feature_distributions")
+out.figure(feature_distributions(by_class, units), "feature_distributions")
 
 # %% [markdown]
 # One panel a feature, one line a class, each histogram of unit area over the images in which the
@@ -431,15 +390,10 @@ out.figure(plots.feature_distributions(by_class, units), "feature_distributions"
 
 # %%
 compared = ["peak_snr", "gini", "m20", "concentration", "asymmetry", "roi_elongation"]
-ranges = {}
-for name, folder in folders.items() if real else []:
-    simulated_values = dataset.read_catalog(out.results / folder / "features.csv")[compared]
-    low, high = simulated_values.quantile(0.05), simulated_values.quantile(0.95)
-    ranges[name] = [f"{a:.2f} to {b:.2f}" for a, b in zip(low, high, strict=True)]
-for lens, value in zip(real, values, strict=True):
-    ranges[lens.name] = [f"{value[key]:.2f}" for key in compared]
-beside = pd.DataFrame(ranges, index=compared).T.rename_axis("lens").reset_index()
 if real:
+    of_images = {lens.name: image for lens, (_, image) in zip(real, sky_images, strict=True)}
+    values = images.real_features(of_images, settings, out.config.features)
+    beside = images.real_beside_simulated(values, folders, compared)
     out.table(beside, "real_lenses")
     display(beside)
 
@@ -461,34 +415,21 @@ if real:
 # %%
 fitted = "lensfit" in out.config.features.groups
 if fitted:
-    fits = dataset.read_catalog(out.results / "lensfit" / "fits.csv")
-    fits = fits.assign(**{"class": catalog["class"]}).iloc[development]
-    converged = float((fits["fit_converged"] == 1).mean())
-    smooth = fits[fits["class"] == "no_sub"]
-    explained = float(((smooth["fit_converged"] == 1) & (smooth["fit_chi2"] < 1.3)).mean())
+    every = fits.fits_of(out.results).iloc[development]
+    used = fits.converged(every)
+    converged, explained = len(used) / len(every), fits.smooth_explained(every)
     print(f"converged: {converged:.1%}; smooth lenses with chi2 / dof < 1.3: {explained:.2%}")
-    display(fits["fit_flags"].fillna("no flag").value_counts().head(8).to_frame("images"))
+    display(every["fit_flags"].fillna("no flag").value_counts().head(8).to_frame("images"))
 
 # %%
-if fitted and simulated:
-    used = fits[fits["fit_converged"] == 1]
-    rank = used.groupby("class")["fit_fourth_power"].rank(
-        pct=True
-    )  # lenses in the middle of their class, and near its upper end
-    picked = [
-        (kind, (rank[used["class"] == kind] - at).abs().idxmin())
-        for kind in classes
-        for at in ((0.5, 0.85) if kind != "no_sub" else (0.5,))
-    ]
-    rows = [row for _, row in picked]
-    lenses = plots.simulated(catalog.iloc[rows], population, raw.images[rows])
+if fitted and population:
+    # lenses in the middle of their class and, with substructure, near its upper end
+    ranks = {kind: (0.5,) if kind == "no_sub" else (0.5, 0.85) for kind in classes}
+    rows = fits.ranked_rows(used, "fit_fourth_power", ranks)
+    lenses = populations.drawn_again(raw, rows, population)
     maps = np.load(out.results / "lensfit" / "residuals.npy", mmap_mode="r")
-    power = used["fit_fourth_power"]
-    labels = [f"{plots.NAMES[kind]}\n$S_4$ = {power[row]:.0f}" for kind, row in picked]
-    drawn = [
-        (label, lens, maps[row]) for label, lens, row in zip(labels, lenses, rows, strict=True)
-    ]
-    out.figure(plots.residual_maps(drawn), "residual_maps")
+    drawn = fits.labelled_residuals(lenses, used["fit_fourth_power"][rows], maps)
+    out.figure(residual_maps(drawn), "residual_maps")
 
 # %% [markdown]
 # Above, the images; the number is the mean fourth power of the residual, of sums over 3 × 3 pixels,
@@ -503,25 +444,16 @@ if fitted and simulated:
 # arcsecond, and with it what Model I gives away.
 
 # %%
-fitted_theta_E = {}
-for name, folder in folders.items() if fitted and simulated else []:
-    place = out.results / folder
-    known = dataset.Dataset.open(place / "dataset").catalog["class"]
-    table = dataset.read_catalog(place / "lensfit" / "fits.csv").assign(**{"class": known})
-    fitted_theta_E[name] = table[table["fit_converged"] == 1]
-main = Path(out.config.population).stem
-side_by_side = {name: fitted_theta_E[name] for name in (main, "model_i") if name in fitted_theta_E}
-if side_by_side:
-    out.figure(plots.einstein_radii(side_by_side), "einstein_radii")
-alone = {}
-for name, table in side_by_side.items():
-    truth = (table["class"] != "no_sub").to_numpy(int)
-    for key in ("fit_theta_E", "fit_fourth_power", "fit_point_evidence"):
-        answer = metrics.bootstrap_interval(
-            metrics.weighted_auc, truth, [table[key].to_numpy()], 500, out.config.seed
-        )
-        alone |= {f"{key}_auc_{name}": answer}
-        print("{:10s} {:18s} ROC-AUC {:.3f} ({:.3f} to {:.3f})".format(name, key, *answer))
+main = populations.main_population(out.config)
+shown = [name for name in (main, "model_i") if fitted and population and name in folders]
+radii = {name: fits.converged(fits.fits_of(folders[name])) for name in shown}
+if radii:
+    out.figure(einstein_radii(radii), "einstein_radii")
+single = ["fit_theta_E", "fit_fourth_power", "fit_point_evidence"]
+alone = fits.separations(radii, single, out.config.seed)
+for row in alone.itertuples():
+    interval = f"({row.low:.3f} to {row.high:.3f})"
+    print(f"{row.population:10s} {row.feature:18s} ROC-AUC {row.value:.3f} {interval}")
 
 # %% [markdown]
 # Where the classes stand apart, the Einstein radius alone tells them, and a high score is no proof
@@ -536,18 +468,14 @@ for name, table in side_by_side.items():
 # chance* is what the peaks of the other images would do, each of which lies on a ring, too.
 
 # %%
+distances = {name: fits.subhalo_distances(folders[name]) for name in shown}
+distances = {name: table for name, table in distances.items() if table is not None}
 pointed = {}
-for name in side_by_side:
-    place = out.results / folders[name]
-    known = dataset.Dataset.open(place / "dataset").catalog
-    if "max_subhalo_mass" in known:
-        each = residuals.distance_to_subhalo(
-            known, dataset.read_catalog(place / "lensfit" / "fits.csv")
-        )
-        pointed[name] = (each, residuals.found_by_mass(each, residuals.MASS_BINS))
-        display(pointed[name][1].round(2).style.set_caption(name).hide(axis="index"))
+for name, table in distances.items():
+    pointed[name] = (table, residuals.found_by_mass(table, residuals.MASS_BINS))
+    display(pointed[name][1].round(2).style.set_caption(name).hide(axis="index"))
 if pointed:
-    out.figure(plots.subhalo_distance(pointed, residuals.FOUND), "subhalo_distance")
+    out.figure(subhalo_distance(pointed, residuals.FOUND), "subhalo_distance")
 
 # %% [markdown]
 # Above, each point is an image; below the dashed line the peak is within 0.2″, four pixels, of the
@@ -569,24 +497,14 @@ if pointed:
 
 # %%
 slacs = workflow.load_cutouts("config/slacs.yaml")
-known = readers.load_images([file for file in there if file.name in slacs.cutouts])
-cutouts = {Path(name).name: image for name, image in known}
-real_numbers = {"n_real_fits": len(cutouts)}
+cutouts = fits.known_cutouts(files, slacs)
+real_numbers = {"n_real_lenses": len(real), "n_real_fits": len(cutouts)}
 if cutouts:
-    real_fits, images, fit = real_lenses.fit_cutouts(cutouts, slacs)
-    maps = zip(images, *lensfit.modelled(fit, slacs.lensfit), fit.residual, strict=True)
-    told = real_fits[["name", "theta_E", "chi2_full", "flags"]].itertuples(index=False)
-    pairs = [plots.RealFit(*row, *shown) for row, shown in zip(told, maps, strict=True)]
-    out.figure(plots.real_residuals(pairs), "real_residuals")
+    real_fits, drawn, of_fits = fits.real_fits(cutouts, slacs)
+    real_numbers |= of_fits
+    out.figure(real_residuals(drawn), "real_residuals")
     out.table(real_fits, "real_fits")
     display(real_fits.round(4))
-    for name in ("chi2_white", "chi2_shared", "chi2_masked", "chi2_full", "chi2_beyond"):
-        low, high = real_fits[name].min(), real_fits[name].max()
-        real_numbers |= {f"real_{name}_min": low, f"real_{name}_max": high}
-    off = (real_fits["theta_E"] / real_fits["theta_E_published"] - 1).abs()
-    real_numbers |= {"real_theta_E_off_median": off.median(), "real_theta_E_off_max": off.max()}
-    real_numbers |= {"n_real_converged": int(fit.converged.sum())}
-    real_numbers |= {"n_real_poor": int(real_fits["flags"].str.contains("poor").sum())}
 
 # %% [markdown]
 # Above, the image (grey: not fitted) and the model, on one scale; then the image without the light
@@ -633,25 +551,13 @@ if cutouts:
 # colours mean the same in all of them.
 
 # %%
-rows = []
-for file in out.config.populations.files if simulated else []:
-    other, folder = load_population(file), out.results / "populations" / Path(file).stem
-    sample = dataset.Dataset.open(folder / "dataset")
-    shown, scale = sample.catalog.groupby("class").head(4), other.instrument.pixel_scale
-    examples = plots.simulated(shown, other, sample.images[shown.index])
+others = populations.populations_shown(out.config)
+for name, other in others.items():
     print(f"{other.name}: {other.description}")
-    out.figure(plots.population_gallery(examples, scale), f"gallery_{folder.name}")
-    radius = dataset.read_catalog(folder / "features.csv")["ring_radius"]
-    answer = folder / "ceiling" / "ceiling.json"
-    limits = json.loads(answer.read_text()) if answer.exists() else {}
-    for kind in [name for name in plots.NAMES if name in set(shown["class"]) - {"no_sub"}]:
-        there = sample.catalog["class"].isin(["no_sub", kind]) & radius.notna()
-        labels = (sample.catalog["class"][there] == kind).to_numpy(int)
-        size = metrics.bootstrap_interval(
-            metrics.weighted_auc, labels, [radius[there].to_numpy()], 500, out.config.seed
-        )
-        row = {"population": other.name, "class": kind, "auc_size": size._asdict()}
-        rows.append(pd.json_normalize(row | limits.get(kind, {}), sep="_"))
+    sample = dataset.Dataset.open(folders[name] / "dataset")
+    rows = sample.catalog.groupby("class").head(4).index
+    lenses = populations.drawn_again(sample, rows, other)
+    out.figure(population_gallery(lenses, other.instrument.pixel_scale), f"gallery_{name}")
 
 # %% [markdown]
 # Two questions can be put to each population before any network is trained.
@@ -672,10 +578,10 @@ for file in out.config.populations.files if simulated else []:
 # that sees only the image has to learn what a smooth lens looks like first.
 
 # %%
-if rows:
-    table = pd.concat(rows, ignore_index=True)
+table = populations.population_table(others, folders, out.config.seed)
+if others:
     out.table(table, "populations")
-    out.figure(plots.populations_compared(table), "populations")
+    out.figure(populations_compared(table), "populations")
     display(table.round(3))
 else:
     print("No populations are set side by side in this run.")
@@ -687,40 +593,15 @@ else:
 # the substructure itself, and can.
 
 # %%
-numbers = {
-    "n_images": len(catalog),
-    **{f"n_{name}": int((catalog["class"] == name).sum()) for name in classes},
-    **{f"n_{name}": int((catalog["split"] == name).sum()) for name in config.SPLITS},
-    "image_side": raw.images.shape[1],
-    "crop_side": processed.images.shape[1],
-    "zero_pixel_fraction": zero_pixel_fraction,
-    "roi_found_fraction": roi_found,
-    "flux_kept_median": float(np.median(kept)),
-    "n_invariance_images": int(min(summary["n"] for summary in summaries.values())),
-    "n_real_lenses": len(real),
-    **real_numbers,
-}
-for row in tolerated.to_dict("records"):
-    own = row["population"] in (Path(out.config.population).stem, "these images")
-    for name in ("rotation", "rotation_p05", "mirror", "shift", "noise") if own else ():
-        numbers[f"{name}_corr_{row['procedure']}"] = row[name]
-for procedure in ("derotated", "plain", "precursor"):
-    worst = tolerated[tolerated["procedure"] == procedure].min(numeric_only=True)
-    numbers |= {f"{key}_corr_worst_{procedure}": worst[key] for key in ("rotation", "rotation_p05")}
-    numbers |= {f"flux_{key}_worst_{procedure}": worst[f"flux_{key}"] for key in ("median", "p1")}
-if simulated:
-    numbers |= {"pixel_scale": pixel_scale}
-for key, answer in alone.items():
-    numbers |= dict(zip((key, f"{key}_low", f"{key}_high"), answer, strict=True))
+numbers = images.counts(raw, processed) | real_numbers
+numbers |= {"zero_pixel_fraction": zero_pixel_fraction, "roi_found_fraction": roi_found}
+numbers |= {"flux_kept_median": float(np.median(kept))}
+numbers |= {"n_invariance_images": int(min(summary["n"] for summary in summaries.values()))}
+numbers |= images.invariance_numbers(tolerated, main)
+numbers |= {"pixel_scale": pixel_scale} if population else {}
 if fitted:
     numbers |= {"fit_converged_fraction": converged, "fit_smooth_explained_fraction": explained}
-for name, (each, _) in pointed.items():
-    for whole in residuals.found_by_mass(each, (0, 99)).to_dict("records"):  # none without images
-        keys = ("n", "rate", "rate_low", "rate_high", "chance", "distance")
-        numbers |= {f"fit_peak_{key}_{name}": whole[key] for key in keys}
-for row in table.to_dict("records") if rows else []:
-    key = f"{row['population']}_{row['class']}"
-    measured = {name: row[name] for name in table.columns[2:] if pd.notna(row[name])}
-    numbers |= {f"{name}_{key}": value for name, value in measured.items()}
+numbers |= fits.separation_numbers(alone) | fits.subhalo_numbers(distances)
+numbers |= populations.population_numbers(table)
 out.numbers(numbers)
 pd.Series(numbers, name="value", dtype=object).to_frame()
