@@ -49,6 +49,7 @@ from studies.plots.lensfit import einstein_radii, real_residuals, residual_maps,
 from studies.plots.populations import perturbations, population_gallery, populations_compared
 from studies.plots.processing import invariance, processing_steps, real_lenses, unrolled_rings
 from studies.story import fits, images, populations
+from studies.story.folders import main_population, population_folders
 from vitdm.config import SPLITS
 from vitdm.data import dataset, readers
 from vitdm.features import definitions, morphology
@@ -264,7 +265,7 @@ print(f"a region is found in {100 * roi_found:.2f} % of the development images")
 # drawn from their own sky, and pixel values that were rounded are rounded again.
 
 # %%
-folders = populations.population_folders(out.config, out.results)
+folders = population_folders(out.config, out.results)
 tested, summaries = images.invariance_tests(folders)
 out.figure(invariance(tested[tested["oriented"] == 1]), "invariance")
 
@@ -444,7 +445,7 @@ if fitted and population:
 # arcsecond, and with it what Model I gives away.
 
 # %%
-main = populations.main_population(out.config)
+main = main_population(out.config)
 shown = [name for name in (main, "model_i") if fitted and population and name in folders]
 radii = {name: fits.converged(fits.fits_of(folders[name])) for name in shown}
 if radii:

@@ -40,14 +40,23 @@ out = notebook.start(results, figures, tables, name="02_feature_comparison")
 
 # %%
 import json
-from pathlib import Path
 
 import pandas as pd
 
-from studies import plots
+from studies.plots.selection import (
+    feature_auc,
+    feature_correlation,
+    feature_gain,
+    feature_importance,
+    feature_populations,
+)
+from studies.plots.style import NAMES
+from studies.story import features, runs
+from studies.story.folders import population_names
 from vitdm.data import dataset
 from vitdm.evaluation import metrics
 
+# %%
 folder, settings = out.results / "selection", out.config.selection
 ranking = pd.read_csv(folder / "ranking.csv")
 choice = json.loads((folder / "selection.json").read_text())
@@ -125,7 +134,7 @@ ranking.set_index("name")[ends].head(10).round(3)
 
 # %%
 scores = pd.read_csv(folder / "scores.csv")
-out.figure(plots.feature_auc(ranking, scores), "feature_auc")
+out.figure(feature_auc(ranking, scores), "feature_auc")
 best = ranking.iloc[0]
 print(
     f"best: {best['name']}, {best['roc_auc']:.3f} "
@@ -167,7 +176,7 @@ print(
 
 # %%
 correlation = pd.read_csv(folder / "correlation.csv").set_index("name")
-out.figure(plots.feature_correlation(correlation, ranking), "feature_correlation")
+out.figure(feature_correlation(correlation, ranking), "feature_correlation")
 sizes = ranking["cluster"].value_counts()
 print(f"{len(sizes)} clusters at |rho| >= {settings.correlation}, {(sizes > 1).sum()} of several:")
 for cluster in sizes.index[sizes > 1]:
@@ -208,8 +217,7 @@ scores[columns].round(3)
 
 # %%
 importance = pd.read_csv(folder / "importance.csv")
-figure = plots.feature_importance(importance, settings.importance_sd)
-out.figure(figure, "feature_importance")
+out.figure(feature_importance(importance, settings.importance_sd), "feature_importance")
 
 # %% [markdown]
 # Which classes do the features confuse? The fraction of the images that the trees call
@@ -223,7 +231,7 @@ trees = predictions["gradient_boosting"].to_numpy()
 called = trees > metrics.threshold_at_fpr(truth, trees, 0.1)
 for name in [name for name in dataset.CLASSES if name in set(predictions["class"])]:
     part = (predictions["class"] == name).to_numpy()
-    print(f"{plots.NAMES[name]:16s} {called[part].mean():.3f} of {part.sum()}")
+    print(f"{NAMES[name]:16s} {called[part].mean():.3f} of {part.sum()}")
 
 # %% [markdown]
 # ## 2.4 Which features are kept for the model
@@ -253,20 +261,10 @@ print(f"kept, {len(choice['features'])} of {choice['n_features']}:", *choice["fe
 # what the feature sees there is how the images were made, not substructure as such.
 
 # %%
-main = Path(out.config.population).stem if out.config.data == "simulate" else "these images"
-rankings = {main: ranking}
-for file in out.config.populations.files if out.config.data == "simulate" else []:
-    path = out.results / "populations" / Path(file).stem / "selection" / "ranking.csv"
-    rankings.setdefault(Path(file).stem, pd.read_csv(path))
-side = pd.DataFrame({"name": ranking["name"], "group": ranking["group"]})
-for name, one in rankings.items():
-    one = one.set_index("name").loc[side["name"]]
-    side[f"auc_{name}"] = one["roc_auc"].to_numpy()
-    side[f"direction_{name}"] = one["sign"].map({1: "+", -1: "−"}).to_numpy()
-    side[f"significant_{name}"] = one["significant"].map({True: "yes", False: "no"}).to_numpy()
-if out.config.data == "simulate" and out.config.populations.files:
-    out.table(side, "feature_populations")
-    out.figure(plots.feature_populations(rankings), "feature_populations")
+rankings = features.rankings_by_population(out.config, out.results)
+if population_names(out.config):
+    out.table(features.side_by_side(rankings), "feature_populations")
+    out.figure(feature_populations(rankings), "feature_populations")
 else:
     print("No other populations in this configuration.")
 
@@ -301,72 +299,35 @@ for name, one in rankings.items():
 
 # %%
 pairs = {
-    "features_gain_proposal": ("spt_lsa", "spt_lsa_proposal", "proposal's features"),
-    "features_gain_selected": ("spt_lsa", "spt_lsa_features", "selected features"),
-    "features_gain_over_proposal": (
-        *("spt_lsa_proposal", "spt_lsa_features"),
-        "selected instead of proposal's",
-    ),
+    "proposal": ("spt_lsa", "spt_lsa_proposal"),
+    "selected": ("spt_lsa", "spt_lsa_features"),
+    "over_proposal": ("spt_lsa_proposal", "spt_lsa_features"),
 }
-seeds = range(out.config.run_seeds)
+labels = {"proposal": "proposal's features", "selected": "selected features"}
+labels |= {"over_proposal": "selected instead of proposal's"}
+differences = runs.differences(pairs, out.config.feature_runs, out.config, out.results)
+for key, d in differences.items():
+    verdict, ends = "beyond" if d.beyond_error else "not beyond", f"{d.low:+.4f} to {d.high:+.4f}"
+    print(f"{labels[key]}: {d.value:+.4f} ± {d.sd:.4f} ({ends}), {verdict} its error")
 
-
-def of_run(run):
-    """Return the predictions of a run, a table a seed."""
-    files = [out.results / "runs" / f"{run}_seed{k}" / "predictions.csv" for k in seeds]
-    return [pd.read_csv(file, dtype={"id": str}) for file in files]
-
-
-gains = {
-    key: metrics.paired_difference(
-        of_run(a), of_run(b), out.config.evaluation.bootstrap, out.config.seed
-    )
-    for key, (a, b, _) in pairs.items()
-    if {a, b} <= set(out.config.feature_runs)
-}
-for key, gain in gains.items():
-    verdict = "beyond" if gain.beyond_error else "not beyond"
-    ends = f"{gain.low:+.4f} to {gain.high:+.4f}"
-    print(f"{pairs[key][2]}: {gain.value:+.4f} ± {gain.sd:.4f} ({ends}), {verdict} its error")
-if gains:
-    out.figure(plots.feature_gain({pairs[key][2]: g for key, g in gains.items()}), "feature_gain")
-    if len(seeds) == 1:
-        print("One seed only: the scatter between trainings is unknown and not in these errors.")
+# %%
+if differences:
+    out.figure(feature_gain({labels[key]: d for key, d in differences.items()}), "feature_gain")
 else:
     print("The configuration has no runs with and without features to compare.")
+if differences and out.config.run_seeds == 1:
+    print("One seed only: the scatter between trainings is unknown and not in these errors.")
 
 # %% [markdown]
 # ## 2.7 Numbers for the article
 
 # %%
-together = scores[scores["features"] == "all"].set_index("model")
-kept = scores[scores["features"] == "selected"].set_index("model")
-numbers = {
-    "n_features": len(ranking),
-    "n_features_significant": choice["n_significant"],
-    "n_feature_clusters": len(sizes),
-    "n_features_selected": len(choice["features"]),
-    "best_feature": best["name"],
-    "best_feature_rho": best["spearman"],
-    "best_feature_point_biserial": best["point_biserial"],
-    "best_feature_information": best["mutual_information"],
-    "best_feature_q": best["q"],
-    "most_important_features": importance.loc[importance["importance"].idxmax(), "features"],
-}
-ends = ("", "_low", "_high")
-numbers |= {f"best_feature_auc{end}": best[f"roc_auc{end}"] for end in ends}
-for key, row in {
-    "features_only_auc": together.loc["gradient boosting"],
-    "features_logistic_auc": together.loc["logistic regression"],
-    "features_selected_auc": kept.loc["gradient boosting"],
-}.items():
-    numbers |= {f"{key}{end}": row[f"roc_auc{end}"] for end in ends}
-for name, one in list(rankings.items())[1:]:
-    numbers |= {f"best_feature_{name}": one["name"][0]}
-    numbers |= {f"best_feature_auc_{name}": one["roc_auc"][0]}
-    numbers |= {f"n_features_significant_{name}": int(one["significant"].sum())}
-for key, gain in gains.items():
-    numbers |= {key: gain.value, f"{key}_low": gain.low, f"{key}_high": gain.high}
-    numbers |= {f"{key}_sd": gain.sd}
+numbers = features.selection_numbers(ranking, choice)
+numbers |= features.best_feature_numbers(ranking) | features.population_numbers(rankings)
+most = importance["importance"].idxmax()
+numbers |= {"most_important_features": importance.loc[most, "features"]}
+numbers |= features.classifier_numbers(scores)
+for key, difference in differences.items():
+    numbers |= runs.difference_numbers(f"features_gain_{key}", difference)
 out.numbers(numbers)
 pd.Series(numbers, dtype=object).to_frame("value")

@@ -12,7 +12,7 @@ import pandas as pd
 
 from studies.plots.processing import RealLens
 from studies.plots.style import NAMES
-from studies.story.populations import UNKNOWN
+from studies.story.folders import UNKNOWN
 from vitdm.config import SPLITS, Features, Preprocess
 from vitdm.data import readers
 from vitdm.data.dataset import CLASSES, Dataset, read_catalog

@@ -1,4 +1,4 @@
-"""The populations of a run side by side: folders, galleries, and what separates their classes."""
+"""The populations of a run side by side: their lenses, and what separates their classes."""
 
 from __future__ import annotations
 
@@ -12,17 +12,12 @@ import pandas as pd
 
 from studies.config import Config
 from studies.plots.populations import Example, simulated
+from studies.story.folders import population_names
 from vitdm.data.dataset import CLASSES, Dataset, read_catalog
 from vitdm.evaluation import metrics
 from vitdm.simulation.population import Population, load_population
 
-UNKNOWN = "these images"  # the name of images that were not simulated
 RESAMPLINGS = 500  # of the bootstrap of a single feature's ROC-AUC
-
-
-def main_population(config: Config) -> str:
-    """Return the name of the population of the article's model, or of images from files."""
-    return Path(config.population).stem if config.data == "simulate" else UNKNOWN
 
 
 def population_of(config: Config) -> Population | None:
@@ -31,21 +26,10 @@ def population_of(config: Config) -> Population | None:
 
 
 def populations_shown(config: Config) -> dict[str, Population]:
-    """Return the populations that are set side by side, by the names of their files.
-
-    There are none if the images are from files.
-    """
-    files = config.populations.files if config.data == "simulate" else []
-    return {Path(file).stem: load_population(file) for file in files}
-
-
-def population_folders(config: Config, results: Path) -> dict[str, Path]:
-    """Return the folder with the results of each population, by name.
-
-    Without populations to show it is the folder of the run, by the name ``UNKNOWN``.
-    """
-    names = populations_shown(config)
-    return {name: results / "populations" / name for name in names} or {UNKNOWN: results}
+    """Return the populations that are set side by side, by the names of their files."""
+    files = config.populations.files
+    names = population_names(config)
+    return {Path(file).stem: load_population(file) for file in files if Path(file).stem in names}
 
 
 # ------------------------------------------------------------------------------------ lenses

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from studies.story import fits, images, populations
+from studies.story import fits, folders, images, populations
 from vitdm.config import Preprocess
 from vitdm.preprocess import process as preprocess
 
@@ -39,7 +39,7 @@ def test_invariance_numbers_are_of_one_population_and_the_smallest_of_all(tolera
     assert numbers["rotation_corr_plain"] == 0.9 and numbers["noise_corr_plain"] == 0.8
     assert numbers["rotation_corr_worst_plain"] == 0.6
     assert numbers["flux_median_worst_plain"] == 0.7
-    alone = images.invariance_table({populations.UNKNOWN: summary(0.5, 0.5)})
+    alone = images.invariance_table({folders.UNKNOWN: summary(0.5, 0.5)})
     assert images.invariance_numbers(alone, "here")["rotation_corr_plain"] == 0.5
 
 
