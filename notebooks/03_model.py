@@ -37,25 +37,22 @@ from studies import notebook
 out = notebook.start(results, figures, tables, name="03_model")
 
 # %%
-import json
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
-import torch
 from IPython.display import display
-from scipy import special
 
-from studies import plots
-from vitdm import config
+from studies.plots.comparison import comparison as draw_comparison
+from studies.plots.diagrams import Head, pipeline, spt_lsa
+from studies.plots.efficiency import data_efficiency, shortcut_loss, shortcut_table
+from studies.plots.model import attention, position_similarity, training_history
+from studies.plots.model import runs as draw_runs
+from studies.plots.tuning import setting_name
+from studies.story import comparison, efficiency, model, runs
 from vitdm.data import dataset
 from vitdm.evaluation import metrics
-from vitdm.features import selected
-from vitdm.lens import lensfit
 from vitdm.model import train
-from vitdm.model import vit as model
-from vitdm.preprocess import process as preprocess
 
+# %%
 settings = out.config
 data = dataset.Dataset.open(out.results / "processed")
 labels, classes = data.labels(settings.task)
@@ -81,35 +78,18 @@ print(f"{side} x {side} pixels, classes: {', '.join(classes)}")
 # its residual: among those with substructure it stands at the upper tenth.
 
 # %%
-raw = dataset.Dataset.open(out.results / "dataset")
-row, smooth, residual = shown[-1], None, None
+row = shown[-1]
 if "lensfit" in settings.features.groups:
-    fits = dataset.read_catalog(out.results / "lensfit" / "fits.csv")
-    power = fits["fit_fourth_power"].where(fits["fit_converged"] == 1)[opt[labels[opt] > 0]]
-    row = (power.rank(pct=True) - 0.9).abs().idxmin()
-    camera = json.loads((out.results / "lensfit" / "provenance.json").read_text())["camera"]
-    known = config.LensFit(**camera["lensfit"])
-    fit = lensfit.fit(raw.images[[row]], camera["pixel_scale"], known)
-    smooth, residual = lensfit.modelled(fit, known)[0][0], fit.residual[0]
-image = np.array(raw.images[row])
-square, roi = preprocess.process(image, settings.preprocess)
-frame = preprocess.window(image.shape, roi, settings.preprocess)
+    row = model.row_at_rank(out.results, opt[labels[opt] > 0], 0.9)
 name = "spt_lsa_features" if "spt_lsa_features" in settings.runs else list(settings.runs)[-1]
-scored = pd.read_csv(out.results / f"runs/{name}_seed0/predictions.csv", dtype={"id": str})
-scores = scored.set_index("id").loc[raw.catalog["id"][row], [f"p_{kind}" for kind in classes]]
-lens = plots.Lens(
-    image, roi, frame, square, smooth, residual, dict(zip(classes, scores, strict=True))
-)
-choice = out.results / "selection" / "selection.json"
-groups = selected.feature_groups(settings.features)
-joined = selected.joined_features(settings.model, settings.features, choice)
-n_joined = len(groups if joined is None else joined) if settings.model.features else 0
-n_fit = sum(group == "lensfit" for group in groups.values())
-lines = [f"{len(groups) - n_fit} of the image"] + [f"{n_fit} of the fit"] * bool(n_fit)
-searched = [plots.setting_name(key).partition(" [")[0] for key in settings.tune.space]
-counts = raw.catalog["split"].value_counts()
-lines = ["physics features", *lines, f"{n_joined} joined"]
-out.figure(plots.pipeline(lens, lines, settings.model, searched, counts), "pipeline")
+lens = model.lens_with_scores(row, name, classes, settings, out.results)
+n_features = model.feature_counts(settings, out.results)
+lines = ["physics features", f"{n_features['image']} of the image"]
+lines += [f"{n_features['fit']} of the fit"] * bool(n_features["fit"])
+lines += [f"{n_features['joined']} joined"]
+searched = [setting_name(key).partition(" [")[0] for key in settings.tune.space]
+counts = data.catalog["split"].value_counts()
+out.figure(pipeline(lens, lines, settings.model, searched, counts), "pipeline")
 print(f"{name}: " + ", ".join(f"{key} {value:.3f}" for key, value in lens.scores.items()))
 
 # %% [markdown]
@@ -202,39 +182,19 @@ print(f"numbers a token: {patch_size**2} plain, {5 * patch_size**2} with SPT")
 # $\sqrt d$, more even if above. Right, that temperature of each head.
 
 # %%
-runs = {name: train.load_run(out.results / "runs" / f"{name}_seed0") for name in settings.runs}
-one_channel = {
-    name: run
-    for name, run in runs.items()
-    if not run.settings.model.residual and run.model.joins != "token"
-}
-both = [
-    run.model for run in one_channel.values() if run.model.settings.spt and run.model.settings.lsa
-]
-if not both:  # nothing to look into: a model that has not learnt
-    switched = settings.model.model_copy(update={"spt": True, "lsa": True, "features": False})
-    both = [train.new_model(switched, side, len(classes), 0)]
-network = both[0].eval()
-p, first = network.settings.patch_size, network.blocks[0]
-stack = model.shift_patches(torch.from_numpy(square)[None, None], p)[0]
-light = square.reshape(side // p, p, side // p, p).mean(axis=(1, 3))
-brightest = tuple(int(k) for k in np.unravel_index(light.argmax(), light.shape))
-corner = [slice(k * p, (k + 1) * p) for k in brightest]
-root = (network.settings.embed_dim // network.settings.num_heads) ** 0.5
-with torch.inference_mode():
-    values = network.embed.norm(stack[:, corner[0], corner[1]].flatten())
-    tokens = network.tokens(stack[None, :1])
-    seen = first.norm1(tokens) if first.pre else tokens
-    likeness, local = first.attention.similarity(seen)[0], first.attention.weights(seen)[0]
-    plain = (likeness / root).softmax(dim=-1)
-    scales = torch.stack([block.attention.scales().flatten() for block in network.blocks])
-temperatures = 1 / (scales * root).numpy()
+loaded = {name: train.load_run(out.results / "runs" / f"{name}_seed0") for name in settings.runs}
+of_images = model.images_alone(loaded)
+network = model.network_with_both(of_images, settings, side, len(classes))
+patch = model.brightest_patch(lens.square, network.settings.patch_size)
+stack, values, tokens = model.shifted_tokens(network, lens.square, patch)
+similarity, plain, local = model.first_attention(network, tokens)
 head = int(plain.diagonal(dim1=1, dim2=2).mean(dim=1).argmax())
-matrices = (part[head].numpy() for part in (likeness, plain, local))
-drawn = plots.Head(*matrices, temperature=temperatures[0, head])
-parts = (stack.numpy(), brightest, values.numpy(), tokens[0].numpy())
+matrices = [part[head].numpy() for part in (similarity, plain, local)]
+temperatures = model.temperatures(network)
+drawn = Head(*matrices, temperature=temperatures[0, head])
+parts = (stack.numpy(), patch, values.numpy(), tokens[0].numpy())
 has_class = network.settings.pool == "cls"
-out.figure(plots.spt_lsa(*parts, drawn, temperatures, has_class), "spt_lsa")
+out.figure(spt_lsa(*parts, drawn, temperatures, has_class), "spt_lsa")
 
 # %% [markdown]
 # ### Where the class token looks
@@ -251,26 +211,12 @@ out.figure(plots.spt_lsa(*parts, drawn, temperatures, has_class), "spt_lsa")
 # into a token.
 
 # %%
-images_only = [name for name, run in one_channel.items() if not run.settings.model.features]
-pair = [name for name in ("spt", "spt_lsa") if name in one_channel]
-looked_at = pair or (images_only or list(one_channel))[-1:]
-
-
-def weights(run, images):
-    """Return the attention of each block, (images, heads, tokens, tokens)."""
-    with torch.inference_mode():
-        return run.model.attention(torch.from_numpy(images)[:, None])
-
-
-def over_patches(run, images):
-    """Return the last block's attention to the patches, (images, heads, n, n)."""
-    last, chosen = weights(run, images)[-1], run.settings.model
-    paid = last[:, :, 0, 1:] if chosen.pool == "cls" else last.mean(dim=2)
-    return paid.unflatten(-1, (side // chosen.patch_size,) * 2).numpy()
-
-
-maps = {settings.runs[name].label: over_patches(runs[name], examples) for name in looked_at}
-out.figure(plots.attention(examples, classes, maps), "attention")
+plain = [name for name, run in of_images.items() if not run.settings.model.features]
+pair = [name for name in ("spt", "spt_lsa") if name in of_images]
+looked_at = pair or (plain or list(of_images))[-1:]
+run_labels = {name: settings.runs[name].label for name in loaded}
+maps = {run_labels[name]: model.attention_to_patches(loaded[name], examples) for name in looked_at}
+out.figure(attention(examples, classes, maps), "attention")
 print("drawn:", ", ".join(maps), "(at most four heads each)")
 if settings.model.pool == "mean":
     print("pool is 'mean', there is no class token: the mean over all tokens is drawn instead.")
@@ -286,21 +232,7 @@ if settings.model.pool == "mean":
 #   started, and where it stays without LSA.
 
 # %%
-rows = []
-for name, run in one_channel.items():
-    every = weights(run, examples)
-    itself = torch.cat([w.diagonal(dim1=-2, dim2=-1).flatten() for w in every])
-    heard = torch.cat([torch.special.entr(w).sum(dim=-1).exp().flatten() for w in every])
-    scale = [1.0]
-    if run.settings.model.lsa:
-        root = (run.settings.model.embed_dim // run.settings.model.num_heads) ** 0.5
-        scale = [root * s for b in run.model.blocks for s in b.attention.scale.flatten().tolist()]
-    label, lsa = settings.runs[name].label, run.settings.model.lsa
-    rows.append((label, lsa, itself.mean(), itself.max(), heard.mean(), min(scale), max(scale)))
-columns = ["run", "LSA", "weight on itself", "largest", "tokens heard"]
-columns += ["inverse temperature (low)", "(high)"]
-inside = pd.DataFrame(rows, columns=columns)
-inside = inside.astype({name: float for name in columns[2:]})
+inside = model.attention_table(of_images, run_labels, examples)
 print("weight on itself with LSA:", inside.loc[inside["LSA"], "largest"].max())
 inside.round(4)
 
@@ -318,23 +250,10 @@ inside.round(4)
 # trainings leave much of it.
 
 # %%
-
-
-def similarity(run):
-    """Return the cosine similarity of the positions of all pairs of patches, (n, n, n, n)."""
-    chosen, n = run.settings.model, side // run.settings.model.patch_size
-    patches = run.model.position[0, int(chosen.pool == "cls") :][: n * n].detach()
-    unit = torch.nn.functional.normalize(patches, dim=1)
-    return (unit @ unit.T).view(n, n, n, n).numpy()
-
-
-alike = {settings.runs[name].label: similarity(runs[name]) for name in looked_at}
-out.figure(plots.position_similarity(alike), "positions")
-for label, values in alike.items():
-    place = np.stack(np.indices(values.shape[:2]), axis=-1).reshape(-1, 2)
-    apart = np.abs(place[:, None] - place).sum(axis=-1)  # rows and columns between two patches
-    pairs = values.reshape(apart.shape)
-    near, far = pairs[apart == 1].mean(), pairs[apart > 1].mean()
+alike = {run_labels[name]: model.position_similarity(loaded[name], side) for name in looked_at}
+out.figure(position_similarity(alike), "positions")
+for label, similarity in alike.items():
+    near, far = model.similarity_by_distance(similarity)
     print(
         f"{label}: mean similarity of neighbours {near:+.3f}, of patches farther apart {far:+.3f}"
     )
@@ -386,17 +305,8 @@ for section in (settings.model, settings.train):
 # the time that the network needs to discover *that* there is something to see.
 
 # %%
-trained, histories, predictions = [], [], {}
-for name, override in settings.runs.items():
-    for seed in range(settings.run_seeds):
-        folder = out.results / "runs" / f"{name}_seed{seed}"
-        identity = {"run": name, "label": override.label, "seed": seed}
-        told = [json.loads((folder / file).read_text()) for file in ("metrics.json", "run.json")]
-        trained.append(identity | told[0] | told[1].get("training", {}))
-        histories.append(pd.read_csv(folder / "history.csv").assign(**identity))
-        predictions[name, seed] = pd.read_csv(folder / "predictions.csv", dtype={"id": str})
-trained = pd.DataFrame(trained)
-out.figure(plots.training_history(pd.concat(histories)), "training_history")
+trained = runs.trained_runs(settings, out.results)
+out.figure(training_history(runs.histories(settings, out.results)), "training_history")
 
 # %% [markdown]
 # ## 3.5 Which idea helps?
@@ -409,32 +319,14 @@ out.figure(plots.training_history(pd.concat(histories)), "training_history")
 # the points within a row is what the random start of the training does by itself.
 
 # %%
-out.figure(plots.runs(trained), "runs")
+out.figure(draw_runs(trained), "runs")
 
 # %% [markdown]
 # The standard deviation `sd` is taken over the seeds (empty with one seed). `seconds` is the mean
 # time of a training on the machine that did it, `parameters` counts the numbers that are learnt.
 
 # %%
-by_run = trained.groupby("run", sort=False)
-switch = {True: "yes", False: "no"}
-table = pd.DataFrame(
-    {
-        "label": [settings.runs[name].label for name in runs],
-        "SPT": [switch[run.settings.model.spt] for run in runs.values()],
-        "LSA": [switch[run.settings.model.lsa] for run in runs.values()],
-        "features": [
-            run.settings.model.feature_set if run.settings.model.features else "no"
-            for run in runs.values()
-        ],
-        "residual": [switch[run.settings.model.residual] for run in runs.values()],
-        "parameters": by_run["parameters"].first().to_numpy(),
-        "roc_auc": by_run["roc_auc"].mean().to_numpy(),
-        "sd": by_run["roc_auc"].std().to_numpy(),
-        "seconds": by_run["seconds"].mean().to_numpy(),
-    },
-    index=list(runs),
-)
+table = runs.run_table(trained, loaded)
 out.table(table, "runs")
 table.round({"roc_auc": 4, "sd": 4, "seconds": 1})
 
@@ -463,25 +355,25 @@ table.round({"roc_auc": 4, "sd": 4, "seconds": 1})
 
 # %%
 pairs = {
-    "gain_spt": ("plain", "spt", "SPT alone"),
-    "gain_lsa": ("plain", "lsa", "LSA alone"),
-    "gain_spt_lsa": ("plain", "spt_lsa", "SPT and LSA"),
-    "gain_features": ("spt_lsa", "spt_lsa_features", "selected features, beside SPT and LSA"),
-    "gain_lensfit": ("spt_lsa", "spt_lsa_lensfit", "lens-fit features, beside SPT and LSA"),
-    "gain_residual": ("spt_lsa", "spt_lsa_residual", "residual map, beside SPT and LSA"),
+    "spt": ("plain", "spt"),
+    "lsa": ("plain", "lsa"),
+    "spt_lsa": ("plain", "spt_lsa"),
+    "features": ("spt_lsa", "spt_lsa_features"),
+    "lensfit": ("spt_lsa", "spt_lsa_lensfit"),
+    "residual": ("spt_lsa", "spt_lsa_residual"),
 }
-numbers = {}
-seeds = range(settings.run_seeds)
-for key, (without, with_, text) in pairs.items():
-    if without not in runs or with_ not in runs:
-        print(f"{text}: not among the runs of this configuration")
-        continue
-    tables = ([predictions[name, k] for k in seeds] for name in (without, with_))
-    gain = metrics.paired_difference(*tables, settings.evaluation.bootstrap, settings.seed)
-    numbers |= {key: gain.value, f"{key}_sd": gain.sd}
-    verdict = "beyond" if gain.beyond_error else "not beyond"
-    print(f"{text}: {gain.value:+.4f} ± {gain.sd:.4f}, {verdict} twice its error")
-if settings.run_seeds == 1 and numbers:
+differences = runs.differences(pairs, loaded, settings, out.results)
+for key, (without, with_) in pairs.items():
+    if key not in differences:
+        print(f"{with_} against {without}: not among the runs of this configuration")
+
+# %%
+for key, difference in differences.items():
+    verdict = "beyond" if difference.beyond_error else "not beyond"
+    without, with_ = pairs[key]
+    value = f"{difference.value:+.4f} ± {difference.sd:.4f}"
+    print(f"{run_labels[with_]} against {run_labels[without]}: {value}, {verdict} twice its error")
+if settings.run_seeds == 1 and differences:
     print("One seed only: the scatter between trainings is unknown and not in these errors.")
 
 # %% [markdown]
@@ -509,35 +401,17 @@ if settings.run_seeds == 1 and numbers:
 # open if the network was trained from scratch.
 
 # %%
-curves, other, loss = pd.DataFrame(), None, None
-if settings.efficiency.curves:
-    own = pd.read_csv(out.results / "efficiency/all/efficiency.csv")
-    extended = Path("paper/extended/efficiency.csv")
-    larger = settings.publish and extended.exists()
-    curves, other = (pd.read_csv(extended), own) if larger else (own, None)
-    for scored in (curves, own):  # networks on images alone have a sample of their own
-        for column in ("population", "scored_on"):
-            scored[column] = scored[column].str.removesuffix("_images")
-    labels = dict(zip(curves["model"], curves["label"], strict=True))
-    labels = {name: text.replace("ViT + SPT + LSA", "ViT: image") for name, text in labels.items()}
-    labels |= {
-        "fit_point_evidence": "untrained: evidence of a point mass",
-        "fit_fourth_power": "untrained: 4th power of the residual",
-        "fit_theta_E": r"untrained: fitted $\theta_\mathrm{E}$",
-    }
-    trained = curves[curves["n_train"] > 0].groupby("population")["n_train"].nunique()
-    several = trained.index[trained > min(1, trained.max() - 1)]  # one number is no curve
-    shown = curves[curves["population"].isin(several)]
-    published = pd.read_csv("paper/published.csv")
-    out.figure(plots.data_efficiency(shown, labels, other, published), "data_efficiency")
+curves, other = efficiency.efficiency_curves(settings, out.results)
+published = pd.read_csv("paper/published.csv")
+if len(curves):
+    model_labels = efficiency.model_labels(curves)
+    several = efficiency.with_several_sizes(curves)
+    figure = data_efficiency(several, model_labels, other, published)
+    out.figure(figure, "data_efficiency")
 
 # %%
 if len(curves):
-    own_scores = curves[curves["population"] == curves["scored_on"]]
-    by_size = own_scores.groupby(["population", "model", "n_train"], sort=False)
-    scores = by_size[["roc_auc", "macro_roc_auc"]].agg(["mean", "std"])
-    scores.columns = ["roc_auc", "roc_auc_sd", "macro_roc_auc", "macro_roc_auc_sd"]
-    scores = scores.reset_index().assign(seeds=by_size.size().to_numpy())
+    scores = efficiency.efficiency_table(curves)
     out.table(scores, "data_efficiency")
     display(scores.round(4))
 
@@ -551,27 +425,20 @@ if len(curves):
 # its error as in section 3.5.
 
 # %%
-if "spt_lsa_all" in runs:
-    trees = pd.read_csv(out.results / "selection" / "predictions.csv", dtype={"id": str})
-    score = trees.set_index("id")["gradient_boosting"]
-    networks = [predictions["spt_lsa_all", k] for k in seeds]
-    alone = [table.assign(p_no_sub=1 - table["id"].map(score)) for table in networks]
-    together = []
-    for pair in zip(alone, networks, strict=True):
-        odds = [special.logit(table["p_no_sub"].clip(1e-6, 1 - 1e-6)) for table in pair]
-        together.append(pair[1].assign(p_no_sub=special.expit(np.mean(odds, axis=0))))
-    for name, these in (("trees", alone), ("network", networks), ("together", together)):
-        found = np.mean([metrics.roc_auc(t["label"] > 0, 1 - t["p_no_sub"]) for t in these])
-        numbers[f"{name}_opt_auc"] = float(found)
-        print(f"{name:9} {found:.4f}")
-    gain = metrics.paired_difference(alone, together, settings.evaluation.bootstrap, settings.seed)
-    numbers |= {"gain_together": gain.value, "gain_together_sd": gain.sd}
-    scored = pd.read_csv(out.results / "selection" / "scores.csv").set_index(["model", "features"])
-    for features in ("lensfit", "selected"):
-        found = scored.loc[("gradient boosting", features), "roc_auc"]
-        numbers[f"trees_{features}_opt_auc"] = found
-        print(f"trees on the features {features}: {found:.4f}")
-    print(f"together over trees alone: {gain.value:+.4f} ± {gain.sd:.4f}")
+together = {}
+if "spt_lsa_all" in loaded:
+    networks = runs.predictions_of("spt_lsa_all", settings, out.results)
+    trees = runs.trees_as_tables(networks, out.results)
+    both = runs.mean_of_log_odds(trees, networks)
+    for name, tables in {"trees": trees, "network": networks, "together": both}.items():
+        together[f"{name}_opt_auc"] = runs.mean_auc(tables)
+        print(f"{name:9} {together[f'{name}_opt_auc']:.4f}")
+    difference = metrics.paired_difference(
+        trees, both, settings.evaluation.bootstrap, settings.seed
+    )
+    together |= {"gain_together": difference.value, "gain_together_sd": difference.sd}
+    print(f"together over trees alone: {difference.value:+.4f} ± {difference.sd:.4f}")
+    together |= runs.trees_numbers(out.results)
 
 # %% [markdown]
 # ### What each model loses when the size of the ring tells nothing
@@ -586,11 +453,12 @@ if "spt_lsa_all" in runs:
 # size; what lies between open and cross could have been learnt from the substructure itself.
 
 # %%
+loss = None
 if {"model_i", "model_i_sizes"} <= set(curves.get("population", [])):
-    loss = plots.shortcut_table(curves, "model_i", "model_i_sizes")
+    loss = shortcut_table(curves, "model_i", "model_i_sizes")
     loss = loss.dropna(subset="roc_auc_there")  # what was scored on both
-    out.figure(plots.shortcut_loss(loss, labels), "shortcut_loss")
-    out.table(loss.assign(label=loss["model"].map(labels)), "shortcut_loss")
+    out.figure(shortcut_loss(loss, model_labels), "shortcut_loss")
+    out.table(loss.assign(label=loss["model"].map(model_labels)), "shortcut_loss")
     display(loss.round(4))
 
 # %% [markdown]
@@ -611,83 +479,32 @@ if {"model_i", "model_i_sizes"} <= set(curves.get("population", [])):
 # that cover images and seeds, as in section 3.5.
 
 # %%
-fair = next(
-    (
-        folder
-        for folder, known in (
-            (Path("paper/extended"), settings.publish),
-            (out.results / "compare/all", bool(settings.compare.rows)),
-        )
-        if known and (folder / "comparison.csv").exists()
-    ),
-    None,
-)
+fair, equal_terms = comparison.comparison_folder(settings, out.results), {}
 if fair:
     trials = pd.read_csv(fair / "comparison.csv")
     epochs = pd.read_csv(fair / "comparison_history.csv")
-    out.figure(plots.comparison(trials, epochs), "comparison")
-    gains = pd.read_csv(fair / "comparison_gains.csv")
-    final = trials[trials["kind"] == "final"]
-    means = final.groupby("row", sort=False).agg(
-        label=("label", "first"),
-        learning_rate=("learning_rate", "first"),
-        epochs=("epochs", "first"),
-        parameters=("parameters", "first"),
-        cpu_seconds=("cpu_seconds", "mean"),
-        roc_auc=("roc_auc", "mean"),
-        macro_roc_auc=("macro_roc_auc", "mean"),
-        sd=("macro_roc_auc", "std"),
-    )
-    macro = gains[gains["score"] == "macro_roc_auc"].set_index("row")
-    means = means.join(macro[["against", "gain", "low", "high"]])
-    means["against"] = means["against"].map(means["label"])
+    out.figure(draw_comparison(trials, epochs), "comparison")
+    fair_differences = pd.read_csv(fair / "comparison_gains.csv")
+    means = comparison.comparison_table(trials, fair_differences)
     out.table(means, "comparison")
     display(means.round(4))
-    for row in gains.to_dict("records"):
-        numbers |= {
-            f"fair_{row['row']}_{row['score']}_gain{end}": row[key]
-            for end, key in (("", "gain"), ("_low", "low"), ("_high", "high"))
-        }
-    for name, row in means.iterrows():
-        numbers |= {f"fair_{name}_auc": row["roc_auc"], f"fair_{name}_macro": row["macro_roc_auc"]}
-        numbers |= {f"fair_{name}_macro_sd": row["sd"], f"fair_{name}_seconds": row["cpu_seconds"]}
+    equal_terms = comparison.comparison_numbers(means, fair_differences)
 
 # %% [markdown]
 # ## 3.8 Numbers for the article
 
 # %%
-configured = train.new_model(settings.model, side, len(classes), n_joined)
-numbers |= {
-    "n_parameters": sum(p.numel() for p in configured.parameters()),
-    "n_joined_features": n_joined,
-    "run_seeds": settings.run_seeds,
-    "best_run": by_run["roc_auc"].mean().idxmax(),
-    "images_per_second": trained["images_per_second"].median(),
-}
-for row in [] if curves.empty else scores.itertuples():
-    key = f"efficiency_{row.population}_{row.model}_{row.n_train}"
-    numbers |= {f"{key}_auc": row.roc_auc, f"{key}_sd": row.roc_auc_sd}
-    numbers |= {f"{key}_macro": row.macro_roc_auc, f"{key}_macro_sd": row.macro_roc_auc_sd}
+n_joined = n_features["joined"]
+numbers = {"n_joined_features": n_joined, "run_seeds": settings.run_seeds}
+numbers |= {"n_parameters": model.n_parameters(settings, side, len(classes), n_joined)}
+numbers |= {"images_per_second": trained["images_per_second"].median()}
+numbers |= runs.run_numbers(table) | together | equal_terms
+for key, difference in differences.items():
+    numbers |= {f"gain_{key}": difference.value, f"gain_{key}_sd": difference.sd}
 if len(curves):
-    scratch = published.query("population == 'model_i' and pretrained == 'no'")
-    numbers |= {"published_scratch_macro": scratch["macro_roc_auc"].max()}
-    taken = own_scores.dropna(subset="seconds").groupby(["population", "model", "n_train"])
-    for (population, name, n), seconds in taken["seconds"].mean().items():
-        numbers |= {f"efficiency_{population}_{name}_{n}_seconds": seconds}
-for row in [] if loss is None else loss.to_dict("records"):
-    numbers |= {
-        f"shortcut_{row['model']}_{score}_{kind}": row[f"{score}_{kind}"]
-        for score in ("roc_auc", "macro_roc_auc")
-        for kind in ("here", "there", "learnt")
-        if np.isfinite(row[f"{score}_{kind}"])
-    }
-if loss is not None:
-    numbers["shortcut_n_train"] = int(loss["n_train"].max())
-if len(curves):
-    numbers |= {"efficiency_n_scored": int(curves["n_scored"].max())}
-    numbers |= {"efficiency_seeds": int(scores["seeds"].max())}
+    numbers |= efficiency.efficiency_numbers(curves, scores)
     numbers |= {"efficiency_extended": other is not None}
-numbers |= {f"run_{name}_auc": table.loc[name, "roc_auc"] for name in runs}
-numbers |= {f"run_{name}_sd": table.loc[name, "sd"] for name in runs}
+    numbers |= {"published_scratch_macro": efficiency.published_from_scratch(published)}
+numbers |= {} if loss is None else efficiency.shortcut_numbers(loss)
 out.numbers(numbers)
 pd.Series(numbers, dtype=object).to_frame("value")
