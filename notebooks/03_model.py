@@ -15,16 +15,16 @@
 # # 3. The model
 #
 # A Vision Transformer (ViT, Dosovitskiy et al. 2021) treats an image as a set of patches that
-# exchange information. It knows nothing of neighbourhood or scale beforehand: it has to learn both
+# exchange information. It has no built-in notion of neighbourhood or scale: it has to learn both
 # from the images, and usually needs millions of them. Lee, Lee and Song (2021,
 # [arXiv:2112.13492](https://arxiv.org/abs/2112.13492)) proposed two changes for small data sets:
 # **Shifted Patch Tokenization** (SPT) and **Locality Self-Attention** (LSA). Both are switches of
-# `vitdm/model.py`, so that each can be judged by itself.
+# `vitdm/model/vit.py`, so that the effect of each can be measured by itself.
 #
-# This notebook explains the model, looks inside trained ones, and compares them. All of them
-# learnt from the images of the **train** split, stopped by the score on **valid**, and are
-# compared on **opt**. The test split stays closed. The notebook trains nothing; it reads finished
-# runs.
+# This notebook explains the model, shows the attention and positions of trained networks, and
+# compares them. All of them were trained on the **train** split, stopped by the score on **valid**,
+# and are compared on **opt**. The test split is not used. The notebook trains nothing; it reads
+# finished runs.
 
 # %% tags=["parameters"]
 results = "results/smoke"
@@ -63,19 +63,19 @@ examples = np.array(data.images[shown], dtype=np.float32)
 print(f"{side} x {side} pixels, classes: {', '.join(classes)}")
 
 # %% [markdown]
-# ## Where the model stands
+# ## The model in the pipeline
 #
-# **The figure** follows one lens of the **opt** split through the whole work. Blue: the region of
-# interest is found (white), a square is cut (dashed) and stretched (notebook 1), and the Vision
+# **The figure** follows one lens of the **opt** split through the whole pipeline. Blue: the region
+# of interest is found (white), a square is cut (dashed) and stretched (notebook 1), and the Vision
 # Transformer makes tokens of its patches (sections 3.1 and 3.2). Orange: a smooth lens is fitted to
-# the image, and features are measured on the image and on what the fit leaves (notebook 1); those
-# that are kept (notebook 2) join the class token (section 3.3). The bars are the probabilities that
-# a run of this comparison gives to the classes. Green: the search of notebook 4.
+# the image, and features are measured on the image and on the residual (notebook 1); those that are
+# kept (notebook 2) join the class token (section 3.3). The bars are the probabilities that a run of
+# this comparison gives to the classes. Green: the search of notebook 4.
 #
-# The table is the rule by which all of it goes. Each column is a stage, in the order of their
-# doing, each row a split. The lower a row, the later its images are seen, and the more a score on
-# them is worth; the test images are seen once, in notebook 5. The lens shown has a plain trace in
-# its residual: among those with substructure it stands at the upper tenth.
+# The table shows which split each stage uses. Each column is a stage, in order, each row a split.
+# The lower a row, the later its images are used, and the more independent a score on them is; the
+# test images are used once, in notebook 5. The lens shown has a clear signal in its residual: among
+# those with substructure it is at the 90th percentile.
 
 # %%
 row = shown[-1]
@@ -105,10 +105,11 @@ print(f"{name}: " + ", ".join(f"{key} {value:.3f}" for key, value in lens.scores
 #
 # ### Shifted Patch Tokenization
 #
-# A lensed arc does not respect the grid: its edge may run along the border of two patches, and
-# then no token sees it. SPT gives each token a look over its borders. The image is first joined,
-# on the channel axis, by four copies of itself, $\mathbf s^1 \dots \mathbf s^4$, moved by half a
-# patch in the four diagonal directions (zeros fill up where the image ends):
+# A lensed arc does not follow the grid of patches: its edge may run along the border of two
+# patches, and then no token contains it. With SPT each token also contains pixels beyond its patch.
+# The image is first joined, on the channel axis, by four copies of itself, $\mathbf s^1 \dots
+# \mathbf s^4$, moved by half a patch in the four diagonal directions (zeros fill up where the image
+# ends):
 #
 # $$
 # \mathrm{SPT}(\mathbf x) = \mathrm{LN}\bigl(\mathcal P\,[\mathbf x,\ \mathbf s^1,\ \mathbf s^2,\
@@ -119,13 +120,13 @@ print(f"{name}: " + ", ".join(f"{key} {value:.3f}" for key, value in lens.scores
 # $\mathcal P$ cuts and flattens the patches, LN is the layer normalisation (each vector of $5Cp^2$
 # numbers gets mean 0 and variance 1, then a learnt scale and offset), $\mathbf E$ is the linear
 # map. A token now sees $2p \times 2p$ pixels instead of $p \times p$, its own patch fourfold
-# overlapped by pieces of its neighbours. The price is a five times larger $\mathbf E$, and nothing
+# overlapped by pieces of its neighbours. The cost is a five times larger $\mathbf E$, and nothing
 # else: the number of tokens stays the same.
 #
-# Copies of this idea that circulate shift by a single pixel, or along the axes. Here it is as
-# published: diagonal, and by half a patch.
+# Some published implementations shift by a single pixel, or along the axes. Here the shifts are as
+# in the paper: diagonal, and by half a patch.
 #
-# What that looks like is drawn in section 3.2, together with the attention.
+# The shifts are drawn in section 3.2, together with the attention.
 
 # %%
 patch_size = settings.model.patch_size
@@ -140,9 +141,9 @@ print(f"numbers a token: {patch_size**2} plain, {5 * patch_size**2} with SPT")
 # ## 3.2 Attention
 #
 # In each block the tokens $\mathbf z \in \mathbb R^{(N+1) \times D}$ exchange information. Every
-# token $i$ asks a question (query $\mathbf q_i$), offers a label (key $\mathbf k_j$) and a content
-# (value $\mathbf v_j$), all three linear maps of itself to $d = D/h$ numbers. It then receives the
-# mean of all contents, weighted by how well each label answers its question:
+# token $i$ has a query $\mathbf q_i$, every token $j$ a key $\mathbf k_j$ and a value $\mathbf
+# v_j$, all three linear maps of the token to $d = D/h$ numbers. Token $i$ receives the mean of all
+# values, weighted by how well each key matches its query:
 #
 # $$
 # \mathbf z_i' = \sum_j A_{ij}\,\mathbf v_j, \qquad
@@ -150,19 +151,19 @@ print(f"numbers a token: {patch_size**2} plain, {5 * patch_size**2} with SPT")
 #               {\sum_l \exp(\mathbf q_i \cdot \mathbf k_l / \tau)}, \qquad \tau = \sqrt d .
 # $$
 #
-# A physicist may read $A_{ij}$ as Boltzmann weights of the energies $-\mathbf q_i \cdot \mathbf
-# k_j$ at the temperature $\tau$: hot means that all tokens are heard alike, cold that only the
-# best match is. This happens $h$ times side by side with different maps (the **heads**), so that
-# one head can follow the ring while another compares opposite sides. A small two-layer network
-# then acts on each token by itself. Both steps add to the token instead of replacing it, and each
-# starts from normalised tokens (pre-norm). After the last block the class token is mapped to one
-# number (logit) a class, and the softmax makes probabilities of them.
+# In the language of physics, $A_{ij}$ are Boltzmann weights of the energies $-\mathbf q_i \cdot
+# \mathbf k_j$ at the temperature $\tau$: at high temperature all tokens have equal weight, at low
+# temperature only the best match counts. This happens $h$ times side by side with different maps
+# (the **heads**), so that one head can follow the ring while another compares opposite sides. A
+# small two-layer network then acts on each token by itself. Both steps add to the token instead of
+# replacing it, and each starts from normalised tokens (pre-norm). After the last block the class
+# token is mapped to one number (logit) a class, and the softmax makes probabilities of them.
 #
 # ### Locality Self-Attention
 #
-# Two things keep attention diffuse when images are few. A token resembles itself, so $A_{ii}$
-# tends to be large and little weight is left for the others; and the temperature $\sqrt d$ is a
-# guess. LSA removes both: the diagonal is masked, and the temperature becomes a learnt number,
+# Two effects keep attention diffuse when images are few. A token resembles itself, so $A_{ii}$
+# tends to be large and little weight is left for the others; and the temperature $\sqrt d$ is not
+# adapted to the data. LSA addresses both: the diagonal is masked, and the temperature is learnt,
 #
 # $$
 # A = \mathrm{softmax}\bigl(s_h\,\mathbf Q \mathbf K^{\mathsf T} + \mathbf M\bigr), \qquad
@@ -172,14 +173,14 @@ print(f"numbers a token: {patch_size**2} plain, {5 * patch_size**2} with SPT")
 #
 # one $s_h$ for each head of each block. The class token is masked like any other.
 #
-# **The figure** shows both ideas at work on the lens of the first figure, in a trained model.
-# (a) The box is the brightest patch; the dashed box encloses all pixels of the original image that
-# its token sees. Around the image are its four shifts, with the box at the same place: what lies in
-# the five boxes are the numbers of which *one* token is made. (b) The first block, of its heads the
-# one in which tokens would hear themselves most. A row of a matrix is a token that asks, a column
-# one that is asked. Above, the attention that the same similarities would give without LSA, below
-# with it: the diagonal is gone, and the learnt temperature makes the rest sharper if it is below
-# $\sqrt d$, more even if above. Right, that temperature of each head.
+# **The figure** shows both ideas for the lens of the first figure, in a trained model. (a) The box
+# is the brightest patch; the dashed box encloses all pixels of the original image that its token
+# sees. Around the image are its four shifts, with the box at the same place: the pixels in the five
+# boxes make up *one* token. (b) The first block, of its heads the one with the largest weight of
+# tokens on themselves. A row of a matrix is a query, a column a key. Above, the attention that the
+# same similarities would give without LSA, below with it: the diagonal is gone, and the learnt
+# temperature makes the rest sharper if it is below $\sqrt d$, more even if above. Right, that
+# temperature of each head.
 
 # %%
 loaded = {name: train.load_run(out.results / "runs" / f"{name}_seed0") for name in settings.runs}
@@ -197,18 +198,17 @@ has_class = network.settings.pool == "cls"
 out.figure(spt_lsa(*parts, drawn, temperatures, has_class), "spt_lsa")
 
 # %% [markdown]
-# ### Where the class token looks
+# ### The attention of the class token
 #
 # **The figure** shows, for one image of each class (rows), the attention that the class token pays
-# to the patches in the last block: what is collected for the answer. One column is one head. Each
-# map has one value a patch, laid over the extent of the image; the thin contour is the lensed
-# light. The unit is even attention, $1/N$: a patch at 1 gets what it would get if the token did
-# not choose.
+# to the patches in the last block, where the answer is collected. One column is one head. Each map
+# has one value a patch, laid over the extent of the image; the thin contour is the lensed light.
+# The unit is uniform attention, $1/N$: a patch at 1 gets the weight of a uniform distribution.
 #
-# Mind the numbers at the colour bar, which spans the range that occurs: close to 1 everywhere, the
-# head hardly chooses, however lively the pattern looks. And read such maps with caution. They show
-# where a head looks, neither what it takes from there nor what the other blocks have already mixed
-# into a token.
+# The colour bar spans the range that occurs: where it is close to 1 everywhere, the head is nearly
+# uniform, whatever the pattern looks like. Such maps should be interpreted with caution. They show
+# where a head attends, neither which information it takes from there nor what the other blocks have
+# already mixed into a token.
 
 # %%
 plain = [name for name, run in of_images.items() if not run.settings.model.features]
@@ -226,8 +226,8 @@ if settings.model.pool == "mean":
 #
 # * *weight on itself*: the mean and the largest $A_{ii}$ of any token of these images. With LSA it
 #   is **exactly 0**, not merely small: $e^{-\infty} = 0$.
-# * *tokens heard*: $\exp(-\sum_j A_{ij} \ln A_{ij})$ averaged over the tokens, the number of
-#   tokens among which the attention would be spread if it were even. Small means sharp.
+# * *tokens heard*: $\exp(-\sum_j A_{ij} \ln A_{ij})$ averaged over the tokens, the effective number
+#   of tokens attended to. Small means sharp.
 # * *inverse temperature*: the learnt $s_h \sqrt d$, range over heads and blocks; 1 is where it
 #   started, and where it stays without LSA.
 
@@ -237,11 +237,11 @@ print("weight on itself with LSA:", inside.loc[inside["LSA"], "largest"].max())
 inside.round(4)
 
 # %% [markdown]
-# ### What the positions have become
+# ### The learnt positions
 #
-# Each patch's token was given a learnt vector that tells where it lies. At the start these vectors
-# are random and small, so none is like another. If the model makes use of the neighbourhood, the
-# vectors of patches that are near each other, or in the same row or column, become alike.
+# Each patch's token has a learnt vector for its position. At the start these vectors are random and
+# small, and not similar to one another. If the model uses the neighbourhood, the vectors of patches
+# that are near each other, or in the same row or column, become similar.
 #
 # **The figure** has one small map for each patch, at the place of the patch: the cosine similarity
 # of its position vector to those of all patches (itself, 1 by definition, is grey), as in
@@ -265,29 +265,29 @@ print(f"scatter of random vectors of {width} numbers: {width**-0.5:.3f}")
 #
 # The features of notebook 1 can be given to the network as well: those kept by notebook 2's rule
 # (`feature_set: selected`), the proposal's, or all. Each is encoded by the quantiles of the
-# training images: standardised by the median and the central 68 %, with an arcsinh that draws in
-# the tails, for what a lens fit leaves spans orders of magnitude; and, as trees do, by its place
-# among eight bins (Gorishniy, Rubachev and Babenko 2022,
-# [arXiv:2203.05556](https://arxiv.org/abs/2203.05556)). One that is missing is marked by an
-# indicator. A hidden layer turns all that into $D$ numbers, and these are appended to the class
-# token before the last linear map (`join: head`). The images take no notice of them. With `join:
-# token` they are a further token instead, and every patch can attend to it.
+# training images: standardised by the median and the central 68 %, with an arcsinh that compresses
+# the tails, because features of the residual span orders of magnitude; and, as trees do, by its
+# place among eight bins (Gorishniy, Rubachev and Babenko 2022,
+# [arXiv:2203.05556](https://arxiv.org/abs/2203.05556)). A missing value is marked by an indicator.
+# A hidden layer maps all that to $D$ numbers, and these are appended to the class token before the
+# last linear map (`join: head`). They do not act on the patches. With `join: token` they are a
+# further token instead, and every patch can attend to it.
 #
-# The smooth lens that is fitted to each image (notebook 1) leaves a *map*, too. It can join the
-# image (`residual`) in two more channels, so that the network may find what the features do not
-# measure: $\operatorname{arcsinh} r$ of the residual $r$ in units of the noise, and
-# $\ln(1 + s^2)$, $s$ being the sum of $r$ over 3 × 3 pixels in units of its own noise. The second
-# is a local $\chi^2$: a patch enters the network through a linear map, and no linear map can make a
-# square.
+# The fit of a smooth lens (notebook 1) also gives a *map* of the residual. It can join the image
+# (`residual`) in two more channels, so that the network can use what the features do not measure:
+# $\operatorname{arcsinh} r$ of the residual $r$ in units of the noise, and $\ln(1 + s^2)$, $s$
+# being the sum of $r$ over 3 × 3 pixels in units of its own noise. The second is a local $\chi^2$,
+# which the network cannot form by itself at its input: a patch enters through a linear map, and a
+# linear map has no squares.
 #
 # ## 3.4 Training
 #
 # The loss is the cross-entropy of the classes with label smoothing $\epsilon$: the target is $1 -
 # \epsilon + \epsilon/K$ for the true one of the $K$ classes and $\epsilon/K$ for the others, which
-# keeps the network from becoming ever more certain of images that it has already got right. AdamW
-# descends; the learning rate rises linearly, then falls to zero along a cosine; if `flips` is on,
-# images are mirrored at random. That is a symmetry of the sky; only in a population whose halo and
-# source have a fixed orientation, as in Model I, mirrored images are slightly foreign. The
+# limits the confidence in images that are already classified correctly. The optimiser is AdamW; the
+# learning rate rises linearly, then falls to zero along a cosine; if `flips` is on, images are
+# mirrored at random. That is a symmetry of the sky; only in a population whose halo and source have
+# a fixed orientation, as in Model I, mirrored images lie slightly outside the distribution. The
 # configuration:
 
 # %%
@@ -301,22 +301,22 @@ for section in (settings.model, settings.train):
 # **The figure** shows all runs, one colour a run and one line a seed: (a) the mean loss of the
 # training images in each epoch, (b) the ROC-AUC on the validation images after it. The dot is the
 # epoch with the best validation score, whose weights are kept. A loss that keeps falling while the
-# validation score stands still is over-fitting; a plateau at the start, with a score near 1/2, is
-# the time that the network needs to discover *that* there is something to see.
+# validation score stays constant is over-fitting; a plateau at the start, with a score near 1/2, is
+# the time before the network learns anything.
 
 # %%
 trained = runs.trained_runs(settings, out.results)
 out.figure(training_history(runs.histories(settings, out.results)), "training_history")
 
 # %% [markdown]
-# ## 3.5 Which idea helps?
+# ## 3.5 Comparison of the runs
 #
 # All runs share the images, the recipe and the seeds; they differ in the switches only. The score
 # is the ROC-AUC of "any substructure" against none on the **opt** images: the probability that a
 # random lens with substructure outscores a random lens without.
 #
-# **The figure** has one row a run, a point for each seed and a bar at their mean. The spread of
-# the points within a row is what the random start of the training does by itself.
+# **The figure** has one row a run, a point for each seed and a bar at their mean. The spread of the
+# points within a row is due to the random numbers of the training alone.
 
 # %%
 out.figure(draw_runs(trained), "runs")
@@ -377,21 +377,21 @@ if settings.run_seeds == 1 and differences:
     print("One seed only: the scatter between trainings is unknown and not in these errors.")
 
 # %% [markdown]
-# The lines above are the verdict, whichever way it goes. Two remarks on how far it reaches. The
-# published gains of SPT and LSA were measured on photographs of many classes; lensed arcs are
-# smooth, few and always in the middle, so no gain *has* to carry over. And all runs share one
-# learning rate and one number of epochs: an idea that would need another rate to shine is put at a
-# disadvantage here. The optimisation (notebook 4) looks at that for one choice of the switches.
+# The lines above are the result. Its reach is limited in two ways. The published gains of SPT and
+# LSA were measured on photographs of many classes; lensed arcs are smooth, few and always in the
+# middle, so the gains need not carry over. And all runs share one learning rate and one number of
+# epochs, which is a disadvantage for a change that would need another rate. The optimisation
+# (notebook 4) varies the rate for one choice of the switches.
 
 # %% [markdown]
-# ## 3.6 How many images does it take?
+# ## 3.6 Score against the number of training images
 #
-# Images of lenses are few, and this is where knowledge of physics should pay. Each curve below is
-# one kind of input to the same network, trained on more and more images of lenses that were
-# simulated for this alone: the image; with the features of the proposal; with what the smooth lens
-# leaves, as a map or as features; with all of them. Beside the networks stand gradient-boosted
-# trees that see the features only, and single numbers of the fit that learn nothing at all.
-# However few the images, each training makes at least `min_steps` steps.
+# Images of real lenses are few, and with few images physics features should help most. Each curve
+# below is one kind of input to the same network, trained on more and more images of lenses that
+# were simulated for this alone: the image; with the features of the proposal; with the residual of
+# the smooth lens, as a map or as features; with all of them. Beside the networks are
+# gradient-boosted trees on the features only, and single untrained numbers of the fit. However few
+# the images, each training makes at least `min_steps` steps.
 #
 # **The figure**: points are means over the seeds (each draws other images, but for the largest
 # number, which is all of them), bands reach from the lowest seed to the highest. The vertical axis
@@ -416,13 +416,13 @@ if len(curves):
     display(scores.round(4))
 
 # %% [markdown]
-# ### Does the network know what the trees do not?
+# ### Does the network add to the trees?
 #
 # Gradient boosting sees the features only; the network sees them too, and image and residual map
-# besides. If there were more to see, the two should be better together than the trees alone.
+# besides. If image and map contain more, the two should be better together than the trees alone.
 # Below, on the same **opt** images, is the ROC-AUC of the trees (all features, notebook 2), of the
-# network that sees everything, and of the mean of their log-odds, with the gain over the trees and
-# its error as in section 3.5.
+# network that sees everything, and of the mean of their log-odds, with the difference to the trees
+# and its error as in section 3.5.
 
 # %%
 together = {}
@@ -441,16 +441,16 @@ if "spt_lsa_all" in loaded:
     together |= runs.trees_numbers(out.results)
 
 # %% [markdown]
-# ### What each model loses when the size of the ring tells nothing
+# ### The loss of each model without the shortcut
 #
 # In Model I substructure is put on top of a halo that is the same in every image, so that the
-# Einstein radius gives it away (notebook 1). `model_i_sizes` is Model I with halos of many sizes,
-# from which the mean mass of the substructure is taken out: the radius means nothing there, all
-# else is as in Model I. Models trained on Model I are scored on both.
+# Einstein radius alone separates the classes (notebook 1). `model_i_sizes` is Model I with halos of
+# many sizes, from which the mean mass of the substructure is taken out: the radius is uninformative
+# there, all else is as in Model I. Models trained on Model I are scored on both.
 #
-# **The figure**: filled, scored on Model I; open, the same models scored where the size tells
-# nothing; crosses, models trained there. What lies between filled and open was knowledge of the
-# size; what lies between open and cross could have been learnt from the substructure itself.
+# **The figure**: filled, scored on Model I; open, the same models scored where the size is
+# uninformative; crosses, models trained there. The difference between filled and open is due to the
+# size; that between open and cross could have been learnt from the substructure itself.
 
 # %%
 loss = None
@@ -464,19 +464,20 @@ if {"model_i", "model_i_sizes"} <= set(curves.get("population", [])):
 # %% [markdown]
 # ## 3.7 Models on equal terms
 #
-# The runs of section 3.5 share one recipe, and take the time that they take. Here each model gets
-# the same: the same images of Model I, from which images alone can learn the three classes; the
-# same number of learning rates to try, scored on images set aside for that; epochs in a number that
-# makes the trainings cost about the same time of one core (a faster model sees the images more
-# often); and the same number of seeds. Convolutions before the patches (`stem`) see neighbourhoods
-# before there are tokens; with a linear head in the place of the transformer they are a small
-# ResNet. One row has SPT and LSA as the widespread library vit-pytorch reads them: shifts of one
-# pixel along the axes, one temperature for all heads.
+# The runs of section 3.5 share one recipe and differ in their cost. Here each model gets the same:
+# the same images of Model I, from which images alone can learn the three classes; the same number
+# of learning rates to try, scored on images set aside for that; a number of epochs that makes the
+# trainings cost about the same time of one core (a faster model sees the images more often); and
+# the same number of seeds. Convolutions before the patches (`stem`) use neighbourhoods before there
+# are tokens; with a linear head in the place of the transformer they are a small ResNet. One row
+# has SPT and LSA as the widespread library vit-pytorch implements them: shifts of one pixel along
+# the axes, one temperature for all heads.
 #
-# **The figure**: (left) the mean of the three ROC-AUCs on images that neither trained nor chose,
-# a point a seed; (right) the same on the images that choose, against what the training had cost by
-# then. **The table** has the gains, pair by pair on the same images and seeds, with 95 % intervals
-# that cover images and seeds, as in section 3.5.
+# **The figure**: (left) the mean of the three ROC-AUCs on images that were used neither for
+# training nor for the choice of the rate, a point a seed; (right) the same on the images used for
+# that choice, against the cost of the training up to then. **The table** has the differences, pair
+# by pair on the same images and seeds, with 95 % intervals that cover images and seeds, as in
+# section 3.5.
 
 # %%
 fair, equal_terms = comparison.comparison_folder(settings, out.results), {}
