@@ -7,6 +7,7 @@ caption in the sidecar and in the report of the workflow.
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -145,5 +146,8 @@ def _labelled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
 
 
 for _name in __all__:
-    if getattr(globals()[_name], "__annotations__", {}).get("return") == "plt.Figure":
-        globals()[_name] = _labelled(globals()[_name])
+    _drawn = globals()[_name]
+    if getattr(_drawn, "__annotations__", {}).get("return") == "plt.Figure":
+        globals()[_name] = _labelled(_drawn)
+        # the same in the function's own module, from which the notebooks import it
+        setattr(sys.modules[_drawn.__module__], _name, globals()[_name])
