@@ -15,7 +15,7 @@ from studies.plots.populations import Example, simulated
 from studies.story.folders import population_names
 from vitdm.data.dataset import Dataset, read_catalog
 from vitdm.evaluation import metrics
-from vitdm.simulation import CLASSES, Population, load_population, population_name
+from vitdm.simulation import CLASSES, NO_SUB, Population, load_population, population_name
 
 RESAMPLINGS = 500  # of the bootstrap of a single feature's ROC-AUC
 
@@ -80,8 +80,8 @@ def population_table(
         radius = read_catalog(folder / "features.csv")["ring_radius"]
         answer = folder / "ceiling" / "ceiling.json"
         ideal = json.loads(answer.read_text()) if answer.exists() else {}
-        for kind in [kind for kind in CLASSES[1:] if kind in set(classes)]:
-            compared = classes.isin([CLASSES[0], kind]) & radius.notna()
+        for kind in [kind for kind in CLASSES if kind in set(classes) - {NO_SUB}]:
+            compared = classes.isin([NO_SUB, kind]) & radius.notna()
             size = class_separation(classes[compared], radius[compared], seed)
             row = {"population": population.name, "class": kind, "auc_size": size._asdict()}
             rows.append(pd.json_normalize(row | ideal.get(kind, {}), sep="_"))
@@ -93,7 +93,7 @@ def class_separation(classes: pd.Series, values: pd.Series, seed: int) -> metric
 
     ``classes`` (n,) are the names of the classes of some images, ``values`` (n,) the feature.
     """
-    labels = (classes != CLASSES[0]).to_numpy(int)
+    labels = (classes != NO_SUB).to_numpy(int)
     scores = [values.to_numpy()]
     return metrics.bootstrap_interval(metrics.weighted_auc, labels, scores, RESAMPLINGS, seed)
 
