@@ -15,8 +15,9 @@ import numpy as np
 import pandas as pd
 
 from studies.plots import lenses, save, style
-from vitdm import config, provenance
+from vitdm import provenance
 from vitdm.simulation import simulate
+from vitdm.simulation.population import load_population
 
 ROOT = Path(__file__).parents[1]
 POPULATION = ROOT / "config/populations/lenses.yaml"
@@ -85,7 +86,7 @@ def real_images(folder: Path) -> tuple[np.ndarray, list[str]]:
 
 def simulated_images(n: int, seed: int = 0) -> tuple[np.ndarray, list[str]]:
     """Return n simulated images (n, H, W), half of them with subhalos, and their classes."""
-    population = config.load_population(POPULATION)
+    population = load_population(POPULATION)
     kinds = ["no_sub", "cdm"] * (n // 2)
     images = [simulate.simulate_one(i, kind, seed, population)[0] for i, kind in enumerate(kinds)]
     return np.array(images, dtype=float), ["sub" if k == "cdm" else k for k in kinds]
@@ -141,7 +142,7 @@ def main() -> None:
         )
     ]
     style()
-    scale = config.load_population(POPULATION).instrument.pixel_scale
+    scale = load_population(POPULATION).instrument.pixel_scale
     figure = lenses.lenses_match(*samples, pixel_scale=scale)
     save(figure, arguments.out / "lenses_match")
     table = summary(samples[0].statistics, samples[1].statistics)

@@ -39,11 +39,11 @@ from matplotlib.ticker import LogLocator
 from sklearn.metrics import roc_auc_score
 
 from studies import ceiling, plots
-from vitdm import config
 from vitdm.config import LensFit
 from vitdm.lens import lensfit, residuals
 from vitdm.lens.smooth_lens import Camera, SmoothLens
 from vitdm.simulation import simulate
+from vitdm.simulation.population import load_population
 
 ROOT = Path(__file__).resolve().parents[1]
 GAIN = {"marginal": 1.0, "model_i": 2.0}
@@ -55,7 +55,7 @@ REPEATS = 7
 
 
 def population_of(name: str):
-    return config.load_population(ROOT / f"config/populations/{name}.yaml")
+    return load_population(ROOT / f"config/populations/{name}.yaml")
 
 
 def drawn(name: str, n: int, seed: int) -> tuple[np.ndarray, pd.DataFrame]:

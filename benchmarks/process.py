@@ -25,11 +25,13 @@ from typing import Any
 import cv2
 import numpy as np
 
+from studies import config as workflow
 from studies import precursor
 from vitdm import config
 from vitdm.features import measure as features
 from vitdm.preprocess import process as preprocess
 from vitdm.simulation import simulate
+from vitdm.simulation.population import load_population
 
 ROOT = Path(__file__).resolve().parents[1]
 POPULATIONS = ("marginal", "model_i", "lenses")
@@ -38,7 +40,7 @@ SETTINGS = ROOT / "config/paper.yaml"
 
 def simulated_images(name: str, n: int) -> list[np.ndarray]:
     """Return n images (150, 150) of a population, all its classes in turn."""
-    population = config.load_population(ROOT / f"config/populations/{name}.yaml")
+    population = load_population(ROOT / f"config/populations/{name}.yaml")
     kinds = list(population.class_fractions)
     return [
         np.asarray(
@@ -67,7 +69,7 @@ def seconds(procedure: Callable[[np.ndarray], Any], images: list[np.ndarray]) ->
     return time.perf_counter() - started
 
 
-def compare(name: str, n: int, repeats: int, settings: config.Config) -> None:
+def compare(name: str, n: int, repeats: int, settings: workflow.Config) -> None:
     """Print images per second of both, and the ratio in the repeats."""
     images = simulated_images(name, n)
     tried = {
@@ -96,7 +98,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
-    settings = config.load(SETTINGS)
+    settings = workflow.load(SETTINGS)
     for name in POPULATIONS:
         compare(name, arguments.n, arguments.repeats, settings)
 

@@ -28,8 +28,8 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from vitdm import config
 from vitdm.simulation import render, simulate
+from vitdm.simulation.population import load_population
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -47,7 +47,7 @@ def seconds(function, systems, population) -> tuple[float, list[np.ndarray]]:
 
 def against_lenstronomy(n: int) -> None:
     """Print images per second of both, the ratio in each repeat, and the largest difference."""
-    population = config.load_population(ROOT / "config/populations/model_i.yaml")
+    population = load_population(ROOT / "config/populations/model_i.yaml")
     systems = [simulate.draw(index, "cdm", 0, population) for index in range(n)]
     for function in (render.render, with_lenstronomy):  # compiled and imported before the clock
         function(systems[0], population)

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from vitdm import config
+from studies import config as workflow
 from vitdm.tuning import search
 from vitdm.tuning.objective import OnDataset, attempt
 from vitdm.tuning.space import Allowed, first_points
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--backend", default="loky")
     arguments = parser.parse_args()
     folder = arguments.results
-    settings = config.load(folder / "config.yaml")
+    settings = workflow.load(folder / "config.yaml")
     tune = settings.tune.model_copy(
         update={"n_initial_points": arguments.trials, "start_seeds": 1, "x0": []}
     )

@@ -46,14 +46,16 @@ import numpy as np
 import pandas as pd
 from IPython.display import display
 
+from studies import config as workflow
 from studies import plots, real_lenses
 from vitdm import config
 from vitdm.data import dataset, readers
-from vitdm.evaluation import evaluate
+from vitdm.evaluation import metrics
 from vitdm.features import definitions, morphology
 from vitdm.features import measure as features
 from vitdm.lens import lensfit, residuals
 from vitdm.preprocess import process as preprocess
+from vitdm.simulation.population import load_population
 from vitdm.simulation.population import table as describe
 
 raw = dataset.Dataset.open(out.results / "dataset")
@@ -63,7 +65,7 @@ catalog, settings = processed.catalog, out.config.preprocess
 development = np.flatnonzero(catalog["split"] != "test")
 _, classes = raw.labels("multiclass")
 simulated = out.config.data == "simulate"
-population = config.load_population(out.config.population) if simulated else None
+population = load_population(out.config.population) if simulated else None
 print(f"{len(catalog)} images of {raw.images.shape[1]} × {raw.images.shape[2]} pixels")
 
 # %% [markdown]
@@ -515,8 +517,8 @@ alone = {}
 for name, table in side_by_side.items():
     truth = (table["class"] != "no_sub").to_numpy(int)
     for key in ("fit_theta_E", "fit_fourth_power", "fit_point_evidence"):
-        answer = evaluate.bootstrap_interval(
-            evaluate.weighted_auc, truth, [table[key].to_numpy()], 500, out.config.seed
+        answer = metrics.bootstrap_interval(
+            metrics.weighted_auc, truth, [table[key].to_numpy()], 500, out.config.seed
         )
         alone |= {f"{key}_auc_{name}": answer}
         print("{:10s} {:18s} ROC-AUC {:.3f} ({:.3f} to {:.3f})".format(name, key, *answer))
@@ -566,7 +568,7 @@ if pointed:
 # are left out. *full*: a second Sérsic profile for the lens galaxy, with the same centre.
 
 # %%
-slacs = config.load_cutouts("config/slacs.yaml")
+slacs = workflow.load_cutouts("config/slacs.yaml")
 known = readers.load_images([file for file in there if file.name in slacs.cutouts])
 cutouts = {Path(name).name: image for name, image in known}
 real_numbers = {"n_real_fits": len(cutouts)}
@@ -633,7 +635,7 @@ if cutouts:
 # %%
 rows = []
 for file in out.config.populations.files if simulated else []:
-    other, folder = config.load_population(file), out.results / "populations" / Path(file).stem
+    other, folder = load_population(file), out.results / "populations" / Path(file).stem
     sample = dataset.Dataset.open(folder / "dataset")
     shown, scale = sample.catalog.groupby("class").head(4), other.instrument.pixel_scale
     examples = plots.simulated(shown, other, sample.images[shown.index])
@@ -645,8 +647,8 @@ for file in out.config.populations.files if simulated else []:
     for kind in [name for name in plots.NAMES if name in set(shown["class"]) - {"no_sub"}]:
         there = sample.catalog["class"].isin(["no_sub", kind]) & radius.notna()
         labels = (sample.catalog["class"][there] == kind).to_numpy(int)
-        size = evaluate.bootstrap_interval(
-            evaluate.weighted_auc, labels, [radius[there].to_numpy()], 500, out.config.seed
+        size = metrics.bootstrap_interval(
+            metrics.weighted_auc, labels, [radius[there].to_numpy()], 500, out.config.seed
         )
         row = {"population": other.name, "class": kind, "auc_size": size._asdict()}
         rows.append(pd.json_normalize(row | limits.get(kind, {}), sep="_"))

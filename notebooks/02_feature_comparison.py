@@ -46,7 +46,7 @@ import pandas as pd
 
 from studies import plots
 from vitdm.data import dataset
-from vitdm.evaluation import evaluate
+from vitdm.evaluation import metrics
 
 folder, settings = out.results / "selection", out.config.selection
 ranking = pd.read_csv(folder / "ranking.csv")
@@ -220,7 +220,7 @@ out.figure(figure, "feature_importance")
 predictions = pd.read_csv(folder / "predictions.csv", dtype={"id": str})
 truth = (predictions["class"] != "no_sub").to_numpy().astype(int)
 trees = predictions["gradient_boosting"].to_numpy()
-called = trees > evaluate.threshold_at_fpr(truth, trees, 0.1)
+called = trees > metrics.threshold_at_fpr(truth, trees, 0.1)
 for name in [name for name in dataset.CLASSES if name in set(predictions["class"])]:
     part = (predictions["class"] == name).to_numpy()
     print(f"{plots.NAMES[name]:16s} {called[part].mean():.3f} of {part.sum()}")
@@ -318,7 +318,9 @@ def of_run(run):
 
 
 gains = {
-    key: evaluate.paired_gain(of_run(a), of_run(b), out.config.final.bootstrap, out.config.seed)
+    key: metrics.paired_difference(
+        of_run(a), of_run(b), out.config.evaluation.bootstrap, out.config.seed
+    )
     for key, (a, b, _) in pairs.items()
     if {a, b} <= set(out.config.feature_runs)
 }

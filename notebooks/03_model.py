@@ -49,7 +49,8 @@ from scipy import special
 from studies import plots
 from vitdm import config
 from vitdm.data import dataset
-from vitdm.evaluation import evaluate, selection
+from vitdm.evaluation import metrics
+from vitdm.features import selected
 from vitdm.lens import lensfit
 from vitdm.model import train
 from vitdm.model import vit as model
@@ -100,8 +101,8 @@ lens = plots.Lens(
     image, roi, frame, square, smooth, residual, dict(zip(classes, scores, strict=True))
 )
 choice = out.results / "selection" / "selection.json"
-groups = selection.groups(settings)
-joined = selection.joined_features(settings.model, settings, choice)
+groups = selected.feature_groups(settings.features)
+joined = selected.joined_features(settings.model, settings.features, choice)
 n_joined = len(groups if joined is None else joined) if settings.model.features else 0
 n_fit = sum(group == "lensfit" for group in groups.values())
 lines = [f"{len(groups) - n_fit} of the image"] + [f"{n_fit} of the fit"] * bool(n_fit)
@@ -385,16 +386,16 @@ for section in (settings.model, settings.train):
 # the time that the network needs to discover *that* there is something to see.
 
 # %%
-metrics, histories, predictions = [], [], {}
+trained, histories, predictions = [], [], {}
 for name, override in settings.runs.items():
     for seed in range(settings.run_seeds):
         folder = out.results / "runs" / f"{name}_seed{seed}"
         identity = {"run": name, "label": override.label, "seed": seed}
         told = [json.loads((folder / file).read_text()) for file in ("metrics.json", "run.json")]
-        metrics.append(identity | told[0] | told[1].get("training", {}))
+        trained.append(identity | told[0] | told[1].get("training", {}))
         histories.append(pd.read_csv(folder / "history.csv").assign(**identity))
         predictions[name, seed] = pd.read_csv(folder / "predictions.csv", dtype={"id": str})
-metrics = pd.DataFrame(metrics)
+trained = pd.DataFrame(trained)
 out.figure(plots.training_history(pd.concat(histories)), "training_history")
 
 # %% [markdown]
@@ -408,14 +409,14 @@ out.figure(plots.training_history(pd.concat(histories)), "training_history")
 # the points within a row is what the random start of the training does by itself.
 
 # %%
-out.figure(plots.runs(metrics), "runs")
+out.figure(plots.runs(trained), "runs")
 
 # %% [markdown]
 # The standard deviation `sd` is taken over the seeds (empty with one seed). `seconds` is the mean
 # time of a training on the machine that did it, `parameters` counts the numbers that are learnt.
 
 # %%
-by_run = metrics.groupby("run", sort=False)
+by_run = trained.groupby("run", sort=False)
 switch = {True: "yes", False: "no"}
 table = pd.DataFrame(
     {
@@ -476,7 +477,7 @@ for key, (without, with_, text) in pairs.items():
         print(f"{text}: not among the runs of this configuration")
         continue
     tables = ([predictions[name, k] for k in seeds] for name in (without, with_))
-    gain = evaluate.paired_gain(*tables, settings.final.bootstrap, settings.seed)
+    gain = metrics.paired_difference(*tables, settings.evaluation.bootstrap, settings.seed)
     numbers |= {key: gain.value, f"{key}_sd": gain.sd}
     verdict = "beyond" if gain.beyond_error else "not beyond"
     print(f"{text}: {gain.value:+.4f} ± {gain.sd:.4f}, {verdict} twice its error")
@@ -560,10 +561,10 @@ if "spt_lsa_all" in runs:
         odds = [special.logit(table["p_no_sub"].clip(1e-6, 1 - 1e-6)) for table in pair]
         together.append(pair[1].assign(p_no_sub=special.expit(np.mean(odds, axis=0))))
     for name, these in (("trees", alone), ("network", networks), ("together", together)):
-        found = np.mean([evaluate.roc_auc(t["label"] > 0, 1 - t["p_no_sub"]) for t in these])
+        found = np.mean([metrics.roc_auc(t["label"] > 0, 1 - t["p_no_sub"]) for t in these])
         numbers[f"{name}_opt_auc"] = float(found)
         print(f"{name:9} {found:.4f}")
-    gain = evaluate.paired_gain(alone, together, settings.final.bootstrap, settings.seed)
+    gain = metrics.paired_difference(alone, together, settings.evaluation.bootstrap, settings.seed)
     numbers |= {"gain_together": gain.value, "gain_together_sd": gain.sd}
     scored = pd.read_csv(out.results / "selection" / "scores.csv").set_index(["model", "features"])
     for features in ("lensfit", "selected"):
@@ -661,7 +662,7 @@ numbers |= {
     "n_joined_features": n_joined,
     "run_seeds": settings.run_seeds,
     "best_run": by_run["roc_auc"].mean().idxmax(),
-    "images_per_second": metrics["images_per_second"].median(),
+    "images_per_second": trained["images_per_second"].median(),
 }
 for row in [] if curves.empty else scores.itertuples():
     key = f"efficiency_{row.population}_{row.model}_{row.n_train}"

@@ -25,12 +25,12 @@
 #    balanced accuracy, and its **temperature** (section 5.2);
 # 4. each of them looked at each test image once, and the probabilities were written down.
 #
-# A single function of the library, `vitdm.evaluation.evaluate.evaluate`, applies models to the test
-# split. No step of the workflow depends on its outcome: a test that is used for a decision, however
-# small, is no longer a test, because one keeps the choice that happens to suit *these* images. For
-# the same reason the threshold comes from valid. (The features were chosen with the help of valid
-# as well, which makes scores there a little too good; the threshold hardly notices, and the test
-# does not.)
+# A single function of the library, `vitdm.evaluation.final_test.evaluate`, applies models to the
+# test split. No step of the workflow depends on its outcome: a test that is used for a decision,
+# however small, is no longer a test, because one keeps the choice that happens to suit *these*
+# images. For the same reason the threshold comes from valid. (The features were chosen with the
+# help of valid as well, which makes scores there a little too good; the threshold hardly notices,
+# and the test does not.)
 #
 # The notebook trains nothing; it reads tables, explains and draws.
 
@@ -53,14 +53,14 @@ import pandas as pd
 from IPython.display import display
 
 from studies import mistakes, plots, real_sky, sensitivity
-from vitdm.config import load_population
 from vitdm.data import dataset
-from vitdm.evaluation import calibration, evaluate, neighbours
+from vitdm.evaluation import calibration, final_test, leakage, metrics
 from vitdm.model import train
 from vitdm.simulation import render
+from vitdm.simulation.population import load_population
 
 folder = out.results / "evaluation"
-metrics = json.loads((folder / "metrics.json").read_text())
+tested = json.loads((folder / "metrics.json").read_text())
 seeds = {path.stem: dataset.read_catalog(path) for path in folder.glob("predictions_*.csv")}
 mean = dataset.read_catalog(folder / "predictions.csv")
 images = dataset.Dataset.open(out.results / "dataset")
@@ -68,10 +68,10 @@ test = images.rows("test")
 truth = images.catalog.iloc[test].set_index("id").loc[mean["id"]].reset_index()
 measured = pd.read_csv(out.results / "features.csv", dtype={"id": str}).set_index("id")
 features = measured.loc[mean["id"]].reset_index(drop=True)
-classes = evaluate.model_classes(mean)  # of the model: a binary one calls any substructure "sub"
+classes = metrics.model_classes(mean)  # of the model: a binary one calls any substructure "sub"
 kinds = [name for name in dataset.CLASSES if name in set(truth["class"])]  # of the images
-labels, scores = evaluate.binary_scores(mean)
-threshold = metrics["test_threshold"]  # of the ensemble, chosen on valid
+labels, scores = metrics.binary_scores(mean)
+threshold = tested["test_threshold"]  # of the ensemble, chosen on valid
 print(f"{len(mean)} test images, {len(seeds)} models, classes: {', '.join(classes)}")
 
 # %% [markdown]
@@ -131,9 +131,9 @@ print(f"the precursor's balanced accuracy: {np.mean(rates):.4f}")
 # %%
 decisions = (scores > threshold).astype(float)
 balanced = np.mean([(decisions == labels)[labels == side].mean() for side in (0, 1)])
-print(f"area under the curve of decisions {evaluate.roc_auc(labels, decisions):.6f}")
+print(f"area under the curve of decisions {metrics.roc_auc(labels, decisions):.6f}")
 print(f"balanced accuracy                 {balanced:.6f}")
-print(f"area under the curve of scores    {evaluate.roc_auc(labels, scores):.6f}")
+print(f"area under the curve of scores    {metrics.roc_auc(labels, scores):.6f}")
 
 # %% [markdown]
 # ## 5.2 Results
@@ -190,9 +190,9 @@ table = pd.DataFrame(
     [
         (
             text,
-            metrics[key.removesuffix("_delong")],
-            metrics.get(f"{key}_low"),
-            metrics.get(f"{key}_high"),
+            tested[key.removesuffix("_delong")],
+            tested.get(f"{key}_low"),
+            tested.get(f"{key}_high"),
         )
         for key, text in rows.items()
     ],
@@ -218,10 +218,10 @@ table.round(4).astype(object).fillna("")
 # of equal areas, for these models and other images. Nothing in the workflow depends on this table.
 
 # %%
-n = out.config.final.bootstrap
+n = out.config.evaluation.bootstrap
 rivals = {
-    evaluate.RIVAL: "gradient boosting on all features",
-    evaluate.UNTRAINED: "evidence of a point mass",
+    final_test.BASELINE: "gradient boosting on all features",
+    final_test.UNTRAINED: "evidence of a point mass",
     "known_lens": "smooth lens known",
 }
 found = {
@@ -237,21 +237,23 @@ if of_known_lens.exists():
     chi2 = dataset.read_catalog(of_known_lens).set_index("id").loc[mean["id"], "chi2_known"]
     found["known_lens"] = [mean.assign(p_no_sub=1 - chi2.to_numpy())] * len(seeds)
 networks, compared, lines = [seeds[name] for name in sorted(seeds)], {}, []
-of_networks = [evaluate.binary_scores(table)[1] for table in networks]
+of_networks = [metrics.binary_scores(table)[1] for table in networks]
 for key, tables in ((key, tables) for key, tables in found.items() if tables):
-    theirs = [evaluate.binary_scores(table)[1] for table in tables]
+    theirs = [metrics.binary_scores(table)[1] for table in tables]
     strata = mean["class"].to_numpy()
-    reached = evaluate.bootstrap_interval(
-        evaluate.weighted_auc, labels, theirs, n, out.config.seed, strata=strata
+    reached = metrics.bootstrap_interval(
+        metrics.weighted_auc, labels, theirs, n, out.config.seed, strata=strata
     )
-    gain = evaluate.paired_gain(networks, tables, n, out.config.seed)
-    p = evaluate.delong_p(labels, of_networks, theirs)
+    gain = metrics.paired_difference(networks, tables, n, out.config.seed)
+    p = metrics.delong_p(labels, of_networks, theirs)
     lines.append((rivals[key], *reached, *gain[:3], p))
     compared |= {f"{key}_p": p}
     for what, entry in {f"{key}_test_auc": reached, f"{key}_gain": gain}.items():
         compared |= {what: entry.value, f"{what}_low": entry.low, f"{what}_high": entry.high}
-if len(classes) > 2 and found[evaluate.RIVAL]:
-    gain = evaluate.paired_gain(networks, found[evaluate.RIVAL], n, out.config.seed, macro=True)
+if len(classes) > 2 and found[final_test.BASELINE]:
+    gain = metrics.paired_difference(
+        networks, found[final_test.BASELINE], n, out.config.seed, macro=True
+    )
     compared |= dict(zip(("macro_gain", "macro_gain_low", "macro_gain_high"), gain, strict=False))
 columns = ["rival", "roc_auc", "low", "high", "gain", "gain_low", "gain_high", "p"]
 beside = pd.DataFrame(lines, columns=columns)
@@ -260,10 +262,10 @@ beside.round(4)
 
 # %%
 for name in sorted(seeds):
-    auc = evaluate.roc_auc(*evaluate.binary_scores(seeds[name]))
+    auc = metrics.roc_auc(*metrics.binary_scores(seeds[name]))
     print(f"{name.removeprefix('predictions_')}: ROC-AUC {auc:.4f}")
-if metrics["test_auc_seed_sd"] is not None:
-    print(f"standard deviation between the seeds: {metrics['test_auc_seed_sd']:.4f}")
+if tested["test_auc_seed_sd"] is not None:
+    print(f"standard deviation between the seeds: {tested['test_auc_seed_sd']:.4f}")
 
 # %% [markdown]
 # ### The ROC curve, and whether the scores are probabilities
@@ -278,23 +280,23 @@ if metrics["test_auc_seed_sd"] is not None:
 # together, before and after the temperature. On the diagonal, scores are probabilities.
 
 # %%
-band = evaluate.roc_band(list(seeds.values()))
+band = metrics.roc_band(list(seeds.values()))
 place, truths = classes.index("no_sub"), np.tile(labels, len(seeds))
 raw, warmed = (
     np.concatenate(
         [
-            1 - calibration.tempered(evaluate.probabilities(table), t)[:, place]
+            1 - calibration.tempered(metrics.probabilities(table), t)[:, place]
             for table, t in zip(networks, temperatures, strict=True)
         ]
     )
-    for temperatures in (np.ones(len(seeds)), metrics["temperatures"])
+    for temperatures in (np.ones(len(seeds)), tested["temperatures"])
 )
 curves = {
     "raw": calibration.reliability(truths, raw, len(seeds)),
     "tempered": calibration.reliability(truths, warmed, len(seeds)),
 }
-print(f"temperatures of the models: {np.round(metrics['temperatures'], 3)}")
-print(f"thresholds of the models: {np.round(metrics['thresholds'], 3)}")
+print(f"temperatures of the models: {np.round(tested['temperatures'], 3)}")
+print(f"thresholds of the models: {np.round(tested['thresholds'], 3)}")
 out.figure(plots.roc_curve(band, int((labels == 0).sum()), curves), "roc_curve")
 
 # %% [markdown]
@@ -309,14 +311,14 @@ out.figure(plots.roc_curve(band, int((labels == 0).sum()), curves), "roc_curve")
 per_class = pd.DataFrame(
     [
         (name, int((mean["label"] == label).sum()))
-        + tuple(metrics[f"test_auc_{name}{end}"] for end in ("", "_low", "_high"))
+        + tuple(tested[f"test_auc_{name}{end}"] for end in ("", "_low", "_high"))
         for label, name in enumerate(classes)
-        if f"test_auc_{name}" in metrics
+        if f"test_auc_{name}" in tested
     ],
     columns=["class", "images", "roc_auc", "low", "high"],
 )
 out.table(per_class, "per_class")
-print(f"macro average: {metrics['test_auc_macro']:.4f}")
+print(f"macro average: {tested['test_auc_macro']:.4f}")
 per_class.round(4)
 
 # %% [markdown]
@@ -328,7 +330,7 @@ per_class.round(4)
 # threshold from valid; the first column need not agree with them, for that threshold is another.
 
 # %%
-counts = evaluate.confusion(mean)
+counts = metrics.confusion(mean)
 out.table(counts.rename_axis("true").reset_index(), "confusion")
 out.figure(plots.confusion_matrix(counts), "confusion_matrix")
 
@@ -405,9 +407,9 @@ else:
 # %%
 worst = dataset.read_catalog(folder / "failures.csv")
 wrong = (scores > threshold) != (labels == 1)
-told = f"{metrics['n_test_errors']} of {metrics['n_test']} images"
+told = f"{tested['n_test_errors']} of {tested['n_test']} images"
 print(f"{told} are on the wrong side of {threshold:.3f}:")
-print(f"{metrics['n_missed']} misses and {metrics['n_false_alarms']} false alarms")
+print(f"{tested['n_missed']} misses and {tested['n_false_alarms']} false alarms")
 print(pd.crosstab(truth["class"], wrong).to_string())
 processed = dataset.Dataset.open(out.results / "processed")
 position = pd.Series(np.arange(len(processed.catalog)), index=processed.catalog["id"])
@@ -458,7 +460,7 @@ shared.round(2)
 mendable = {}
 if of_known_lens.exists() and (wrong & (labels == 1)).any():
     alarms = (scores > threshold)[labels == 0].mean()
-    at_same = chi2.to_numpy() > evaluate.threshold_at_fpr(labels, chi2.to_numpy(), alarms)
+    at_same = chi2.to_numpy() > metrics.threshold_at_fpr(labels, chi2.to_numpy(), alarms)
     mendable["missed_mendable"] = float(at_same[wrong & (labels == 1)].mean())
     print(f"with the smooth lens known, {mendable['missed_mendable']:.1%} of the misses are found")
 
@@ -484,11 +486,11 @@ if of_known_lens.exists() and (wrong & (labels == 1)).any():
 unseen = [dataset.read_catalog(path) for path in sorted(folder.glob("held_out_*.csv"))]
 remedies = []
 for split, ours, trees in (("valid", unseen, rivals_on_valid), ("test", networks, found)):
-    tried = {"averaging the seeds": [evaluate.ensemble(ours)] * len(ours)}
-    if theirs := trees[evaluate.RIVAL]:
-        both = [evaluate.ensemble(pair) for pair in zip(ours, theirs, strict=True)]
+    tried = {"averaging the seeds": [metrics.ensemble(ours)] * len(ours)}
+    if theirs := trees[final_test.BASELINE]:
+        both = [metrics.ensemble(pair) for pair in zip(ours, theirs, strict=True)]
         tried["averaging with gradient boosting"] = both
-        tried["both"] = [evaluate.ensemble(both)] * len(both)
+        tried["both"] = [metrics.ensemble(both)] * len(both)
     remedies += [(split, name, ours, tables) for name, tables in tried.items()]
 pairs = [
     [dataset.read_catalog(p) for p in sorted(out.results.glob(f"runs/{run}_seed*/predictions.csv"))]
@@ -501,8 +503,8 @@ if all(pairs):
     remedies.append(("opt", "showing all features and the residual map", ours, tables))
 lines = []
 for split, name, ours, tables in remedies:
-    gain = evaluate.paired_gain(ours, tables, n, out.config.seed)
-    errors = [np.mean([evaluate.fewest_errors(t) for t in each]) for each in (ours, tables)]
+    gain = metrics.paired_difference(ours, tables, n, out.config.seed)
+    errors = [np.mean([metrics.fewest_errors(t) for t in each]) for each in (ours, tables)]
     lines.append((split, name, *gain[:3], *errors))
 columns = ["split", "remedy", "gain", "low", "high", "errors before", "errors after"]
 tried = pd.DataFrame(lines, columns=columns)
@@ -532,10 +534,8 @@ tried.round(4)
 similar = dataset.read_catalog(folder / "neighbours.csv")
 closest = similar.loc[similar["distance"].idxmin()]
 pair = images.images[position[[closest["id"], closest["nearest"]]].to_numpy()]
-out.figure(plots.neighbours(similar, pair, neighbours.NEAR), "neighbours")
-print(
-    f"{(similar['distance'] <= neighbours.NEAR).sum()} near-duplicates among {len(similar)} images"
-)
+out.figure(plots.neighbours(similar, pair, leakage.NEAR), "neighbours")
+print(f"{(similar['distance'] <= leakage.NEAR).sum()} near-duplicates among {len(similar)} images")
 print(similar.groupby("split")["distance"].describe().round(2).to_string())
 
 # %% [markdown]
@@ -573,16 +573,16 @@ before = {}  # ROC-AUC of each size feature on the train and valid images
 for name in [c for c in measured if c.startswith(("ring_radius", "max_separation"))]:
     value, there = measured[name].loc[known["id"]].to_numpy(), features[name].notna()
     if len(set(answers[np.isfinite(value)])) == len(set(labels[there])) == 2:
-        before[name] = evaluate.roc_auc(answers[np.isfinite(value)], value[np.isfinite(value)])
+        before[name] = metrics.roc_auc(answers[np.isfinite(value)], value[np.isfinite(value)])
 best = max(before, key=before.get, default=None)
 wanted = {"ring_radius": "ring_radius", "size_feature": best}
 shortcut = {"size_feature": best}
 for key, name in wanted.items():
     if name in before:
-        there, n = features[name].notna().to_numpy(), out.config.final.bootstrap
+        there, n = features[name].notna().to_numpy(), out.config.evaluation.bootstrap
         value, strata = features[name].to_numpy()[there], mean["class"].to_numpy()[there]
-        interval = evaluate.bootstrap_interval(
-            evaluate.weighted_auc, labels[there], [value], n, out.config.seed, strata=strata
+        interval = metrics.bootstrap_interval(
+            metrics.weighted_auc, labels[there], [value], n, out.config.seed, strata=strata
         )
         ends = [f"{key}_test_auc{end}" for end in ("", "_low", "_high")]
         shortcut |= dict(zip(ends, interval, strict=True)) | {f"{key}_measured": there.mean()}
@@ -749,7 +749,7 @@ if "lensfit" in out.config.features.groups:
     maps = np.load(out.results / "lensfit" / "residuals.npy", mmap_mode="r")
 shown = [distance[truth["class"] == name].idxmin() for name in kinds]
 ids = truth["id"].iloc[shown]
-auc = f"ROC-AUC\n{metrics['test_auc']:.3f}"
+auc = f"ROC-AUC\n{tested['test_auc']:.3f}"
 places = position[ids].to_numpy()
 left = None if maps is None else maps[places]
 out.figure(plots.headline(images.images[places], kinds, band, auc, left), "headline")
@@ -758,7 +758,7 @@ out.figure(plots.headline(images.images[places], kinds, band, auc, left), "headl
 # ## 5.9 Numbers for the article
 
 # %%
-numbers = {k: v for k, v in metrics.items() if k.startswith(("test_", "n_"))}
+numbers = {k: v for k, v in tested.items() if k.startswith(("test_", "n_"))}
 for key in ("test_auc_seeds", "n_test"):  # a list; and notebook 01 tells the second
     del numbers[key]
 numbers["final_epochs"] = out.config.final.epochs
@@ -767,7 +767,7 @@ numbers["final_parameters"] = json.loads(first.read_text())["parameters"]
 numbers |= audited | sky
 numbers["n_final"] = json.loads(first.read_text())["n_train"]
 numbers |= compared
-numbers["n_near_duplicates"] = int((similar["distance"] <= neighbours.NEAR).sum())
+numbers["n_near_duplicates"] = int((similar["distance"] <= leakage.NEAR).sum())
 numbers["nearest_distance"] = float(similar["distance"].min())
 for (name, quantity), bins in sensitive.groupby(["population", "quantity"]):
     for end, row in (("least", bins.iloc[0]), ("most", bins.iloc[-1])):

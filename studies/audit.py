@@ -27,14 +27,14 @@ from torch.nn import functional
 
 from studies import precursor
 from studies.compare import Bench, network
+from studies.config import Audit, Config, Faults, Override
 from studies.efficiency import Sample
-from vitdm.config import Audit, Config, Faults, Override
 from vitdm.data.dataset import Dataset
 from vitdm.errors import InputError
-from vitdm.evaluation.evaluate import (
+from vitdm.evaluation.metrics import (
     NULL_CLASS,
     bootstrap_interval,
-    paired_gain,
+    paired_difference,
     roc_auc,
     weighted_auc,
 )
@@ -385,7 +385,7 @@ class Precursor:
 def _ours(bench: Bench, sample: Sample, settings: Config, override: Override) -> Iterator[Outcome]:
     """Train a recipe of ours with each seed; the best epoch of validation is kept."""
     recipe = network(bench, sample, settings, override, override.label)
-    rate = settings.settings(override.model, override.train)[1].learning_rate
+    rate = settings.override(override).train.learning_rate
     for seed in range(settings.audit.seeds):
         found = recipe(rate, settings.seed + seed, 1.0)
         table = bench.predictions(bench.scored, found.probabilities(bench.scored))
@@ -407,7 +407,7 @@ def _line(
     tables, told = [outcome.predictions for outcome in outcomes], [o.told for o in outcomes]
     labels = tables[0]["label"].to_numpy()
     scores = [1 - table[f"p_{NULL_CLASS}"].to_numpy() for table in tables]
-    n = settings.final.bootstrap, settings.seed
+    n = settings.evaluation.bootstrap, settings.seed
     auc = bootstrap_interval(weighted_auc, labels, scores, *n)
     line = {"mended": " ".join(mended), "seeds": len(outcomes)}
     line |= pd.DataFrame(told).mean().to_dict()
@@ -416,7 +416,7 @@ def _line(
     line |= {"balanced_accuracy": float(np.mean(decided))}
     line |= {"roc_auc": auc.value, "low": auc.low, "high": auc.high}
     if first is not None:
-        gain = paired_gain([outcome.predictions for outcome in first], tables, *n)
+        gain = paired_difference([outcome.predictions for outcome in first], tables, *n)
         line |= {"gain": gain.value, "gain_low": gain.low, "gain_high": gain.high}
         line |= {"gain_sd": gain.sd}
     return line

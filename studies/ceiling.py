@@ -55,7 +55,7 @@ from scipy import ndimage, stats
 from tqdm import tqdm
 
 from vitdm.errors import InputError
-from vitdm.evaluation.evaluate import (
+from vitdm.evaluation.metrics import (
     NULL_CLASS,
     Interval,
     bootstrap_interval,

@@ -21,12 +21,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from studies.config import Config, Override, Row
 from studies.efficiency import BOOSTING, Sample
-from vitdm.config import Config, Override, Row
 from vitdm.data.dataset import Dataset
 from vitdm.errors import InputError
-from vitdm.evaluation.evaluate import paired_gain, per_class_auc, roc_auc
-from vitdm.evaluation.selection import joined_features
+from vitdm.evaluation.metrics import paired_difference, per_class_auc, roc_auc
+from vitdm.features.selected import joined_features
 from vitdm.model import baselines, train
 from vitdm.preprocess.process import process_dataset
 from vitdm.provenance import atomic, check_replaceable, sidecar
@@ -77,7 +77,7 @@ class Bench:
         return cls(data, labels, classes, *map(np.sort, parts), data.rows("opt"))
 
     def predictions(self, rows: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
-        """Return a table as in ``vitdm.evaluation.evaluate``."""
+        """Return a table as in ``vitdm.evaluation.metrics``."""
         table = self.data.catalog.iloc[rows][["id", "class"]].reset_index(drop=True)
         table.insert(1, "label", self.labels[rows])
         table[[f"p_{name}" for name in self.classes]] = probabilities
@@ -105,7 +105,7 @@ def measure(folder: str | Path, settings: Config, name: str, out: str | Path) ->
         processed = sample.processed
         if row.preprocess:
             processed = Path(scratch) / "processed"
-            process_dataset(sample.folder / "dataset", processed, settings.processing(row))
+            process_dataset(sample.folder / "dataset", processed, settings.row(name).preprocess)
         sizes = chosen.n_train, chosen.n_valid
         bench = Bench.of(processed, settings.task, *sizes, settings.seed)
         learn = (_boosting if row.boosting else network)(bench, sample, settings, row, name)
@@ -174,8 +174,9 @@ Learn = Callable[[float, int, float], Trained]
 
 def network(bench: Bench, sample: Sample, settings: Config, row: Override, name: str) -> Learn:
     """Return the training of a row's network: of learning rate, seed, share of its epochs."""
-    model, training = settings.settings(row.model, row.train)
-    names = joined_features(model, settings, None)
+    chosen = settings.override(row)
+    model, training = chosen.model, chosen.train
+    names = joined_features(model, settings.features, None)
     arrays, _ = train.inputs_for(
         model, bench.data, settings.task, sample.features, names, sample.fits
     )
@@ -222,7 +223,7 @@ def merge(parts: Sequence[str | Path], settings: Config, out: str | Path) -> Non
 
     ``comparison.csv`` and ``comparison_history.csv`` are the trials and histories of all rows;
     ``comparison_gains.csv``: row, against, score (roc_auc or macro_roc_auc), gain, low, high, sd,
-    for each row against the one that the configuration names (``evaluate.paired_gain``).
+    for each row against the one that the configuration names (``metrics.paired_difference``).
     InputError if a row is missing.
     """
     started = time.time()
@@ -275,7 +276,7 @@ def _gain(
     """Return the paired gain over the seeds that both have."""
     both = sorted(set(without) & set(with_))
     tables = [[found[seed] for seed in both] for found in (without, with_)]
-    gain = paired_gain(
-        *tables, settings.final.bootstrap, settings.seed, macro=score == "macro_roc_auc"
+    gain = paired_difference(
+        *tables, settings.evaluation.bootstrap, settings.seed, macro=score == "macro_roc_auc"
     )
     return {"gain": gain.value, "low": gain.low, "high": gain.high, "sd": gain.sd}

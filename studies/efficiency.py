@@ -22,12 +22,12 @@ import numpy as np
 import pandas as pd
 
 from studies import sensitivity
-from vitdm.config import Config
+from studies.config import Config
 from vitdm.config import Train as TrainSettings
 from vitdm.data.dataset import Dataset, read_features
 from vitdm.errors import InputError
-from vitdm.evaluation.evaluate import binary_scores, per_class_auc, roc_auc
-from vitdm.evaluation.selection import joined_features
+from vitdm.evaluation.metrics import binary_scores, per_class_auc, roc_auc
+from vitdm.features.selected import joined_features
 from vitdm.model import baselines, train
 from vitdm.provenance import atomic, check_replaceable, sidecar
 
@@ -170,7 +170,8 @@ def _networks(
     """Train each network; yield name, label, what is told of it, predictions of each sample."""
     for name in names:
         override = settings.runs[name]
-        model, recipe = settings.settings(override.model, override.train)
+        chosen = settings.run(name)
+        model, recipe = chosen.model, chosen.train
         epochs = epochs_for(n, recipe, settings.efficiency.min_steps)
         with tempfile.TemporaryDirectory() as scratch:
             metrics = train.fit(
@@ -183,7 +184,7 @@ def _networks(
                 n_train=n,
                 seed=settings.seed + seed,
                 out=Path(scratch) / "run",
-                feature_names=joined_features(model, settings, None),
+                feature_names=joined_features(model, settings.features, None),
                 fits=sample.fits,
                 label=f"{sample.name} {n} {name}",
             )

@@ -11,7 +11,7 @@ import numpy as np
 
 from vitdm.data.dataset import Dataset
 from vitdm.errors import InputError
-from vitdm.evaluation.evaluate import binary_scores, paired_gain, roc_auc
+from vitdm.evaluation.metrics import binary_scores, paired_difference, roc_auc
 from vitdm.model import train
 from vitdm.provenance import sidecar
 
@@ -32,8 +32,8 @@ def measure(
 
     The k-th of both have the same seed. They are scored on split ``opt`` of a dataset from which
     nothing was learnt or chosen. ``auc`` and ``against_auc`` are means over the runs, ``gain`` with
-    ``low`` and ``high`` counts images and seeds (``evaluate.paired_gain``). InputError if a run
-    does not fit the images.
+    ``low`` and ``high`` counts images and seeds (``metrics.paired_difference``). InputError if a
+    run does not fit the images.
     """
     started = time.time()
     data = Dataset.open(processed)
@@ -51,7 +51,7 @@ def measure(
                 )
             found = train.predictions_table(run, data, rows, features_csv, task, fits)
             tables[-1].append(found.assign(**{"class": data.catalog["class"].to_numpy()[rows]}))
-    gain = paired_gain(*tables, n_bootstrap, seed)
+    gain = paired_difference(*tables, n_bootstrap, seed)
     aucs = [[roc_auc(*binary_scores(table)) for table in group] for group in tables]
     result = {
         "auc": float(np.mean(aucs[1])),

@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from studies import precursor
-from vitdm.config import SPLITS, Config, Preprocess
+from studies.config import Config
+from vitdm.config import SPLITS, Preprocess
 from vitdm.data import dataset
 from vitdm.errors import InputError
 from vitdm.preprocess.background import PILE_UP

@@ -14,9 +14,9 @@ import pandas as pd
 from IPython.display import Image, display
 from matplotlib.figure import Figure
 
+from studies import config as workflow
 from studies import plots
-from vitdm import config
-from vitdm.config import Config
+from studies.config import Config
 from vitdm.errors import InputError
 from vitdm.provenance import atomic, sidecar, write_json
 
@@ -112,10 +112,10 @@ def start(results: str, figures: str, tables: str, *, name: str) -> Notebook:
     plots.style()
     folder = Path(results)
     written = folder / "config.yaml"
-    settings = config.load(written if written.exists() else SMOKE)
+    settings = workflow.load(written if written.exists() else SMOKE)
     missing = [str(folder / n) for n in needs(name, settings) if not (folder / n).exists()]
     if missing:
-        if results != settings.results or settings.name != config.load(SMOKE).name:
+        if results != settings.results or settings.name != workflow.load(SMOKE).name:
             raise InputError(f"{', '.join(missing)}: missing; run snakemake first")
         print(f"No results yet: building them from {SMOKE}, a minute or two …")
         command = [sys.executable, "-m", "snakemake", "--cores", "2", "--configfile", SMOKE]

@@ -35,7 +35,7 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vitdm.config import Faults
+from studies.config import Faults
 
 PUBLISHED = Faults()
 LEVELS = {"very_low": 0.1, "low": 0.3, "medium": 0.35, "high": 0.4}

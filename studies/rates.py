@@ -9,7 +9,8 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from vitdm.config import Config, Tune
+from studies.config import Config
+from vitdm.config import Tune
 from vitdm.errors import InputError
 from vitdm.model.train import inputs_of
 from vitdm.provenance import atomic, check_replaceable, sidecar
@@ -41,8 +42,7 @@ def measure(
     if recipe not in grid.recipes:
         known = ", ".join(grid.recipes) or "none"
         raise InputError(f"--recipe {recipe}: no such recipe; expected one of: {known}")
-    override = settings.recipe(recipe)
-    model, train = settings.settings(override.model, override.train)
+    chosen = settings.recipe(recipe)
     span = {"type": "real", "low": min(grid.values), "high": 2 * max(grid.values), "log": True}
     search = Tune(
         space={"learning_rate": span},
@@ -50,7 +50,8 @@ def measure(
         epochs=grid.epochs,
         metric=settings.tune.metric,
     )
-    changed = settings.model_copy(update={"model": model, "train": train, "tune": search})
+    changed = chosen.model_copy(update={"tune": search})
+    model, train = chosen.model, chosen.train
     objective = OnDataset(
         changed,
         Path(processed),

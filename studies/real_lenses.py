@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from vitdm.config import Cutouts
+from studies.config import Cutouts
 from vitdm.lens.lensfit import Fits, fit
 
 #: one simplification less at a time: what the settings are changed to, and whether masks are used

@@ -22,23 +22,19 @@ from numpy.typing import NDArray
 from scipy import stats
 from scipy.spatial.distance import cdist
 
+from studies import config as workflow
+from studies.config import Config, RealSet
 from studies.efficiency import BOOSTING, Sample
 from studies.real_lenses import without
-from vitdm import config
-from vitdm.config import Config, RealSet
+from vitdm.config import Settings
 from vitdm.data import layouts, readers
 from vitdm.data.dataset import Dataset, read_catalog, read_features
 from vitdm.errors import InputError
-from vitdm.evaluation.evaluate import (
-    NULL_CLASS,
-    Interval,
-    bootstrap_interval,
-    roc_auc,
-    weighted_auc,
-)
-from vitdm.evaluation.selection import groups, joined_features, p_value
+from vitdm.evaluation.metrics import NULL_CLASS, Interval, bootstrap_interval, roc_auc, weighted_auc
+from vitdm.evaluation.selection import p_value
 from vitdm.features.definitions import LENSFIT, definitions
 from vitdm.features.measure import measure_dataset
+from vitdm.features.selected import feature_groups, joined_features
 from vitdm.lens import lensfit, residuals
 from vitdm.model import baselines, train
 from vitdm.predict import prepare
@@ -100,7 +96,7 @@ def real_images(chosen: RealSet) -> Real:
         images = [readers.fill_missing(read[name].pixels, name) for name in sorted(kinds)]
         names = [Path(name).stem for name in sorted(kinds)]
         return Real(names, [kinds[name] for name in sorted(kinds)], images, None)
-    known = config.load_cutouts(chosen.cutouts)
+    known = workflow.load_cutouts(chosen.cutouts)
     files = sorted(file for file in place.iterdir() if file.name in known.cutouts)
     if not files:
         raise InputError(f"{place}: found none of {chosen.cutouts}; expected some of its cutouts")
@@ -153,11 +149,11 @@ def measure(
     chosen, sample = settings.real_sky.sets[name], Sample(Path(folder))
     if name not in settings.real_sky.present:
         raise InputError(f"real_sky.sets.{name}.images: {chosen.images}: no such folder")
-    settings, seed = settings.for_real(name), settings.seed + seed
+    own, seed = settings.real_set(name), settings.seed + seed
     real = real_images(chosen)
     with tempfile.TemporaryDirectory() as scratch:
-        models, held_out = _learned(sample, settings, chosen, seed, Path(scratch))
-    names = list(definitions(settings.features))
+        models, held_out = _learned(sample, own, chosen, seed, Path(scratch))
+    names = list(definitions(own.features))
     of_image = [feature for feature in names if feature not in LENSFIT]
     crops, features, _, _ = prepare(real.images, models.network.settings, of_image, residual=False)
     features = pd.concat([features, real.fitted], axis=1)[names].astype(float)
@@ -174,13 +170,13 @@ def measure(
             inputs=[*inputs, chosen.images, *[chosen.cutouts] * bool(chosen.cutouts)],
             started=started,
             seed=seed,
-            config=_recipe(settings, name),
+            config=_recipe(own, chosen, name),
         )
     return table
 
 
 def _learned(
-    sample: Sample, settings: Config, chosen: RealSet, seed: int, scratch: Path
+    sample: Sample, settings: Settings, chosen: RealSet, seed: int, scratch: Path
 ) -> tuple[Models, pd.DataFrame]:
     """Train on split ``train`` of a sample; return the models, and their table of ``opt``."""
     raw, processed, file = (
@@ -195,7 +191,7 @@ def _learned(
     if chosen.n_train > len(available):
         found = f"found {len(available)} images in split train"
         raise InputError(f"{raw}: {found}; expected at least {chosen.n_train}")
-    model, recipe = settings.settings(chosen.model, chosen.train)
+    model, recipe = settings.model, settings.train
     train.fit(
         processed,
         file,
@@ -206,7 +202,7 @@ def _learned(
         n_train=chosen.n_train,
         seed=seed,
         out=scratch / "run",
-        feature_names=joined_features(model, settings, None),
+        feature_names=joined_features(model, settings.features, None),
         label=f"{sample.name} {seed}",
     )
     features = read_features(file, data.catalog["id"]).astype(float)
@@ -218,10 +214,9 @@ def _learned(
     return models, models.table(about, data.images[rows], features.iloc[rows])
 
 
-def _recipe(settings: Config, name: str) -> dict[str, Any]:
+def _recipe(settings: Settings, chosen: RealSet, name: str) -> dict[str, Any]:
     """Return all settings that the answers of a set depend on, but for the images."""
     sections = ("model", "train", "preprocess", "features", "seed")
-    chosen = settings.real_sky.sets[name]
     return {key: getattr(settings, key) for key in sections} | {name: chosen}
 
 
@@ -350,7 +345,7 @@ def answers(tables: Sequence[pd.DataFrame], settings: Config) -> pd.DataFrame:
     kinds = first["class"].to_numpy()
     labels = (kinds != NULL_CLASS).astype(int)
     labelled = set(labels[real & (kinds != "")]) == {0, 1}
-    chosen = settings.final.bootstrap, settings.seed
+    chosen = settings.evaluation.bootstrap, settings.seed
     for name in MODELS:
         found = [table[name].to_numpy() for table in tables]
         held_out = [s[~real] for s in found]
@@ -410,7 +405,10 @@ def merge(parts: Sequence[str | Path], settings: Config, out: str | Path) -> Non
             inputs=[Path(part) / "images.csv" for part in parts],
             started=started,
             seed=settings.seed,
-            config={name: _recipe(settings.for_real(name), name) for name in folders},
+            config={
+                name: _recipe(settings.real_set(name), settings.real_sky.sets[name], name)
+                for name in folders
+            },
             cpu_seconds=round(sum(entry["seconds"] for entry in told), 1),
         )
 
@@ -420,7 +418,7 @@ def _tables(tables: Sequence[pd.DataFrame], settings: Config, name: str) -> Answ
     first, chosen = tables[0], settings.real_sky.sets[name]
     real = (first["real"] == 1).to_numpy()
     features = first.drop(columns=ABOUT)
-    shifted = shift(features, real, groups(settings.for_real(name)), settings)
+    shifted = shift(features, real, feature_groups(settings.real_set(name).features), settings)
     standing = ranks(features, real, first["id"][real])
     summary = answers(tables, settings).assign(
         label=chosen.label,

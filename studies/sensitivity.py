@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from vitdm.evaluation.evaluate import binary_scores, delong_interval, threshold_at_fpr
+from vitdm.evaluation.metrics import binary_scores, delong_interval, threshold_at_fpr
 
 BINS = 6
 FPR = 0.01  # of all smooth lenses, at the threshold of the completeness

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from vitdm import config
+from studies import config as workflow
+from vitdm.simulation.population import Population
 
 ROOT = Path(__file__).parents[1]
 POPULATION = yaml.safe_load((ROOT / "config/populations/model_i.yaml").read_text())
@@ -30,18 +31,19 @@ SETTINGS = {
         "epochs": 1,
         "space": {"learning_rate": {"type": "real", "low": 1e-4, "high": 1e-2, "log": True}},
     },
-    "final": {"seeds": 1, "epochs": 2, "bootstrap": 20},
+    "final": {"seeds": 1, "epochs": 2},
+    "evaluation": {"bootstrap": 20},
 }
 
 
 @pytest.fixture(scope="session")
 def population():
-    return config.Population(**POPULATION)
+    return Population(**POPULATION)
 
 
 @pytest.fixture(scope="session")
 def settings():
-    return config.build(SETTINGS)
+    return workflow.build(SETTINGS)
 
 
 @pytest.fixture(scope="session")

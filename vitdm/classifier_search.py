@@ -17,7 +17,8 @@ from sklearn.model_selection import train_test_split
 from skopt import space as skopt_space
 
 from vitdm.classifier import SECTIONS, Prepared, ViTClassifier, as_images, as_labels
-from vitdm.config import SPLITS, Config, build, by_section
+from vitdm.config import Settings, by_section
+from vitdm.config.sections import checked
 from vitdm.errors import InputError
 from vitdm.model import train
 from vitdm.tuning.objective import METRICS, Params, chance
@@ -143,8 +144,8 @@ def tune(
 
 def _settings(
     classifier: ViTClassifier, space: dict[str, Any], seed: int, search: dict[str, Any]
-) -> Config:
-    """Return the configuration of a workflow in which the classifier's settings are the start."""
+) -> Settings:
+    """Return the settings of a search that starts from those of a classifier."""
     params = classifier.get_params()
     sections: dict[str, dict[str, Any]] = {
         name: {
@@ -158,14 +159,14 @@ def _settings(
     groups = ["proposal", "morphology"] + ["lensfit"] * (classifier.pixel_scale is not None)
     search = {"epochs": sections["train"]["epochs"]} | search
     content = {
-        "name": "tune",
         "seed": seed,
-        "n_images": dict.fromkeys(SPLITS, 2),
         "features": {"groups": groups},
-        "runs": {"start": {"label": "start"}},
         "tune": {"space": space} | search,
     }
-    return build(content | sections, "vitdm.tune")
+    settings = checked(Settings, content | sections, "vitdm.tune")
+    settings.check()
+    settings.check_search()
+    return settings
 
 
 def _rows(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vitdm.config import Config
+    from studies.config import Config
 
 
 def add_config(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
@@ -19,6 +19,6 @@ def add_config(parser: argparse.ArgumentParser, *, required: bool = True) -> Non
 
 def read_config(options: argparse.Namespace) -> Config:
     """Return the settings in the file of ``--config``."""
-    from vitdm.config import load
+    from studies.config import load
 
     return load(options.config)

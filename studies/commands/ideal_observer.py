@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from studies import ceiling
-    from vitdm.config import load_population
+    from vitdm.simulation.population import load_population
 
     n, seed = options.n, options.seed
     if options.config is not None:

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from studies import ceiling
-    from vitdm.config import load_population
+    from vitdm.simulation.population import load_population
 
     population, seed = load_population(options.population), options.seed or 0
     if options.seed is None and options.config is not None:

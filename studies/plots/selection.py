@@ -11,7 +11,7 @@ import seaborn as sns
 from matplotlib.ticker import MaxNLocator
 
 from studies.plots.style import WIDTH
-from vitdm.evaluation.evaluate import Gain
+from vitdm.evaluation.metrics import Difference
 
 #: where a feature is from; a group that is not named here is drawn in the last colour
 GROUPS = {
@@ -204,7 +204,7 @@ def feature_populations(rankings: dict[str, pd.DataFrame]) -> plt.Figure:
     return figure
 
 
-def feature_gain(gains: dict[str, Gain]) -> plt.Figure:
+def feature_gain(gains: dict[str, Difference]) -> plt.Figure:
     """Draw what features add to the image: mean gain in ROC-AUC, 95 % interval, each seed.
 
     ``gains`` by what is compared. Filled if beyond twice the standard error. Zero (dotted) is no

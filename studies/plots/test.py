@@ -35,7 +35,7 @@ def roc_curve(
 ) -> plt.Figure:
     """Draw the ROC curve of the test split on two axes, and how far scores are probabilities.
 
-    ``band`` has the columns fpr, tpr, tpr_low, tpr_high (``evaluate.roc_band``). How to read it:
+    ``band`` has the columns fpr, tpr, tpr_low, tpr_high (``metrics.roc_band``). How to read it:
     each threshold on the score is one point, the fraction of lenses with substructure that are
     found against the fraction of smooth lenses that are flagged; the nearer to the upper left
     corner, the better. Panel (b) spreads the low rates, where surveys work, over a logarithmic axis

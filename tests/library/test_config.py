@@ -8,9 +8,11 @@ import pytest
 import yaml
 from conftest import SETTINGS
 
+from studies import config as workflow
 from vitdm import config
 from vitdm.config.sections import Section, checked
 from vitdm.errors import InputError
+from vitdm.simulation.population import load_population
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = ("config/paper.yaml", "config/smoke.yaml")
@@ -125,7 +127,7 @@ def test_a_wrong_key_is_named_with_its_file(tmp_path, key, value, message):
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump(with_change(key, value)))
     with pytest.raises(InputError, match=r"mine\.yaml: .*" + message) as caught:
-        config.load(path)
+        workflow.load(path)
     assert "pydantic" not in str(caught.value) and "validation error" not in str(caught.value)
 
 
@@ -186,24 +188,24 @@ def test_a_wrong_key_is_named_with_its_file(tmp_path, key, value, message):
 )
 def test_what_no_search_may_vary(name, entry, key, message):
     with pytest.raises(InputError) as caught:
-        config.build(with_change(f"tune.space.{name}", entry), "mine.yaml")
+        workflow.build(with_change(f"tune.space.{name}", entry), "mine.yaml")
     (line,) = str(caught.value).splitlines()
     assert re.match(rf"mine\.yaml: tune\.space\.{name}{re.escape(key)}: {message}", line), line
 
 
 def test_choices_get_the_type_of_the_key():
     space = {"learning_rate": choices("1e-3", 1), "spt": choices(True, False)}
-    entries = config.build(with_change("tune.space", space)).tune.space
+    entries = workflow.build(with_change("tune.space", space)).tune.space
     assert entries["learning_rate"].choices == [1e-3, 1.0]  # YAML 1.1 reads 1e-3 as text
     assert entries["spt"].choices == [True, False]
     edges = {"depth": integers(1, 2), "dropout": {"type": "real", "low": 0, "high": 0.5}}
-    assert set(config.build(with_change("tune.space", edges)).tune.space) == set(edges)
+    assert set(workflow.build(with_change("tune.space", edges)).tune.space) == set(edges)
 
 
 def test_a_name_that_is_no_text(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump(SETTINGS | {1: 2}))
-    for load in (config.load, config.load_population, config.load_run_settings):
+    for load in (workflow.load, load_population, config.load_run_settings):
         with pytest.raises(InputError, match=r"mine\.yaml: 1: Keys should be strings"):
             load(path)
 
@@ -213,7 +215,7 @@ def test_every_wrong_run_and_dimension_gets_its_line():
     content = with_change("runs.other", {"label": "x", "model": {"patch_size": 7}}, content)
     content = with_change("tune.space.depth", integers(2, 3), content)
     with pytest.raises(InputError) as caught:
-        config.build(content, "mine.yaml")
+        workflow.build(content, "mine.yaml")
     assert [line.split(": ")[:2] for line in str(caught.value).splitlines()] == [
         ["mine.yaml", key]
         for key in ("runs.plain.model.depth", "runs.plain.model.dept", "runs.other")
@@ -223,7 +225,7 @@ def test_every_wrong_run_and_dimension_gets_its_line():
 
 def test_a_key_where_nothing_is_known_is_just_unknown():
     class Loose(Section):
-        pairs: tuple[config.Final, ...]
+        pairs: tuple[workflow.Final, ...]
 
     with pytest.raises(InputError, match=r"^f: pairs\.0\.sead: unknown key$"):
         checked(Loose, {"pairs": [{"sead": 1}]}, "f")
@@ -232,7 +234,7 @@ def test_a_key_where_nothing_is_known_is_just_unknown():
 def test_every_wrong_key_gets_its_line():
     content = with_change("model.dept", 1, with_change("train.epochs", "many"))
     with pytest.raises(InputError) as caught:
-        config.build(content, "mine.yaml")
+        workflow.build(content, "mine.yaml")
     lines = str(caught.value).splitlines()
     assert [line.split(": ")[:2] for line in lines] == [
         ["mine.yaml", "model.dept"],
@@ -254,16 +256,17 @@ def test_files_that_are_no_configuration(tmp_path, content, message):
     path = tmp_path / "mine.yaml"
     if content is not None:
         path.write_bytes(content)
-    for load in (config.load, config.load_population, config.load_run_settings):
+    for load in (workflow.load, load_population, config.load_run_settings):
         with pytest.raises(InputError, match=r"mine\.yaml: " + message):
             load(path)
 
 
 def test_values_take_their_place():
-    settings = config.build(SETTINGS | {"train": {"learning_rate": "1e-3"}})
+    settings = workflow.build(SETTINGS | {"train": {"learning_rate": "1e-3"}})
     assert settings.train.learning_rate == 1e-3  # YAML 1.1 reads 1e-3 as text
     assert settings.model.num_heads == 2 and settings.model.spt is True
-    model, train = settings.settings({"depth": 5}, {"epochs": 9})
+    changed = settings.changed(model={"depth": 5}, train={"epochs": 9})
+    model, train = changed.model, changed.train
     assert (model.depth, model.embed_dim, train.epochs) == (5, 16, 9)
     assert settings.model.depth == 1
 
@@ -293,7 +296,7 @@ def test_paper_and_smoke_have_the_same_keys():
 
 @pytest.mark.parametrize("name", WORKFLOWS)
 def test_workflows_of_the_project_are_valid(name):
-    settings = config.load(ROOT / name)
+    settings = workflow.load(ROOT / name)
     assert settings.name == Path(name).stem and settings.publish == (settings.name == "paper")
     written = yaml.safe_load((ROOT / name).read_text())
     resolved = settings.model_dump(mode="json")
@@ -312,7 +315,7 @@ def test_workflows_of_the_project_are_valid(name):
         "real_sky",
     ):
         assert set(written[section]) == set(resolved[section]), section  # nothing left to defaults
-    population = config.load_population(ROOT / settings.population)
+    population = load_population(ROOT / settings.population)
     assert sum(population.class_fractions.values()) == 1
 
 
@@ -327,11 +330,11 @@ FITTING = {
 
 
 def test_images_without_a_pixel_scale_are_not_fitted():
-    assert len(config.build(SETTINGS | FITTING).runs) == len(SETTINGS["runs"]) + 2
-    settings = config.build(SETTINGS | FITTING | {"data": "images"})
+    assert len(workflow.build(SETTINGS | FITTING).runs) == len(SETTINGS["runs"]) + 2
+    settings = workflow.build(SETTINGS | FITTING | {"data": "images"})
     assert settings.features.groups == ["proposal", "morphology"]
     assert len(settings.runs) == len(SETTINGS["runs"])
-    scaled = config.build(SETTINGS | FITTING | {"data": "i", "ingest": {"pixel_scale": 0.05}})
+    scaled = workflow.build(SETTINGS | FITTING | {"data": "i", "ingest": {"pixel_scale": 0.05}})
     assert "lensfit" in scaled.features.groups and "map" in scaled.runs
 
 
@@ -346,7 +349,7 @@ def test_images_without_a_pixel_scale_are_not_fitted():
 )
 def test_residual_maps_must_match_the_images(change):
     with pytest.raises(InputError, match="runs.map: model.residual is on: "):
-        config.build(SETTINGS | FITTING | change)
+        workflow.build(SETTINGS | FITTING | change)
 
 
 # ------------------------------------------------------------------------ data and saving
@@ -358,7 +361,7 @@ def test_residual_maps_must_match_the_images(change):
     + [("my images", "tiny_my_images"), ("..", "tiny_data")],
 )
 def test_data_from_files_gets_a_name_of_its_own(data, name):
-    settings = config.build(SETTINGS | {"data": data, "publish": True})
+    settings = workflow.build(SETTINGS | {"data": data, "publish": True})
     assert settings.name == name and settings.publish == (data == "simulate")
     assert settings.results == f"results/{name}" and settings.data == data
 
@@ -366,29 +369,29 @@ def test_data_from_files_gets_a_name_of_its_own(data, name):
 def test_home_is_expanded(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "me"))
     (tmp_path / "me" / "lenses").mkdir(parents=True)
-    settings = config.build(SETTINGS | {"data": "~/lenses/"})
+    settings = workflow.build(SETTINGS | {"data": "~/lenses/"})
     assert settings.data == f"{tmp_path}/me/lenses/" and settings.name == "tiny_lenses"
-    config.check_data(settings)
-    assert config.build(SETTINGS | {"data": "~"}).name == "tiny_me"
+    workflow.check_data(settings)
+    assert workflow.build(SETTINGS | {"data": "~"}).name == "tiny_me"
 
 
 def test_data_that_is_not_there(tmp_path):
-    config.check_data(config.build(SETTINGS | {"data": str(tmp_path)}))
+    workflow.check_data(workflow.build(SETTINGS | {"data": str(tmp_path)}))
     with pytest.raises(InputError, match="data: .*gone: no such file or folder; expected 'simu"):
-        config.check_data(config.build(SETTINGS | {"data": str(tmp_path / "gone")}))
+        workflow.check_data(workflow.build(SETTINGS | {"data": str(tmp_path / "gone")}))
     with pytest.raises(InputError, match="gone.yaml: cannot be read"):
-        config.check_data(config.build(SETTINGS | {"population": "gone.yaml"}))
+        workflow.check_data(workflow.build(SETTINGS | {"population": "gone.yaml"}))
 
 
 def test_save_writes_only_what_changes(tmp_path):
     path = tmp_path / "new" / "config.yaml"
-    settings = config.build(SETTINGS)
+    settings = workflow.build(SETTINGS)
     config.save(settings, path)
-    assert config.load(path) == settings
+    assert workflow.load(path) == settings
     path.touch()
     before = path.stat()
     config.save(settings, path)
     after = path.stat()
     assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
-    config.save(config.build(SETTINGS | {"seed": 8}), path)
-    assert config.load(path).seed == 8 and [p.name for p in path.parent.iterdir()] == [path.name]
+    config.save(workflow.build(SETTINGS | {"seed": 8}), path)
+    assert workflow.load(path).seed == 8 and [p.name for p in path.parent.iterdir()] == [path.name]

@@ -10,13 +10,13 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 from scipy import stats
-from sklearn import metrics
+from sklearn import metrics as reference
 
 from studies import plots
 from vitdm.config import Model
 from vitdm.data import dataset
 from vitdm.errors import InputError
-from vitdm.evaluation import evaluate
+from vitdm.evaluation import final_test, metrics
 from vitdm.model import train
 
 
@@ -55,10 +55,10 @@ def random_tables(seeds=3, n=(200, 100, 100), signal=1.5):
 def test_auc_and_interval_of_two_gaussians(separation):
     labels, scores = gaussians(1200, separation, seed=1, negatives=800)
     truth = stats.norm.cdf(separation / math.sqrt(2))
-    found = evaluate.bootstrap_interval(evaluate.weighted_auc, labels, [scores], 1000, seed=3)
+    found = metrics.bootstrap_interval(metrics.weighted_auc, labels, [scores], 1000, seed=3)
     assert found.low < truth < found.high
-    assert found.value == pytest.approx(metrics.roc_auc_score(labels, scores), abs=1e-12)
-    other = evaluate.delong_interval(labels, [scores])  # the two ways agree
+    assert found.value == pytest.approx(reference.roc_auc_score(labels, scores), abs=1e-12)
+    other = metrics.delong_interval(labels, [scores])  # the two ways agree
     assert other.low < truth < other.high and other.value == pytest.approx(found.value)
     assert found.high - found.low == pytest.approx(other.high - other.low, rel=0.1)
     np.testing.assert_allclose(found, other, atol=0.15 * (other.high - other.low))
@@ -73,8 +73,8 @@ def test_delong_is_its_definition():
         np.sign(s[labels == 1][:, None] - s[labels == 0][None]) / 2 + 0.5 for s in models
     ]  # (60, 40) each
     by_positive, by_negative = ([w.mean(axis) for w in wins] for axis in (1, 0))
-    aucs, covariance = evaluate.delong(labels, models)
-    np.testing.assert_allclose(aucs, [metrics.roc_auc_score(labels, s) for s in models])
+    aucs, covariance = metrics.delong(labels, models)
+    np.testing.assert_allclose(aucs, [reference.roc_auc_score(labels, s) for s in models])
     np.testing.assert_allclose(covariance, np.cov(by_positive) / 60 + np.cov(by_negative) / 40)
 
 
@@ -83,7 +83,7 @@ def test_variance_of_delong_in_closed_form():
     labels, scores = gaussians(20000, 1.0, seed=0)
     auc = stats.norm.cdf(1 / math.sqrt(2))
     both = stats.multivariate_normal(cov=[[1, 0.5], [0.5, 1]]).cdf([1 / math.sqrt(2)] * 2)
-    _, covariance = evaluate.delong(labels, [scores])
+    _, covariance = metrics.delong(labels, [scores])
     assert covariance[0, 0] == pytest.approx(2 * (both - auc**2) / 20000, rel=0.03)
 
 
@@ -94,14 +94,14 @@ def test_p_of_delong_is_uniform_if_nothing_differs():
         labels, shared = gaussians(80, 1.0, seed=k)
         rng = np.random.default_rng(1000 + k)
         first, second = shared + rng.normal(size=(2, 160))
-        found.append(evaluate.delong_p(labels, [first], [second]))
+        found.append(metrics.delong_p(labels, [first], [second]))
     assert stats.kstest(found, "uniform").pvalue > 0.01
     labels, shared = gaussians(400, 1.0, seed=1)
     noise = np.random.default_rng(0).normal(size=(4, 800))
-    assert evaluate.delong_p(labels, [*(shared + 2 * noise[:2])], [*(shared + noise[2:])]) < 1e-3
-    assert evaluate.delong_p(labels, [shared], [shared]) == 1.0
+    assert metrics.delong_p(labels, [*(shared + 2 * noise[:2])], [*(shared + noise[2:])]) < 1e-3
+    assert metrics.delong_p(labels, [shared], [shared]) == 1.0
     with pytest.raises(InputError, match="found 0 and 3 images"):
-        evaluate.delong(np.zeros(3), [np.arange(3)])
+        metrics.delong(np.zeros(3), [np.arange(3)])
 
 
 @pytest.mark.parametrize("way", ["bootstrap", "delong"])
@@ -111,11 +111,9 @@ def test_interval_covers_the_truth_as_often_as_it_says(way):
     for k in range(150):
         labels, scores = gaussians(60, 1.0, seed=k)
         if way == "delong":
-            found = evaluate.delong_interval(labels, [scores])
+            found = metrics.delong_interval(labels, [scores])
         else:
-            found = evaluate.bootstrap_interval(
-                evaluate.weighted_auc, labels, [scores], 250, seed=k
-            )
+            found = metrics.bootstrap_interval(metrics.weighted_auc, labels, [scores], 250, seed=k)
         inside += found.low <= truth <= found.high
     assert 0.88 < inside / 150 <= 0.99  # 95 % ± 1.8 % and a little bias of the percentiles
 
@@ -124,26 +122,26 @@ def test_weighted_rates_are_sklearns_on_explicitly_repeated_images():
     rng = np.random.default_rng(0)
     labels = rng.integers(2, size=80)
     scores = np.round(rng.normal(size=80) + labels, 1)  # with ties
-    weights = np.concatenate(list(evaluate.resamplings(labels, 20, seed=5)))
-    found = evaluate.weighted_auc(labels, scores, weights)
+    weights = np.concatenate(list(metrics.resamplings(labels, 20, seed=5)))
+    found = metrics.weighted_auc(labels, scores, weights)
     called = (scores > 0.5).astype(float)
-    balanced = evaluate.weighted_auc(labels, called, weights)
-    accuracy = evaluate.weighted_accuracy(labels, called, weights)
-    precision = evaluate.weighted_average_precision(labels, scores, weights)
-    rates = [evaluate.weighted_tpr(labels, scores, weights, fpr) for fpr in (0.001, 0.1)]
+    balanced = metrics.weighted_auc(labels, called, weights)
+    accuracy = metrics.weighted_accuracy(labels, called, weights)
+    precision = metrics.weighted_average_precision(labels, scores, weights)
+    rates = [metrics.weighted_tpr(labels, scores, weights, fpr) for fpr in (0.001, 0.1)]
     for b, counts in enumerate(weights.astype(int)):
         drawn = np.repeat(np.arange(80), counts)
-        assert found[b] == pytest.approx(metrics.roc_auc_score(labels[drawn], scores[drawn]))
+        assert found[b] == pytest.approx(reference.roc_auc_score(labels[drawn], scores[drawn]))
         assert balanced[b] == pytest.approx(
-            metrics.balanced_accuracy_score(labels[drawn], scores[drawn] > 0.5)
+            reference.balanced_accuracy_score(labels[drawn], scores[drawn] > 0.5)
         )
         assert accuracy[b] == pytest.approx(
-            metrics.accuracy_score(labels[drawn], scores[drawn] > 0.5)
+            reference.accuracy_score(labels[drawn], scores[drawn] > 0.5)
         )
         assert precision[b] == pytest.approx(
-            metrics.average_precision_score(labels[drawn], scores[drawn])
+            reference.average_precision_score(labels[drawn], scores[drawn])
         )
-        x, y, _ = metrics.roc_curve(labels[drawn], scores[drawn], drop_intermediate=False)
+        x, y, _ = reference.roc_curve(labels[drawn], scores[drawn], drop_intermediate=False)
         for rate, fpr in zip(rates, (0.001, 0.1), strict=True):
             assert rate[b] == pytest.approx(y[x <= fpr].max())
 
@@ -151,7 +149,7 @@ def test_weighted_rates_are_sklearns_on_explicitly_repeated_images():
 def test_resampling_keeps_each_stratum_and_repeats():
     strata = np.array(["a"] * 5 + ["b"] * 20)
     first, second = (
-        np.concatenate(list(evaluate.resamplings(strata, 600, seed=2))) for _ in range(2)
+        np.concatenate(list(metrics.resamplings(strata, 600, seed=2))) for _ in range(2)
     )
     assert first.shape == (600, 25)
     np.testing.assert_array_equal(first, second)
@@ -163,47 +161,47 @@ def test_resampling_keeps_each_stratum_and_repeats():
 
 def test_all_seeds_see_the_same_resampled_images():
     labels, scores = gaussians(150, 1.0, seed=4)
-    one = evaluate.bootstrap_interval(evaluate.weighted_auc, labels, [scores], 300, seed=1)
-    same = evaluate.bootstrap_interval(evaluate.weighted_auc, labels, [scores] * 4, 300, seed=1)
+    one = metrics.bootstrap_interval(metrics.weighted_auc, labels, [scores], 300, seed=1)
+    same = metrics.bootstrap_interval(metrics.weighted_auc, labels, [scores] * 4, 300, seed=1)
     assert same == pytest.approx(one)  # independent draws would halve the width
     mirrored = [scores, -scores]  # their areas add to 1 on the same images
-    sure = evaluate.bootstrap_interval(evaluate.weighted_auc, labels, mirrored, 300, seed=1)
+    sure = metrics.bootstrap_interval(metrics.weighted_auc, labels, mirrored, 300, seed=1)
     assert sure == pytest.approx((0.5, 0.5, 0.5))
 
 
 def test_bootstrap_is_fast_enough_for_the_default_run():
     labels, scores = gaussians(1250, 3.0, seed=0)
     started = time.process_time()
-    evaluate.bootstrap_interval(evaluate.weighted_auc, labels, [scores] * 2, 500, seed=0)
+    metrics.bootstrap_interval(metrics.weighted_auc, labels, [scores] * 2, 500, seed=0)
     assert time.process_time() - started < 3  # 1/16 of 2000 x 5000 x 4, allowed 20 s
 
 
 def test_auc_of_hard_labels_is_the_balanced_accuracy():
     labels, scores = gaussians(300, 1.2, seed=8, negatives=500)
     hard = (scores > 0.5).astype(float)
-    balanced = evaluate.weighted_auc(labels, hard, np.ones((1, 800)))[0]
-    assert evaluate.roc_auc(labels, hard) == pytest.approx(balanced)
-    assert balanced == pytest.approx(metrics.balanced_accuracy_score(labels, scores > 0.5))
-    assert evaluate.roc_auc(labels, scores) > balanced + 0.03
+    balanced = metrics.weighted_auc(labels, hard, np.ones((1, 800)))[0]
+    assert metrics.roc_auc(labels, hard) == pytest.approx(balanced)
+    assert balanced == pytest.approx(reference.balanced_accuracy_score(labels, scores > 0.5))
+    assert metrics.roc_auc(labels, scores) > balanced + 0.03
 
 
 def test_one_label_only_is_an_input_error():
     with pytest.raises(InputError, match=r"found label \[1\] only"):
-        evaluate.roc_auc(np.ones(3, int), np.arange(3))
+        metrics.roc_auc(np.ones(3, int), np.arange(3))
     with pytest.raises(InputError, match="expected both"):
-        evaluate.bootstrap_interval(evaluate.weighted_auc, np.zeros(3), [np.arange(3)], 10, 0)
+        metrics.bootstrap_interval(metrics.weighted_auc, np.zeros(3), [np.arange(3)], 10, 0)
 
 
 def test_true_positive_rate_at_a_false_positive_rate():
     labels = np.array([0, 0, 0, 0, 1, 1, 1, 1])
     scores = np.array([0.1, 0.2, 0.3, 0.6, 0.25, 0.5, 0.7, 0.9])
     one = np.ones((1, 8))
-    assert evaluate.weighted_tpr(labels, scores, one, 0.0) == 0.5
-    assert evaluate.weighted_tpr(labels, scores, one, 0.24) == 0.5
-    assert evaluate.weighted_tpr(labels, scores, one, 0.25) == 0.75
-    assert evaluate.weighted_tpr(labels, scores, one, 0.5) == 1.0
+    assert metrics.weighted_tpr(labels, scores, one, 0.0) == 0.5
+    assert metrics.weighted_tpr(labels, scores, one, 0.24) == 0.5
+    assert metrics.weighted_tpr(labels, scores, one, 0.25) == 0.75
+    assert metrics.weighted_tpr(labels, scores, one, 0.5) == 1.0
     for fpr, expected in ((0.0, 0.5), (0.25, 0.75), (0.5, 1.0)):
-        threshold = evaluate.threshold_at_fpr(labels, scores, fpr)
+        threshold = metrics.threshold_at_fpr(labels, scores, fpr)
         assert (scores[labels == 1] > threshold).mean() == expected
         assert (scores[labels == 0] > threshold).mean() <= fpr
 
@@ -213,13 +211,13 @@ def test_roc_band_of_one_gaussian_is_its_curve():
     p_sub = stats.norm.cdf(scores)  # any rising function leaves the curve as it is
     truth = np.where(labels == 1, "sub", "no_sub")
     one = table(["no_sub", "sub"], truth, np.column_stack([1 - p_sub, p_sub]))
-    band = evaluate.roc_band([one, one])
+    band = metrics.roc_band([one, one])
     np.testing.assert_array_equal(band["tpr_low"], band["tpr_high"])
     inner = band[(band["fpr"] > 0.02) & (band["fpr"] < 0.98)]
     expected = stats.norm.cdf(stats.norm.ppf(inner["fpr"]) + 1.5)
     np.testing.assert_allclose(inner["tpr"], expected, atol=0.03)
     assert np.trapezoid(band["tpr"], band["fpr"]) == pytest.approx(
-        evaluate.roc_auc(labels, scores), abs=0.003
+        metrics.roc_auc(labels, scores), abs=0.003
     )
 
 
@@ -233,22 +231,22 @@ HAND = table(
 
 
 def test_per_class_auc_by_hand():
-    found = evaluate.per_class_auc(HAND)
+    found = metrics.per_class_auc(HAND)
     # no_sub 0.8, 0.3 against 0.2, 0.6, 0.1, 0.1: 4 + 3 of 8 pairs; cdm 0.7, 0.3 against
     # 0.1, 0.4, 0.5, 0.1: 4 + 2; axion 0.4, 0.8 against 0.1, 0.3, 0.1, 0.1: all
     assert found == pytest.approx({"no_sub": 7 / 8, "cdm": 6 / 8, "axion": 1.0})
-    absent = evaluate.per_class_auc(HAND[HAND["class"] != "axion"])
+    absent = metrics.per_class_auc(HAND[HAND["class"] != "axion"])
     assert math.isnan(absent["axion"]) and absent["no_sub"] == pytest.approx(3 / 4)
 
 
 def test_confusion_and_accuracies_by_hand():
-    np.testing.assert_array_equal(evaluate.confusion(HAND), [[1, 1, 0], [1, 1, 0], [0, 1, 1]])
-    assert evaluate.multiclass_accuracy(HAND) == pytest.approx(0.5)
-    labels, scores = evaluate.binary_scores(HAND)
+    np.testing.assert_array_equal(metrics.confusion(HAND), [[1, 1, 0], [1, 1, 0], [0, 1, 1]])
+    assert metrics.multiclass_accuracy(HAND) == pytest.approx(0.5)
+    labels, scores = metrics.binary_scores(HAND)
     np.testing.assert_array_equal(labels, [0, 0, 1, 1, 1, 1])
     np.testing.assert_allclose(scores, [0.2, 0.7, 0.8, 0.4, 0.9, 0.9])
     apart = table(CLASSES, CLASSES, [[0.6, 0.2, 0.2], [0.4, 0.6, 0.0], [0.3, 0.0, 0.7]])
-    found = evaluate.summarise([HAND], [apart], n_bootstrap=20)
+    found = final_test.summarise([HAND], [apart], n_bootstrap=20)
     # halfway between the scores 0.4 and 0.6 of the held-out images; the test images' best is 0.75
     assert found["thresholds"] == pytest.approx([0.5]) and found["test_threshold"] == 0.5
     assert found["n_held_out"] == 3
@@ -261,42 +259,42 @@ def test_confusion_and_accuracies_by_hand():
 
 def test_predictions_without_the_null_class_are_refused():
     with pytest.raises(InputError, match="expected p_no_sub"):
-        evaluate.binary_scores(HAND.drop(columns="p_no_sub"))
+        metrics.binary_scores(HAND.drop(columns="p_no_sub"))
 
 
 def test_summary_of_several_seeds():
     tables = random_tables()
-    found = evaluate.summarise(tables, tables, n_bootstrap=200, seed=1)
+    found = final_test.summarise(tables, tables, n_bootstrap=200, seed=1)
     labels = (tables[0]["class"] != "no_sub").astype(int)
-    aucs = [metrics.roc_auc_score(labels, 1 - t["p_no_sub"]) for t in tables]
+    aucs = [reference.roc_auc_score(labels, 1 - t["p_no_sub"]) for t in tables]
     assert found["test_auc_seeds"] == pytest.approx(aucs)
     assert found["test_auc"] == pytest.approx(np.mean(aucs))
     assert found["test_auc_seed_sd"] == pytest.approx(np.std(aucs, ddof=1))
     mean = sum(t["p_no_sub"] for t in tables) / 3
-    assert found["test_ensemble_auc"] == pytest.approx(metrics.roc_auc_score(labels, 1 - mean))
+    assert found["test_ensemble_auc"] == pytest.approx(reference.roc_auc_score(labels, 1 - mean))
     assert found["test_ensemble_auc"] > found["test_auc"]  # averaging removes the seeds' noise
     assert found["n_seeds"] == 3 and found["n_test"] == 400
     for key in ("test_auc", "test_ensemble_auc", "test_balanced_accuracy", "test_auc_cdm"):
         assert found[f"{key}_low"] < found[key] < found[f"{key}_high"]
-    assert found == evaluate.summarise(tables, tables, n_bootstrap=200, seed=1)
+    assert found == final_test.summarise(tables, tables, n_bootstrap=200, seed=1)
 
 
 def test_seeds_of_different_images_are_refused():
     first, second = random_tables(seeds=2)
     with pytest.raises(InputError, match="differ"):
-        evaluate.ensemble([first, second.iloc[::-1].reset_index(drop=True)])
+        metrics.ensemble([first, second.iloc[::-1].reset_index(drop=True)])
 
 
 def test_failures_are_the_most_confident_mistakes():
     catalog = HAND[["id", "class", "split"]].assign(source="x", substructure_mass=range(6))
-    worst = evaluate.failures(HAND, catalog, threshold=0.5)
+    worst = final_test.failures(HAND, catalog, threshold=0.5)
     assert list(worst["id"]) == ["001", "003"]
     assert list(worst["kind"]) == ["false_alarm", "miss"]
     assert list(worst["predicted"]) == ["sub", "no_sub"]
     np.testing.assert_allclose(worst["p_true"], [0.3, 0.4])
     assert list(worst["substructure_mass"]) == [1, 3]
     many = random_tables(seeds=1, signal=0.5)[0]
-    found = evaluate.failures(many, many[["id", "class"]], 0.5, n=4)
+    found = final_test.failures(many, many[["id", "class"]], 0.5, n=4)
     assert dict(found["kind"].value_counts()) == {"miss": 8, "false_alarm": 4}
     assert dict(found["class"].value_counts()) == {"no_sub": 4, "cdm": 4, "axion": 4}
     missed = many[many["class"] != "no_sub"]
@@ -361,7 +359,7 @@ def test_evaluate_end_to_end(tmp_path, processed, monkeypatch):
     monkeypatch.setattr(train, "load_run", lambda folder: run)
     out = tmp_path / "out" / "evaluation"
     arguments = (processed, tmp_path / "features.csv", folders(tmp_path), out)
-    result = evaluate.evaluate(*arguments, n_bootstrap=50, seed=1)
+    result = final_test.evaluate(*arguments, n_bootstrap=50, seed=1)
 
     assert [len(images) for images, _ in run.seen] == [20, 20]  # the test split, once a run
     np.testing.assert_array_equal(run.seen[0][0], np.load(processed / "images.npy")[20:])
@@ -393,7 +391,7 @@ def test_evaluate_end_to_end(tmp_path, processed, monkeypatch):
     curve = pd.read_csv(out / "roc.csv")
     assert np.trapezoid(curve["tpr"], curve["fpr"]) == pytest.approx(1.0)
     assert len(pd.read_csv(out / "failures.csv")) == 0
-    evaluate.evaluate(*arguments, n_bootstrap=50, seed=1)  # over an earlier result
+    final_test.evaluate(*arguments, n_bootstrap=50, seed=1)  # over an earlier result
     assert json.loads((out / "metrics.json").read_text()) == saved
 
 
@@ -403,7 +401,7 @@ def test_evaluate_refuses_what_does_not_fit(tmp_path, processed, monkeypatch):
     def refused(run, message, features=None, run_folders=runs, task="multiclass"):
         monkeypatch.setattr(train, "load_run", lambda folder: run)
         with pytest.raises(InputError, match=message):
-            evaluate.evaluate(processed, features, run_folders, out, task=task, n_bootstrap=10)
+            final_test.evaluate(processed, features, run_folders, out, task=task, n_bootstrap=10)
         assert not out.exists()
 
     features = tmp_path / "features.csv"
@@ -425,7 +423,7 @@ def test_evaluate_refuses_a_test_split_of_one_class(tmp_path):
     catalog["split"], catalog["source"] = ["train", "train", "test", "test"], "test"
     dataset.write(tmp_path / "processed", np.zeros((4, 8, 8), np.float32), catalog)
     with pytest.raises(InputError, match="split 'test'"):
-        evaluate.evaluate(tmp_path / "processed", None, folders(tmp_path, 1), tmp_path / "out")
+        final_test.evaluate(tmp_path / "processed", None, folders(tmp_path, 1), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -455,30 +453,30 @@ def paired_runs(seeds, n=400, before=0.8, after=1.2, jitter=0.0, seed=0):
 def test_paired_gain_of_known_size():
     """AUC = Phi(d / sqrt 2) before and after."""
     runs, _, _ = paired_runs(seeds=3, n=3000)
-    found = evaluate.paired_gain(*runs, 300, 0)
+    found = metrics.paired_difference(*runs, 300, 0)
     expected = stats.norm.cdf(1.2 / 2**0.5) - stats.norm.cdf(0.8 / 2**0.5)
     assert found.value == pytest.approx(expected, abs=0.01) and found.beyond_error
     assert found.low < found.value < found.high and len(found.seeds) == 3
-    assert found == evaluate.paired_gain(*runs, 300, 0)
-    back = evaluate.paired_gain(*runs[::-1], 300, 0)
+    assert found == metrics.paired_difference(*runs, 300, 0)
+    back = metrics.paired_difference(*runs[::-1], 300, 0)
     assert back.value == -found.value and back.sd == pytest.approx(found.sd)
 
 
 def test_the_same_runs_gain_nothing_without_error():
     runs, _, _ = paired_runs(seeds=2)
-    assert evaluate.paired_gain(runs[0], runs[0], 50, 0)[:4] == (0, 0, 0, 0)
-    assert not evaluate.paired_gain(runs[0], runs[0], 50, 0).beyond_error
+    assert metrics.paired_difference(runs[0], runs[0], 50, 0)[:4] == (0, 0, 0, 0)
+    assert not metrics.paired_difference(runs[0], runs[0], 50, 0).beyond_error
 
 
 def test_images_that_are_hard_for_both_cancel():
     """The error is that of the difference drawn by hand, far below that of two separate scores."""
     runs, labels, luck = paired_runs(seeds=1)
-    found = evaluate.paired_gain(*runs, 2000, 0)
+    found = metrics.paired_difference(*runs, 2000, 0)
     rng, draws = np.random.default_rng(4), []
     for _ in range(800):
         rows = np.concatenate([rng.integers(0, 400, 400), rng.integers(400, 800, 400)])
         aucs = [
-            metrics.roc_auc_score(labels[rows], luck[rows] + d * labels[rows]) for d in (0.8, 1.2)
+            reference.roc_auc_score(labels[rows], luck[rows] + d * labels[rows]) for d in (0.8, 1.2)
         ]
         draws.append(aucs)
     difference = np.diff(draws, axis=1)
@@ -493,10 +491,10 @@ def test_images_that_are_hard_for_both_cancel():
 def test_the_scatter_between_seeds_is_in_the_error(seeds):
     """var = var over images + s² / S, s the s.d. (ddof 1) of the seeds' gains."""
     runs, _, _ = paired_runs(seeds, jitter=0.3, seed=2)
-    found = evaluate.paired_gain(*runs, 4000, 0)
+    found = metrics.paired_difference(*runs, 4000, 0)
     images = paired_runs(1, seed=2)[0]
     spread = np.var(found.seeds, ddof=1) / seeds
-    expected = evaluate.paired_gain(*images, 1000, 0).sd ** 2 + spread
+    expected = metrics.paired_difference(*images, 1000, 0).sd ** 2 + spread
     assert spread > 0.5 * expected  # which is what this test is about
     assert found.sd == pytest.approx(expected**0.5, rel=0.1)
 
@@ -504,9 +502,11 @@ def test_the_scatter_between_seeds_is_in_the_error(seeds):
 def test_runs_that_cannot_be_compared():
     runs, _, _ = paired_runs(2, n=20)
     with pytest.raises(InputError, match="found 2 and 1 seeds"):
-        evaluate.paired_gain(runs[0], runs[1][:1], 10, 0)
+        metrics.paired_difference(runs[0], runs[1][:1], 10, 0)
     with pytest.raises(InputError, match="differ in their images"):
-        evaluate.paired_gain(runs[0], [runs[1][0], runs[1][1][::-1].reset_index(drop=True)], 10, 0)
+        metrics.paired_difference(
+            runs[0], [runs[1][0], runs[1][1][::-1].reset_index(drop=True)], 10, 0
+        )
 
 
 # ------------------------------------------------------------------------------ what else scores
@@ -522,22 +522,22 @@ def test_rivals(tmp_path):
     dataset.write(tmp_path / "data", np.zeros((400, 4, 4), np.float32), catalog)
     value = labels + 0.3 * rng.normal(size=400)
     value[7] = np.inf
-    features = pd.DataFrame({"id": catalog["id"], evaluate.UNTRAINED: value})
+    features = pd.DataFrame({"id": catalog["id"], final_test.UNTRAINED: value})
     features.to_csv(tmp_path / "f.csv", index=False)
     data = dataset.Dataset.open(tmp_path / "data")
     told = catalog.iloc[200:][["id", "class", "split"]].assign(label=labels[200:])
     told = told.reset_index(drop=True)
     rows = data.rows("train")
-    found = evaluate.rivals(data, rows, told, tmp_path / "f.csv", 0, "multiclass")
-    assert set(found) == {evaluate.RIVAL, evaluate.UNTRAINED}
-    single = evaluate.roc_auc(*evaluate.binary_scores(found[evaluate.UNTRAINED]))
-    assert single == pytest.approx(metrics.roc_auc_score(labels[200:], value[200:]))
-    assert evaluate.roc_auc(*evaluate.binary_scores(found[evaluate.RIVAL])) > 0.9
+    found = final_test.baselines_on(data, rows, told, tmp_path / "f.csv", 0, "multiclass")
+    assert set(found) == {final_test.BASELINE, final_test.UNTRAINED}
+    single = metrics.roc_auc(*metrics.binary_scores(found[final_test.UNTRAINED]))
+    assert single == pytest.approx(reference.roc_auc_score(labels[200:], value[200:]))
+    assert metrics.roc_auc(*metrics.binary_scores(found[final_test.BASELINE])) > 0.9
 
 
 def test_fewest_errors_by_hand():
     # scores 0.2, 0.7 of smooth lenses, 0.4, 0.8, 0.9, 0.9 of others: above 0.75, 1/4 of these lost
-    assert evaluate.fewest_errors(HAND) == pytest.approx(1 / 8)
+    assert metrics.fewest_errors(HAND) == pytest.approx(1 / 8)
 
 
 def test_headline_shows_the_middle_of_image_and_residual():

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 
-from vitdm import config
+from studies import config as workflow
 from vitdm.config.sections import checked
 from vitdm.errors import InputError
-from vitdm.simulation.population import EightBit, Light
+from vitdm.simulation.population import EightBit, Light, load_population
 from vitdm.simulation.priors import Shear
 from vitdm.simulation.render import render
 from vitdm.simulation.simulate import draw, eight_bit
@@ -51,7 +51,7 @@ def match():
 
 @pytest.fixture(scope="module")
 def population():
-    return config.load_population(ROOT / "config/populations/lenses.yaml")
+    return load_population(ROOT / "config/populations/lenses.yaml")
 
 
 @pytest.fixture(scope="module")
@@ -127,9 +127,9 @@ def test_rectified_noise_leaves_a_sky_of_0_8_sigma():
 
 
 def test_configuration_is_valid_and_binary(population):
-    settings = config.load(ROOT / "config/lenses.yaml")
+    settings = workflow.load(ROOT / "config/lenses.yaml")
     assert settings.task == "binary"
-    assert config.load_population(ROOT / settings.population) == population
+    assert load_population(ROOT / settings.population) == population
 
 
 def test_figure_shows_both_samples(match, simulated):

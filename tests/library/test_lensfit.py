@@ -27,10 +27,11 @@ from vitdm.lens import lensfit, substructure
 from vitdm.lens.lensfit import FLAGS, fit
 from vitdm.lens.residuals import features
 from vitdm.simulation import render, simulate
+from vitdm.simulation.population import load_population
 
 ROOT = Path(__file__).parents[2]
-MARGINAL = config.load_population(ROOT / "config/populations/marginal.yaml")
-MODEL_I = config.load_population(ROOT / "config/populations/model_i.yaml")
+MARGINAL = load_population(ROOT / "config/populations/marginal.yaml")
+MODEL_I = load_population(ROOT / "config/populations/model_i.yaml")
 SCALE = MARGINAL.instrument.pixel_scale
 KNOWN = LensFit(gain=1.0)
 TRUTH = ("theta_E", "e1", "e2", "gamma1", "gamma2", "source_x", "source_y")
@@ -177,7 +178,7 @@ def test_light_of_the_lens_galaxy():
 
 def test_the_peak_of_a_bright_galaxy_does_not_choose_the_start():
     """Lenses that ended far from the truth when the start looked at the galaxy's peak."""
-    realistic = config.load_population(ROOT / "config/populations/realistic.yaml")
+    realistic = load_population(ROOT / "config/populations/realistic.yaml")
     chosen = (50, 178, 226, 421, 606, 701, 899, 984)
     images, truth = zip(
         *(simulate.simulate_one(i, "no_sub", 7, realistic) for i in chosen), strict=True

@@ -9,8 +9,8 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
-from vitdm import config
 from vitdm.simulation import render, simulate
+from vitdm.simulation.population import load_population
 
 SEED = 20
 MACRO = ("theta_E", "e1", "e2", "gamma1", "gamma2", "source_x", "source_y", "source_amp")
@@ -18,7 +18,7 @@ MACRO += ("source_R_sersic", "source_n_sersic", "source_e1", "source_e2", "expos
 
 
 def load(name):
-    return config.load_population(f"config/populations/{name}.yaml")
+    return load_population(f"config/populations/{name}.yaml")
 
 
 def separation(values, kinds):

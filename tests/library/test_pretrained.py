@@ -8,13 +8,14 @@ from conftest import ROOT
 from sklearn.metrics import roc_auc_score
 
 import vitdm
-from vitdm import config, pretrained
+from vitdm import pretrained
 from vitdm.__main__ import main
 from vitdm.errors import InputError
 from vitdm.predict import predict
 from vitdm.simulation import simulate
+from vitdm.simulation.population import load_population
 
-MARGINAL = config.load_population(ROOT / "config/populations/marginal.yaml")
+MARGINAL = load_population(ROOT / "config/populations/marginal.yaml")
 
 
 def lenses(n, seed):

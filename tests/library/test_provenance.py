@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from conftest import SETTINGS
 
-from vitdm import config, provenance
+from studies import config as workflow
+from vitdm import provenance
 from vitdm.provenance import atomic, sha256, sidecar, write_json
 
 
@@ -24,7 +25,7 @@ def git(*arguments, **options):
 def test_sidecar_tells_where_an_artefact_came_from(tmp_path):
     (tmp_path / "in.csv").write_bytes(b"abc")
     started = time.time() - 5
-    inputs, settings = [tmp_path / "in.csv"], config.build(SETTINGS)
+    inputs, settings = [tmp_path / "in.csv"], workflow.build(SETTINGS)
     path = tmp_path / "out.json"
     sidecar(path, rule="fit", seed=4, config=settings, inputs=inputs, started=started, extra=[1])
     found = json.loads(path.read_text())

@@ -12,7 +12,7 @@ from lenstronomy.SimulationAPI.sim_api import SimAPI
 from oracle import with_lenstronomy
 from scipy import integrate, ndimage
 
-from vitdm import config
+from vitdm.simulation.population import load_population
 from vitdm.simulation.render import System, render, smooth, theta_E_point, tidal_radius, total_flux
 from vitdm.simulation.simulate import draw
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def load(name):
-    return config.load_population(ROOT / f"config/populations/{name}.yaml")
+    return load_population(ROOT / f"config/populations/{name}.yaml")
 
 
 MODEL_I = load("model_i")

@@ -16,6 +16,7 @@ from vitdm.features import measure as features
 from vitdm.features.definitions import LENSFIT, definitions
 from vitdm.lens import lensfit, residuals
 from vitdm.model import train
+from vitdm.simulation.population import load_population
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,10 +44,10 @@ def test_the_population_tells_camera_and_noise(population):
     found = lensfit.settings_for(population, config.LensFit())
     assert (found.psf_fwhm, found.gain, found.lens_light) == (0.17, 2.0, False)  # Model I
     for name, gain, light in (("marginal", 1.0, False), ("realistic", 1.0, True)):
-        other = config.load_population(ROOT / f"config/populations/{name}.yaml")
+        other = load_population(ROOT / f"config/populations/{name}.yaml")
         found = lensfit.settings_for(other, config.LensFit())
         assert (found.gain, found.lens_light) == (gain, light)
-    other = config.load_population(ROOT / "config/populations/lenses.yaml")
+    other = load_population(ROOT / "config/populations/lenses.yaml")
     assert lensfit.settings_for(other, config.LensFit()).gain is None  # grey levels
 
 

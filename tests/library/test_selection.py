@@ -10,12 +10,13 @@ from scipy import stats
 from scipy.integrate import quad
 from scipy.stats import norm
 
+from studies import config as workflow
 from vitdm import config
 from vitdm.config import Selection
 from vitdm.data import dataset
 from vitdm.errors import InputError
 from vitdm.evaluation import selection
-from vitdm.evaluation.evaluate import weighted_auc
+from vitdm.evaluation.metrics import weighted_auc
 from vitdm.evaluation.selection import (
     choose,
     clusters,
@@ -277,7 +278,7 @@ def toy(tmp_path_factory):
 def settings():
     from conftest import SETTINGS
 
-    return config.build(SETTINGS | {"selection": FAST.model_dump()})
+    return workflow.build(SETTINGS | {"selection": FAST.model_dump()})
 
 
 def test_select_writes_what_the_next_stage_reads(toy, settings, tmp_path):

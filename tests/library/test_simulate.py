@@ -16,10 +16,10 @@ import yaml
 from lenstronomy.Util import image_util
 from scipy import integrate, stats
 
-from vitdm import config
 from vitdm.data.dataset import Dataset, merge
 from vitdm.errors import InputError
 from vitdm.simulation import simulate
+from vitdm.simulation.population import Population
 from vitdm.simulation.render import tidal_radius
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +33,7 @@ def load(name, **sections):
             change = (content.get(section) or {}) | change
             change = {key: value for key, value in change.items() if value != "none"}
         content[section] = change
-    return config.Population(**content)
+    return Population(**content)
 
 
 MODEL_I, MARGINAL, REALISTIC = load("model_i"), load("marginal"), load("realistic")

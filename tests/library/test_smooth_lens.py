@@ -9,12 +9,12 @@ import torch
 from oracle import with_lenstronomy
 
 from studies import ceiling
-from vitdm import config
 from vitdm.lens.smooth_lens import LENS_LIGHT, SECOND_LIGHT, Camera, SmoothLens
 from vitdm.simulation import simulate
+from vitdm.simulation.population import Population, load_population
 
 ROOT = Path(__file__).parents[2]
-MARGINAL = config.load_population(ROOT / "config/populations/marginal.yaml")
+MARGINAL = load_population(ROOT / "config/populations/marginal.yaml")
 LIGHT = {"amp": 8.0, "R_sersic": 0.6, "n_sersic": 3.0, "e1": 0.1, "e2": -0.05}
 
 
@@ -24,7 +24,7 @@ def of(num_pix, fwhm, truncation=3.0):
     instrument = {"pixel_scale": scale, "psf_fwhm": fwhm, "psf_truncation": truncation}
     content = MARGINAL.model_dump() | {"num_pix": num_pix}
     content["instrument"] |= instrument
-    population = config.Population.model_validate(content)
+    population = Population.model_validate(content)
     return population, Camera.of(num_pix, scale, fwhm, truncation)
 
 

@@ -14,9 +14,10 @@ from vitdm import config
 from vitdm.lens import lensfit, substructure
 from vitdm.lens.smooth_lens import Camera, SmoothLens
 from vitdm.simulation import render, simulate
+from vitdm.simulation.population import load_population
 
 ROOT = Path(__file__).parents[2]
-MARGINAL = config.load_population(ROOT / "config/populations/marginal.yaml")
+MARGINAL = load_population(ROOT / "config/populations/marginal.yaml")
 SCALE, N_PIX = MARGINAL.instrument.pixel_scale, 96
 CUT = np.s_[27:123, 27:123]
 CAMERA = Camera.of(N_PIX, SCALE, 0.087, 3.0)

@@ -281,7 +281,8 @@ from vitdm import config
 
 Resume.EVERY = 0.0
 Recipe.on_validation_start = lambda self: time.sleep(60 * (self.current_epoch == 2))
-train(Path({str(blobs)!r}), config.build(SETTINGS), DROPOUT, out={str(tmp_path / "run")!r}, **LONG)
+out = {str(tmp_path / "run")!r}
+train(Path({str(blobs)!r}), workflow.build(SETTINGS), DROPOUT, out=out, **LONG)
 """
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
     process = subprocess.Popen([sys.executable, "-c", script], env=environment)

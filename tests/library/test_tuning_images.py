@@ -8,7 +8,7 @@ from sklearn.metrics import average_precision_score, balanced_accuracy_score, ro
 from skopt import space as skopt_space
 
 import vitdm
-from vitdm import config
+from studies import config as workflow
 from vitdm.data.dataset import Dataset
 from vitdm.errors import InputError
 from vitdm.tuning.objective import METRICS, OnDataset, attempt, chance
@@ -154,7 +154,7 @@ def searching(settings, **tune):
     content = settings.model_dump()
     content["model"] |= {"features": False}
     content["tune"] |= {"n_calls": 5, "n_initial_points": 2, "hopeless": 0} | tune
-    return config.build(content)
+    return workflow.build(content)
 
 
 def test_a_search_may_vary_the_processing_of_a_folder(folder, lenses, settings, tmp_path):

@@ -5,6 +5,7 @@ import pytest
 from conftest import SETTINGS
 from skopt import space as skopt_space
 
+from studies import config as workflow
 from vitdm import config
 from vitdm.config import Constraint
 from vitdm.errors import InputError
@@ -26,7 +27,7 @@ def searching(space=SPACE, **tune):
     content = SETTINGS | {"tune": search | {"space": space}}
     content["model"] = content["model"] | {"feature_set": "all"}
     content["train"] = content["train"] | {"learning_rate": 2e-5}
-    return config.build(content)
+    return workflow.build(content)
 
 
 def test_dimensions():
@@ -138,6 +139,6 @@ def test_constraints_that_nothing_meets_are_refused():
 def test_processing_may_be_searched():
     space = {"stretch": {"type": "categorical", "choices": ["arcsinh", "linear"]}}
     settings = searching(space)
-    assert settings.tune_start == {"stretch": settings.preprocess.stretch}
-    _, _, cut = settings.trial({"stretch": "linear"})
+    assert settings.start == {"stretch": settings.preprocess.stretch}
+    cut = settings.trial({"stretch": "linear"}).preprocess
     assert cut == settings.preprocess.model_copy(update={"stretch": "linear"})

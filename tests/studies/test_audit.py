@@ -15,10 +15,10 @@ from torch import nn
 from torch.nn import functional
 
 from studies import audit, plots
-from vitdm import config
-from vitdm.config import Faults
+from studies import config as workflow
+from studies.config import Faults
 from vitdm.errors import InputError
-from vitdm.evaluation.evaluate import roc_auc
+from vitdm.evaluation.metrics import roc_auc
 
 AS_IT_WAS = Faults()
 IMAGES = torch.rand(6, 1, 88, 64, generator=torch.Generator().manual_seed(0))
@@ -144,7 +144,7 @@ def test_validation_shows_the_mean_of_batches():
 
 # ------------------------------------------------------------------------------------ training
 
-EASY = config.Audit(epochs=30, learning_rate=3e-3)
+EASY = workflow.Audit(epochs=30, learning_rate=3e-3)
 
 
 def easy(seed):
@@ -217,7 +217,7 @@ CONTENT = SETTINGS | {"features": {"groups": ["proposal", "morphology", "lensfit
 
 
 def settings_of(**changes):
-    return config.build(CONTENT | {"audit": CHOSEN | changes})
+    return workflow.build(CONTENT | {"audit": CHOSEN | changes})
 
 
 @pytest.fixture(scope="module")

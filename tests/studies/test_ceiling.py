@@ -11,12 +11,12 @@ from sklearn.metrics import roc_auc_score
 
 from studies import ceiling
 from studies.__main__ import main
-from vitdm import config
 from vitdm.errors import InputError
 from vitdm.simulation import simulate
+from vitdm.simulation.population import Population, load_population
 
-MARGINAL = config.load_population("config/populations/marginal.yaml")
-MODEL_I = config.load_population("config/populations/model_i.yaml")
+MARGINAL = load_population("config/populations/marginal.yaml")
+MODEL_I = load_population("config/populations/model_i.yaml")
 
 
 def noisy(population, noise):
@@ -160,7 +160,7 @@ def test_a_string_through_the_centre_looks_smooth():
     """The quadrupole of a short string is that of a slightly more elliptical halo."""
     kind = {"axion_mass": {"log_uniform": [9e-23, 1e-22]}, "mass": 3e10, "position": {"disc": 0}}
     content = MODEL_I.model_dump() | {"vortex": kind}
-    short = config.Population.model_validate(content)
+    short = Population.model_validate(content)
     rows = pd.DataFrame([ceiling.measure(index, "axion", 2, short) for index in range(3)])
     assert (rows["snr_known"] > 20).all() and (rows["snr_free"] < 4).all()
 

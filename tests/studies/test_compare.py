@@ -11,9 +11,9 @@ from sklearn.metrics import roc_auc_score
 from test_efficiency import sample
 
 from studies import compare, plots
-from vitdm import config
+from studies import config as workflow
 from vitdm.errors import InputError
-from vitdm.evaluation.evaluate import paired_gain
+from vitdm.evaluation.metrics import paired_difference
 
 CURVE = {"population": "config/populations/model_i.yaml", "sizes": [60]}
 ROWS = {
@@ -43,7 +43,7 @@ CONTENT = SETTINGS | {
 
 
 def settings_of(**changes):
-    return config.build(CONTENT | {"compare": CHOSEN | changes})
+    return workflow.build(CONTENT | {"compare": CHOSEN | changes})
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +120,7 @@ def test_a_macro_gain_is_the_mean_of_three(measured):
         [pd.read_csv(measured / name / "predictions_seed0.csv", dtype={"id": str})]
         for name in ("image", "boosting")
     ]
-    whole = paired_gain(*tables, 50, 0, macro=True)
+    whole = paired_difference(*tables, 50, 0, macro=True)
     parts = []
     for k, name in enumerate(("no_sub", "cdm", "axion")):
         binary = [
@@ -131,7 +131,7 @@ def test_a_macro_gain_is_the_mean_of_three(measured):
             ]
             for (table,) in tables
         ]
-        parts.append(paired_gain(*binary, 50, 0).value)
+        parts.append(paired_difference(*binary, 50, 0).value)
     assert whole.value == pytest.approx(np.mean(parts))
 
 
@@ -162,7 +162,7 @@ def test_what_does_not_fit_is_refused(measured, tmp_path):
     place = measured / "model_i"
     with pytest.raises(InputError, match="--row mine: no such row .* image, lensfit, boosting"):
         compare.measure(place, settings_of(), "mine", tmp_path / "x")
-    more = config.build(
+    more = workflow.build(
         CONTENT
         | {"efficiency": {"curves": [CURVE | {"sizes": [90]}]}, "compare": CHOSEN | {"n_valid": 30}}
     )

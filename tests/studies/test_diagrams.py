@@ -10,6 +10,7 @@ import pytest
 import torch
 from matplotlib import pyplot as plt
 
+from studies import config as workflow
 from studies import notebook, plots
 from studies.plots import diagrams
 from vitdm import config
@@ -187,7 +188,9 @@ def test_every_figure_says_what_it_shows():
 
 
 def test_sidecars_have_captions(parts, tmp_path):
-    out = notebook.Notebook("04_x", tmp_path, tmp_path, tmp_path, config.load("config/smoke.yaml"))
+    out = notebook.Notebook(
+        "04_x", tmp_path, tmp_path, tmp_path, workflow.load("config/smoke.yaml")
+    )
     for name in notebook.needs("04_x", out.config):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("{}")

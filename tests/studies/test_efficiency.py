@@ -9,8 +9,8 @@ import pytest
 from conftest import SETTINGS
 from sklearn.metrics import roc_auc_score
 
+from studies import config as workflow
 from studies import efficiency, plots
-from vitdm import config
 from vitdm.config import Train
 from vitdm.data import dataset
 from vitdm.errors import InputError
@@ -55,7 +55,7 @@ def config_names():
 
 
 def settings_of(**changes):
-    return config.build(CONTENT | changes)
+    return workflow.build(CONTENT | changes)
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ import pytest
 
 from studies import plots
 from studies.plots.populations import caption
-from vitdm import config
 from vitdm.lens import residuals
 from vitdm.simulation import simulate
+from vitdm.simulation.population import load_population
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +20,7 @@ def _close():
 
 @pytest.fixture(scope="module")
 def marginal():
-    return config.load_population("config/populations/marginal.yaml")
+    return load_population("config/populations/marginal.yaml")
 
 
 def rows(population, kinds, index=3):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from test_lensfit import SCALE, drizzled
 
+from studies import config as workflow
 from studies import plots, real_lenses
 from vitdm import config
 from vitdm.data import readers
@@ -32,7 +33,7 @@ def made():
     images = images[:, 27:123, 27:123]
     images[1, 20:22, 30:36] += 20 * images.max()
     settings = {"size": 96, "gain": 0.0, "lens_light": True, "light_profiles": 2, "noise_lag": 2}
-    known = config.Cutouts(
+    known = workflow.Cutouts(
         pixel_scale=SCALE,
         lensfit=settings | {"psf_fwhm": 0.087},
         cutouts={
@@ -84,17 +85,17 @@ def test_the_figure_shows_what_was_fitted(made):
 
 
 def test_what_is_known_is_checked(tmp_path):
-    known = config.load_cutouts(SLACS)
+    known = workflow.load_cutouts(SLACS)
     assert len(known.cutouts) == 5 and known.lensfit.n_lights == 2
     wrong = SLACS.read_text().replace("theta_E: 1.27", "theta_E: -1")
     (tmp_path / "wrong.yaml").write_text(wrong)
     with pytest.raises(InputError, match="theta_E"):
-        config.load_cutouts(tmp_path / "wrong.yaml")
+        workflow.load_cutouts(tmp_path / "wrong.yaml")
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="no real images in data/real (docs/data.md)")
 def test_real_cutouts():
-    known = config.load_cutouts(SLACS)
+    known = workflow.load_cutouts(SLACS)
     files = sorted(file for file in REAL.rglob("*") if file.name in known.cutouts)
     if not files:
         pytest.skip("none of config/slacs.yaml in data/real")

@@ -10,6 +10,7 @@ from conftest import SETTINGS
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
+from studies import config as workflow
 from studies import plots, real_sky
 from studies.__main__ import main
 from vitdm import config
@@ -78,7 +79,7 @@ def table_of(n=400, seed=4):
 def test_the_features_that_differ_are_found():
     table, real = table_of()
     kinds = dict.fromkeys(table, "morphology")
-    settings = config.build(SETTINGS | {"real_sky": {"permutations": 199}})
+    settings = workflow.build(SETTINGS | {"real_sky": {"permutations": 199}})
     found = real_sky.shift(table, real, kinds, settings).set_index("feature")
     assert (found.loc[["a", "b"], "q"] > 0.05).all()
     assert (found.loc[["larger", "absent"], "q"] < 1e-6).all()
@@ -239,7 +240,7 @@ def test_figure(toy):
 
 def test_what_is_refused(toy, tmp_path, capsys):
     place, path, _, _ = toy
-    settings = config.load(path)
+    settings = workflow.load(path)
     sample = place / "sample"
     with pytest.raises(InputError, match="--set gone: no such set .* cutouts, labelled"):
         real_sky.measure(sample, settings, "gone", 0, tmp_path / "out")
@@ -281,6 +282,6 @@ def test_configuration(change, message):
     chosen = {"label": "x", "images": "x", "population": "config/populations/lenses.yaml"}
     chosen |= {"n_train": 20, "n_scored": 20, "groups": ["morphology"]}
     chosen |= {"model": {"feature_set": "all"}}
-    config.build(SETTINGS | {"real_sky": {"sets": {"x": chosen}}})
+    workflow.build(SETTINGS | {"real_sky": {"sets": {"x": chosen}}})
     with pytest.raises(InputError, match=f"real_sky.sets.x.*{message}"):
-        config.build(SETTINGS | {"real_sky": {"sets": {"x": chosen | change}}})
+        workflow.build(SETTINGS | {"real_sky": {"sets": {"x": chosen | change}}})

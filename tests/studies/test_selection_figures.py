@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from studies import plots
-from vitdm.evaluation.evaluate import Gain
+from vitdm.evaluation.metrics import Difference
 
 NAMES = ["gini", "peak_snr", "area", "gone"]
 
@@ -83,7 +83,8 @@ def test_populations_side_by_side(ranking):
 
 
 def test_a_gain_beyond_its_error_is_full():
-    gains = {"a": Gain(0.1, 0.05, 0.15, 0.02, [0.09, 0.11]), "b": Gain(0.1, -0.1, 0.3, 0.1, [0.1])}
+    sure = Difference(0.1, 0.05, 0.15, 0.02, [0.09, 0.11])
+    gains = {"a": sure, "b": Difference(0.1, -0.1, 0.3, 0.1, [0.1])}
     axes = plots.feature_gain(gains).axes[0]
     marks = [line.get_mfc() == "white" for line in axes.lines if line.get_marker() == "o"]
     assert marks == [False, True]

@@ -10,8 +10,8 @@ from conftest import SETTINGS
 from sklearn.metrics import roc_auc_score
 from test_train import MODEL, toy, train
 
+from studies import config as workflow
 from studies import gain, rates
-from vitdm import config
 from vitdm.data.dataset import Dataset
 from vitdm.errors import InputError
 from vitdm.model.train import load_run
@@ -91,7 +91,7 @@ STUDY = {"arms": {"random": {"label": "random points", "random": True}}}
 
 
 def test_a_recipe_is_trained_at_each_rate(blobs, tmp_path):
-    settings = config.build(SETTINGS | {"rates": RATES, "study": STUDY})
+    settings = workflow.build(SETTINGS | {"rates": RATES, "study": STUDY})
     for recipe in RATES["recipes"]:
         table = rates.measure(blobs, None, settings, recipe, tmp_path / recipe, progress=False)
         assert table["learning_rate"].tolist() == [1e-3, 1e-3, 1e-2, 1e-2]
@@ -112,7 +112,7 @@ def test_a_recipe_is_trained_at_each_rate(blobs, tmp_path):
 
 
 def test_what_is_no_recipe_is_refused(blobs, tmp_path):
-    settings = config.build(SETTINGS | {"rates": RATES})
+    settings = workflow.build(SETTINGS | {"rates": RATES})
     with pytest.raises(InputError, match="--recipe theirs: no such recipe; expected one of: ours"):
         rates.measure(blobs, None, settings, "theirs", tmp_path / "out")
     with pytest.raises(InputError, match="theirs: found neither an arm nor a recipe"):
@@ -121,7 +121,7 @@ def test_what_is_no_recipe_is_refused(blobs, tmp_path):
 
 
 def test_searches_that_are_compared_have_seeds_of_their_own():
-    settings = config.build(SETTINGS | {"study": STUDY})
-    assert [settings.for_arm("random", k).tune.seed for k in (0, 2)] == [7, 9]
-    zero = config.build(SETTINGS | {"study": STUDY, "tune": SETTINGS["tune"] | {"seed": 0}})
-    assert zero.for_arm("random", 1).tune.seed == 1
+    settings = workflow.build(SETTINGS | {"study": STUDY})
+    assert [settings.arm("random", k).tune.seed for k in (0, 2)] == [7, 9]
+    zero = workflow.build(SETTINGS | {"study": STUDY, "tune": SETTINGS["tune"] | {"seed": 0}})
+    assert zero.arm("random", 1).tune.seed == 1

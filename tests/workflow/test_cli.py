@@ -52,7 +52,6 @@ def settings_file(tmp_path_factory):
     """The settings of the commands: of a model with features, of one without, of the last one."""
     folder = tmp_path_factory.mktemp("settings")
     common = {key: SETTINGS[key] for key in Settings.model_fields.keys() & SETTINGS.keys()}
-    common |= {"evaluation": {"bootstrap": 20}}
     plain = {"model": common["model"] | {"spt": False, "lsa": False, "features": False}}
     files = {"tiny": common, "plain": common | plain}
     files |= {"final": common | {"train": common["train"] | {"epochs": 2}}}
@@ -275,7 +274,7 @@ WRONG = {
     ),
     "no space to search": (
         "tune {done}/processed --config {empty_file} --out {tmp}/out",
-        r"empty_file\.yaml: tune: missing; expected the space of the search",
+        "tune: found none; expected the section of the search, with a space",
     ),
     "how many lenses": (
         "simulate --population {population} --out {tmp}/out",

@@ -11,16 +11,17 @@ import pytest
 import yaml
 from files import class_folders, fits_bytes, folder, npz, pair, picture, tar
 
-from vitdm import config
+from studies import config as workflow
 from vitdm.__main__ import main, parser
 from vitdm.config.sections import checked
 from vitdm.data import layouts, readers
 from vitdm.simulation import priors, simulate
+from vitdm.simulation.population import Population, load_population
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/data.md").read_text()
 POPULATIONS = {
-    path.stem: config.load_population(path) for path in (ROOT / "config/populations").glob("*.yaml")
+    path.stem: load_population(path) for path in (ROOT / "config/populations").glob("*.yaml")
 }
 
 
@@ -88,7 +89,7 @@ def test_each_population_has_a_paragraph():
 
 
 def test_default_population():
-    default = Path(config.load(ROOT / "config/paper.yaml").population).stem
+    default = Path(workflow.load(ROOT / "config/paper.yaml").population).stem
     assert f"**`{default}`**, the default" in PAGE
 
 
@@ -215,7 +216,7 @@ def test_python(place, monkeypatch, capsys):
 def test_settings_of_a_population():
     content = yaml.safe_load((ROOT / "config/populations/marginal.yaml").read_text())
     (block,) = blocks("yaml")
-    checked(config.Population, content | yaml.safe_load(block), "docs/data.md")
+    checked(Population, content | yaml.safe_load(block), "docs/data.md")
 
 
 def test_settings_for_small_images():
@@ -230,7 +231,7 @@ def test_settings_for_small_images():
         for key in keys[:-1]:
             section = section[key]
         section[keys[-1]] = yaml.safe_load(value.strip("`").partition(": ")[2])
-    config.build(content)
+    workflow.build(content)
 
 
 def test_the_code_of_the_page_on_tuning_runs():
@@ -253,5 +254,5 @@ def test_the_space_of_the_page_on_tuning_is_one():
     page = (ROOT / "docs/tuning.md").read_text()
     (block,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
     content = yaml.safe_load((ROOT / "config/smoke.yaml").read_text())
-    settings = config.build(content | yaml.safe_load(block) | {"study": {}})
+    settings = workflow.build(content | yaml.safe_load(block) | {"study": {}})
     assert settings.tune.n_calls == 24 and set(settings.tune.space) >= {"depth", "stretch"}

@@ -33,7 +33,7 @@ def copy(tmp_path_factory):
     content["runs"] = {name: content["runs"][name] for name in ("plain", "spt_lsa")}
     content["tune"] |= {"n_calls": 6, "n_initial_points": 1, "n_train": None, "candidates": 1}
     content["study"] = content["rates"] = {}
-    content["final"] |= {"bootstrap": 50}
+    content["evaluation"] = {"bootstrap": 50}
     (project / "config/few.yaml").write_text(yaml.safe_dump(content))
     rng = np.random.default_rng(1)
     y, x = np.mgrid[:48, :48] - 23.5

@@ -19,6 +19,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import pytest
 
+from studies import config as workflow
 from vitdm import config, provenance
 
 PAPER = Path(__file__).parents[2] / "paper"
@@ -81,7 +82,7 @@ class Project:
 
     def __init__(self, root: Path, picture: Path, **settings) -> None:
         self.root, self.picture, self.made = root, picture, []
-        self.settings = config.build(
+        self.settings = workflow.build(
             {
                 "name": "tiny",
                 "n_images": {"train": 20, "valid": 10, "opt": 10, "test": 10},

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import yaml
 
-from vitdm import config
+from studies import config as workflow
 
 ROOT = Path(__file__).resolve().parents[2]
-SMOKE = config.load(ROOT / "config/smoke.yaml")
+SMOKE = workflow.load(ROOT / "config/smoke.yaml")
 
 
 @pytest.fixture(scope="module")
@@ -155,10 +155,10 @@ def test_readers_are_found():
 def test_only_the_final_test_reads_the_test_split():
     found = {
         (path.name, name)
-        for path in (ROOT / "vitdm").glob("*.py")
+        for path in (ROOT / "vitdm").rglob("*.py")
         for name in readers_of_the_test_split(path.read_text())
     }
-    assert found == {("evaluate.py", "evaluate")}
+    assert found == {("final_test.py", "evaluate")}
     shown = {
         path.name
         for path in (ROOT / "notebooks").glob("*.py")

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from vitdm.evaluation.evaluate import evaluate
+    from vitdm.evaluation.final_test import evaluate
 
     settings = commands.read_settings(options)
     evaluate(

@@ -22,9 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from vitdm.config import load_population
     from vitdm.lens.lensfit import settings_for
     from vitdm.lens.residuals import fit_dataset
+    from vitdm.simulation.population import load_population
 
     chosen = commands.read_settings(options).lensfit
     if options.population:

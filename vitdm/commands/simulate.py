@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from vitdm.config import load_population
+    from vitdm.simulation.population import load_population
     from vitdm.simulation.simulate import simulate
 
     settings = commands.read_settings(options)

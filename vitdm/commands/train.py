@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> None:
 
 def _train(options: argparse.Namespace, settings: Settings, seed: int, out: Path) -> None:
     """Train with one seed, and write its run folder."""
-    from vitdm.evaluation.selection import joined_features
+    from vitdm.features.selected import joined_features
     from vitdm.model.train import Diverged, fit
 
     splits = {"train_splits": ("train",), "valid_split": "valid", "score_split": "opt"}
@@ -84,7 +84,7 @@ def _train(options: argparse.Namespace, settings: Settings, seed: int, out: Path
             settings.train,
             seed=seed,
             out=out,
-            feature_names=joined_features(settings.model, settings, options.selection),
+            feature_names=joined_features(settings.model, settings.features, options.selection),
             fits=options.fits,
             label=out.name,
             keep_checkpoint=True,

@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 
 from vitdm import commands
-from vitdm.errors import InputError
 
 HELP = "Search the hyperparameters (gp_minimize)."
 EXAMPLE = "vitdm tune processed --config mine.yaml --out search"
@@ -29,9 +28,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where they run (joblib): loky, dask, ray, threading, such as dask=tcp://host:8786"
         " (default: %(default)s)",
     )
-    parser.add_argument(
-        "--random", action="store_true", help="draw every point at random, to compare with"
-    )
     commands.add_out(parser, "search folder")
 
 
@@ -41,9 +37,7 @@ def run(options: argparse.Namespace) -> None:
     from vitdm.tuning.tuner import tune
 
     settings = commands.read_settings(options)
-    if settings.tune is None:
-        raise InputError(f"{options.config}: tune: missing; expected the space of the search")
-    if options.parallel is not None:
+    if options.parallel is not None and settings.tune is not None:
         search = settings.tune.model_dump() | {"parallel": options.parallel}
         settings = settings.model_copy(update={"tune": checked(Tune, search, "--parallel")})
     tune(
@@ -55,5 +49,4 @@ def run(options: argparse.Namespace) -> None:
         fits=options.fits,
         dataset=options.dataset,
         backend=options.backend,
-        random=options.random,
     )

@@ -1,32 +1,12 @@
-"""The schema of ``config/*.yaml``, and nothing else.
+"""What one model depends on: the schema of its settings, and how a wrong key is named.
 
-Every setting of the workflow is declared here once, with its type, bounds and meaning; those of
-simulated lenses are in ``vitdm.simulation.population``. A file that does not fit is refused before
-any work starts, with a message that names the file and the key (``vitdm.config.sections``).
+Every setting is declared here once, with its type, bounds and meaning. A file that does not fit is
+refused before any work starts, with a message that names the file and the key.
 """
 
-from vitdm.config.files import (
-    build,
-    check_data,
-    fingerprint,
-    load,
-    load_cutouts,
-    load_population,
-    load_run_settings,
-    save,
-)
-from vitdm.config.images import (
-    SPLITS,
-    Cutout,
-    Cutouts,
-    Features,
-    Ingest,
-    LensFit,
-    Populations,
-    Preprocess,
-    Selection,
-)
-from vitdm.config.network import Model, Override, RunSettings, Train
+from vitdm.config.files import load_run_settings, load_settings, save
+from vitdm.config.images import SPLITS, Features, Ingest, LensFit, Preprocess, Selection
+from vitdm.config.network import Model, RunSettings, Train
 from vitdm.config.search import (
     NOT_TUNED,
     TUNED,
@@ -39,80 +19,32 @@ from vitdm.config.search import (
     by_section,
     tuned_fields,
 )
-from vitdm.config.settings import (
-    Evaluation,
-    Settings,
-    check_joined,
-    check_patches,
-    load_settings,
-)
-from vitdm.config.studies import (
-    Arm,
-    Audit,
-    Comparison,
-    Curve,
-    Efficiency,
-    Faults,
-    Final,
-    Rates,
-    RealSet,
-    RealSky,
-    Row,
-    Study,
-)
-from vitdm.config.workflow import FEATURE_RUNS, Config
-from vitdm.errors import InputError
-from vitdm.simulation.population import Population
+from vitdm.config.settings import Evaluation, Settings, Split, check_joined, check_patches
 
 __all__ = [
-    "Arm",
-    "Audit",
+    "NOT_TUNED",
+    "SPLITS",
+    "TUNED",
     "Categorical",
-    "Comparison",
-    "Config",
     "Constraint",
-    "Curve",
-    "Cutout",
-    "Cutouts",
     "Dimension",
-    "Efficiency",
     "Evaluation",
-    "FEATURE_RUNS",
-    "Faults",
     "Features",
-    "Final",
     "Ingest",
-    "InputError",
     "Integer",
     "LensFit",
     "Model",
-    "NOT_TUNED",
-    "Override",
-    "Population",
-    "Populations",
     "Preprocess",
-    "Rates",
     "Real",
-    "RealSet",
-    "RealSky",
-    "Row",
     "RunSettings",
-    "SPLITS",
     "Selection",
     "Settings",
-    "Study",
-    "TUNED",
+    "Split",
     "Train",
     "Tune",
-    "build",
     "by_section",
-    "check_data",
     "check_joined",
     "check_patches",
-    "fingerprint",
-    "load",
-    "load_cutouts",
-    "load_population",
     "load_run_settings",
     "load_settings",
     "save",

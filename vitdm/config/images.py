@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
@@ -10,25 +9,6 @@ from pydantic import Field, field_validator
 from vitdm.config.sections import Section
 
 SPLITS = ("train", "valid", "opt", "test")
-
-
-class Populations(Section):
-    """Lens populations shown side by side: gallery, shortcut, ceiling, single features."""
-
-    files: list[str] = Field([], description="config/populations/*.yaml")
-    n_images: int = Field(600, ge=12, description="images simulated of each")
-    n_ceiling: int = Field(300, ge=12, description="images of each for the known-model ceiling")
-    n_invariance: int = Field(
-        200, ge=2, description="images of each, turned, mirrored and moved, to test the processing"
-    )
-
-    @field_validator("files")
-    @classmethod
-    def _once(cls, files: list[str]) -> list[str]:
-        names = [Path(file).stem for file in files]
-        if twice := [name for name in names if names.count(name) > 1]:
-            raise ValueError(f"{twice[0]} occurs twice; expected each population once")
-        return files
 
 
 class Ingest(Section):
@@ -114,21 +94,3 @@ class LensFit(Section):
     def n_lights(self) -> int:
         """The number of profiles of the light of the lens galaxy."""
         return self.lens_light * self.light_profiles
-
-
-class Cutout(Section):
-    """What is known of a real image of a lens."""
-
-    name: str
-    theta_E: float = Field(gt=0, description="published Einstein radius, arcsec")
-    mask: list[tuple[float, float, Annotated[float, Field(gt=0)]]] = Field(
-        [], description="circles that are not fitted: x, y, radius (px)"
-    )
-
-
-class Cutouts(Section):
-    """Real images that a smooth lens is fitted to, by file name (``config/slacs.yaml``)."""
-
-    pixel_scale: float = Field(gt=0, description="arcsec per pixel")
-    lensfit: LensFit
-    cutouts: dict[str, Cutout]

@@ -82,14 +82,6 @@ class Train(Section):
     )
 
 
-class Override(Section):
-    """What one named run changes of the ``model`` and ``train`` sections."""
-
-    label: str
-    model: dict[str, Any] = {}
-    train: dict[str, Any] = {}
-
-
 class RunSettings(Section):
     """What a finished run must know to be used again: ``config.yaml`` in its folder."""
 

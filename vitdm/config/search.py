@@ -127,6 +127,7 @@ class Tune(Section):
     candidates: int = Field(3, ge=1, description="best trials that are trained anew, and the start")
     candidate_seeds: int = Field(3, ge=2, description="fresh seeds of each of them")
     parallel: int = Field(1, ge=1, description="trials at once")
+    random: bool = Field(False, description="random points instead of the Gaussian process's")
     max_failures: int = Field(5, ge=1, description="as many failed trials in a row end the search")
 
     @field_validator("space")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from vitdm.config.images import Features, Ingest, LensFit, Preprocess, Selection
 from vitdm.config.network import Model, Train
-from vitdm.config.search import TUNED, Constraint, Tune, by_section
-from vitdm.config.sections import Section, checked, read_yaml
+from vitdm.config.search import TUNED, Constraint, Tune, by_section, outside
+from vitdm.config.sections import Section
 from vitdm.errors import InputError
 
 Split = Literal["train", "valid", "opt", "test"]
@@ -69,6 +68,32 @@ class Settings(Section):
             values |= getattr(self, section).model_dump()
         return {name: values[name] for name in self.tune.space}
 
+    def wrong_starts(self) -> list[tuple[str, str]]:
+        """Return which first points of the search lie outside, or do not fit together, and why."""
+        lines = []
+        for name, value in self.start.items():
+            if expected := outside(value, self.tune.space[name]):
+                section = next(key for key, schema in TUNED.items() if name in schema.model_fields)
+                message = f"the start, {section}.{name} = {value!r}, lies outside"
+                lines.append((f"tune.space.{name}", f"{message}; expected {expected}"))
+        named: list[tuple[str, dict[str, Any]]] = []
+        if self.tune.fixed or self.tune.constraints:
+            named.append(("tune.fixed", {}))
+        named += [(f"tune.x0.{k}", point) for k, point in enumerate(self.tune.x0)]
+        for key, point in named if not lines else ():
+            try:
+                self.trial(point)
+            except ValueError as error:
+                lines.append((key, " ".join(str(error).split())))
+        return lines
+
+    def check_search(self) -> None:
+        """Raise InputError unless there is a search whose first points are allowed."""
+        if self.tune is None:
+            raise InputError("tune: found none; expected the section of the search, with a space")
+        if lines := self.wrong_starts():
+            raise InputError("\n".join(f"{key}: {message}" for key, message in lines))
+
     def trial(self, params: dict[str, Any]) -> Settings:
         """Return the settings of a trial: ``tune.fixed`` and some parameters put in.
 
@@ -83,11 +108,6 @@ class Settings(Section):
             if not Constraint(text)(values):
                 raise InputError(f"the constraint {text!r} does not hold")
         return chosen
-
-
-def load_settings(path: str | Path) -> Settings:
-    """Read the settings of a command; InputError names each wrong key."""
-    return checked(Settings, read_yaml(path), str(path))
 
 
 def check_joined(model: Model, features: Features, cut: Preprocess, lensfit: LensFit) -> None:

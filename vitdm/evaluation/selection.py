@@ -10,7 +10,6 @@ the mutual information and the p-value: these count as well what its absence tel
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,11 +22,11 @@ from scipy.cluster import hierarchy
 from sklearn.feature_selection import mutual_info_classif
 from sklearn.metrics import mutual_info_score, roc_auc_score
 
-from vitdm.config import Config, Model, Selection
+from vitdm.config import Selection, Settings
 from vitdm.data.dataset import Dataset, read_features
 from vitdm.errors import InputError
-from vitdm.evaluation.evaluate import bootstrap_interval, weighted_auc
-from vitdm.features.definitions import definitions
+from vitdm.evaluation.metrics import bootstrap_interval, weighted_auc
+from vitdm.features.selected import feature_groups
 from vitdm.model import baselines
 from vitdm.provenance import atomic, check_replaceable, sidecar, write_json
 
@@ -258,7 +257,7 @@ def choose(ranking: pd.DataFrame, importance: pd.DataFrame, importance_sd: float
 def select(
     processed: str | Path,
     features_csv: str | Path,
-    settings: Config,
+    settings: Settings,
     out: str | Path,
     ranking_only: bool = False,
 ) -> dict[str, Any] | None:
@@ -281,7 +280,9 @@ def select(
     table = table.replace([np.inf, -np.inf], np.nan)
     labels, _ = data.labels("binary")
     known = data.rows("train") if ranking_only else data.rows("train", "valid")
-    ranking = rank(table.iloc[known], labels[known], groups(settings), chosen, settings.seed)
+    ranking = rank(
+        table.iloc[known], labels[known], feature_groups(settings.features), chosen, settings.seed
+    )
     tables = {"ranking": ranking}
     result = None
     if not ranking_only:
@@ -315,17 +316,12 @@ def select(
     return result
 
 
-def groups(settings: Config) -> dict[str, str]:
-    """Return the group of each feature that is measured here: proposal, morphology, …"""
-    return {name: entry.group for name, entry in definitions(settings.features).items()}
-
-
 def _importance(
     table: pd.DataFrame,
     labels: np.ndarray,
     data: Dataset,
     members: dict[str, int],
-    settings: Config,
+    settings: Settings,
 ) -> pd.DataFrame:
     """Return model, cluster, features, importance, sd: of each cluster on ``valid``."""
     train, valid = data.rows("train"), data.rows("valid")
@@ -356,7 +352,7 @@ def _scores(
     labels: np.ndarray,
     data: Dataset,
     ranking: pd.DataFrame,
-    settings: Config,
+    settings: Settings,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the table of ROC-AUC on ``opt``, and the scores of the baselines with all features."""
     train, opt = data.rows("train"), data.rows("opt")
@@ -381,41 +377,3 @@ def _scores(
         predictions[model.replace(" ", "_")] = scores  # of the last set, all features
     columns = ["model", "features", "n_features", "roc_auc", "roc_auc_low", "roc_auc_high"]
     return pd.DataFrame(rows, columns=[*columns, "n_train", "n_scored"]), predictions
-
-
-# -------------------------------------------------------------------------- for the next stage
-
-
-def read(path: str | Path) -> list[str]:
-    """Return the names of the features that ``selection.json`` keeps."""
-    try:
-        names = json.loads(Path(path).read_text())["features"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path}: found no selection ({error}); expected the selection.json of vitdm select"
-        ) from error
-    if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
-        raise InputError(f"{path}: features: found {names!r}; expected a list of names")
-    return names
-
-
-def joined_features(
-    model: Model, settings: Config, selection: str | Path | None
-) -> list[str] | None:
-    """Return the features that ``model.feature_set`` joins to the image; None means all.
-
-    ``selection`` is a selection.json. InputError if the selected features are wanted, and none is
-    given.
-    """
-    if not model.features or model.feature_set == "all":
-        return None
-    if model.feature_set in settings.features.groups:
-        return [name for name, group in groups(settings).items() if group == model.feature_set]
-    if model.feature_set != "selected":
-        raise InputError(f"model.feature_set: {model.feature_set!r} is not among features.groups")
-    if selection is None:
-        raise InputError(
-            "model.feature_set is 'selected': found no selection; expected --selection with the "
-            "selection.json of vitdm select, or another feature_set (proposal, all)"
-        )
-    return read(selection)

@@ -19,8 +19,9 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.nn import functional
 
+from studies.config import Config
 from vitdm import config
-from vitdm.config import Config, Model, RunSettings, Train
+from vitdm.config import Model, RunSettings, Train
 from vitdm.data.dataset import Dataset, read_features
 from vitdm.errors import InputError
 from vitdm.lens.residuals import read_residuals

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vitdm import config
+from studies import config as workflow
 from vitdm.errors import InputError
 from vitdm.model.train import RUN_FILES, Run, load_run
 from vitdm.provenance import atomic
@@ -61,7 +61,7 @@ def write(results: str | Path, numbers: Mapping[str, Any], folder: Path = FOLDER
     if settings.pixel_scale is None:
         raise InputError(f"{source}: found no pixel_scale; expected a run with fits of lenses")
     told = json.loads((source / "run.json").read_text())
-    population = Path(config.load(Path(results) / "config.yaml").population).stem
+    population = Path(workflow.load(Path(results) / "config.yaml").population).stem
     card = CARD.format(
         classes=", ".join(run.classes),
         commit=told["commit"],

@@ -12,6 +12,7 @@ import importlib
 import re
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
@@ -364,6 +365,11 @@ class Population(Part):
         if lines:
             raise wrong(lines)
         return self
+
+
+def load_population(path: str | Path) -> Population:
+    """Read and check a population of lenses; InputError names each wrong key."""
+    return checked(Population, read_yaml(path), str(path))
 
 
 def table(population: Population) -> pd.DataFrame:

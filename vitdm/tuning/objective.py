@@ -14,9 +14,9 @@ from typing import Any, Protocol
 import numpy as np
 from sklearn import metrics
 
-from vitdm.config import Config, Preprocess
+from vitdm.config import Preprocess, Settings
 from vitdm.data.dataset import Dataset
-from vitdm.evaluation.selection import joined_features
+from vitdm.features.selected import joined_features
 from vitdm.model import train
 from vitdm.preprocess.process import process_dataset
 from vitdm.tuning.trials import Trial, hopeless
@@ -98,7 +98,7 @@ class OnDataset:
     are processed; what comes out is kept in folders below ``cache``.
     """
 
-    settings: Config
+    settings: Settings
     processed: Path
     features: Path | None
     selection: Path | None
@@ -115,7 +115,7 @@ class OnDataset:
     def check(self) -> None:
         """Raise InputError if something that every trial needs is missing."""
         data = Dataset.open(self.processed)
-        names = joined_features(self.settings.model, self.settings, self.selection)
+        names = joined_features(self.settings.model, self.settings.features, self.selection)
         train.inputs_for(
             self.settings.model, data, self.settings.task, self.features, names, self.fits
         )
@@ -131,15 +131,15 @@ class OnDataset:
         return self.cache / hashlib.sha256(cut.model_dump_json().encode()).hexdigest()[:8]
 
     def prepare(self, params: Params) -> None:
-        _, _, cut = self.settings.trial(params)
+        cut = self.settings.trial(params).preprocess
         if not (folder := self.folder(cut)).exists():
             process_dataset(self.dataset, folder, cut)
 
     def train(self, params: Params, seed: int, watch: train.Watch) -> tuple[train.Learnt, float]:
-        settings, search = self.settings, self.settings.tune
-        model, recipe, cut = settings.trial(params)
-        data = Dataset.open(self.folder(cut))
-        names = joined_features(model, settings, self.selection)
+        settings, search = self.settings.trial(params), self.settings.tune
+        model = settings.model
+        data = Dataset.open(self.folder(settings.preprocess))
+        names = joined_features(model, settings.features, self.selection)
         arrays, _ = train.inputs_for(model, data, settings.task, self.features, names, self.fits)
         rows = train.first_rows(data.rows("train"), search.n_train, seed)
         _, classes = data.labels(settings.task)
@@ -148,7 +148,7 @@ class OnDataset:
             arrays(data.rows("valid")),
             len(classes),
             model,
-            recipe.model_copy(update={"epochs": self.epochs, "patience": self.epochs}),
+            settings.train.model_copy(update={"epochs": self.epochs, "patience": self.epochs}),
             seed=seed,
             watch=watch,
             progress=False,

@@ -12,7 +12,7 @@ import pandas as pd
 from scipy.optimize import OptimizeResult
 from skopt import space as skopt_space
 
-from vitdm.config import Config
+from vitdm.config import Settings
 from vitdm.errors import InputError
 from vitdm.tuning.search import opinion
 from vitdm.tuning.space import dimensions, plain
@@ -39,7 +39,7 @@ def load_trials(folder: str | Path) -> pd.DataFrame:
     return pd.read_csv(path, keep_default_na=False, na_values=[""]).fillna({"error": ""})
 
 
-def load_result(folder: str | Path, settings: Config) -> OptimizeResult:
+def load_result(folder: str | Path, settings: Settings) -> OptimizeResult:
     """Return scikit-optimize's result of a finished search, its Gaussian process fitted anew.
 
     Its plots (convergence, evaluations, partial dependence) work on it.

@@ -13,7 +13,7 @@ from skopt import sampler
 from skopt import space as skopt_space
 from skopt.utils import normalize_dimensions
 
-from vitdm.config import Categorical, Config, Constraint, Dimension, Integer, Real, tuned_fields
+from vitdm.config import Categorical, Constraint, Dimension, Integer, Real, Settings, tuned_fields
 from vitdm.errors import InputError
 
 N_DRAWN = 4000  # random points, of which
@@ -89,7 +89,7 @@ class Allowed:
     a real number, other than at its bounds, but the user's constraints, which are called each time.
     """
 
-    def __init__(self, settings: Config):
+    def __init__(self, settings: Settings):
         search = settings.tune
         self.settings = settings.model_copy(
             update={"tune": search.model_copy(update={"constraints": []})}
@@ -117,14 +117,14 @@ class Allowed:
         return True
 
 
-def first_points(settings: Config, allowed: Allowed, seed: int) -> list[list[Any]]:
+def first_points(settings: Settings, allowed: Allowed, seed: int) -> list[list[Any]]:
     """Return what a search tries before the Gaussian process is asked.
 
     The start, ``start_seeds`` times; ``x0``; then ``n_initial_points`` of the generator, of which
     those that are not allowed are left out. scikit-optimize's own first points would break a
     constraint. InputError if nearly no point is allowed.
     """
-    search, start = settings.tune, settings.tune_start
+    search, start = settings.tune, settings.start
     given = [start] * search.start_seeds + [start | point for point in search.x0]
     points = [list(point.values()) for point in given]
     space = skopt_space.Space(normalize_dimensions(dimensions(search.space)))

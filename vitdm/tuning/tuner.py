@@ -18,7 +18,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from scipy.optimize import OptimizeResult
 from tqdm import tqdm
 
-from vitdm.config import Config, by_section
+from vitdm.config import Settings, by_section
 from vitdm.errors import InputError
 from vitdm.model.train import inputs_of
 from vitdm.provenance import atomic, sha256, sidecar, write_json
@@ -55,25 +55,23 @@ class Tuner:
     """One search on an objective; ``run`` does everything and may be called again after a kill.
 
     ``identity`` tells which search it is besides its settings (the data), so that only its own log
-    is continued: ``<out>/log-<hash>.jsonl``. ``random`` draws points at random instead.
+    is continued: ``<out>/log-<hash>.jsonl``.
     """
 
     def __init__(
         self,
         objective: Objective,
-        settings: Config,
+        settings: Settings,
         out: Path,
         identity: dict[str, Any],
         backend: str = "loky",
         progress: bool = True,
-        random: bool = False,
     ):
         self.objective, self.settings, self.out = objective, settings, out
         self.search = settings.tune
         self.seed = settings.seed if self.search.seed is None else self.search.seed
-        self.start = settings.tune_start
+        self.start = settings.start
         self.names = list(self.start)
-        self.random = random
         self.allowed = Allowed(settings)
         self.first = first_points(settings, self.allowed, self.seed)
         told = self._identity() | identity
@@ -94,7 +92,6 @@ class Tuner:
             **{key: value.model_dump(mode="json") for key, value in sections.items()},
             "task": self.settings.task,
             "seed": self.seed,
-            "random": self.random,
             "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
         }
 
@@ -173,7 +170,7 @@ class Tuner:
         found = table([*(self.trials[k] for k in calls), *self.again])
         given = self.search.start_seeds + len(self.search.x0)
         edges = [0, self.search.start_seeds, given, len(self.first)]
-        names = ["start", "x0", "design", "random" if self.random else "process"]
+        names = ["start", "x0", "design", "random" if self.search.random else "process"]
         stages = [names[np.searchsorted(edges, k, side="right") - 1] for k in calls]
         found.insert(1, "stage", stages + ["again"] * len(self.again))
         return found
@@ -206,7 +203,7 @@ class Tuner:
                 acquisition=self.search.acquisition,
                 allowed=self.allowed,
                 parallel=self.search.parallel,
-                random=self.random,
+                random=self.search.random,
             )
             measured = self._train_again()
         return self._choose(measured)
@@ -308,7 +305,7 @@ class Tuner:
 def tune(
     processed: str | Path,
     features_csv: str | Path | None,
-    settings: Config,
+    settings: Settings,
     out: str | Path,
     *,
     selection: str | Path | None = None,
@@ -316,7 +313,6 @@ def tune(
     dataset: str | Path | None = None,
     backend: str = "loky",
     progress: bool = True,
-    random: bool = False,
 ) -> dict[str, Any]:
     """Search the space of ``settings.tune`` on a processed dataset, write the folder ``out``.
 
@@ -333,6 +329,7 @@ def tune(
     missing, the log belongs to another search, or ``tune.max_failures`` trials in a row failed.
     """
     out, started = Path(out), time.time()
+    settings.check_search()
     if by_section(settings.tune.space)["preprocess"] and dataset is None:
         raise InputError(
             "tune.space: keys of preprocess need the images before processing; expected --dataset"
@@ -356,7 +353,7 @@ def tune(
         *([selection] if selection else []),
     ]
     data = {Path(path).name: sha256(path) for path in inputs}
-    tuner = Tuner(objective, settings, out, {"data": data}, backend, progress, random)
+    tuner = Tuner(objective, settings, out, {"data": data}, backend, progress)
     best = tuner.run()
     sidecar(
         out / "tune.json",

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vitdm.evaluation import neighbours
+from vitdm.evaluation import leakage
 
 
 def arcs(n, seed, noise=0.1):
@@ -33,7 +33,7 @@ def found():
     images[62] = images[2]
     catalog = pd.DataFrame({"id": [f"{i:03d}" for i in range(120)]})
     catalog["split"] = np.repeat(["train", "test"], 60)
-    return neighbours.nearest(images, catalog, seed=0)
+    return leakage.nearest(images, catalog, seed=0)
 
 
 def test_copies_are_found(found):
@@ -54,10 +54,10 @@ def test_each_is_compared_with_other_splits_only(found):
 
 
 def test_distance_is_that_of_all_pixels_if_all_components_are_kept(monkeypatch):
-    monkeypatch.setattr(neighbours, "COMPONENTS", 256)
+    monkeypatch.setattr(leakage, "COMPONENTS", 256)
     images = arcs(40, seed=3) + 0.1 * np.random.default_rng(0).normal(size=(40, 48, 48))
     catalog = pd.DataFrame({"id": [f"{i}" for i in range(40)], "split": ["train"] * 39 + ["test"]})
-    row = neighbours.nearest(images, catalog, seed=0).iloc[39]
+    row = leakage.nearest(images, catalog, seed=0).iloc[39]
     small = images.reshape(40, 16, 3, 16, 3).mean(axis=(2, 4))
     turned = [np.rot90(m, r) for m in (small[39], small[39][:, ::-1]) for r in range(4)]
     gaps = [min(((t - small[k]) ** 2).sum() for t in turned) for k in range(39)]
@@ -74,8 +74,8 @@ def test_nearly_all_second_exposures_are_near():
     images = np.concatenate([scenes + 0.1 * rng.normal(size=scenes.shape) for _ in range(2)])
     catalog = pd.DataFrame({"id": [f"{i}" for i in range(800)]})
     catalog["split"] = np.repeat(["train", "test"], 400)
-    found = neighbours.nearest(images.astype(np.float32), catalog, seed=0)
-    assert (found["distance"] <= neighbours.NEAR).mean() > 0.99
+    found = leakage.nearest(images.astype(np.float32), catalog, seed=0)
+    assert (found["distance"] <= leakage.NEAR).mean() > 0.99
     assert (found["nearest"].astype(int) % 400 == np.arange(800) % 400).all()
     # on these images, all of them light, neighbouring pixels differ by more than the noise
     assert 0.8 < found["distance"].mean() < 1.05

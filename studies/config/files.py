@@ -1,0 +1,87 @@
+"""Workflow configurations read from files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from studies.config.studies import Cutouts
+from studies.config.workflow import Config
+from vitdm.config.sections import checked, read_yaml
+from vitdm.errors import InputError
+from vitdm.simulation.population import load_population
+
+
+def load(path: str | Path) -> Config:
+    """Read and check a workflow configuration; InputError names each wrong key."""
+    return build(read_yaml(path), str(path))
+
+
+def build(content: dict[str, Any], source: str = "configuration") -> Config:
+    """Check a configuration given as a dictionary; data from files get a name of their own."""
+    content = dict(content)
+    data = content.get("data", "simulate")
+    if isinstance(data, str) and data != "simulate":
+        place = Path(os.path.expanduser(data).rstrip("/"))
+        stem = re.sub(r"[^A-Za-z0-9_-]", "_", place.name.split(".")[0] or "data")
+        name = str(content.get("name", "data")).removesuffix(f"_{stem}")
+        content |= {"name": f"{name}_{stem}", "publish": False}
+        # they are of simulated lenses
+        content |= {"efficiency": {}, "compare": {}, "audit": {}, "real_sky": {}}
+        if isinstance(ingest := content.get("ingest", {}), dict) and not ingest.get("pixel_scale"):
+            content = _without_fits(content)
+    return checked(Config, content, source)
+
+
+def _without_fits(content: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what needs lens fits: without the scale of the pixels there are none."""
+    features, runs = content.get("features"), content.get("runs")
+    if isinstance(features, dict) and isinstance(features.get("groups"), list):
+        groups = [group for group in features["groups"] if group != "lensfit"]
+        content = content | {"features": features | {"groups": groups}}
+    if isinstance(model := content.get("model"), dict):
+        content = content | {"model": model | {"residual": False}}
+    if isinstance(runs, dict):
+        needs = ({"feature_set": "lensfit"}, {"residual": True})
+
+        def fitted(run: Any) -> bool:
+            model = run.get("model") if isinstance(run, dict) else None
+            return isinstance(model, dict) and any(need.items() <= model.items() for need in needs)
+
+        runs = {name: run for name, run in runs.items() if not fitted(run)}
+        content = content | {"runs": runs}
+    return content
+
+
+def check_data(settings: Config) -> None:
+    """Raise InputError at once if the images, or the population to simulate, are not there."""
+    if settings.data == "simulate":
+        curves = [curve.population for curve in settings.efficiency.curves]
+        sky = [chosen.population for chosen in settings.real_sky.sets.values()]
+        for file in (settings.population, *settings.populations.files, *curves, *sky):
+            load_population(file)
+    elif not Path(settings.data).exists():
+        raise InputError(
+            f"data: {settings.data}: no such file or folder; expected 'simulate', or a folder or "
+            "archive of class folders"
+        )
+
+
+def fingerprint(path: str | Path) -> str:
+    """Return a hash of the names, sizes and times of a file, or of all files in a folder."""
+    path = Path(path)
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    facts = [
+        (str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns)
+        for file in files
+        if file.is_file()
+    ]
+    return hashlib.sha256(repr(facts).encode()).hexdigest()
+
+
+def load_cutouts(path: str | Path) -> Cutouts:
+    """Read and check what is known of real images; InputError names each wrong key."""
+    return checked(Cutouts, read_yaml(path), str(path))

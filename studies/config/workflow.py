@@ -1,0 +1,281 @@
+"""All settings of the workflow, and which of them do not go together."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from studies.config.studies import (
+    Audit,
+    Comparison,
+    Efficiency,
+    Final,
+    Override,
+    Populations,
+    Rates,
+    RealSky,
+    Study,
+)
+from vitdm.config import SPLITS, Features, Model, Preprocess, Settings, Split, Train, Tune
+from vitdm.config.network import Name
+from vitdm.config.sections import report, wrong
+from vitdm.errors import InputError
+
+#: runs by which the features are judged: images alone, then with features beside them
+FEATURE_RUNS = ("spt_lsa", "spt_lsa_proposal", "spt_lsa_features")
+#: what is wrong: keys, and a message each
+Wrong = list[tuple[str, str]]
+#: sections whose keys a study may change, by the name of their schema
+CHANGED = {Model: "model", Train: "train", Preprocess: "preprocess", Features: "features"}
+
+
+class Config(Settings):
+    """The whole workflow: the settings of the article's model, and what each study adds."""
+
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="results go to results/<name>/"
+    )
+    publish: bool = Field(False, description="figures, tables and paper into figures/ and paper/")
+    data: str = Field("simulate", description="'simulate', or a folder or archive of images")
+    population: str = Field("config/populations/marginal.yaml")
+    n_images: dict[Split, Annotated[int, Field(ge=2)]] = Field(
+        description="images of each split; for data from files, their proportions"
+    )
+    populations: Populations = Populations()
+    real_images: str | None = Field(
+        None, description="folder of real lenses, shown in notebook 01 if it is there"
+    )
+    shards: int = Field(8, ge=1)
+    runs: dict[Name, Override] = Field(min_length=1, description="compared in notebooks 02 and 03")
+    run_seeds: int = Field(1, ge=1, description="seeds of each comparison run")
+    efficiency: Efficiency = Efficiency()
+    compare: Comparison = Comparison()
+    audit: Audit = Audit()
+    real_sky: RealSky = RealSky()
+    tune: Tune
+    study: Study = Study()
+    rates: Rates = Rates()
+    final: Final = Final()
+
+    # ----------------------------------------------------------------- the settings of each model
+
+    @property
+    def settings(self) -> Settings:
+        """The settings of the article's model alone, without the studies."""
+        return Settings.model_construct(**{n: getattr(self, n) for n in Settings.model_fields})
+
+    def override(self, override: Override) -> Settings:
+        """Return the settings with what a run, a row or a recipe changes of them."""
+        names = set(CHANGED.values()) & set(type(override).model_fields)
+        return self.settings.changed(**{name: getattr(override, name) for name in names})
+
+    def run(self, name: str) -> Settings:
+        """Return the settings of a comparison run."""
+        return self.override(self.runs[name])
+
+    def row(self, name: str) -> Settings:
+        """Return the settings of a row of the comparison on equal terms."""
+        return self.override(self.compare.rows[name])
+
+    def real_set(self, name: str) -> Settings:
+        """Return the settings of the models that are applied to a set of real images."""
+        chosen = self.real_sky.sets[name]
+        changed = self.override(chosen).changed(features={"groups": chosen.groups})
+        return changed.model_copy(update={"task": "binary"})
+
+    def arm(self, name: str, k: int) -> Settings:
+        """Return the settings whose search is the k-th of a kind that is compared."""
+        arm = self.study.arms[name]
+        first = self.seed if self.tune.seed is None else self.tune.seed
+        tune = self.tune.model_dump() | self.study.tune | arm.tune
+        tune |= {"random": arm.random, "seed": first + k}
+        return self.settings.model_copy(update={"tune": Tune(**tune)})
+
+    def recipe(self, name: str) -> Settings:
+        """Return the settings of a recipe of ``rates``."""
+        chosen = self.rates.recipes[name]
+        return self.override(chosen.model_copy(update={"model": self.rates.model | chosen.model}))
+
+    # ------------------------------------------------------------------------------- what is there
+
+    @property
+    def audit_fits(self) -> bool:
+        """Whether a row of ours in the audit needs features, or residual maps."""
+        models = [self.override(row).model for row in self.audit.ours]
+        return any(model.features or model.residual for model in models)
+
+    @property
+    def feature_runs(self) -> list[str]:
+        """The runs of FEATURE_RUNS that there are; none if nothing can be compared."""
+        found = [run for run in FEATURE_RUNS if run in self.runs]
+        return found if found[:1] == [FEATURE_RUNS[0]] and len(found) > 1 else []
+
+    @property
+    def results(self) -> str:
+        """The folder of the results."""
+        return f"results/{self.name}"
+
+    # ----------------------------------------------------------------------------------- the checks
+
+    @field_validator("data")
+    @classmethod
+    def _data_named(cls, data: str) -> str:
+        if not data.strip():
+            raise ValueError("expected 'simulate', or a folder or archive of images")
+        return os.path.expanduser(data)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Config:
+        if set(self.n_images) != set(SPLITS):
+            raise ValueError(
+                f"n_images: needs {', '.join(SPLITS)}, found {', '.join(self.n_images)}"
+            )
+        self.check()
+        lines = self._wrong_runs() + self.settings.wrong_starts() + self._wrong_curves()
+        lines += self._wrong_rows() + self._wrong_audit() + self._wrong_searches()
+        lines += self._wrong_real_sets()
+        if lines:
+            raise wrong(lines)
+        return self
+
+    def _settings_of(self, key: str, override: Override) -> tuple[Settings | None, Wrong]:
+        """Return the settings of an override, or what is wrong with it."""
+        try:
+            settings = self.override(override)
+            settings.check()
+        except ValidationError as error:
+            schema = next(s for s in CHANGED if s.__name__ == error.title)
+            return None, report(error, schema, f"{key}.{CHANGED[schema]}")
+        except InputError as error:
+            return None, [(key, str(error))]
+        return settings, []
+
+    def _wrong_runs(self) -> Wrong:
+        found = [self._settings_of(f"runs.{name}", run)[1] for name, run in self.runs.items()]
+        return [line for lines in found for line in lines]
+
+    def _wrong_curves(self) -> Wrong:
+        """Return what is wrong with the runs and populations of ``efficiency``."""
+        lines: Wrong = []
+        chosen, known = self.efficiency, ", ".join(self.runs)
+        names = [curve.name for curve in chosen.curves]
+        if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+            lines.append(("efficiency.curves", f"found {twice[0]} twice; expected one"))
+        images_only = [name for curve in chosen.curves for name in curve.runs or ()]
+        for key, run in [("efficiency.runs", name) for name in chosen.runs] + [
+            ("efficiency.curves", name) for name in images_only
+        ]:
+            if run not in self.runs:
+                lines.append((key, f"runs: found {run!r}; expected some of: {known}"))
+                continue
+            settings, wrong_run = self._settings_of(key, self.runs[run])
+            if wrong_run:
+                continue  # _wrong_runs names it
+            model = settings.model
+            if key == "efficiency.curves" and (model.features or model.residual):
+                found = f"runs: found {run!r}, which needs lens fits; expected images alone"
+                lines.append((key, found))
+            elif model.features and model.feature_set == "selected":
+                lines.append((key, f"{run}: found feature_set 'selected'; expected another"))
+        own = [curve.population for curve in chosen.curves]
+        for curve in chosen.curves:
+            if absent := [file for file in curve.also if file not in own]:
+                found = f"also: found {absent[0]}; expected one with a curve"
+                lines.append(("efficiency.curves", found))
+        if chosen.curves and "lensfit" not in self.features.groups:
+            lines.append(("efficiency.curves", "features.groups needs lensfit"))
+        return lines
+
+    @property
+    def _sizes(self) -> dict[str, int]:
+        """The largest training set of each population with a curve whose lenses are fitted."""
+        curves = [curve for curve in self.efficiency.curves if curve.runs is None]
+        return {curve.population: max(curve.sizes) for curve in curves}
+
+    def _wrong_rows(self) -> Wrong:
+        """Return what is wrong with the rows of ``compare``."""
+        chosen, sizes, lines = self.compare, self._sizes, []
+        if not chosen.rows:
+            return []
+        wanted = chosen.n_train + chosen.n_valid
+        if chosen.population not in sizes:
+            expected = f"one with a curve: {', '.join(sizes) or 'none'}"
+            lines.append(("compare.population", f"found {chosen.population}; expected {expected}"))
+        elif wanted > (most := sizes[chosen.population]):
+            found = f"n_train + n_valid: found {wanted}; expected up to {most}, the curve's"
+            lines.append(("compare", found))
+        for name, row in chosen.rows.items():
+            key = f"compare.rows.{name}"
+            if row.against is not None and row.against not in chosen.rows:
+                lines.append((f"{key}.against", f"found {row.against!r}; expected another row"))
+            if "learning_rate" in row.train:
+                found = "learning_rate has no effect: compare.rates are tried"
+                lines.append((f"{key}.train", found))
+            settings, wrong_row = self._settings_of(key, row)
+            lines += wrong_row
+            if settings and not row.boosting:
+                lines += _selected(key, settings)
+        return lines
+
+    def _wrong_audit(self) -> Wrong:
+        """Return what is wrong with the rows of ``audit``."""
+        lines: Wrong = []
+        if self.audit.population and not self.audit.steps:
+            lines.append(("audit.steps", "found none; expected at least one"))
+        for k, row in enumerate(self.audit.ours):
+            settings, wrong_row = self._settings_of(f"audit.ours.{k}", row)
+            lines += wrong_row or _selected(f"audit.ours.{k}", settings)
+        return lines
+
+    def _wrong_real_sets(self) -> Wrong:
+        """Return what is wrong with the sets of ``real_sky``."""
+        lines: Wrong = []
+        for name, chosen in self.real_sky.sets.items():
+            key = f"real_sky.sets.{name}"
+            try:
+                Features(**(self.features.model_dump() | {"groups": chosen.groups}))
+            except ValidationError as error:
+                lines += report(error, Features, f"{key}.groups")
+                continue
+            settings, wrong_set = self._settings_of(key, chosen)
+            lines += wrong_set
+            model = settings.model if settings else None
+            if model and (model.residual or not model.features or model.feature_set == "selected"):
+                lines.append(
+                    (key, "expected features, a feature_set other than 'selected', no residual map")
+                )
+            if "lensfit" in chosen.groups and (
+                chosen.cutouts is None or "lensfit" not in self.features.groups
+            ):
+                expected = "cutouts, and lensfit in features.groups, too"
+                lines.append((f"{key}.groups", f"found lensfit; expected {expected}"))
+            most = self._sizes.get(chosen.population, chosen.n_train)
+            if chosen.n_train > most:
+                found = f"found {chosen.n_train}; expected up to {most}, the curve's"
+                lines.append((f"{key}.n_train", found))
+        return lines
+
+    def _wrong_searches(self) -> Wrong:
+        """Return what is wrong with the searches and recipes that are compared."""
+        lines: Wrong = []
+        for name in self.study.arms:
+            try:
+                settings = self.arm(name, 0)
+            except ValidationError as error:
+                lines += report(error, Tune, f"study.arms.{name}.tune")
+            else:
+                wrong_arm = settings.wrong_starts()
+                lines += [(f"study.arms.{name}: {key}", text) for key, text in wrong_arm]
+        for name, chosen in self.rates.recipes.items():
+            merged = chosen.model_copy(update={"model": self.rates.model | chosen.model})
+            lines += self._settings_of(f"rates.recipes.{name}", merged)[1]
+        return lines
+
+
+def _selected(key: str, settings: Settings) -> Wrong:
+    """Return that a model wants selected features, where no selection is made."""
+    if settings.model.features and settings.model.feature_set == "selected":
+        return [(key, "found feature_set 'selected'; expected another")]
+    return []
