@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 from vitdm.errors import InputError
 
 if TYPE_CHECKING:
-    from vitdm.config.settings import Settings
+    from vitdm.config import Settings
 
 
 class Command(Protocol):
@@ -108,7 +108,7 @@ def add_config(parser: argparse.ArgumentParser, *, required: bool = False) -> No
 
 def read_settings(options: argparse.Namespace) -> Settings:
     """Return the settings in the file of ``--config``, or the defaults without one."""
-    from vitdm.config.settings import Settings, load_settings
+    from vitdm.config import Settings, load_settings
 
     return Settings() if options.config is None else load_settings(options.config)
 

@@ -10,7 +10,7 @@ from vitdm import commands
 from vitdm.errors import InputError
 
 if TYPE_CHECKING:
-    from vitdm.config.settings import Settings
+    from vitdm.config import Settings
 
 HELP = "Train one model, of one or several seeds."
 EXAMPLE = "vitdm train processed --config mine.yaml --out run"
