@@ -1128,7 +1128,7 @@ for name, notebook in NOTEBOOKS.items():
 rule paper:
     input:
         expand("paper/{file}", file=["paper.md", "references.bib", "crossref.lua"]),
-        expand("paper/{file}", file=["build.py", "article.typ", "article.css"]),
+        expand("paper/{file}", file=["tables.yaml", "claims.yaml", "report.md", "numbers.json", "article.typ", "article.css"]),
         numbers=[f"{OUT}/numbers/{name[:2]}.json" for name in NOTEBOOKS],
         figures=[f"{FIGURES}/{figure}.pdf" for n in NOTEBOOKS.values() for figure in n["figures"]],
         tables=[f"{TABLES}/{table}.csv" for n in NOTEBOOKS.values() for table in n["tables"]],
@@ -1152,5 +1152,5 @@ rule paper:
         out=subpath(output[0], parent=True),
         watch=SETTINGS.model_dump(mode="json"),
     shell:
-        "python paper/build.py --results {params.results} --figures {params.figures}"
+        "python -m studies.article --results {params.results} --figures {params.figures}"
         " --made {params.made} --tables {params.tables} --out {params.out} 2>&1 | tee {log}"

@@ -3,7 +3,7 @@
 ``python benchmarks/lensfit.py``: some ten minutes, one thread. Parts, of which ``--only`` names
 some:
 
-* ``derivatives``: the image and all its derivatives, ours by hand, those of caustics (if it is
+* ``derivatives``: the image and all its derivatives, ours analytic, those of caustics (if it is
   installed) by ``vmap(jacfwd)``, on the same 96 x 96 pixels with the same PSF.
 * ``speed``: milliseconds of a step and of a fit by size of the square and number of parameters;
   draws ``docs/lensfit_cost.png``.
@@ -40,8 +40,8 @@ from sklearn.metrics import roc_auc_score
 
 from studies import ceiling, plots
 from vitdm.config import LensFit
-from vitdm.lens import lensfit, residuals
-from vitdm.lens.smooth_lens import Camera, SmoothLens
+from vitdm.lens import Camera, Fits, SmoothLens, estimate_gain, features, fit, settings_for
+from vitdm.lens.fit import POOR, LensProblem
 from vitdm.simulation import simulate
 from vitdm.simulation.population import load_population
 
@@ -128,7 +128,7 @@ def derivatives() -> None:
     model = SmoothLens(CAMERA)
     image = milliseconds(lambda: model.image(values)) / 8
     both = milliseconds(lambda: model.image_and_derivatives(values)) / 8
-    print(f"one 96 x 96 image {image:.2f} ms, with 13 derivatives {both:.2f} ms, by hand")
+    print(f"one 96 x 96 image {image:.2f} ms, with 13 derivatives {both:.2f} ms, analytic")
     try:
         import caustics  # noqa: F401
     except ImportError:
@@ -170,10 +170,10 @@ def speed(n: int) -> None:
         population = population_of(name)
         scale, costs = population.instrument.pixel_scale, {}
         for size in sizes:
-            settings = lensfit.settings_for(population, LensFit(size=size))
-            lensfit.fit(images[:2], scale, settings)
+            settings = settings_for(population, LensFit(size=size))
+            fit(images[:2], scale, settings)
             used = time.process_time()
-            fits = lensfit.fit(images, scale, settings)
+            fits = fit(images, scale, settings)
             costs[size] = 1e3 * (time.process_time() - used) / n
         line(right, costs, style, f"{len(fits.names)} parameters ({name})", "a fit")
     for axes, title in ((left, "one step: model, derivatives, sums"), (right, "a whole fit")):
@@ -199,7 +199,7 @@ def step(size: int, light: bool) -> float:
     n, everything = len(values), torch.arange(len(values))
     images, weight = model.image(values), torch.ones(n, size, size)
     none = torch.zeros(n, dtype=torch.bool)
-    problem = lensfit._Problem(model, images, weight, torch.ones(n), none)
+    problem = LensProblem(model, images, weight, torch.ones(n), none)
     used = []
     for _ in range(REPEATS):
         started = time.process_time()
@@ -226,9 +226,9 @@ def others(n: int) -> None:
     chosen = np.flatnonzero(truth["kind"] == "no_sub")[:n]
     images, truth = images[chosen], truth.iloc[chosen]
     settings = LensFit(gain=1.0)
-    lensfit.fit(images[:2], 0.05, settings)
+    fit(images[:2], 0.05, settings)
     started = time.perf_counter()
-    fits = lensfit.fit(images, 0.05, settings)
+    fits = fit(images, 0.05, settings)
     ours = (time.perf_counter() - started) / n
     print(f"ours: {1e3 * ours:.1f} ms an image, chi2 {np.round(fits.chi2, 3)}")
     seconds, chi2 = [], []
@@ -327,15 +327,15 @@ def quality(n: int) -> None:
         name, population = file.stem, population_of(file.stem)
         images, truth = drawn(name, 2 * n, 7)
         scale = population.instrument.pixel_scale
-        settings = lensfit.settings_for(population, LensFit())
+        settings = settings_for(population, LensFit())
         gain = settings.gain
         if gain is None:
-            gain = lensfit.estimate_gain(images[:64], scale, settings)
+            gain = estimate_gain(images[:64], scale, settings)
         used = time.process_time()
-        fits = lensfit.fit(images, scale, settings, gain)
+        fits = fit(images, scale, settings, gain)
         cost = 1e3 * (time.process_time() - used) / len(images)
         smooth = (truth["kind"] == "no_sub").to_numpy()
-        good = fits.converged & (fits.chi2 < lensfit.POOR)
+        good = fits.converged & (fits.chi2 < POOR)
         print(
             f"{name}: of {smooth.sum()} smooth {fits.converged[smooth].mean():.1%} converge, "
             f"{good[smooth].mean():.1%} to chi2 < 1.3 (median {np.median(fits.chi2[smooth]):.2f}); "
@@ -343,7 +343,7 @@ def quality(n: int) -> None:
         )
         pulls(fits, truth, smooth & fits.converged)
         if name in ("marginal", "model_i"):
-            table = residuals.features(fits)
+            table = features(fits)
             for kind in ("cdm", "axion"):
                 rows = np.flatnonzero(smooth | (truth["kind"] == kind).to_numpy())
                 scores = {
@@ -355,7 +355,7 @@ def quality(n: int) -> None:
             peaks(name, truth, table)
 
 
-def pulls(fits: lensfit.Fits, truth: pd.DataFrame, chosen: np.ndarray) -> None:
+def pulls(fits: Fits, truth: pd.DataFrame, chosen: np.ndarray) -> None:
     """Print (fitted - true) / error of the lens: plain, and from the median and the central 68 %.
 
     Where no noise was added, errors are those of the noise that the fit assumes, and pulls vanish.

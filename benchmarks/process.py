@@ -27,9 +27,7 @@ import numpy as np
 
 from studies import config as workflow
 from studies import precursor
-from vitdm import config
-from vitdm.features import measure as features
-from vitdm.preprocess import process as preprocess
+from vitdm import config, features, preprocess
 from vitdm.simulation import simulate
 from vitdm.simulation.population import load_population
 

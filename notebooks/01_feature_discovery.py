@@ -47,14 +47,12 @@ import pandas as pd
 from IPython.display import display
 
 from studies import config as workflow
-from studies import plots, real_lenses
-from vitdm import config
+from studies import plots, real_lenses, subhalo_distance
+from vitdm import config, features, preprocess
 from vitdm.data import dataset, readers
 from vitdm.evaluation import metrics
 from vitdm.features import definitions, morphology
-from vitdm.features import measure as features
-from vitdm.lens import lensfit, residuals
-from vitdm.preprocess import process as preprocess
+from vitdm.lens import modelled
 from vitdm.simulation.population import load_population
 from vitdm.simulation.population import table as describe
 
@@ -386,9 +384,9 @@ for kind in classes:
     # the first long arc; where there is none, the longest
     for row in of_kind[np.argsort(-np.minimum(arcs, 120), kind="stable")]:
         light = preprocess.detect(np.array(raw.images[row]), settings)
-        if circle := features.fit_circle(light, preprocess.roi_of(light)):
-            ring = features.unroll(light, circle)
-            rings[plots.NAMES[kind]] = (light.residual / light.noise, circle, ring)
+        lens = features.Measured(light, preprocess.roi_of(light))
+        if lens.circle:
+            rings[plots.NAMES[kind]] = (light.residual / light.noise, lens.circle, lens.ring)
             break
 out.figure(plots.unrolled_rings(rings, morphology.SMOOTH_ORDERS + 1), "unrolled_rings")
 
@@ -447,7 +445,7 @@ if real:
 # ## 1.8 What a smooth lens leaves
 #
 # The features above measure the image. To see what a clump *changed*, one has to know what the
-# image would be without it. So a smooth lens is fitted to each image (`vitdm.lens.lensfit`): a
+# image would be without it. So a smooth lens is fitted to each image (`vitdm.lens`): a
 # singular isothermal ellipsoid with external shear, $\theta_{\mathrm E}, e_1, e_2, \gamma_1,
 # \gamma_2$, in front of an elliptical Sérsic source, blurred by the PSF, with a constant sky;
 # twelve parameters and the sky, all free, and if the lens galaxy shines, its light. The fit
@@ -541,13 +539,13 @@ for name in side_by_side:
     place = out.results / folders[name]
     known = dataset.Dataset.open(place / "dataset").catalog
     if "max_subhalo_mass" in known:
-        each = residuals.distance_to_subhalo(
+        each = subhalo_distance.distance_to_subhalo(
             known, dataset.read_catalog(place / "lensfit" / "fits.csv")
         )
-        pointed[name] = (each, residuals.found_by_mass(each, residuals.MASS_BINS))
+        pointed[name] = (each, subhalo_distance.found_by_mass(each, subhalo_distance.MASS_BINS))
         display(pointed[name][1].round(2).style.set_caption(name).hide(axis="index"))
 if pointed:
-    out.figure(plots.subhalo_distance(pointed, residuals.FOUND), "subhalo_distance")
+    out.figure(plots.subhalo_distance(pointed, subhalo_distance.FOUND), "subhalo_distance")
 
 # %% [markdown]
 # Above, each point is an image; below the dashed line the peak is within 0.2″, four pixels, of the
@@ -574,7 +572,7 @@ cutouts = {Path(name).name: image for name, image in known}
 real_numbers = {"n_real_fits": len(cutouts)}
 if cutouts:
     real_fits, images, fit = real_lenses.fit_cutouts(cutouts, slacs)
-    maps = zip(images, *lensfit.modelled(fit, slacs.lensfit), fit.residual, strict=True)
+    maps = zip(images, *modelled(fit, slacs.lensfit), fit.residual, strict=True)
     told = real_fits[["name", "theta_E", "chi2_full", "flags"]].itertuples(index=False)
     pairs = [plots.RealFit(*row, *shown) for row, shown in zip(told, maps, strict=True)]
     out.figure(plots.real_residuals(pairs), "real_residuals")
@@ -715,7 +713,8 @@ for key, answer in alone.items():
 if fitted:
     numbers |= {"fit_converged_fraction": converged, "fit_smooth_explained_fraction": explained}
 for name, (each, _) in pointed.items():
-    for whole in residuals.found_by_mass(each, (0, 99)).to_dict("records"):  # none without images
+    found = subhalo_distance.found_by_mass(each, (0, 99))  # no row without images
+    for whole in found.to_dict("records"):
         keys = ("n", "rate", "rate_low", "rate_high", "chance", "distance")
         numbers |= {f"fit_peak_{key}_{name}": whole[key] for key in keys}
 for row in table.to_dict("records") if rows else []:

@@ -47,14 +47,14 @@ from IPython.display import display
 from scipy import special
 
 from studies import plots
-from vitdm import config
+from vitdm import config, preprocess
 from vitdm.data import dataset
 from vitdm.evaluation import metrics
 from vitdm.features import selected
-from vitdm.lens import lensfit
+from vitdm.lens import fit as fit_lens
+from vitdm.lens import modelled
 from vitdm.model import train
 from vitdm.model import vit as model
-from vitdm.preprocess import process as preprocess
 
 settings = out.config
 data = dataset.Dataset.open(out.results / "processed")
@@ -89,8 +89,8 @@ if "lensfit" in settings.features.groups:
     row = (power.rank(pct=True) - 0.9).abs().idxmin()
     camera = json.loads((out.results / "lensfit" / "provenance.json").read_text())["camera"]
     known = config.LensFit(**camera["lensfit"])
-    fit = lensfit.fit(raw.images[[row]], camera["pixel_scale"], known)
-    smooth, residual = lensfit.modelled(fit, known)[0][0], fit.residual[0]
+    fit = fit_lens(raw.images[[row]], camera["pixel_scale"], known)
+    smooth, residual = modelled(fit, known)[0][0], fit.residual[0]
 image = np.array(raw.images[row])
 square, roi = preprocess.process(image, settings.preprocess)
 frame = preprocess.window(image.shape, roi, settings.preprocess)

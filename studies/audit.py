@@ -276,12 +276,12 @@ def rows_of(chosen: Audit) -> list[Row]:
     """Return the rows of the table in their order; the first is the precursor as it was."""
     rows = [Row("the precursor, as it was", "as it was", Faults())]
     for label, names in chosen.steps.items():
-        rows.append(Row(label, "alone", Faults().mended(names)))
+        rows.append(Row(label, "alone", Faults().fixed(names)))
     mended: list[str] = []
     for label, names in chosen.steps.items():
         mended += names
         if len(mended) > len(names):  # the first is the same as alone
-            rows.append(Row(label, "cumulative", Faults().mended(mended)))
+            rows.append(Row(label, "cumulative", Faults().fixed(mended)))
     return rows + [Row(row.label, "ours", ours=row) for row in chosen.ours]
 
 
@@ -402,7 +402,7 @@ def _line(
     outcomes: list[Outcome], row: Row, first: list[Outcome] | None, settings: Config
 ) -> dict[str, Any]:
     """Return a line of the table but for its names."""
-    faults = row.faults or Faults().mended(Faults.model_fields)
+    faults = row.faults or Faults().fixed(Faults.model_fields)
     mended = [] if row.ours else [name for name, on in faults if not on]
     tables, told = [outcome.predictions for outcome in outcomes], [o.told for o in outcomes]
     labels = tables[0]["label"].to_numpy()

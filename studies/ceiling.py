@@ -63,6 +63,7 @@ from vitdm.evaluation.metrics import (
     roc_auc,
     weighted_auc,
 )
+from vitdm.lens.residuals import fourth_power
 from vitdm.provenance import atomic, check_replaceable, sidecar, write_json
 from vitdm.simulation import simulate
 from vitdm.simulation.population import Population
@@ -241,14 +242,6 @@ class SmoothLens:
                 derivatives = self.derivatives(values, image, free)
                 best = replace(best, derivatives=derivatives)
         return best
-
-
-def fourth_power(residual: np.ndarray, where: np.ndarray) -> float:
-    """Return the mean over ``where`` (H, W) of (sum of the residual over 3x3 pixels / 3)^4.
-
-    ``residual`` (H, W) is in units of the noise; white Gaussian noise gives 3.
-    """
-    return float(np.mean((3 * ndimage.uniform_filter(residual, 3)[where]) ** 4))
 
 
 # ------------------------------------------------------------------------------- the population

@@ -28,7 +28,7 @@ from vitdm.errors import InputError
 from vitdm.evaluation.metrics import paired_difference, per_class_auc, roc_auc
 from vitdm.features.selected import joined_features
 from vitdm.model import baselines, train
-from vitdm.preprocess.process import process_dataset
+from vitdm.preprocess import process_dataset
 from vitdm.provenance import atomic, check_replaceable, sidecar
 
 FILES = ("trials.csv", "history.csv", "predictions*.csv", "compare.json")

@@ -1,14 +1,15 @@
-"""How far a processing undoes what must not matter: rotation, place, brightness, noise.
+"""Invariance of the processing under rotation, mirroring, shift, brightness and noise.
 
 A lens does not change with the angle it is seen at, nor with where in the image it lies. Each image
-is perturbed, processed, and compared with what becomes of it unperturbed, by Pearson's correlation
-over all pixels; for three ``PROCEDURES`` on the same perturbed images: ours turned and cut around
-the light, ours as it is, and the precursor's.
+is perturbed and processed, and the result is compared with the processed unperturbed image by
+Pearson's correlation over all pixels. This is done for three ``procedures`` on the same perturbed
+images: ours turned and cut around the light, ours with the cut around the centre, and the
+precursor's.
 
-What is measured has to be the processing, not the perturbation. So an image is turned by Lanczos
-interpolation, and what comes into view from beyond its border is drawn from its own sky, pixel by
-pixel: no second arc, and noise of the same distribution, clipped where it was clipped. (Turning
-still resamples the noise, in all three procedures alike.)
+The perturbation itself should leave no trace. So an image is turned by Lanczos interpolation, and
+what comes into view from beyond its border is drawn from its own sky, pixel by pixel: no second
+arc, and noise of the same distribution, clipped where it was clipped. (Turning still resamples the
+noise, in all three procedures alike.)
 """
 
 from __future__ import annotations
@@ -27,15 +28,14 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from studies import precursor
-from studies.config import Config
 from vitdm.config import SPLITS, Preprocess
 from vitdm.data import dataset
 from vitdm.errors import InputError
+from vitdm.preprocess import Detection, Window, detect, find_roi, process, window
 from vitdm.preprocess.background import PILE_UP
-from vitdm.preprocess.process import Detection, Window, detect, find_roi, process, window
 from vitdm.provenance import atomic, check_replaceable, sidecar, write_json
 
-FILES = ("invariance.csv", "invariance.json", "provenance.json")
+INVARIANCE_FILES = ("invariance.csv", "invariance.json", "provenance.json")
 SHIFT = 15  # px, on each axis
 
 
@@ -103,6 +103,7 @@ def perturb(
 
 
 def _steps(shift: Perturbation) -> tuple[int, int]:
+    """Return how far a shift moves an image along x and y (whole px)."""
     angle, steps = math.radians(shift.direction), int(shift.amount)
     # -1, 0 or 1: a diagonal shift is a full one on both axes
     return steps * round(1.1 * math.cos(angle)), steps * round(1.1 * math.sin(angle))
@@ -146,7 +147,10 @@ def _turn(shape: tuple[int, int], angle: float) -> tuple[NDArray, NDArray[np.boo
 def shifted(
     image: NDArray[np.float32], dx: int, dy: int, sky: Sky, rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """Return an image moved by whole pixels, sky where it came from."""
+    """Return an image (height, width) moved by ``dx``, ``dy`` whole pixels.
+
+    Where nothing of the image is left, pixels are drawn from the ``sky`` with ``rng``.
+    """
     height, width = image.shape
     moved = rng.choice(sky.values, image.shape)
     kept = image[max(-dy, 0) : height - dy, max(-dx, 0) : width - dx]
@@ -192,6 +196,7 @@ def procedures(settings: Preprocess) -> dict[str, Procedure]:
 def _ours(
     image: NDArray[np.float32], light: Light, settings: Preprocess
 ) -> tuple[NDArray[np.float32], float]:
+    """Return what our processing makes of an image, and the fraction of its light that is in it."""
     square, roi = process(image, settings)
     return square, _kept(light, _inside(light, window(image.shape, roi, settings)))
 
@@ -205,6 +210,7 @@ def _inside(light: Light, frame: Window) -> NDArray[np.bool_]:
 
 
 def _precursor(image: NDArray[np.float32], light: Light) -> tuple[NDArray[np.float64], float]:
+    """Return what the precursor's makes of an image, and the fraction of its light in it."""
     scaled = precursor.scale(image)
     contour = precursor.find(scaled)
     square = precursor.resized(scaled, contour)
@@ -214,11 +220,12 @@ def _precursor(image: NDArray[np.float32], light: Light) -> tuple[NDArray[np.flo
 
 
 def _kept(light: Light, inside: NDArray[np.bool_]) -> float:
+    """Return the fraction of the flux that is in some pixels (n,); NaN without light."""
     total = float(light.flux.sum())
     return float(light.flux[inside].sum()) / total if total > 0 else math.nan
 
 
-# ------------------------------------------------------------------------------------ measuring
+# --------------------------------------------------------------------------------- correlations
 
 
 def correlation(first: NDArray, second: NDArray) -> float:
@@ -246,7 +253,8 @@ def compare(
     Its keys are perturbation, amount and direction (see ``Perturbation``), procedure, correlation
     (with the unperturbed image, processed alike) and flux_kept: of the light detected in the
     perturbed image, the fraction that is in the cut. ``tried`` are the procedures, by default
-    those of the settings. Pixels without a number are replaced by the sky first.
+    those of the settings. ``rng`` draws the sky that comes into view. Pixels without a number are
+    replaced by the sky first.
     """
     tried = procedures(settings) if tried is None else tried
     detected = detect(image, settings)
@@ -272,7 +280,7 @@ def compare(
     return rows
 
 
-def measure(
+def correlations(
     images: Iterable[NDArray[np.float32]],
     ids: Sequence[str],
     settings: Preprocess,
@@ -282,8 +290,9 @@ def measure(
 ) -> pd.DataFrame:
     """Return the rows of ``compare`` for all images (height, width), with id and oriented.
 
-    ``oriented`` tells whether our region of interest of the unperturbed image is long enough to
-    have a direction. The random sky of an image follows from the seed and its id.
+    ``ids`` has a name for each image; the random sky of an image follows from ``seed`` and its id.
+    ``oriented`` (0 or 1) tells whether our region of interest of the unperturbed image is long
+    enough to have a direction. ``settings`` and ``tried`` are those of ``compare``.
     """
     rows = []
     bar = tqdm(
@@ -301,7 +310,7 @@ def measure(
 
 
 def summarise(table: pd.DataFrame) -> dict[str, Any]:
-    """Return the summary of a table of ``measure``.
+    """Return the summary of a table of ``correlations``.
 
     ``n`` images, ``oriented`` the fraction of them with a direction, and of each of the
     ``procedures``: for each kind of perturbation median, 5th percentile and smallest of the
@@ -360,20 +369,26 @@ def rows_of(catalog: pd.DataFrame, n: int, where: str | Path = "catalog") -> NDA
 
 
 def write(
-    dataset_folder: str | Path, settings: Config, n: int, out: str | Path, progress: bool = True
+    dataset_folder: str | Path,
+    settings: Preprocess,
+    n: int,
+    seed: int,
+    out: str | Path,
+    progress: bool = True,
 ) -> dict[str, Any]:
-    """Write the invariance of up to ``n`` images to a folder: a table, a summary and the sidecar.
+    """Write the invariance of up to ``n`` images to a folder, and return its summary.
 
-    The table, invariance.csv, is that of ``measure``; the summary, invariance.json, that of
-    ``summarise``.
+    ``out`` gets the table of ``correlations``, invariance.csv, the summary of ``summarise``,
+    invariance.json, and the sidecar. ``settings`` are those of the procedures that are ours;
+    ``seed`` draws the sky that perturbations bring into view.
     """
     started = time.time()
-    check_replaceable(out, FILES)
+    check_replaceable(out, INVARIANCE_FILES)
     source = dataset.Dataset.open(dataset_folder)
     rows = rows_of(source.catalog, n, source.folder)
     ids = source.catalog["id"].iloc[rows].tolist()
     images = (source.images[row] for row in rows)
-    table = measure(images, ids, settings.preprocess, settings.seed, progress=progress)
+    table = correlations(images, ids, settings, seed, progress=progress)
     summary = summarise(table)
     with atomic(out) as folder:
         folder.mkdir()
@@ -382,8 +397,8 @@ def write(
         sidecar(
             folder / "provenance.json",
             rule="invariance",
-            seed=settings.seed,
-            config=settings.preprocess,
+            seed=seed,
+            config=settings,
             inputs=[source.folder / "images.npy", source.folder / "catalog.csv"],
             started=started,
             n=summary["n"],

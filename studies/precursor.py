@@ -1,10 +1,10 @@
 """The precursor's image processing and features as published, for the audit only.
 
-The procedure of github.com/SVJLucas/ViT-for-Dark-Matter-Morphology (notebook 2), in our own words,
-so that ours can be measured beside it on the same images (``studies.invariance``) and that it can
-be told what each fault did to a training (``studies.audit``). What follows is done on purpose, for
-it is what the published numbers rest on; each of 1 to 8 but 3 is a switch (``config.Faults``), and
-with all of them off, the same procedure does what it was meant to do:
+The procedure of github.com/SVJLucas/ViT-for-Dark-Matter-Morphology (notebook 2), written anew, so
+that ours can be compared with it on the same images (``studies.invariance``), and to see what each
+fault did to a training (``studies.audit``). The faults below are kept on purpose, since the
+published numbers rest on them; each of 1 to 8 but 3 is a switch (``Faults``), and with all of them
+off, the procedure does what it was meant to do:
 
 1. The square of 64 rows and 88 columns is re-wrapped into 88 rows and 64 columns, not transposed:
    each row of the image breaks off and goes on in the next.
@@ -122,7 +122,7 @@ def cut(image: NDArray, box: Box) -> NDArray:
 
 
 def turn(image: NDArray, contour: NDArray[np.int32]) -> NDArray:
-    """Return the smallest rectangle about a contour, its longer side along x: ``cut`` mended.
+    """Return the smallest rectangle about a contour, its longer side along x: ``cut`` fixed.
 
     (shorter, longer side) px, nothing of it clipped but what lies outside the image.
     """
@@ -137,6 +137,7 @@ def turn(image: NDArray, contour: NDArray[np.int32]) -> NDArray:
 
 
 def _length(side: NDArray[np.float64]) -> float:
+    """Return the length (px) of a side (2,) of a box."""
     return math.hypot(*side)
 
 
@@ -174,7 +175,7 @@ def process(image: ArrayLike) -> NDArray[np.float64]:
     return crop(image).reshape(COLUMNS, ROWS)
 
 
-def measure(image: ArrayLike) -> dict[str, float]:
+def published_features(image: ArrayLike) -> dict[str, float]:
     """Return the 13 features of an image (height, width): area, and three for each of ``LEVELS``.
 
     ``area`` is the fraction of the image within the contour; ``dmax`` and ``dmin`` are the largest
@@ -188,9 +189,10 @@ def measure(image: ArrayLike) -> dict[str, float]:
 def process_and_measure(
     image: ArrayLike, faults: Faults = PUBLISHED
 ) -> tuple[NDArray[np.float64], dict[str, float]]:
-    """Return both at once, as published: the contour is found once.
+    """Return what ``process`` and ``published_features`` return; the contour is found once.
 
-    With ``faults.placeholders`` off, a distance that does not exist is NaN.
+    ``image`` is (height, width); ``faults`` are those that are left in, by default all. With
+    ``faults.placeholders`` off, a distance that does not exist is NaN.
     """
     scaled = scale(image)
     contour = find(scaled, faults)
@@ -202,6 +204,7 @@ def process_and_measure(
 def _features(
     scaled: NDArray[np.float64], contour: NDArray[np.int32] | None, faults: Faults = PUBLISHED
 ) -> dict[str, float]:
+    """Return the features of an image scaled to [0, 1], with the contour found in it."""
     area = 0.0 if contour is None else cv2.contourArea(contour) / scaled.size
     smooth = cv2.GaussianBlur(scaled, (5, 5), 0)
     mode = cv2.RETR_TREE if faults.holes_counted else cv2.RETR_CCOMP

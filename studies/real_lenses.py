@@ -1,15 +1,15 @@
-"""Real lenses: what must not be fitted is left out, and what chi^2 is made of is told."""
+"""Fits real lenses with masks, one simplification less at a time, and compares their chi^2."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from studies.config import Cutouts
-from vitdm.lens.lensfit import Fits, fit
+from vitdm.lens import Fits, fit, without
 
 #: one simplification less at a time: what the settings are changed to, and whether masks are used
 STEPS = {
@@ -19,15 +19,6 @@ STEPS = {
     "full": ({}, True),
 }
 CORE = 12  # px about the centre of the lens, where its light is brightest
-
-
-def without(image: NDArray, circles: Sequence[tuple[float, float, float]]) -> NDArray:
-    """Return an image (H, W) with NaN, which is not fitted, in circles x, y, radius (px)."""
-    y, x = np.indices(image.shape)
-    image = image.astype(float)
-    for x0, y0, radius in circles:
-        image[np.hypot(x - x0, y - y0) <= radius] = np.nan
-    return image
 
 
 def fit_cutouts(

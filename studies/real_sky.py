@@ -32,13 +32,13 @@ from vitdm.data.dataset import Dataset, read_catalog, read_features
 from vitdm.errors import InputError
 from vitdm.evaluation.metrics import NULL_CLASS, Interval, bootstrap_interval, roc_auc, weighted_auc
 from vitdm.evaluation.selection import p_value
-from vitdm.features.definitions import LENSFIT, definitions
-from vitdm.features.measure import measure_dataset
+from vitdm.features import LENSFIT, measure_dataset
+from vitdm.features.definitions import definitions
 from vitdm.features.selected import feature_groups, joined_features
-from vitdm.lens import lensfit, residuals
+from vitdm.lens import fit, usable_features
 from vitdm.model import baselines, train
 from vitdm.predict import prepare
-from vitdm.preprocess.process import process_dataset
+from vitdm.preprocess import process_dataset
 from vitdm.provenance import atomic, check_replaceable, sidecar
 
 FILES = ("images.csv", "real_sky.json")
@@ -105,8 +105,8 @@ def real_images(chosen: RealSet) -> Real:
     fitted = None
     if "lensfit" in chosen.groups:
         masked = [without(image, lens.mask) for image, lens in zip(images, lenses, strict=True)]
-        fits = lensfit.fit(np.stack(masked), known.pixel_scale, known.lensfit)
-        fitted = residuals.usable_features(fits)
+        fits = fit(np.stack(masked), known.pixel_scale, known.lensfit)
+        fitted = usable_features(fits)
     return Real([lens.name for lens in lenses], [""] * len(lenses), images, fitted)
 
 

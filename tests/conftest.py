@@ -68,7 +68,7 @@ def lenses(tmp_path_factory, population, settings):
 
 @pytest.fixture(scope="session")
 def processed(lenses, settings):
-    from vitdm.preprocess.process import process_dataset
+    from vitdm.preprocess import process_dataset
 
     process_dataset(lenses, lenses.parent / "processed", settings.preprocess, progress=False)
     return lenses.parent / "processed"
@@ -76,7 +76,7 @@ def processed(lenses, settings):
 
 @pytest.fixture(scope="session")
 def features_csv(lenses, settings):
-    from vitdm.features.measure import measure_dataset
+    from vitdm.features import measure_dataset
 
     out = lenses.parent / "features.csv"
     measure_dataset(lenses, out, settings.preprocess, settings.features, progress=False)

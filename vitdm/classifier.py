@@ -23,9 +23,9 @@ from vitdm import config
 from vitdm.config import Features, LensFit, Model, Preprocess, RunSettings, Train
 from vitdm.config.sections import checked
 from vitdm.errors import InputError
-from vitdm.features.definitions import feature_names
-from vitdm.lens.lensfit import estimate_gain
-from vitdm.lens.residuals import SAMPLE
+from vitdm.features import feature_names
+from vitdm.lens.fit import estimate_gain
+from vitdm.lens.fits import SAMPLE
 from vitdm.model.train import (
     RUN_FILES,
     Arrays,

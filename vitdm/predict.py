@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from vitdm import lens
 from vitdm.config import RunSettings
 from vitdm.data.readers import load_images
 from vitdm.errors import InputError
-from vitdm.features.definitions import LENSFIT
-from vitdm.features.measure import measure
-from vitdm.lens import lensfit, residuals
+from vitdm.features import LENSFIT, measure
+from vitdm.lens.fits import middle
 from vitdm.model.train import Run, load_run
-from vitdm.preprocess.process import process
+from vitdm.preprocess import process
 
 
 def predict(runs: Sequence[Run], images: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -64,9 +64,9 @@ def _fitted(settings: RunSettings, images: Sequence[np.ndarray]) -> tuple[pd.Dat
     tables, maps = [], []
     alike = len({np.shape(image) for image in images}) == 1
     for stack in [np.stack(images)] if alike else [image[None] for image in images]:
-        fits = lensfit.fit(stack, settings.pixel_scale, settings.lensfit)
-        tables.append(residuals.usable_features(fits))
-        maps.append(residuals.middle(fits.residual, settings.image_size))
+        fits = lens.fit(stack, settings.pixel_scale, settings.lensfit)
+        tables.append(lens.usable_features(fits))
+        maps.append(middle(fits.residual, settings.image_size))
     return pd.concat(tables, ignore_index=True), np.concatenate(maps)
 
 

@@ -17,6 +17,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from vitdm.lens.residuals import merge
+    from vitdm.lens import merge_fits
 
-    merge(options.shards, options.out)
+    merge_fits(options.shards, options.out)

@@ -162,13 +162,13 @@ class Faults(Section):
     )
     flattened: bool = Field(True, description="the head reads all tokens, not the class token")
 
-    def mended(self, names: Iterable[str]) -> Faults:
-        """Return the same without some of them."""
+    def fixed(self, names: Iterable[str]) -> Faults:
+        """Return the same with some of them fixed, by name."""
         return self.model_copy(update=dict.fromkeys(names, False))
 
 
 class Audit(Section):
-    """The precursor's recipe, its faults mended one by one; then ours (``studies.audit``)."""
+    """The precursor's recipe, its faults fixed one by one; then ours (``studies.audit``)."""
 
     population: str | None = Field(None, description="of a sample of its own; null: no audit")
     n_train: int = Field(4500, ge=3)
@@ -179,7 +179,7 @@ class Audit(Section):
     seeds: int = Field(2, ge=1)
     steps: dict[str, list[str]] = Field(
         {},
-        description="label: faults (config.Faults) mended together; alone, and after those above",
+        description="label: faults (config.Faults) fixed together; alone, and after those above",
     )
     ours: list[Override] = Field([], description="rows of our own recipe on the same images")
 

@@ -91,10 +91,11 @@ def subhalo_distance(
 ) -> plt.Figure:
     """Draw where the residual peaks beside the most massive subhalo near the ring, by its mass.
 
-    A column a population: the tables of ``residuals.distance_to_subhalo`` and ``found_by_mass``.
-    Above, the distance [arcsec] of each image against the mass of that subhalo, and the line at
-    ``found`` [arcsec] within which it counts as found. Below, the fraction found by mass (points;
-    horizontal bars are bins, vertical ones 95 % intervals) and by chance (grey steps).
+    A column a population: the tables of ``distance_to_subhalo`` and ``found_by_mass`` of
+    ``studies.subhalo_distance``. Above, the distance [arcsec] of each image against the mass of
+    that subhalo, and the line at ``found`` [arcsec] within which it counts as found. Below, the
+    fraction found by mass (points; horizontal bars are bins, vertical ones 95 % intervals) and by
+    chance (grey steps).
     """
     figure, grid = plt.subplots(
         2, len(populations), figsize=(WIDTH, 4.2), layout="constrained", squeeze=False,

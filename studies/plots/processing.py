@@ -57,10 +57,10 @@ def processing_steps(image: np.ndarray, light: Any, roi: Any, square: np.ndarray
 def invariance(table: pd.DataFrame) -> plt.Figure:
     """Draw the correlation of a processed image with its rotated copy, against the angle.
 
-    ``table`` is that of ``studies.invariance.measure``, with a column population: a panel each.
-    Lines are medians over the images, bands hold the central 90 %; n is the number of images. How
-    to read it: a processing that undoes a rotation stays close to one (not at one: noise does not
-    survive resampling); one that does not, falls, and comes back where the lens is nearly
+    ``table`` is that of ``studies.invariance.correlations``, with a column population: a panel
+    each. Lines are medians over the images, bands hold the central 90 %; n is the number of images.
+    How to read it: a processing that undoes a rotation stays close to one (not at one: noise does
+    not survive resampling); one that does not, falls, and comes back where the lens is nearly
     symmetric. Images without a direction are among those drawn; leave them out to see the others
     alone.
     """
@@ -151,7 +151,7 @@ def unrolled_rings(rings: Mapping[str, tuple[np.ndarray, Any, Any]], first: int)
     """Draw how the light of a ring is laid straight, and what a model smooth in azimuth leaves.
 
     ``rings`` has by label the image (H, W) in units of the noise, its circle and its ring
-    (``features.fit_circle``, ``features.unroll``); ``first`` is the lowest order that is left. One
+    (``features.Measured``); ``first`` is the lowest order that is left. One
     lens a row: (a) the image with the fitted circle and the annulus; (b) the annulus unrolled,
     azimuth to the right; (c) what the orders from ``first`` on hold, in units of the noise;
     (d) the power by azimuthal order: the dashed line is noise alone, the grey part is what a

@@ -9,7 +9,7 @@ import pandas as pd
 import seaborn as sns
 
 from studies.plots.style import COLOURS, NAMES, WIDTH
-from vitdm.lens import residuals as fits
+from vitdm.lens.fits import middle
 
 
 def _draw_roc(axes: plt.Axes, band: pd.DataFrame, logarithmic: bool = False) -> None:
@@ -297,7 +297,7 @@ def headline(
     """
     rows = [images] if residuals is None else [images, residuals]
     size = min(row.shape[-1] for row in rows)
-    rows = [fits.middle(row, size) for row in rows]
+    rows = [middle(row, size) for row in rows]
     widths = [1.0] * len(classes) + [0.42, 0.85 * (1 + 0.5 * (len(rows) - 1))]
     side = 0.94 * WIDTH / (sum(widths) + 0.05 * len(widths))
     height = len(rows) * 1.05 * side + 0.3

@@ -14,7 +14,8 @@ import vitdm
 from vitdm import ViTClassifier, config, predict
 from vitdm.data import dataset
 from vitdm.errors import InputError
-from vitdm.features.definitions import LENSFIT, MORPHOLOGY
+from vitdm.features import LENSFIT
+from vitdm.features.definitions import definitions
 from vitdm.model import train
 
 TINY = {
@@ -68,7 +69,8 @@ def test_rings_are_told_apart(rings, fitted):
     assert fitted.score(images, labels) == (fitted.predict(images) == labels).mean() > 0.8
     assert fitted.metrics_["n_train"] == 48 and len(fitted.history_) == fitted.metrics_["epochs"]
     names = fitted.run_.feature_names
-    assert set(MORPHOLOGY) < set(names) and not set(LENSFIT) & set(names)
+    assert set(definitions(config.Features(), ["morphology"])) < set(names)
+    assert not set(LENSFIT) & set(names)
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import pytest
 from vitdm.config import Features, Preprocess
 from vitdm.data import dataset, readers
 from vitdm.errors import InputError
-from vitdm.features.definitions import GROUPS, definitions, feature_names, table
-from vitdm.features.measure import measure, measure_dataset
+from vitdm.features import feature, measure, measure_dataset, registry
+from vitdm.features.definitions import definitions, feature_names, table
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data"
 LEVELS = Features(levels=[0.2, 0.5])
@@ -212,7 +212,7 @@ def test_levels_can_share_a_row():
     assert "(S px)" in rows.loc["fit_power_Spx", "definition"]
 
 
-@pytest.mark.parametrize("group", GROUPS[:2])
+@pytest.mark.parametrize("group", registry.OF_THE_IMAGE)
 def test_a_group_is_measured_alone_as_among_others(group):
     image = noise() + 50 * ring(26, 3)
     alone = measure(image, Preprocess(), Features(), (group,))
@@ -242,6 +242,57 @@ def test_a_dataset_is_measured_row_by_row(tmp_path):
         expected = measured(image.astype(np.float32), Features())
         assert dict(result.iloc[k, 1:]) == pytest.approx(expected, rel=1e-6, nan_ok=True)
     assert np.all(np.diff(result["ring_radius"][:4]) > 1.8)
+
+
+@pytest.fixture
+def other_features(monkeypatch):
+    """A copy of the registry: what a test adds is gone after it."""
+    monkeypatch.setattr(registry, "IMAGE_FEATURES", dict(registry.IMAGE_FEATURES))
+
+
+def test_a_feature_is_one_decorated_function(other_features, tmp_path):
+    about = {"reference": "a test", "expects": "nothing"}
+
+    @feature("morphology", unit="px", definition="columns that are lit", needs="region", **about)
+    def lit_columns(lens):
+        return float(np.unique(lens.region.x).size)
+
+    @feature("proposal", definition="whether {level} of the peak is lit", levels=True, **about)
+    def lit(lens, level):
+        return float(lens.bright(level).count > 0)
+
+    names = feature_names(LEVELS)
+    assert names[-1] == "lit_columns" and "lit_20" in names and "lit_50" in names
+    shown = table(LEVELS, merged=True).set_index("name")  # what notebook 01 shows
+    assert shown.loc["lit_columns", "definition"] == "columns that are lit"
+    assert shown.loc["lit_columns", "unit"] == "px"
+    assert shown.loc["lit_L", "definition"] == "whether L % of the peak is lit"
+    assert table(LEVELS).set_index("name").loc["lit_50", "definition"].startswith("whether 50 %")
+
+    images = np.stack([noise() + 100.0 * (np.abs(X - 60) < 10) * (np.abs(Y - 70) < 20), 0 * X])
+    catalog = pd.DataFrame({"id": ["a", "b"], "class": "cdm", "split": "train", "source": "bars"})
+    dataset.write(tmp_path / "raw", images.astype(np.float32), catalog)
+    out = tmp_path / "features.csv"
+    measure_dataset(tmp_path / "raw", out, Preprocess(), LEVELS, progress=False)
+    result = dataset.read_catalog(out)
+    assert list(result.columns) == ["id", *names]
+    assert result["lit_columns"][0] == pytest.approx(19 + 4, abs=2)  # smoothing makes it wider
+    assert math.isnan(result["lit_columns"][1])  # there is no region
+    assert list(result["lit_50"]) == [1, 0]
+
+    del registry.IMAGE_FEATURES["lit_columns"], registry.IMAGE_FEATURES["lit"]
+    assert set(names) - set(feature_names(LEVELS)) == {"lit_columns", "lit_20", "lit_50"}
+
+
+def test_what_is_no_feature_is_refused(other_features):
+    about = {"definition": "x", "reference": "x", "expects": "x"}
+    with pytest.raises(ValueError, match="found 'lensfit'; expected one of proposal, morphology"):
+        feature("lensfit", **about)
+    with pytest.raises(ValueError, match="found 'gini' twice"):
+
+        @feature("proposal", **about)
+        def gini(lens):
+            return 0.0
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,11 +22,10 @@ from vitdm.__main__ import main
 from vitdm.config import LensFit
 from vitdm.data import dataset
 from vitdm.errors import InputError
-from vitdm.features import definitions
-from vitdm.features.definitions import LENSFIT
-from vitdm.lens import lensfit, substructure
-from vitdm.lens.lensfit import FLAGS, fit
-from vitdm.lens.residuals import features
+from vitdm.features import LENSFIT, definitions
+from vitdm.lens import Fits, estimate_gain, features, fit, noise, residuals, search, settings_for
+from vitdm.lens.fit import FLAGS, POOR
+from vitdm.lens.parameters import parameters
 from vitdm.simulation import render, simulate
 from vitdm.simulation.population import load_population
 
@@ -72,7 +72,7 @@ def test_other_minima_are_left():
     """Smooth lenses whose fit once ended elsewhere, with chi^2 from 1.4 to 4.3: false alarms."""
     numbers = (1005, 1801, 1954, 2033, 2156, 3896, 4686, 4851)
     images = [simulate.simulate_one(i, "no_sub", 2027, MARGINAL)[0] for i in numbers]
-    assert (fit(np.array(images), SCALE, KNOWN).chi2 < lensfit.POOR).sum() >= 7
+    assert (fit(np.array(images), SCALE, KNOWN).chi2 < POOR).sum() >= 7
 
 
 def test_the_residual_is_what_the_simulator_leaves(smooth):
@@ -183,7 +183,7 @@ def test_the_peak_of_a_bright_galaxy_does_not_choose_the_start():
     images, truth = zip(
         *(simulate.simulate_one(i, "no_sub", 7, realistic) for i in chosen), strict=True
     )
-    settings = lensfit.settings_for(realistic, LensFit())
+    settings = settings_for(realistic, LensFit())
     fits = fit(np.array(images), realistic.instrument.pixel_scale, settings)
     assert fits.converged.all() and (fits.chi2 < 1.15).all()
     for k, name in enumerate(("theta_E", "e1", "e2", "gamma1", "gamma2")):
@@ -251,26 +251,26 @@ def test_settings_out_of_range(key):
 
 
 def test_photon_noise_is_estimated(smooth):
-    estimated = lensfit.estimate_gain(smooth[0][:48], SCALE, LensFit())
+    estimated = estimate_gain(smooth[0][:48], SCALE, LensFit())
     assert estimated == pytest.approx(1, abs=0.2)
     # in other units: half the counts, half the variance per count
-    assert lensfit.estimate_gain(smooth[0][:48] / 2, SCALE, LensFit()) == pytest.approx(
+    assert estimate_gain(smooth[0][:48] / 2, SCALE, LensFit()) == pytest.approx(
         estimated / 2, rel=0.02
     )
-    assert lensfit.estimate_gain(np.zeros((2, 96, 96)), SCALE, LensFit()) == 0
+    assert estimate_gain(np.zeros((2, 96, 96)), SCALE, LensFit()) == 0
 
 
 def test_light_everywhere_is_no_noise():
     y, x = np.indices((96, 96)) - 47.5
     galaxy = 500 / (1 + np.hypot(x, y) / 10)
     image = galaxy + np.random.default_rng(2).normal(0, 2, (96, 96))
-    assert lensfit._noise_of_the_faint(image.astype(np.float32)) == pytest.approx(2, rel=0.06)
+    assert noise.noise_of_the_faint(image.astype(np.float32)) == pytest.approx(2, rel=0.06)
 
 
 def test_shared_noise_is_measured_between_pixels_that_do_not_share_it():
     white = np.random.default_rng(4).normal(0, 2, (400, 400)).astype(np.float32)
     shared = (white + np.roll(white, 1, 0) + np.roll(white, 1, 1) + np.roll(white, 1, (0, 1))) / 2
-    measured = [lensfit._noise_of_the_faint(shared, lag) for lag in (1, 2)]
+    measured = [noise.noise_of_the_faint(shared, lag) for lag in (1, 2)]
     assert measured[0] < 1.2 and measured[1] == pytest.approx(2, rel=0.03)
 
 
@@ -280,7 +280,7 @@ def test_photon_noise_between_pixels_of_any_distance(lag):
     brightness = 10 ** rng.uniform(0, 3, (1, 300, 300))  # each pixel another
     left = rng.normal(0, np.sqrt(1 + 0.3 * brightness))
     tensors = (torch.tensor(array, dtype=torch.float32) for array in (left, brightness))
-    assert lensfit._gain_of(*tensors, lag).item() == pytest.approx(0.3, rel=0.05)
+    assert noise.photon_noise(*tensors, lag).item() == pytest.approx(0.3, rel=0.05)
 
 
 def test_clipped_noise():
@@ -288,13 +288,15 @@ def test_clipped_noise():
     mean, sigma = np.array([-1.0, 0.0, 0.5, 4.0]), np.array([1.0, 2.0, 1.0, 1.5])
     cut = np.clip(mean + sigma * rng.standard_normal((200_000, 4)), 0, None)
     arguments = torch.tensor(mean), torch.tensor(sigma)
-    found, above = lensfit._clipped(*arguments)
+    found, above, by_sigma = noise.clipped_normal(*arguments)
     np.testing.assert_allclose(found, cut.mean(axis=0), atol=0.02)
     np.testing.assert_allclose(above, (cut > 0).mean(axis=0), atol=0.01)
-    np.testing.assert_allclose(lensfit._clipped_variance(*arguments), cut.var(axis=0), rtol=0.02)
+    np.testing.assert_allclose(noise.clipped_variance(*arguments), cut.var(axis=0), rtol=0.02)
     step = torch.tensor(1e-5)
-    slope = (lensfit._clipped(arguments[0] + step, arguments[1])[0] - found) / step
-    np.testing.assert_allclose(above, slope, atol=1e-4)
+    for k, slope in enumerate((above, by_sigma)):
+        moved = [argument + step * (i == k) for i, argument in enumerate(arguments)]
+        difference = (noise.clipped_normal(*moved).mean - found) / step
+        np.testing.assert_allclose(slope, difference, atol=1e-4)
 
 
 def test_units_and_sky_do_not_matter(smooth):
@@ -369,8 +371,9 @@ def test_a_hole_in_the_image_is_left_out(smooth):
     assert (np.abs(found.chi2 - 1) < 0.1).all()
 
 
-def test_no_time_is_no_error(smooth):
-    found = fit(smooth[0][:3], SCALE, LensFit(gain=1.0, seconds=1e-9))
+def test_no_steps_are_no_error(smooth, monkeypatch):
+    monkeypatch.setattr(sys.modules["vitdm.lens.fit"], "MAX_STEPS", 0)
+    found = fit(smooth[0][:3], SCALE, KNOWN)
     assert not found.converged.any()
     assert all("not_converged" in flags for flags in found.flags)
 
@@ -407,14 +410,14 @@ def test_what_is_no_stack_of_images(images, scale, message):
 def made(residual, lensed):
     nothing = np.full((len(residual), 13), math.nan)
     n = len(residual)
-    return lensfit.Fits(
-        names=lensfit.parameter_names(lensfit.SmoothLens(lensfit.Camera(96, 0.1))),
+    return Fits(
+        names=tuple(row.name for row in parameters()),
         values=nothing,
         errors=nothing,
         chi2=np.ones(n),
         converged=np.ones(n, bool),
         flags=[""] * n,
-        perturbers=np.full((n, len(substructure.NAMES)), math.nan),
+        perturbers=np.full((n, len(search.NAMES)), math.nan),
         residual=residual.astype(np.float32),
         lensed=lensed,
         pixel_scale=0.1,
@@ -479,7 +482,7 @@ def test_scales():
 def test_features_are_defined():
     table = definitions.table(config.Features(groups=["morphology", "lensfit"]))
     table = table[table["group"] == "lensfit"]
-    assert list(table["name"]) == list(LENSFIT)
+    assert list(table["name"]) == list(LENSFIT) == list(residuals.COLUMNS)
     assert table["name"].is_unique and table["name"].str.startswith("fit_").all()
     assert (table[["definition", "reference", "expects"]] != "").all(axis=None)
 

@@ -14,9 +14,9 @@ from scipy import ndimage
 from vitdm.config import Features, Preprocess
 from vitdm.data import dataset, readers
 from vitdm.errors import InputError
-from vitdm.features import measure as features
+from vitdm.features import measure
+from vitdm.preprocess import detect, find_roi, process, process_dataset
 from vitdm.preprocess.background import estimate_background
-from vitdm.preprocess.process import detect, find_roi, process, process_dataset
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data"
 RAW = Preprocess(size=64, stretch="linear")
@@ -398,7 +398,7 @@ def test_any_image_is_processed_and_measured(image, switches):
     assert np.isfinite(square).all()
     assert math.isfinite(roi.x) and math.isfinite(roi.y) and math.isfinite(roi.sigma)
     assert roi.found or not (roi.oriented or roi.mirrored)
-    values = features.measure(image, settings, Features())
+    values = measure(image, settings, Features())
     assert not any(math.isinf(value) for value in values.values())
     assert values["n_bright_20"] >= (1 if roi.found else 0)
 
@@ -426,7 +426,7 @@ def test_a_huge_image_is_processed():
     square, roi = process(image, Preprocess(size=96, derotate=True, crop="roi"))
     assert (roi.x, roi.y) == pytest.approx((2054.5, 2029.5), abs=0.5)
     assert square.shape == (96, 96)
-    assert features.measure(image, Preprocess(), Features())["n_bright_20"] >= 1
+    assert measure(image, Preprocess(), Features())["n_bright_20"] >= 1
 
 
 @pytest.mark.parametrize(

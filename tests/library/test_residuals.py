@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vitdm import config, predict
+from vitdm import config, lens, predict
 from vitdm.data import dataset
 from vitdm.errors import InputError
-from vitdm.evaluation.selection import joined_features
-from vitdm.features import measure as features
-from vitdm.features.definitions import LENSFIT, definitions
-from vitdm.lens import lensfit, residuals
+from vitdm.features import LENSFIT, measure_dataset
+from vitdm.features.definitions import definitions
+from vitdm.features.selected import joined_features
+from vitdm.features.tables import read_fits
 from vitdm.model import train
 from vitdm.simulation.population import load_population
 
@@ -31,24 +31,22 @@ def fitted(lenses, population, settings, tmp_path_factory):
         }
     )
     out = tmp_path_factory.mktemp("fitted")
-    camera = lensfit.settings_for(population, chosen.lensfit)
-    residuals.fit_dataset(lenses, out / "fits", camera, progress=False)
+    camera = lens.settings_for(population, chosen.lensfit)
+    lens.fit_dataset(lenses, out / "fits", camera, progress=False)
     table = out / "features.csv"
-    features.measure_dataset(
-        lenses, table, chosen.preprocess, chosen.features, out / "fits", progress=False
-    )
+    measure_dataset(lenses, table, chosen.preprocess, chosen.features, out / "fits", progress=False)
     return chosen, out / "fits", table
 
 
 def test_the_population_tells_camera_and_noise(population):
-    found = lensfit.settings_for(population, config.LensFit())
+    found = lens.settings_for(population, config.LensFit())
     assert (found.psf_fwhm, found.gain, found.lens_light) == (0.17, 2.0, False)  # Model I
     for name, gain, light in (("marginal", 1.0, False), ("realistic", 1.0, True)):
         other = load_population(ROOT / f"config/populations/{name}.yaml")
-        found = lensfit.settings_for(other, config.LensFit())
+        found = lens.settings_for(other, config.LensFit())
         assert (found.gain, found.lens_light) == (gain, light)
     other = load_population(ROOT / "config/populations/lenses.yaml")
-    assert lensfit.settings_for(other, config.LensFit()).gain is None  # grey levels
+    assert lens.settings_for(other, config.LensFit()).gain is None  # grey levels
 
 
 def test_features_of_fits_join_the_table(fitted, lenses):
@@ -68,18 +66,18 @@ def test_of_a_fit_that_did_not_converge_nothing_is_used(fitted, tmp_path, monkey
     table = dataset.read_catalog(fits / "fits.csv")
     table["fit_converged"] = np.arange(len(table)) != 5
     table.astype({"fit_converged": int}).to_csv(tmp_path / "fits.csv", index=False)
-    found = features.read_fits(tmp_path / "fits.csv", table["id"])
+    found = read_fits(tmp_path / "fits.csv", table["id"])
     assert found.loc[5].isna().all()
     assert found.drop(index=5)["fit_theta_E"].notna().all()
 
     def failing(*arguments):
         return dataclasses.replace(fit(*arguments), converged=np.array([False]))
 
-    fit, image = lensfit.fit, np.random.default_rng(0).normal(0, 1, (48, 48))
+    fit, image = lens.fit, np.random.default_rng(0).normal(0, 1, (48, 48))
     image += 60 * np.exp(-0.5 * ((np.hypot(*np.indices((48, 48)) - 23.5) - 12) / 2) ** 2)
     run = SimpleNamespace(pixel_scale=0.1, lensfit=settings.lensfit, image_size=32)
     assert predict._fitted(run, [image])[0]["fit_theta_E"].notna().all()
-    monkeypatch.setattr(lensfit, "fit", failing)
+    monkeypatch.setattr(lens, "fit", failing)
     assert predict._fitted(run, [image])[0].isna().all(axis=None)
 
 
@@ -87,23 +85,23 @@ def test_fits_that_are_missing_or_of_other_images_are_refused(fitted, lenses, tm
     settings, fits, _ = fitted
     out = (tmp_path / "f.csv", settings.preprocess, settings.features)
     with pytest.raises(InputError, match="features.groups: found lensfit; expected the folder"):
-        features.measure_dataset(lenses, *out, progress=False)
+        measure_dataset(lenses, *out, progress=False)
     table = dataset.read_catalog(fits / "fits.csv")
     (tmp_path / "fits.csv").write_text(table.iloc[1:].to_csv(index=False))
     with pytest.raises(InputError, match="found no fit of 1 images"):
-        features.measure_dataset(lenses, *out, tmp_path, progress=False)
+        measure_dataset(lenses, *out, tmp_path, progress=False)
     with pytest.raises(InputError, match="residuals.npy, provenance.json missing"):
-        residuals.read_residuals(tmp_path, table["id"], 48)
+        lens.read_residuals(tmp_path, table["id"], 48)
     with pytest.raises(InputError, match="of other images"):
-        residuals.read_residuals(fits, table["id"][::-1], 48)
+        lens.read_residuals(fits, table["id"][::-1], 48)
     with pytest.raises(InputError, match=r"found residuals of shape \(48, 48, 48\)"):
-        residuals.read_residuals(fits, table["id"], 64)
+        lens.read_residuals(fits, table["id"], 64)
 
 
 def test_of_larger_maps_the_middle_is_taken(fitted, lenses):
     _, fits, _ = fitted
     ids = dataset.Dataset.open(lenses).catalog["id"]
-    whole, middle = (residuals.read_residuals(fits, ids, size) for size in (48, 32))
+    whole, middle = (lens.read_residuals(fits, ids, size) for size in (48, 32))
     np.testing.assert_array_equal(whole[:, 8:40, 8:40], middle)
 
 
@@ -112,7 +110,7 @@ def test_a_network_with_fits_predicts_from_raw_images(fitted, lenses, processed,
     settings, fits, table = fitted
     update = {"features": joined == "lensfit", "feature_set": "lensfit"}
     model = settings.model.model_copy(update=update | {"residual": joined == "residual"})
-    names = joined_features(model, settings, None)
+    names = joined_features(model, settings.features, None)
     assert names is None if joined == "residual" else names == list(LENSFIT)
     train.fit(
         processed,
@@ -155,33 +153,5 @@ def test_what_is_no_lens_is_flagged(kind):
     if kind == "two":
         for x0 in (-22, 22):
             image += 60 * np.exp(-0.5 * ((np.hypot(x - x0, y) - 13) / 2) ** 2)
-    fits = lensfit.fit(image[None], 0.05, config.LensFit(gain=0.0))
+    fits = lens.fit(image[None], 0.05, config.LensFit(gain=0.0))
     assert fits.flags[0], kind
-
-
-def peaks(x, y, converged=1):
-    return {"fit_peak_x": x, "fit_peak_y": y, "fit_converged": converged}
-
-
-def test_distances_are_those_of_massive_subhalos_near_the_ring():
-    truth = {"class": "cdm", "theta_E": 1.0, "max_subhalo_mass": 2e9}
-    at = [(1.0, 0.0), (0.0, -1.1), (-0.9, 0.0), (0.0, 1.5), (1.0, 0.0), (1.0, 0.0)]
-    catalog = pd.DataFrame([truth | {"max_subhalo_x": x, "max_subhalo_y": y} for x, y in at])
-    catalog.loc[5, "class"] = "axion"
-    found = [peaks(1.1, 0.0), peaks(0.0, -1.0), peaks(1.0, 0.1), peaks(0.0, 1.5)]
-    fits = pd.DataFrame([*found, peaks(1.0, 0.0, converged=0), peaks(1.0, 0.0)])
-    table = residuals.distance_to_subhalo(catalog, fits)  # far from the ring, not converged, vortex
-    assert table["distance"].tolist() == pytest.approx([0.1, 0.1, np.hypot(1.9, 0.1)])
-    assert table["found"].tolist() == [True, True, False]
-    assert table["chance"].tolist() == [0.5, 0, 0]  # the third peak is near the first subhalo
-
-
-def test_fractions_by_mass_have_intervals():
-    mass = [2e8] * 10 + [5e9] * 4
-    each = pd.DataFrame({"mass": mass, "distance": 0.1, "found": [0] * 10 + [1] * 4, "chance": 0.1})
-    table = residuals.found_by_mass(each, (7, 8, 9, 10))
-    assert table["n"].tolist() == [10, 4] and table["low"].tolist() == [8, 9]  # none below 1e8
-    assert table["rate"].tolist() == [0, 1]
-    assert table["rate_high"][0] == pytest.approx(1.96**2 / (10 + 1.96**2), rel=1e-3)  # Wilson's
-    assert table["rate_low"][1] == pytest.approx(4 / (4 + 1.96**2), rel=1e-3)
-    assert residuals.found_by_mass(each[:0], (7, 8)).empty

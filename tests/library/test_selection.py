@@ -21,10 +21,10 @@ from vitdm.evaluation.selection import (
     choose,
     clusters,
     correlations,
-    joined_features,
     p_value,
     rank,
 )
+from vitdm.features.selected import joined_features, read_selection
 
 FAST = Selection(n_bootstrap=100, n_subsamples=10, n_repeats=5)
 
@@ -285,7 +285,7 @@ def test_select_writes_what_the_next_stage_reads(toy, settings, tmp_path):
     out = tmp_path / "selection"
     found = selection.select(toy / "processed", toy / "features.csv", settings, out)
     assert {path.name for path in out.iterdir()} == set(selection.FILES)
-    assert selection.read(out / "selection.json") == found["features"]
+    assert read_selection(out / "selection.json") == found["features"]
     assert found["features"][0] in ("lensed_area", "copy") and len(found["features"]) <= 2
     assert found["rule"] == selection.RULE and found["splits"] == ["train", "valid"]
     ranking = pd.read_csv(out / "ranking.csv").set_index("name")
@@ -350,20 +350,20 @@ def test_which_features_join_the_image(settings, tmp_path):
     path.write_text('{"features": ["gini", "dust"]}')
 
     def joined(**model):
-        return joined_features(config.Model(**model), settings, path)
+        return joined_features(config.Model(**model), settings.features, path)
 
     assert joined() is None and joined(features=True, feature_set="all") is None
     assert joined(features=True) == ["gini", "dust"]
     proposal = joined(features=True, feature_set="proposal")
     assert "lensed_area" in proposal and "dust" not in proposal
     with pytest.raises(InputError, match="found no selection; expected --selection"):
-        joined_features(config.Model(features=True), settings, None)
+        joined_features(config.Model(features=True), settings.features, None)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"features": []}', '{"features": [1]}'])
 def test_what_is_no_selection_is_refused(tmp_path, content):
     (tmp_path / "s.json").write_text(content)
     with pytest.raises(InputError, match=r"s\.json: "):
-        selection.read(tmp_path / "s.json")
+        read_selection(tmp_path / "s.json")
     with pytest.raises(InputError, match=r"none\.json: found no selection"):
-        selection.read(tmp_path / "none.json")
+        read_selection(tmp_path / "none.json")

@@ -11,8 +11,8 @@ from scipy import integrate
 
 from studies import ceiling
 from vitdm import config
-from vitdm.lens import lensfit, substructure
-from vitdm.lens.smooth_lens import Camera, SmoothLens
+from vitdm.lens import fit, search
+from vitdm.lens.model import Camera, SmoothLens
 from vitdm.simulation import render, simulate
 from vitdm.simulation.population import load_population
 
@@ -21,7 +21,7 @@ MARGINAL = load_population(ROOT / "config/populations/marginal.yaml")
 SCALE, N_PIX = MARGINAL.instrument.pixel_scale, 96
 CUT = np.s_[27:123, 27:123]
 CAMERA = Camera.of(N_PIX, SCALE, 0.087, 3.0)
-SEARCH = substructure.search_of(CAMERA)
+SEARCH = search.search_of(CAMERA)
 SOURCE = (6, 7)
 DENSITY = render.theta_E_point(1.0, MARGINAL.cosmology) ** 2  # arcsec² per solar mass
 
@@ -65,8 +65,8 @@ def beyond(rows, derivatives):
 @pytest.fixture
 def exact(monkeypatch):
     """The search without binning: its sums are those over pixels."""
-    monkeypatch.setattr(substructure, "GRID", N_PIX)
-    return substructure.Search(CAMERA)
+    monkeypatch.setattr(search, "GRID", N_PIX)
+    return search.Search(CAMERA)
 
 
 def template(rows, x, y, soft2):
@@ -126,7 +126,7 @@ def test_noise_has_unit_significance_and_mean_likelihood_ratio_one():
         pulls.append(N / D.sqrt())
         # a mass that is hardly seen: of others, the mean is that of a few rare images
         faint = D[0].mean().item() ** -0.5
-        evidence.append(substructure._best(N, D, torch.ones(len(N)), faint)[2])
+        evidence.append(search._best(N, D, torch.ones(len(N)), faint)[2])
     pulls, ratio = torch.cat(pulls), torch.cat(evidence).exp()
     assert pulls.mean(0).abs().max() < 4 / 600**0.5
     np.testing.assert_allclose(pulls.std(0), 1, atol=0.15)
@@ -141,7 +141,7 @@ def test_evidence_is_the_integral_over_masses():
 
     expected = integrate.quad(integrand, 0, 10)[0] * math.sqrt(2 / math.pi) / tau / theta_E**2
     maps = torch.tensor([[N, 5.0]]), torch.tensor([[D, 0.0]])  # of the second nothing is known
-    snr, mass, evidence = substructure._best(*maps, torch.tensor([theta_E]), tau)
+    snr, mass, evidence = search._best(*maps, torch.tensor([theta_E]), tau)
     assert evidence.item() == pytest.approx(math.log(expected), rel=1e-4)
     assert mass.item() == pytest.approx(N / D / theta_E**2)
     assert snr.item() == pytest.approx(N / D**0.5)
@@ -193,7 +193,7 @@ def test_points_are_taken_out_one_after_the_other(exact):
 
 
 def test_injected_masses_are_measured_by_the_fit():
-    """Through ``lensfit.fit``: a mass of 5e9 suns near the ring, on noise; and none without it."""
+    """A fit finds a mass of 5e9 suns near the ring, on noise, and none without it."""
     mass, images, smooth, known = 5e9 * DENSITY, [], [], []
     for i in range(12):
         system = lens_of(i, [mass], on_ring(i))
@@ -201,8 +201,8 @@ def test_injected_masses_are_measured_by_the_fit():
             image = render.render(lens, MARGINAL)
             out.append(simulate.add_noise(image, lens, np.random.default_rng(i), MARGINAL))
         known.append(mass / system.theta_E**2)
-    fits = lensfit.fit(np.array(images + smooth), SCALE, config.LensFit(gain=1.0))
-    told = dict(zip(substructure.NAMES, fits.perturbers.T, strict=True))
+    fits = fit(np.array(images + smooth), SCALE, config.LensFit(gain=1.0))
+    told = dict(zip(search.NAMES, fits.perturbers.T, strict=True))
     assert np.median(told["point_mass"][:12] / known) == pytest.approx(1, abs=0.3)
     assert (told["point_evidence"][:12] > 5).mean() >= 0.75
     assert (told["point_evidence"][12:] < 3).all() and (told["string_evidence"][12:] < 3).all()
@@ -211,10 +211,10 @@ def test_injected_masses_are_measured_by_the_fit():
 
 def test_of_a_blank_image_nothing_is_told():
     images = np.random.default_rng(0).normal(0, 1, (2, 96, 96))
-    fits = lensfit.fit(images, SCALE, config.LensFit(gain=1.0))
+    fits = fit(images, SCALE, config.LensFit(gain=1.0))
     assert np.isnan(fits.perturbers).all()
 
 
 @pytest.mark.parametrize("size, places", [(48, 48), (64, 64), (80, 40), (96, 48), (150, 50)])
 def test_the_grid_divides_the_square(size, places):
-    assert substructure.Search(Camera.of(size, 0.1, 0.17, 3.0)).n == places
+    assert search.Search(Camera.of(size, 0.1, 0.17, 3.0)).n == places

@@ -143,7 +143,7 @@ def test_metrics_are_those_of_scikit_learn():
 
 @pytest.fixture(scope="module")
 def folder(lenses, settings, tmp_path_factory):
-    from vitdm.preprocess.process import process_dataset
+    from vitdm.preprocess import process_dataset
 
     out = tmp_path_factory.mktemp("folder") / "processed"
     process_dataset(lenses, out, settings.preprocess)

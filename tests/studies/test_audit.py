@@ -28,7 +28,7 @@ LABELS = torch.tensor([0, 1, 0, 1, 1, 0])
 
 def network(*mended, **sizes):
     torch.manual_seed(0)
-    return audit.Network(AS_IT_WAS.mended(mended), **sizes).eval()
+    return audit.Network(AS_IT_WAS.fixed(mended), **sizes).eval()
 
 
 def parameters(model):
@@ -103,13 +103,13 @@ def test_the_loss_of_probabilities_has_a_floor():
     perfect = torch.where(functional.one_hot(LABELS, 2) > 0, 50.0, -50.0)
     found = audit.loss_of(perfect, LABELS, AS_IT_WAS).item()
     assert found == pytest.approx(0.3133, abs=1e-4) == math.log1p(math.exp(-1))
-    mended = AS_IT_WAS.mended(["softmax_in_loss"])
+    mended = AS_IT_WAS.fixed(["softmax_in_loss"])
     assert audit.loss_of(perfect, LABELS, mended).item() == pytest.approx(0, abs=1e-6)
 
 
 def test_a_confident_error_has_hardly_a_gradient():
     gradients = []
-    for faults in (AS_IT_WAS, AS_IT_WAS.mended(["softmax_in_loss"])):
+    for faults in (AS_IT_WAS, AS_IT_WAS.fixed(["softmax_in_loss"])):
         logits = torch.tensor([[4.25, -4.25]], requires_grad=True)
         audit.loss_of(logits, torch.tensor([1]), faults).backward()
         gradients.append(logits.grad.abs().max().item())
@@ -122,7 +122,7 @@ def test_the_claim_is_the_balanced_accuracy():
     scores = np.clip(0.5 + 0.2 * (2 * labels - 1) + rng.normal(0, 0.3, 200), 0, 1)
     hard = audit.claim(labels, scores, AS_IT_WAS)
     assert hard == pytest.approx(balanced_accuracy_score(labels, scores > 0.5))
-    soft = audit.claim(labels, scores, AS_IT_WAS.mended(["hard_labels"]))
+    soft = audit.claim(labels, scores, AS_IT_WAS.fixed(["hard_labels"]))
     assert soft == roc_auc_score(labels, scores) > hard
 
 
@@ -137,7 +137,7 @@ def test_validation_shows_the_mean_of_batches():
     logits = torch.stack([torch.zeros(148), labels - 0.5], dim=1)
     logits[:32, 1] *= -1  # half of the first batch is wrong; the second has one class only
     assert audit.shown(logits, labels, AS_IT_WAS) == pytest.approx((0.5 + 1) / 2)
-    mended = AS_IT_WAS.mended(["validation_on_training"])
+    mended = AS_IT_WAS.fixed(["validation_on_training"])
     expected = balanced_accuracy_score(labels, logits[:, 1] > 0)
     assert audit.shown(logits, labels, mended) == pytest.approx(expected)
 
@@ -174,16 +174,16 @@ def test_shuffling_changes_a_training():
     found = []
     for names in ((), ("unshuffled",)):
         arrays = tuple(torch.cat([array] * 4) for array in easy(0))  # two batches
-        found.append(audit.learn(arrays, easy(1), AS_IT_WAS.mended(names), few, 0).train_loss)
+        found.append(audit.learn(arrays, easy(1), AS_IT_WAS.fixed(names), few, 0).train_loss)
     assert found[0] != found[1]
 
 
 def test_only_a_mended_training_stops():
     wrong = (*easy(1)[:2], 1 - easy(1)[2])  # the better it learns, the worse this gets
     assert audit.learn(easy(0), wrong, AS_IT_WAS, EASY, 0).epochs == 30
-    stops = AS_IT_WAS.mended(["never_stops"])
+    stops = AS_IT_WAS.fixed(["never_stops"])
     assert audit.learn(easy(0), wrong, stops, EASY, 0).epochs == 30  # it looks at what it learns
-    stops = stops.mended(["validation_on_training"])
+    stops = stops.fixed(["validation_on_training"])
     found = audit.learn(easy(0), wrong, stops, EASY, 0)
     assert found.epochs < 30
     kept = audit.loss_of(audit.logits_of(found.model, *wrong[:2]), wrong[2], stops).item()

@@ -13,9 +13,8 @@ from matplotlib import pyplot as plt
 from studies import config as workflow
 from studies import notebook, plots
 from studies.plots import diagrams
-from vitdm import config
+from vitdm import config, preprocess
 from vitdm.model import vit as model
-from vitdm.preprocess import process as preprocess
 
 SPLITS = {"train": 4500, "valid": 2250, "opt": 2250, "test": 5000}
 SEARCHED = ["learning rate", "width", "depth", "number of heads", "patch side", "something more"]

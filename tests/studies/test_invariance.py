@@ -14,7 +14,7 @@ from studies.invariance import Perturbation, Sky
 from vitdm.config import Preprocess
 from vitdm.data.dataset import Dataset
 from vitdm.errors import InputError
-from vitdm.preprocess.process import detect
+from vitdm.preprocess import detect
 
 SIDE = 150
 Y, X = np.mgrid[:SIDE, :SIDE].astype(float)
@@ -161,7 +161,7 @@ def test_flux_kept_is_the_part_that_is_in_the_cut():
 
 def test_an_image_without_light_or_numbers_is_measured():
     for image in (noise(), np.full((50, 50), np.nan), np.zeros((8, 8))):
-        table = invariance.measure([image.astype(np.float32)], ["a"], SETTINGS, progress=False)
+        table = invariance.correlations([image.astype(np.float32)], ["a"], SETTINGS, progress=False)
         assert len(table) == 3 * len(invariance.PERTURBATIONS)
         assert (table["oriented"] == 0).all()
     assert not table["correlation"].notna().any()  # of constant images there is none

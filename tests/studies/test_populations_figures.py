@@ -5,9 +5,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from studies import plots
+from studies import plots, subhalo_distance
 from studies.plots.populations import caption
-from vitdm.lens import residuals
 from vitdm.simulation import simulate
 from vitdm.simulation.population import load_population
 
@@ -168,7 +167,7 @@ def test_einstein_radii_are_drawn_class_by_class():
 def test_distances_to_subhalos_are_drawn_by_mass():
     mass, distance = np.array([2e8, 3e8, 5e9, 6e9]), np.array([1.0, 2.0, 0.1, 0.15])
     each = pd.DataFrame({"mass": mass, "distance": distance, "found": distance < 0.2, "chance": 0})
-    binned = residuals.found_by_mass(each, (8, 9, 10))
+    binned = subhalo_distance.found_by_mass(each, (8, 9, 10))
     figure = plots.subhalo_distance(
         {"made up": (each, binned), "none": (each[:0], binned[:0])}, 0.2
     )

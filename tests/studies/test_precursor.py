@@ -87,12 +87,15 @@ def test_the_lowest_contour_is_taken_not_the_largest():
     image = np.zeros((SIDE, SIDE))
     image[20:80, 20:80] = 1
     image[120:130, 100:110] = 1
-    small, large = precursor.measure(image)["area"], precursor.measure(image[::-1])["area"]
+    small, large = (
+        precursor.published_features(image)["area"],
+        precursor.published_features(image[::-1])["area"],
+    )
     assert small < 0.03 < 0.16 < large
 
 
 def test_a_ring_is_two_objects_at_distance_0():
-    values = precursor.measure(np.exp(-0.5 * ((np.hypot(X - 75, Y - 75) - 28) / 3) ** 2))
+    values = precursor.published_features(np.exp(-0.5 * ((np.hypot(X - 75, Y - 75) - 28) / 3) ** 2))
     for level in precursor.LEVELS:
         assert values[f"number_{level}"] == pytest.approx((2 - 3) / 3)
         assert values[f"dmax_{level}"] == values[f"dmin_{level}"] == 0
@@ -100,21 +103,21 @@ def test_a_ring_is_two_objects_at_distance_0():
 
 def test_the_number_at_the_very_low_level_is_that_of_the_low_one():
     image = spot(40, 40) + 0.2 * spot(100, 40) + 0.2 * spot(70, 110)
-    values = precursor.measure(image)
+    values = precursor.published_features(image)
     assert values["number_very_low"] == values["number_low"] == pytest.approx((1 - 3) / 3)
     assert values["dmax_very_low"] == int(math.hypot(30, 70)) / math.hypot(64, 88)
     assert values["dmin_very_low"] == 60 / math.hypot(64, 88)
 
 
 def test_no_distance_is_a_number_close_to_0():
-    values = precursor.measure(spot(70, 70))
+    values = precursor.published_features(spot(70, 70))
     assert values["dmax_low"] == values["dmin_low"] == pytest.approx(-0.0092, abs=1e-4)
 
 
 def test_the_centre_of_a_pixel_is_the_corner_of_the_image():
     image = np.clip(2 * spot(100, 90, 6), 0, 1)
     image[40, 30] = 1  # after the smoothing, one pixel above the very low level
-    values = precursor.measure(image)
+    values = precursor.published_features(image)
     assert values["dmax_very_low"] * math.hypot(64, 88) == pytest.approx(math.hypot(100, 90), abs=1)
 
 
@@ -132,7 +135,7 @@ def test_images_are_scaled_to_what_the_thresholds_assume(factor):
 def test_an_image_without_light_is_resized_whole(value):
     image = np.full((50, 60), value)
     assert precursor.process(image).shape == (88, 64) and not precursor.process(image).any()
-    assert precursor.measure(image)["area"] == 0
+    assert precursor.published_features(image)["area"] == 0
 
 
 def test_pixels_without_a_number_are_dark():
@@ -144,52 +147,52 @@ def test_pixels_without_a_number_are_dark():
     )
 
 
-# ------------------------------------------------------------------------------- faults mended
+# ------------------------------------------------------------------------------- faults fixed
 
 
-def mended(image, *names):
-    return precursor.process_and_measure(image, precursor.PUBLISHED.mended(names))
+def fixed(image, *names):
+    return precursor.process_and_measure(image, precursor.PUBLISHED.fixed(names))
 
 
-def test_mended_arrays_are_transposed():
+def test_fixed_arrays_are_transposed():
     image = ellipse(30)
-    np.testing.assert_array_equal(mended(image, "rewrapped")[0], precursor.crop(image).T)
+    np.testing.assert_array_equal(fixed(image, "rewrapped")[0], precursor.crop(image).T)
 
 
 @pytest.mark.parametrize("angle", [0, 25, 60, 90, 120, 155])
-def test_a_mended_cut_undoes_the_rotation(angle):
-    reference = mended(ellipse(10), "upright_cut", "rewrapped")[0]
-    seen = mended(ellipse(10 + angle), "upright_cut", "rewrapped")[0]
+def test_a_fixed_cut_undoes_the_rotation(angle):
+    reference = fixed(ellipse(10), "upright_cut", "rewrapped")[0]
+    seen = fixed(ellipse(10 + angle), "upright_cut", "rewrapped")[0]
     assert np.corrcoef(seen.ravel(), reference.ravel())[0, 1] > 0.97
     assert seen.shape == (88, 64)
     across, along = (seen > 0.5).any(axis=1), (seen > 0.5).any(axis=0)
     assert 20 < across.sum() < 60 and along.sum() > 15  # nothing is clipped, the long side is
 
 
-def test_the_mended_contour_is_the_largest():
+def test_the_fixed_contour_is_the_largest():
     image = np.zeros((SIDE, SIDE))
     image[20:80, 20:80] = 1
     image[120:130, 100:110] = 1
-    assert mended(image, "first_contour")[1]["area"] > 0.16
-    assert mended(image[::-1], "first_contour")[1]["area"] > 0.16
+    assert fixed(image, "first_contour")[1]["area"] > 0.16
+    assert fixed(image[::-1], "first_contour")[1]["area"] > 0.16
 
 
-def test_a_mended_ring_is_one_object_and_what_is_in_it_another():
+def test_a_fixed_ring_is_one_object_and_what_is_in_it_another():
     ring = np.exp(-0.5 * ((np.hypot(X - 75, Y - 75) - 28) / 3) ** 2)
-    assert mended(ring, "holes_counted")[1]["number_low"] == pytest.approx((1 - 3) / 3)
-    values = mended(ring + spot(75, 75), "holes_counted")[1]
+    assert fixed(ring, "holes_counted")[1]["number_low"] == pytest.approx((1 - 3) / 3)
+    values = fixed(ring + spot(75, 75), "holes_counted")[1]
     assert values["number_low"] == pytest.approx((2 - 3) / 3)
 
 
-def test_the_mended_very_low_level_has_its_own_number():
+def test_the_fixed_very_low_level_has_its_own_number():
     image = spot(40, 40) + 0.2 * spot(100, 40) + 0.2 * spot(70, 110)
-    values = mended(image, "low_level_twice")[1]
+    values = fixed(image, "low_level_twice")[1]
     assert values["number_very_low"] == 0 and values["number_low"] == pytest.approx((1 - 3) / 3)
 
 
-def test_mended_gaps_are_gaps_and_a_pixel_has_its_place():
-    assert math.isnan(mended(spot(70, 70), "placeholders")[1]["dmax_low"])
+def test_fixed_gaps_are_gaps_and_a_pixel_has_its_place():
+    assert math.isnan(fixed(spot(70, 70), "placeholders")[1]["dmax_low"])
     image = np.clip(2 * spot(100, 90, 6), 0, 1)
     image[40, 30] = 1
-    distance = mended(image, "placeholders")[1]["dmax_very_low"] * math.hypot(64, 88)
+    distance = fixed(image, "placeholders")[1]["dmax_very_low"] * math.hypot(64, 88)
     assert distance == pytest.approx(math.hypot(70, 50), abs=1)

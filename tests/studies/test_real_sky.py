@@ -16,7 +16,7 @@ from studies.__main__ import main
 from vitdm import config
 from vitdm.data import dataset
 from vitdm.errors import InputError
-from vitdm.lens import residuals
+from vitdm.lens import fit_dataset
 
 # -------------------------------------------------------------------------------- two-sample tests
 
@@ -148,7 +148,7 @@ def toy(tmp_path_factory, lenses, population):
     sample = place / "sample"
     sample.mkdir()
     (sample / "dataset").symlink_to(lenses)
-    residuals.fit_dataset(lenses, sample / "lensfit", config.LensFit(**fit), progress=False)
+    fit_dataset(lenses, sample / "lensfit", config.LensFit(**fit), progress=False)
     common = {"population": "config/populations/model_i.yaml", "n_train": 16, "n_scored": 12}
     common |= {"model": {"feature_set": "all"}, "train": {"epochs": 2}}
     sets = {

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from vitdm.features.measure import measure_dataset
+    from vitdm.features import measure_dataset
 
     settings = commands.read_settings(options)
     measure_dataset(

@@ -22,8 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from vitdm.lens.lensfit import settings_for
-    from vitdm.lens.residuals import fit_dataset
+    from vitdm.lens import fit_dataset, settings_for
     from vitdm.simulation.population import load_population
 
     chosen = commands.read_settings(options).lensfit

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from vitdm.commands.tuned import settings_of_search
-    from vitdm.preprocess.process import process_dataset
+    from vitdm.preprocess import process_dataset
 
     settings = commands.read_settings(options)
     if options.tuned:

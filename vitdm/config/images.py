@@ -73,7 +73,7 @@ class Selection(Section):
 
 
 class LensFit(Section):
-    """The smooth lens that is fitted to each image (``vitdm.lens.lensfit``)."""
+    """The smooth lens that is fitted to each image (``vitdm.lens.fit``)."""
 
     size: int = Field(96, ge=24, multiple_of=2, description="side of the square fitted, px")
     # Of simulated lenses the population tells PSF, photon noise and whether lenses shine.
@@ -88,7 +88,6 @@ class LensFit(Section):
         1, ge=1, le=8, description="px between pixels that share no noise; 2 for drizzled images"
     )
     batch: int = Field(64, ge=1, description="images fitted side by side")
-    seconds: float = Field(120.0, gt=0, description="time limit of a batch")
 
     @property
     def n_lights(self) -> int:

@@ -13,6 +13,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from vitdm.compiled import compiled
+
 BINS = 128  # azimuthal bins of a ring: about one a pixel on rings of 20 px
 SMOOTH_ORDERS = 4  # azimuthal orders that a smooth lens needs: ellipticity and shear make two
 FINE_ORDERS = 24  # beyond, neighbouring bins share pixels
@@ -33,7 +35,7 @@ def gini(flux: NDArray) -> float:
         return math.nan
     ordered = np.sort(np.abs(flux))
     total = float(ordered.sum(dtype=np.float64))
-    ranks = np.arange(1 - n, n, 2, dtype=np.float64)
+    ranks = np.arange(1 - n, n, 2, dtype=np.float64)  # 2 i - n - 1, i = 1 … n
     return float(ranks @ ordered) / (total * (n - 1)) if total > 0 else math.nan
 
 
@@ -47,6 +49,7 @@ def m20(flux: NDArray, x: NDArray, y: NDArray) -> float:
     if not total > 0:
         return math.nan
     squared = (x - flux @ x / total) ** 2 + (y - flux @ y / total) ** 2
+    # From the brightest pixel on, as many as hold less than 20 % of the light.
     order = np.argsort(flux)[::-1]
     bright = order[np.cumsum(flux[order]) < 0.2 * total]
     brightest = float(flux[bright] @ squared[bright])
@@ -62,6 +65,7 @@ def concentration(flux: NDArray, radii: NDArray) -> float:
     total = float(flux.sum())
     if not total > 0:
         return math.nan
+    # The growth curve: the share of the light within each pixel's radius.
     order = np.argsort(radii)
     share = np.cumsum(flux[order]) / total
     r20, r80 = (radii[order][min(np.searchsorted(share, s), share.size - 1)] for s in (0.2, 0.8))
@@ -72,7 +76,7 @@ def asymmetry(image: NDArray, mask: NDArray, x: float, y: float, noise: float) -
     """Return A = sum |I - I180| / sum |I|, without what noise adds; I180 is I turned by 180 deg.
 
     ``image`` (H, W) without its sky, ``mask`` (H, W) its light; the sums are over the mask and the
-    mask turned, the centre is the half pixel closest to (x, y). Noise of rms ``noise`` adds
+    mask turned, the centre is the half pixel closest to (x, y) (px). Noise of rms ``noise`` adds
     2 noise / sqrt(pi) a pixel. Conselice (2003), doi:10.1086/375001, section 3.1. NaN without
     light.
     """
@@ -80,6 +84,7 @@ def asymmetry(image: NDArray, mask: NDArray, x: float, y: float, noise: float) -
     rows, columns = np.nonzero(mask)
     if not rows.size:
         return math.nan
+    # Where each pixel comes to lie when the image is turned; beyond the image there is no light.
     turned_rows, turned_columns = round(2 * y) - rows, round(2 * x) - columns
     inside = (turned_rows >= 0) & (turned_rows < height)
     inside &= (turned_columns >= 0) & (turned_columns < width)
@@ -96,6 +101,54 @@ def asymmetry(image: NDArray, mask: NDArray, x: float, y: float, noise: float) -
     return difference / total if total > 0 else math.nan
 
 
+# -------------------------------------------------------------------------------- bright regions
+
+
+def bright_regions(
+    smooth: NDArray[np.float32], mask: NDArray[np.uint8], threshold: float
+) -> NDArray[np.float64]:
+    """Return the flux-weighted centroids (n, 2), x and y (px), of the regions above a threshold.
+
+    ``smooth`` (H, W) is the image, of which ``mask`` (H, W), 1 or 0, tells the pixels that count. A
+    ring is one region, whatever it surrounds; pixels that touch at a corner are connected.
+    """
+    if not mask.size:
+        return np.empty((0, 2))
+    bright = cv2.compare(smooth, threshold, cv2.CMP_GT) & mask
+    count, labels = cv2.connectedComponents(bright, connectivity=8)
+    return _centroids(labels, smooth, count - 1)
+
+
+@compiled
+def _centroids(labels, flux, count):
+    """Return the flux-weighted mean x, y (count, 2) of the pixels labelled 1 … count."""
+    sums = np.zeros((count, 3))
+    for row in range(labels.shape[0]):
+        for column in range(labels.shape[1]):
+            k = labels[row, column] - 1
+            if k >= 0:
+                sums[k, 0] += flux[row, column] * column
+                sums[k, 1] += flux[row, column] * row
+                sums[k, 2] += flux[row, column]
+    return sums[:, :2] / sums[:, 2:]
+
+
+def separations(points: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the smallest and the largest distance between points (n, 2), NaN if n < 2."""
+    return _extreme_distances(points) if len(points) > 1 else (math.nan, math.nan)
+
+
+@compiled
+def _extreme_distances(points):
+    """Return the smallest and the largest distance between points (n, 2), n > 1."""
+    smallest, largest = np.inf, 0.0
+    for i in range(len(points)):
+        for k in range(i):
+            squared = (points[i, 0] - points[k, 0]) ** 2 + (points[i, 1] - points[k, 1]) ** 2
+            smallest, largest = min(smallest, squared), max(largest, squared)
+    return math.sqrt(smallest), math.sqrt(largest)
+
+
 # --------------------------------------------------------------------------------- light in rings
 
 
@@ -110,6 +163,7 @@ def fit_circle(x: NDArray, y: NDArray, weight: NDArray) -> tuple[float, float, f
     total = float(weight.sum())
     if weight.size < 3 or not total > 0:
         return nothing
+    # About the weighted mean, in which case sum w u = sum w v = 0.
     w = weight / total
     x0, y0 = float(w @ x), float(w @ y)
     u, v = x - x0, y - y0
@@ -121,8 +175,9 @@ def fit_circle(x: NDArray, y: NDArray, weight: NDArray) -> tuple[float, float, f
     scale = 2 * math.sqrt(mean_z)
     design = np.stack([(z - mean_z) / scale, u, v]) * np.sqrt(w)
     values, vectors = np.linalg.eigh(design @ design.T)
-    curvature, a, b = vectors[:, 0]
+    curvature, a, b = vectors[:, 0]  # of the smallest eigenvalue: the best fit
     curvature /= scale
+    # No curvature, or two vanishing eigenvalues: the points lie on a line.
     if abs(curvature) * math.sqrt(mean_z) < 1e-6 or values[1] <= 1e-12 * values[2]:
         return nothing
     cx, cy = -a / (2 * curvature), -b / (2 * curvature)
@@ -135,9 +190,12 @@ def hole_radius(radii: NDArray, flux: NDArray) -> float:
     ``radii``, ``flux`` (n,) of pixels about the galaxy's centre. The gap is where the mean
     brightness at a radius is lowest before it rises again, by VALLEY of itself at least.
     """
+    # The mean brightness in rings of 1 px, of those radii at which there are pixels.
     bins = np.rint(radii).astype(np.intp)
     pixels = np.bincount(bins)
     profile = np.bincount(bins, flux)[pixels > 0] / pixels[pixels > 0]
+    # The ring is where the profile, times the pixels there, stands highest above its lowest value
+    # farther in; the gap is where it is lowest inside the ring.
     lowest = np.minimum.accumulate(profile)
     ring = int(np.argmax((profile - lowest) * np.flatnonzero(pixels)))
     if not profile[ring] > (1 + VALLEY) * lowest[ring]:
@@ -169,10 +227,10 @@ class Ring:
 def unroll(
     image: NDArray[np.float32], x: float, y: float, radius: float, width: float, noise: float
 ) -> Ring:
-    """Return the light in the annulus ``radius`` ± ``width`` (px) about (x, y).
+    """Return the light in the annulus ``radius`` ± ``width`` (px) about (x, y) (px).
 
     ``image`` (H, W) is without its sky; what lies beyond it counts as 0. ``noise`` is the rms of a
-    pixel.
+    pixel, in the image's units.
     """
     inner, outer = max(1, math.floor(radius - width)), math.ceil(radius + width)
     polar = cv2.warpPolar(
@@ -182,6 +240,7 @@ def unroll(
         outer + 1,
         cv2.INTER_LINEAR + cv2.WARP_POLAR_LINEAR + cv2.WARP_FILL_OUTLIERS,
     )[:, inner:].astype(np.float64)
+    # A step in azimuth is longer at larger radii: brightness times radius is flux.
     radii = np.arange(inner, outer + 1, dtype=np.float64)
     lit = np.maximum(polar, 0) * radii
     light = lit.sum(axis=1)
@@ -191,6 +250,7 @@ def unroll(
     pixels = np.minimum(BINS, 2 * np.pi * radii)
     expected = BILINEAR * noise**2 * BINS**2 * (radii / pixels).sum()
     power = (np.abs(orders[: FINE_ORDERS + 1]) ** 2 @ radii) / expected
+    # Without the orders of a smooth lens, and those that bins finer than pixels cannot hold.
     orders[: SMOOTH_ORDERS + 1] = 0
     orders[FINE_ORDERS + 1 :] = 0
     rest = np.fft.irfft(orders, n=BINS, axis=0) / noise
@@ -211,6 +271,7 @@ def ridge_shape(ring: Ring) -> tuple[float, float]:
     design = np.stack([*shape, np.cos(2 * azimuth), np.sin(2 * azimuth)], axis=1)
     design = design * weight[:, None]
     normal = design.T @ design
+    # A short arc does not determine all five parameters: the normal matrix is nearly singular.
     if not ring.light.sum() > 0 or np.linalg.cond(normal) > 1e6:
         return math.nan, math.nan
     fit = np.linalg.solve(normal, design.T @ (ring.ridge * weight))

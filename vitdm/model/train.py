@@ -24,7 +24,7 @@ from vitdm import config
 from vitdm.config import Model, RunSettings, Train
 from vitdm.data.dataset import Dataset, read_features
 from vitdm.errors import InputError
-from vitdm.lens.residuals import read_residuals
+from vitdm.lens.fits import read_residuals
 from vitdm.model.networks import NETWORKS, ResNet
 from vitdm.model.vit import ViT
 from vitdm.provenance import atomic, check_replaceable, sidecar, write_json

@@ -73,6 +73,7 @@ def measure_background(image: NDArray[np.float32], tilted: bool = False) -> Back
     whole = bool(finite.all())
     if not whole and not finite.any():
         return Background(0.0, 0.0, np.zeros_like(image), np.zeros_like(image), 0.0, 0.0)
+    # From the darkest pixel on, all values are small: float32 keeps its digits for the noise.
     darkest = image.min() if whole else image.min(where=finite, initial=np.inf)
     residual = image - darkest
     if not whole:
@@ -81,6 +82,7 @@ def measure_background(image: NDArray[np.float32], tilted: bool = False) -> Back
     # Of a large image every other pixel is enough to know the noise, to one per cent.
     every = 2 if min(smooth.shape) > 64 else 1
     sparse = np.s_[::every, ::every]
+    # First the smoothed image, to see its light; then the pixels that are away from light.
     sky_smooth, sigma_smooth = _clipped_statistics(np.sort(smooth[sparse], axis=None))
     smooth -= np.float32(sky_smooth)
     away = cv2.dilate(opened(smooth > 3 * sigma_smooth), _MARGIN) == 0
@@ -93,6 +95,7 @@ def measure_background(image: NDArray[np.float32], tilted: bool = False) -> Back
     rounding = _rounding(pixels)
     if pixels[0] == pixels[-1]:  # a sky of one value: look at the light
         rounding = _rounding(np.sort(residual[sparse], axis=None))
+    # Smoothing lowers noise: where it hardly does, what varies is light, or the sky is tilted.
     if sigma_smooth > CROWDED * sigma and not rounding:
         pixel_noise = _pixel_noise(residual, smooth, finite)
         if STRUCTURE * pixel_noise < sigma and pixel_noise > CLEAN * float(residual.max()):
@@ -153,6 +156,7 @@ def _pixel_noise(
         or np.count_nonzero(middle[faint] == middle.min()) > PILE_UP * faint.sum()
     ):
         return 0.0
+    # 1.4826: rms of a Gaussian over its median |x|; 6 = 1 + 4 + 1: variance of a - 2 b + c
     return float(np.median(differences)) * 1.4826 / math.sqrt(6)
 
 
@@ -173,12 +177,15 @@ def _clipped_statistics(values):
     median, sigma = 0.0, 0.0
     for _ in range(10):
         middle = (low + high) // 2
+        # Of what is left, values[low:high]: the median, and the rms about it (of clipped noise,
+        # of the upper half only). All less the pivot, so that large values keep their digits.
         median = 0.5 * (values[(low + high - 1) // 2] - pivot + (values[middle] - pivot))
         first = middle if piled_up else low
         squares = 0.0
         for k in range(first, high):
             squares += (values[k] - pivot - median) ** 2
         sigma = math.sqrt(squares / (high - first))
+        # The values are sorted: clipping moves the two ends.
         left, right = low, high
         while values[left] - pivot < median - 3 * sigma:
             left += 1
@@ -192,9 +199,10 @@ def _clipped_statistics(values):
 
 def _rounding(pixels: NDArray[np.float32]) -> float:
     """Return the rms, step / sqrt(12), of the rounding of sorted pixels, 0 if hardly any agree."""
-    some = pixels[pixels.size // 4 :][:500]
+    some = pixels[pixels.size // 4 :][:500]  # sorted: rounded pixels stand beside their equals
     if 2 * np.count_nonzero(some[1:] == some[:-1]) < some.size:
         return 0.0
+    # The smallest step between different values is the step of the rounding.
     steps = np.diff(pixels)
     larger = steps[steps > 1e-5 * (pixels[-1] - pixels[0])]
     if not larger.size or 2 * larger.size > steps.size:

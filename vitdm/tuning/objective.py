@@ -18,7 +18,7 @@ from vitdm.config import Preprocess, Settings
 from vitdm.data.dataset import Dataset
 from vitdm.features.selected import joined_features
 from vitdm.model import train
-from vitdm.preprocess.process import process_dataset
+from vitdm.preprocess import process_dataset
 from vitdm.tuning.trials import Trial, hopeless
 
 Params = dict[str, Any]

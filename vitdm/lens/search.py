@@ -36,7 +36,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vitdm.lens.smooth_lens import Camera
+from vitdm.lens.model import Camera
 
 GRID = 48  # places along a side, about: pixels are binned to as many
 SOFTENING = 0.5  # binned px, of the deflection at a point mass

@@ -1,4 +1,4 @@
-r"""A smooth lens as a function of its parameters: images and their derivatives, many at once.
+r"""A smooth lens as a function of its parameters: batched images and their derivatives.
 
 The conventions are those of lenstronomy and of ``vitdm.simulation.render``: a singular isothermal
 ellipsoid (SIE) with external shear (SHEAR) in front of an elliptical Sérsic source
@@ -6,7 +6,7 @@ ellipsoid (SIE) with external shear (SHEAR) in front of an elliptical Sérsic so
 a constant sky; on demand an elliptical Sérsic profile for the light of the lens galaxy, and a free
 centre of both.
 
-Derivatives are by hand, the chain rule :math:`dI/dp = -\nabla S \cdot d\alpha/dp`. They are short
+Derivatives are analytic, the chain rule :math:`dI/dp = -\nabla S \cdot d\alpha/dp`. They are short
 because the deflection :math:`\alpha` of an isothermal lens has a potential of degree 1, so that its
 derivative is :math:`2 \kappa\, t\, t^T`, t the tangential unit vector. In the frame of the axes
 (Kormann, Schneider & Bartelmann 1994, A&A 284, 285), with :math:`f^2 = 1 - q^2`,
@@ -24,18 +24,14 @@ for a turn of the axes by :math:`\varphi`.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from studies.ceiling import PARAMETERS
+from vitdm.lens.parameters import SKY, SOURCE_PROFILE, Parameter, parameters, profiles
 
-#: parameters of the light of the lens galaxy; its centre is that of the mass
-LENS_LIGHT = ("center_x", "center_y", "lens_light_e1", "lens_light_e2")
-LENS_LIGHT += ("lens_light_log_R_sersic", "lens_light_log_n_sersic", "lens_light_log_amp")
-#: the same of a second profile with the same centre: one is too simple for a nearby elliptical
-SECOND_LIGHT = tuple(name.replace("light", "light2") for name in LENS_LIGHT[2:])
 FAINTEST = -30.0  # logarithm of the faintest brightness, in units of that at R_sersic
 ROUND = 1e-3  # ellipticity below which the direction of the axes is lost in rounding
 CACHED = 2**16  # pixels of images whose derivatives stay in the processor's cache
@@ -82,10 +78,10 @@ class Camera:
 
 
 class SmoothLens:
-    """Images of smooth lenses and their derivatives, for parameters (n, p) in ``names``' order.
+    """Images of smooth lenses and their derivatives by the rows of ``parameters(lens_light)``.
 
-    ``names`` are those of ``studies.ceiling.PARAMETERS``, a constant ``sky``, and ``LENS_LIGHT``.
-    Images are (n, size, size), in brightness per pixel; amplitudes and sky are per square arcsec.
+    Parameters are (n, p) in that order, those that are ``logarithmic`` as their logarithms. Images
+    are (n, size, size), in brightness per pixel; amplitudes and sky are per square arcsec.
     ``lens_light`` is the number of profiles of the lens galaxy's light: none, one or two.
     ``core`` ["] softens the cusps of Sérsic profiles. That |e| < 1 is up to the caller.
     """
@@ -99,15 +95,18 @@ class SmoothLens:
     ) -> None:
         self.camera, self.lens_light, self.core, self.dtype = camera, lens_light, core, dtype
         self.chunk = max(1, CACHED // camera.size**2)  # images that are evaluated at once
-        self.lights = (LENS_LIGHT[2:], SECOND_LIGHT)[:lens_light]
-        light = (LENS_LIGHT, SECOND_LIGHT)[:lens_light]
-        self.names = (*PARAMETERS, "sky", *(name for names in light for name in names))
+        self.parameters = parameters(lens_light)
+        self.names = tuple(row.name for row in self.parameters)
         self._kernel, self._buffers = camera.kernel, {}
         self._side = camera.size + 2 * camera.psf_radius  # with the light from beyond the edge
         axis = torch.arange(self._side, dtype=torch.float64) - (self._side - 1) / 2
         y, x = torch.meshgrid(axis, axis, indexing="ij")
         self._x = (camera.pixel_scale * x).reshape(1, -1).to(dtype)
         self._y = (camera.pixel_scale * y).reshape(1, -1).to(dtype)
+
+    def columns(self, rows: Sequence[Parameter]) -> list[int]:
+        """Return the columns of some parameters."""
+        return [self.parameters.index(row) for row in rows]
 
     def image(self, values: Tensor) -> Tensor:
         """Return the images (n, size, size)."""
@@ -129,7 +128,7 @@ class SmoothLens:
     def arcs(self, values: Tensor) -> Tensor:
         """Return the images (n, size, size) of the sources alone, without sky and lens light."""
         values = values.clone()
-        values[:, self.names.index("sky")] = 0
+        values[:, self.columns(SKY)] = 0
         return self._images(values, lens_light=False)
 
     def _images(self, values: Tensor, lens_light: bool) -> Tensor:
@@ -145,42 +144,44 @@ class SmoothLens:
         p = {name: column[:, None] for name, column in zip(self.names, values.T, strict=True)}
         n_rows = 1 + derivatives * len(self.names)
         rows = self._buffer("rows", len(values), n_rows, self._x.shape[1])
+        # the mass, and the light of the lens galaxy, lie around a free centre or the middle
         moved = "center_x" in p
         dx = self._x - p["center_x"] if moved else self._x
         dy = self._y - p["center_y"] if moved else self._y
         sie = _Sie(p["theta_E"], p["e1"], p["e2"], dx, dy)
         gamma1, gamma2, x, y = p["gamma1"], p["gamma2"], self._x, self._y
         alpha_x, alpha_y = sie.deflection()
+        # the lens equation: where each ray meets the source plane, from the source's centre
         source = _Sersic(
             x - alpha_x - gamma1 * x - gamma2 * y - p["source_x"],
             y - alpha_y - gamma2 * x + gamma1 * y - p["source_y"],
-            *(p[name] for name in ("source_e1", "source_e2")),
-            *(p[name] for name in ("log_R_sersic", "log_n_sersic", "log_amp")),
+            *(p[row.name] for row in SOURCE_PROFILE),
             self.core,
         )
-        lights = [
-            _Sersic(dx, dy, *(p[name] for name in names), self.core)
-            for names in self.lights * lens_light
-        ]
+        shapes = profiles(self.lens_light * lens_light)
+        lights = [_Sersic(dx, dy, *(p[row.name] for row in shape), self.core) for shape in shapes]
         torch.add(source.brightness, p["sky"], out=rows[:, 0])
         for light in lights:
             rows[:, 0] += light.brightness
         if derivatives:
+            by = dict(zip(self.names, rows[:, 1:].unbind(1), strict=True))
+            # -S . d(position in the source plane) / dp, S the gradient of the source
             S_x, S_y = source.gradient()
-            rows[:, 1], rows[:, 2], rows[:, 3] = sie.along(S_x, S_y)
-            rows[:, 4] = S_y * y - S_x * x
-            rows[:, 5] = -S_x * y - S_y * x
-            torch.neg(S_x, out=rows[:, 6])
-            torch.neg(S_y, out=rows[:, 7])
-            source.shape_derivatives(rows[:, 8:13])
-            rows[:, 13] = 1
+            by["theta_E"][:], by["e1"][:], by["e2"][:] = sie.along(S_x, S_y)
+            by["gamma1"][:] = S_y * y - S_x * x
+            by["gamma2"][:] = -S_x * y - S_y * x
+            torch.neg(S_x, out=by["source_x"])
+            torch.neg(S_y, out=by["source_y"])
+            source.shape_derivatives([by[row.name] for row in SOURCE_PROFILE])
+            by["sky"][:] = 1
             if lights:
-                rows[:, 14], rows[:, 15] = sie.tangential(S_x, S_y)
-            for k, light in enumerate(lights):
+                by["center_x"][:], by["center_y"][:] = sie.tangential(S_x, S_y)
+            for light, shape in zip(lights, shapes, strict=True):
                 L_x, L_y = light.gradient()
-                rows[:, 14] -= L_x
-                rows[:, 15] -= L_y
-                light.shape_derivatives(rows[:, 16 + 5 * k : 21 + 5 * k])
+                by["center_x"] -= L_x
+                by["center_y"] -= L_y
+                light.shape_derivatives([by[row.name] for row in shape])
+        # the PSF is linear: it blurs images and derivatives alike
         blurred = self._blur(rows.view(-1, self._side, self._side))
         return blurred.view(len(values), n_rows, self.camera.size, self.camera.size)
 
@@ -302,17 +303,18 @@ class _Sersic:
             (1 + self.e1) * across - self.e2 * along,
         )
 
-    def shape_derivatives(self, rows: Tensor) -> None:
-        """Write d brightness / d (e1, e2, log R, log n, log amp) to rows (n, 5, pixels).
+    def shape_derivatives(self, rows: Sequence[Tensor]) -> None:
+        """Write d brightness / d (e1, e2, log R, log n, log amp) to five ``rows`` (n, pixels).
 
         ``gradient`` has to be called first.
         """
+        by_e1, by_e2, by_log_R, by_log_n, by_log_amp = rows
         falling = self.slope * (self.b / self.n)
         by_square = self.by_square
         u, v, major, minor, radius2 = self.u, self.v, self.major, self.minor, self.radius2
-        rows[:, 0] = (v * minor).sub_(u * major).add_(self.e1 * radius2).mul_(by_square)
-        rows[:, 1] = (self.e2 * radius2).sub_(v * major).sub_(u * minor).mul_(by_square)
-        rows[:, 2] = falling
-        torch.sub(self.brightness, self.slope, out=rows[:, 3])
-        rows[:, 3].mul_(1.9992 * self.n).addcmul_(falling, self.log_ratio, value=0.5)
-        rows[:, 4] = self.brightness
+        by_e1[:] = (v * minor).sub_(u * major).add_(self.e1 * radius2).mul_(by_square)
+        by_e2[:] = (self.e2 * radius2).sub_(v * major).sub_(u * minor).mul_(by_square)
+        by_log_R[:] = falling
+        torch.sub(self.brightness, self.slope, out=by_log_n)
+        by_log_n.mul_(1.9992 * self.n).addcmul_(falling, self.log_ratio, value=0.5)
+        by_log_amp[:] = self.brightness

@@ -1,12 +1,12 @@
-r"""A smooth lens fitted to each image: its parameters, and what it leaves.
+r"""A smooth lens fitted to each image: its parameters, and the residual.
 
-The model is that of ``vitdm.lens.smooth_lens``; :math:`\chi^2 = \sum r^2` over the pixels of a
+The model is that of ``vitdm.lens.model``; :math:`\chi^2 = \sum r^2` over the pixels of a
 square, with :math:`r = (y - \mu) / \sqrt v` and :math:`v = \sigma^2 + \mathrm{gain} \cdot m`: the
 noise of the sky, measured on the image, and that of the photons of the model m. It is minimised by
-Levenberg-Marquardt steps (Marquardt 1963, doi:10.1137/0111030) with derivatives by hand, many
-images side by side; first on 2 x 2 binned pixels, from the best of a few radii and source
+Levenberg-Marquardt steps (Marquardt 1963, doi:10.1137/0111030) with analytic derivatives, for a
+batch of images; first on 2 x 2 binned pixels, from the best of a few radii and source
 positions, then on all. Where noise was clipped at zero, the mean brightness of a pixel of noiseless
-brightness m is not m, and the model goes through the clip too (``_clipped``).
+brightness m is not m, and the model goes through the clip too (``vitdm.lens.noise``).
 
 A fit never fails: what is wrong with an image or its fit is written in its ``flags``.
 """
@@ -14,9 +14,9 @@ A fit never fails: what is wrong with an image or its fit is written in its ``fl
 from __future__ import annotations
 
 import math
-import re
-import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -26,10 +26,22 @@ from torch import Tensor
 
 from vitdm.config import LensFit, Preprocess
 from vitdm.errors import InputError
-from vitdm.lens.smooth_lens import Camera, SmoothLens
-from vitdm.lens.substructure import NAMES, search_of
+from vitdm.lens.model import Camera, SmoothLens
+from vitdm.lens.noise import clipped_normal, clipped_variance, noise_of_the_faint, photon_noise
+from vitdm.lens.parameters import (
+    BRIGHTNESS,
+    CENTER,
+    MASS,
+    SKY,
+    SOURCE_POSITION,
+    SOURCE_PROFILE,
+    Pair,
+    Parameter,
+    profiles,
+)
+from vitdm.lens.search import NAMES, search_of
+from vitdm.preprocess import detect
 from vitdm.preprocess.background import PILE_UP
-from vitdm.preprocess.process import detect
 from vitdm.simulation.population import Population
 
 #: what can be wrong with an image or its fit
@@ -37,7 +49,7 @@ FLAGS = {
     "blank": "no light stands out of the noise; nothing was fitted",
     "not_finite": "some pixels are no numbers; they were left out",
     "edge": "light reaches the edge of the square",
-    "not_converged": "no minimum was found in the steps or the time that there were",
+    "not_converged": "no minimum was found in as many steps as are taken at most",
     "bound": "a parameter, or the modulus of an ellipticity, ended at the limit of what is allowed",
     "no_ring": "the source is not lensed into several images, or the radius is hardly determined",
     "poor": "chi2 per degree of freedom above 1.3: not a smooth lens, or another minimum",
@@ -49,68 +61,6 @@ CONVERGED = 0.02  # what the next step may still gain in chi^2: a tenth of an er
 KINK = 0.5  # the same where steps of any size raise chi^2
 COARSE = 0.5  # the same while the start is improved on binned pixels
 POOR = 1.3
-#: the largest step of each parameter: ellipticities, shear, arcsec and logarithms
-_STEP = {"e": 0.15, "gamma": 0.1, "arcsec": 0.25, "log": 0.7}
-#: the largest modulus of each pair
-_MODULUS = {"e": 0.8, "gamma": 0.5, "source_e": 0.8, "lens_light_e": 0.9, "lens_light2_e": 0.9}
-
-
-# ------------------------------------------------------------------------------------------ noise
-
-
-def _clipped(mean: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Return the mean of max(x, 0), x normal, and the probability of x > 0: its derivative.
-
-    :math:`E = m \Phi(m / \sigma) + \sigma \varphi(m / \sigma)`.
-    """
-    a = mean / sigma
-    above = torch.special.ndtr(a)
-    return mean * above + sigma * torch.exp(-0.5 * a**2) / math.sqrt(2 * math.pi), above
-
-
-def _clipped_variance(mean: Tensor, sigma: Tensor) -> Tensor:
-    """Return the variance of max(x, 0), x normal."""
-    first, above = _clipped(mean, sigma)
-    return (mean * first + sigma**2 * above - first**2).clamp(min=1e-3)
-
-
-def _roughness(images: Tensor, lag: int = 1) -> Tensor:
-    """Return the second differences along both axes of images (n, H, W): 2 ``lag`` pixels less.
-
-    White noise keeps its variance, and so does noise that pixels ``lag`` apart do not share; what
-    is smooth disappears (Immerkaer 1996, doi:10.1006/cviu.1996.0060).
-    """
-    rows = images[:, : -2 * lag] - 2 * images[:, lag:-lag] + images[:, 2 * lag :]
-    return (rows[:, :, : -2 * lag] - 2 * rows[:, :, lag:-lag] + rows[:, :, 2 * lag :]) / 6
-
-
-def _noise_of_the_faint(image: NDArray, lag: int = 1) -> float:
-    """Return the noise (a normal one) that the roughness of the fainter half of an image shows."""
-    rough = _roughness(torch.from_numpy(image)[None], lag)[0].numpy()
-    smooth = cv2.GaussianBlur(image, (0, 0), 2.0)[lag:-lag, lag:-lag]
-    return 1.4826 * float(np.median(np.abs(rough[smooth <= np.median(smooth)])))
-
-
-def _gain_of(residual: Tensor, model: Tensor, lag: int = 1) -> Tensor:
-    """Return the photon noise (n,), variance per brightness, in images in units of the sky noise.
-
-    The likelihood equation for the variance 1 + gain m of the roughness of the residual (n, H, W)
-    in the bright pixels of the model m (n, H, W).
-    """
-    # the squared weights of the differences, summed
-    kernel = torch.zeros(2 * lag + 1)
-    kernel[::lag] = torch.tensor([1.0, 4.0, 1.0]) / 6
-    brightness = torch.nn.functional.conv2d(model[:, None], (kernel[:, None] * kernel)[None, None])
-    brightness = brightness[:, 0].flatten(1).double().clamp(min=0)
-    bright = brightness > 3  # where the noise is that of photons, and not clipped at zero
-    excess = _roughness(residual, lag).flatten(1).double() ** 2 - 1
-    gain = torch.full((len(model), 1), 0.1, dtype=torch.float64)
-    for _ in range(20):
-        weights = bright * brightness / (1 + gain * brightness) ** 2
-        gain = (weights * excess).sum(1, keepdim=True) / (weights * brightness).sum(1, keepdim=True)
-        gain = gain.clamp(min=0).nan_to_num(0.0)
-    return gain[:, 0]
-
 
 # ------------------------------------------------------------------------------------------ input
 
@@ -150,7 +100,7 @@ def _prepare(images: NDArray, pixel_scale: float, settings: LensFit) -> _Images:
         unit[i] = light.noise / CLIPPED_RMS
         if settings.lens_light and light.sigma:
             # where the light of a galaxy is everywhere, none of it is sky, and its slope no noise
-            faint = _noise_of_the_faint(light.residual, settings.noise_lag)
+            faint = noise_of_the_faint(light.residual, settings.noise_lag)
             unit[i] = min(unit[i], faint or unit[i])
         finite = np.isfinite(image)
         if not finite.all():
@@ -186,7 +136,7 @@ def _prepare(images: NDArray, pixel_scale: float, settings: LensFit) -> _Images:
 # ------------------------------------------------------------------------------------- chi squared
 
 
-class _Problem:
+class LensProblem:
     """The chi^2 of some images as a function of the parameters of their lenses.
 
     ``images`` is (n, size, size) in units of the noise of the sky, ``weight`` the number of pixels
@@ -208,21 +158,24 @@ class _Problem:
         """Take the noise of some images to be that of a brightness (k, size, size)."""
         if not hasattr(self, "sigma"):
             self.sigma, self.inverse = torch.ones_like(self.images), self.weight.clone()
-        gain, clipped = self.gain[rows, None, None], self.clipped[rows]
+        gain, at_zero = self.gain[rows, None, None], self.clipped[rows]
         variance = 1 + gain * brightness.clamp(min=0)
         self.sigma[rows] = sigma = torch.sqrt(variance)
-        if clipped.any():
-            variance[clipped] = _clipped_variance(brightness[clipped], sigma[clipped])
+        if at_zero.any():
+            variance[at_zero] = clipped_variance(brightness[at_zero], sigma[at_zero]).clamp(
+                min=1e-3
+            )
         self.inverse[rows] = torch.sqrt(self.weight[rows] / variance)
 
     def expected(self, brightness: Tensor, rows: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the mean of the pixels, and its derivative where that is not 1."""
-        clipped = self.clipped[rows]
-        if not clipped.any():
+        at_zero = self.clipped[rows]
+        if not at_zero.any():
             return brightness, None
-        mean, above = _clipped(brightness, self.sigma[rows])
-        clipped = clipped[:, None, None]
-        return torch.where(clipped, mean, brightness), torch.where(clipped, above, 1.0)
+        # sigma is that of the last ``renew``: it does not move with the parameters
+        mean, above, _ = clipped_normal(brightness, self.sigma[rows])
+        at_zero = at_zero[:, None, None]
+        return torch.where(at_zero, mean, brightness), torch.where(at_zero, above, 1.0)
 
     def residual(self, values: Tensor, rows: Tensor) -> Tensor:
         """Return the residuals (k, size, size) of some images, in units of their noise."""
@@ -263,9 +216,26 @@ def _solve(H: Tensor, J_r: Tensor, scale: Tensor) -> Tensor:
     return torch.where((singular > 0)[:, None], J_r / scale, step).nan_to_num(0.0)
 
 
+class Problem(Protocol):
+    """A sum of squares for each of n images, that ``minimise`` can minimise.
+
+    ``pixels`` (n,) are the numbers of squares. ``normal_equations(values, rows)`` returns, for the
+    images ``rows`` (k,) at ``values`` (k, p), chi^2 (k,), J J^T (k, p, p) and J r (k, p) in double
+    precision: r are the residuals, J (p, pixels) minus their derivatives by the parameters.
+    """
+
+    pixels: Tensor
+
+    def normal_equations(self, values: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]: ...
+
+
 @dataclass
-class _State:
-    """Where the fits of n images are: parameters (n, p), chi^2, curvature and gradient."""
+class State:
+    """Where the fits of n images are.
+
+    Parameters ``values`` (n, p), ``chi2`` (n,), ``curvature`` J J^T (n, p, p), ``gradient`` J r
+    (n, p), and whether they ``converged`` (n,).
+    """
 
     values: Tensor
     chi2: Tensor
@@ -274,57 +244,41 @@ class _State:
     converged: Tensor
 
     @classmethod
-    def of(cls, problem: _Problem, values: Tensor) -> _State:
+    def of(cls, problem: Problem, values: Tensor) -> State:
         found = problem.normal_equations(values, torch.arange(len(values)))
         return cls(values, *found, torch.zeros(len(values), dtype=torch.bool))
 
 
-def _best(states: list[_State]) -> _State:
+def _best(states: list[State]) -> State:
     """Return the states with the lowest chi^2 of each image."""
     chosen = torch.stack([state.chi2 for state in states]).argmin(0)
     rows = torch.arange(len(chosen))
     parts = ([getattr(state, name) for state in states] for name in vars(states[0]))
-    return _State(*(torch.stack(part)[chosen, rows] for part in parts))
+    return State(*(torch.stack(part)[chosen, rows] for part in parts))
 
 
 class Bounds:
-    """What values the parameters may have, and how far a step may go."""
+    """What values the parameters ``rows`` may have, and how far a step may go."""
 
-    def __init__(self, model: SmoothLens, narrow: bool = False) -> None:
-        """``narrow`` are the bounds of a start, which must not make a large source of a ring."""
-        names, camera = model.names, model.camera
-        field = camera.size * camera.pixel_scale
-        limits = {
-            "theta_E": (camera.pixel_scale, field / 2),
-            "log_R_sersic": (math.log(0.2 * camera.pixel_scale), math.log(field)),
-            "log_n_sersic": (math.log(0.3), math.log(8.0)),
-        }
-        if narrow:
-            limits["log_R_sersic"] = (math.log(0.5 * camera.pixel_scale), math.log(field / 8))
-            limits["log_n_sersic"] = (math.log(0.7), math.log(2.5))
-        for name in ("source_x", "source_y"):
-            limits[name] = (-field / 2, field / 2)
-        for name in ("center_x", "center_y"):
-            limits[name] = (-field / 8, field / 8)
-        free = (-math.inf, math.inf)
-        bounds = [limits.get(re.sub("^lens_light2?_", "", name), free) for name in names]
-        self.low, self.high = torch.tensor(bounds, dtype=torch.float64).T
-        self.pairs = [
-            ([names.index(f"{stem}1"), names.index(f"{stem}2")], modulus)
-            for stem, modulus in _MODULUS.items()
-            if f"{stem}1" in names
-        ]
-        self.step = torch.tensor([self._step(name) for name in names], dtype=torch.float64)
-
-    @staticmethod
-    def _step(name: str) -> float:
-        if name == "sky":
-            return math.inf
-        if "log_" in name:
-            return _STEP["log"]
-        if name.startswith(("source_x", "source_y", "center", "theta")):
-            return _STEP["arcsec"]
-        return _STEP["gamma" if name.startswith("gamma") else "e"]
+    def __init__(self, rows: Sequence[Parameter], camera: Camera, start: bool = False) -> None:
+        """``start`` gives the narrower bounds of a coarse start."""
+        pixel, field = camera.pixel_scale, camera.size * camera.pixel_scale
+        low, high = [], []
+        for row in rows:
+            bounds = (start and row.start_bounds) or row.bounds
+            ends = bounds(pixel, field) if bounds else (-math.inf, math.inf)
+            if bounds and row.logarithmic:
+                ends = tuple(math.log(end) for end in ends)
+            low.append(ends[0])
+            high.append(ends[1])
+        self.low = torch.tensor(low, dtype=torch.float64)
+        self.high = torch.tensor(high, dtype=torch.float64)
+        self.step = torch.tensor([row.step for row in rows], dtype=torch.float64)
+        pairs: dict[Pair, list[int]] = {}
+        for k, row in enumerate(rows):
+            if row.pair:
+                pairs.setdefault(row.pair, []).append(k)
+        self.pairs = [(columns, pair.largest) for pair, columns in pairs.items()]
 
     def inside(self, values: Tensor) -> Tensor:
         """Return the closest values (n, p) that are allowed."""
@@ -346,25 +300,19 @@ class Bounds:
         return ((values <= self.low) & (gradient < 0)) | ((values >= self.high) & (gradient > 0))
 
 
-def _minimise(
-    problem: _Problem,
-    state: _State,
-    bounds: Bounds,
-    steps: int,
-    tolerance: float,
-    deadline: float,
-) -> None:
+def minimise(problem: Problem, state: State, bounds: Bounds, steps: int, tolerance: float) -> None:
     """Take Levenberg-Marquardt steps until each fit has nothing more to gain, in ``state``.
 
-    A step that does not lower chi^2 is tried again with more damping. A fit has converged when an
-    undamped step would lower chi^2, were it quadratic, by less than ``tolerance``.
+    A fit has converged when an undamped step would lower chi^2, were it quadratic, by less than
+    ``tolerance``; after ``steps`` it is left as it is. What has converged is not evaluated again.
     """
     damping = torch.full((len(state.values),), 1e-3, dtype=torch.float64)
     active = torch.arange(len(state.values))
     for _ in range(steps):
-        if not len(active) or time.monotonic() > deadline:
+        if not len(active):
             break
         values, J_r, H = state.values[active], state.gradient[active], state.curvature[active]
+        # a parameter at a bound that is pulled beyond it is left out of the equations
         blocked = bounds.blocked(values, J_r)
         J_r = J_r.masked_fill(blocked, 0.0)
         H = H.masked_fill(blocked[:, :, None] | blocked[:, None, :], 0.0)
@@ -372,11 +320,13 @@ def _minimise(
         H = H + torch.diag_embed(blocked.double())
         step = _solve(H + torch.diag_embed(scale * damping[active, None]), J_r, scale)
         undamped = _solve(H, J_r, scale)
+        # too long a step is shortened as a whole: its direction stays
         longest = (step.abs() / bounds.step).amax(1, keepdim=True).clamp(min=1)
         trial = bounds.inside(values + step / longest)
         chi2, curvature, gradient = problem.normal_equations(trial, active)
         old = state.chi2[active]
         better = (chi2 <= old) & gradient.isfinite().all(1)
+        # what the undamped step should still gain; of a fit with chi^2 above 1 in units of its own
         left = (undamped * J_r).sum(1) / (old / problem.pixels[active]).clamp(min=1)
         # a pixel on the cusp of a source makes kinks, of less than an error bar, in chi^2
         kink = ~better & (damping[active] >= 1) & (left < KINK)
@@ -386,6 +336,7 @@ def _minimise(
         state.values[taken], state.chi2[taken] = trial[better], chi2[better]
         state.curvature[taken], state.gradient[taken] = curvature[better], gradient[better]
         state.converged[active[done]] = True
+        # a step that does not lower chi^2 is tried again with more damping
         damping[active] *= torch.where(better, 0.1, 10.0)
         damping.clamp_(min=1e-9)
         active = active[~done & ~stuck]
@@ -420,7 +371,7 @@ LIGHT_STARTS = {0: (), 1: ((0.5, 3.0, 1.0),), 2: ((1.0, 1.0, 1.0), (0.3, 2.0, 8.
 TRIALS, OTHER_TRIALS = (4, 6), (16, 12)
 
 
-def _starts(problem: _Problem, radius: Tensor, before: Tensor | None, count: int) -> Tensor:
+def _starts(problem: LensProblem, radius: Tensor, before: Tensor | None, count: int) -> Tensor:
     """Return the best (count, n, p) of some round sources, with the amplitudes that fit best.
 
     ``radius`` (n,) is flux-weighted, in arcsec. ``before`` (n, p) is what a first fit has found:
@@ -436,22 +387,24 @@ def _starts(problem: _Problem, radius: Tensor, before: Tensor | None, count: int
     column = {name: values[:, :, k] for k, name in enumerate(model.names)}
     for name, factor in zip(("theta_E", "source_x", "source_y"), choices.T, strict=True):
         column[name][:] = radius[:, None] * factor
-    column["log_R_sersic"][:] = torch.log(0.2 * column["theta_E"])
-    column["log_n_sersic"][:] = math.log(1.2)
-    amplitudes = [["log_amp"]]  # of the source; and of all light of the lens galaxy together
-    lights = [f"{names[0].removesuffix('_e1')}_log" for names in model.lights]
-    if lights:
-        amplitudes.append([f"{light}_amp" for light in lights])
-    for light, start in zip(lights, LIGHT_STARTS[model.lens_light], strict=True):
-        size, n_sersic, amplitude = start
-        column[f"{light}_R_sersic"][:] = torch.log(size * radius[:, None])
-        column[f"{light}_n_sersic"][:] = math.log(n_sersic)
-        column[f"{light}_amp"][:] = math.log(amplitude)
-    if lights and before is not None:
-        first = model.names.index("center_x")
-        values[:, :, first:] = before[:, None, first:]
-    for name in ("e1", "source_e1"):
+    column["source_R_sersic"][:] = torch.log(0.2 * column["theta_E"])
+    column["source_n_sersic"][:] = math.log(1.2)
+    for name in ("e1", "source_e1"):  # not 0, where the axes have no direction
         column[name][:] = 0.01
+    lights = profiles(model.lens_light)
+    for light, start in zip(lights, LIGHT_STARTS[model.lens_light], strict=True):
+        _, _, R_sersic, n_sersic, amp = (column[row.name] for row in light)
+        size, index, amplitude = start
+        R_sersic[:] = torch.log(size * radius[:, None])
+        n_sersic[:] = math.log(index)
+        amp[:] = math.log(amplitude)
+    if lights and before is not None:
+        galaxy = model.columns([*CENTER, *(row for light in lights for row in light)])
+        values[:, :, galaxy] = before[:, None, galaxy]
+    # amplitudes that are fitted: of the source; of all light of the lens galaxy together
+    amplitudes = [model.columns(SOURCE_PROFILE[-1:])]
+    if lights:
+        amplitudes.append(model.columns([light[-1] for light in lights]))
     best = []
     for i, candidates in enumerate(values):
         inverse = problem.inverse[i].flatten()
@@ -460,15 +413,17 @@ def _starts(problem: _Problem, radius: Tensor, before: Tensor | None, count: int
         if model.lens_light:
             both = model.image(candidates).flatten(1) * inverse
             templates.append(both - templates[0])
+        # chi^2 is quadratic in the amplitudes: those that fit best, and what they take from chi^2
         T = torch.stack(templates, 1)  # (choices, amplitudes, pixels)
         normal, projected = T @ T.mT, T @ data
         normal.diagonal(dim1=1, dim2=2).add_(1e-12)
         amps = torch.linalg.solve(normal, projected).clamp(min=1e-6)
-        gain = 2 * (amps * projected).sum(1) - (amps[:, None] @ normal @ amps[..., None])[:, 0, 0]
-        chosen = gain.topk(count).indices
+        curved = (amps[:, None] @ normal @ amps[..., None])[:, 0, 0]
+        taken = 2 * (amps * projected).sum(1) - curved
+        chosen = taken.topk(count).indices
         start = candidates[chosen].clone()
-        for names, amp in zip(amplitudes, amps[chosen].T, strict=True):
-            start[:, [model.names.index(name) for name in names]] += torch.log(amp)[:, None]
+        for columns, amp in zip(amplitudes, amps[chosen].T, strict=True):
+            start[:, columns] += torch.log(amp)[:, None]
         best.append(start)
     return torch.stack(best, 1)
 
@@ -483,7 +438,7 @@ class Fits:
     float32 in units of the noise, 0 where nothing was fitted; ``lensed`` (n, size, size) tells
     where the fitted arcs are brighter than the noise of the sky, with the neighbouring pixels.
     ``flags`` are words of ``FLAGS``, separated by spaces; ``converged`` (n,) tells whether a
-    minimum was found. ``perturbers`` (n, names) are the ``vitdm.lens.substructure.NAMES``. ``gain``
+    minimum was found. ``perturbers`` (n, names) are the ``vitdm.lens.search.NAMES``. ``gain``
     is the photon noise that was assumed.
     """
 
@@ -500,30 +455,25 @@ class Fits:
     gain: float
 
 
-def parameter_names(model: SmoothLens) -> tuple[str, ...]:
-    """Return the names of the parameters as in the catalog: no logarithms."""
-    names = [name.replace("log_", "") for name in model.names]
-    return tuple(f"source_{n}" if n in ("R_sersic", "n_sersic", "amp") else n for n in names)
-
-
-def _fit(images: _Images, model: SmoothLens, gain: Tensor, deadline: float) -> dict[str, Tensor]:
+def _fit(images: _Images, model: SmoothLens, gain: Tensor) -> dict[str, Tensor]:
     """Fit the smooth lens to images that show light; ``gain`` (n,) in units of their noise.
 
     Fits that leave more than noise may be local minima: they are tried again from other starts.
     """
-    start = _coarse(images, model, gain, deadline)
-    found = _refined(start.values, images, model, gain, deadline)
+    start = _coarse(images, model, gain)
+    found = _refined(start.values, images, model, gain)
     rows = torch.nonzero(~(found["chi2"] < RETRY) | ~found["converged"])[:, 0]
     if not len(rows):
         return found
     before = found["values"][rows]
-    other = _coarse(_select(images, rows), model, gain[rows], deadline, before)
-    moved = (other.values - start.values[rows])[:, :7].abs().amax(1)  # of mass and source
+    other = _coarse(_select(images, rows), model, gain[rows], before)
+    places = model.columns([*MASS, *SOURCE_POSITION])
+    moved = (other.values - start.values[rows])[:, places].abs().amax(1)
     elsewhere = moved > ELSEWHERE
     rows = rows[elsewhere]
     if len(rows):
         values = other.values[elsewhere]
-        again = _refined(values, _select(images, rows), model, gain[rows], deadline)
+        again = _refined(values, _select(images, rows), model, gain[rows])
         better = again["chi2"] < found["chi2"][rows]
         for name, values in found.items():
             values[rows[better]] = again[name][better]
@@ -534,9 +484,8 @@ def _coarse(
     images: _Images,
     model: SmoothLens,
     gain: Tensor,
-    deadline: float,
     before: Tensor | None = None,
-) -> _State:
+) -> State:
     """Return the best fits to binned pixels; others than a first one, ``before`` (n, p)."""
     coarse = SmoothLens(
         model.camera.binned(2), model.lens_light, 2 * CORE * model.camera.pixel_scale
@@ -547,34 +496,32 @@ def _coarse(
     if model.lens_light:  # its peak, badly sampled, would outweigh all arcs
         axis = torch.arange(weight.shape[-1]) - (weight.shape[-1] - 1) / 2
         weight = weight * (torch.hypot(axis[:, None], axis) > PEAK)
-    problem = _Problem(coarse, binned, weight, gain, images.clipped)
-    bounds = Bounds(coarse, narrow=True)
+    problem = LensProblem(coarse, binned, weight, gain, images.clipped)
+    bounds = Bounds(coarse.parameters, coarse.camera, start=True)
     count, steps = TRIALS if before is None or model.lens_light else OTHER_TRIALS
     trials = []
     for start in _starts(problem, images.radius, before, count):
-        state = _State.of(problem, bounds.inside(start))
-        _minimise(problem, state, bounds, steps, COARSE, deadline)
+        state = State.of(problem, bounds.inside(start))
+        minimise(problem, state, bounds, steps, COARSE)
         trials.append(state)
     state = _best(trials)
-    _minimise(problem, state, bounds, MAX_STEPS // 2, COARSE, deadline)
+    minimise(problem, state, bounds, MAX_STEPS // 2, COARSE)
     return state
 
 
-def _refined(
-    values: Tensor, images: _Images, model: SmoothLens, gain: Tensor, deadline: float
-) -> dict[str, Tensor]:
+def _refined(values: Tensor, images: _Images, model: SmoothLens, gain: Tensor) -> dict[str, Tensor]:
     """Return the fits to all pixels that start from ``values`` (n, p), and what is told of them."""
     softened = SmoothLens(model.camera, model.lens_light, CORE * model.camera.pixel_scale)
-    problem = _Problem(softened, images.data, images.good, gain, images.clipped)
-    bounds = Bounds(model)
+    problem = LensProblem(softened, images.data, images.good, gain, images.clipped)
+    bounds = Bounds(model.parameters, model.camera)
     rounds = [(softened, softened, COARSE), (softened, model, CONVERGED)]
     if model.lens_light:  # its cusp, where most photons are
         rounds.append((model, model, CONVERGED))
     for noisy, problem.model, tolerance in rounds:
         problem.renew(noisy.image(values))  # the noise depends on the model
-        state = _State.of(problem, values)
+        state = State.of(problem, values)
         steps = MORE_STEPS if model.lens_light > 1 else MAX_STEPS
-        _minimise(problem, state, bounds, steps, tolerance, deadline)
+        minimise(problem, state, bounds, steps, tolerance)
         values = state.values
     rows = torch.arange(len(state.values))
     blocked = bounds.at(state.values)
@@ -584,7 +531,7 @@ def _refined(
     variance = covariance.diagonal(dim1=1, dim2=2)
     bad = (singular > 0)[:, None] | (variance <= 0) | blocked
     search, at_theta = search_of(model.camera), model.names.index("theta_E")
-    source = tuple(1 + model.names.index(name) for name in ("source_x", "source_y"))
+    source = tuple(1 + column for column in model.columns(SOURCE_POSITION))
     perturbers = [
         search(problem.linear(some, index), source, some[:, at_theta])
         for some, index in zip(
@@ -634,7 +581,7 @@ def fit(
     ]
     parts = {name: np.concatenate([part[name] for part in found]) for name in found[0]}
     return Fits(
-        names=parameter_names(model),
+        names=model.names,
         flags=parts.pop("flags").tolist(),
         **parts,
         pixel_scale=pixel_scale,
@@ -664,7 +611,7 @@ def modelled(fits: Fits, settings: LensFit) -> tuple[NDArray, NDArray]:
     camera = Camera.of(settings.size, fits.pixel_scale, settings.psf_fwhm, settings.psf_truncation)
     model = SmoothLens(camera, settings.n_lights, dtype=torch.float64)
     values = torch.tensor(fits.values)
-    logarithms = ["log_" in name for name in model.names]
+    logarithms = [row.logarithmic for row in model.parameters]
     values[:, logarithms] = torch.log(values[:, logarithms])
     return model.image(values).numpy(), model.arcs(values).numpy()
 
@@ -673,9 +620,9 @@ def _fit_batch(
     images: NDArray, model: SmoothLens, settings: LensFit, gain: float
 ) -> dict[str, NDArray]:
     """Fit a batch (k, H, W); the entries of ``Fits`` that have a row for each image."""
-    deadline = time.monotonic() + settings.seconds
     prepared = _prepare(images, model.camera.pixel_scale, settings)
     k, p, size = len(images), len(model.names), model.camera.size
+    at_theta = model.names.index("theta_E")
     values, errors = np.full((2, k, p), math.nan)
     chi2, converged = np.full(k, math.nan), np.zeros(k, bool)
     perturbers = np.full((k, len(NAMES)), math.nan)
@@ -683,7 +630,7 @@ def _fit_batch(
     seen = torch.isfinite(prepared.radius)
     if seen.any():
         rows = torch.nonzero(seen)[:, 0]
-        found = _fit(_select(prepared, rows), model, gain / prepared.unit[rows], deadline)
+        found = _fit(_select(prepared, rows), model, gain / prepared.unit[rows])
         values[rows], errors[rows] = _natural(found, model, _select(prepared, rows))
         rows = rows.numpy()
         chi2[rows], converged[rows] = found["chi2"], found["converged"]
@@ -691,10 +638,11 @@ def _fit_batch(
         perturbers[rows] = found["perturbers"]
         for row, at_bound in zip(rows, found["bound"], strict=True):
             flags = prepared.flags[row]
-            theta_E, source = values[row, 0], np.hypot(*values[row, 5:7])
+            theta_E, error = values[row, at_theta], errors[row, at_theta]
+            source = np.hypot(*values[row, model.columns(SOURCE_POSITION)])
             flags += ["not_converged"] * int(not converged[row])
             flags += ["bound"] * int(at_bound)
-            sure = theta_E > 2 * model.camera.pixel_scale and errors[row, 0] < 0.1 * theta_E
+            sure = theta_E > 2 * model.camera.pixel_scale and error < 0.1 * theta_E
             flags += ["no_ring"] * int(not sure or source > theta_E)
             flags += ["poor"] * int(not chi2[row] < POOR)
     flags = np.array([" ".join(words) for words in prepared.flags], dtype=object)
@@ -715,14 +663,14 @@ def _natural(
 ) -> tuple[NDArray, NDArray]:
     """Return values and errors (k, p) in the units of the images, and without logarithms."""
     values, errors = found["values"].clone(), found["errors"].clone()
-    for k, name in enumerate(model.names):
-        if "log_" in name:
+    for k, row in enumerate(model.parameters):
+        if row.logarithmic:
             values[:, k] = torch.exp(values[:, k])
             errors[:, k] *= values[:, k]
-        if name.endswith(("amp", "sky")):
+        if row.unit == BRIGHTNESS:
             values[:, k] *= images.unit
             errors[:, k] *= images.unit
-        if name == "sky":
+        if row in SKY:
             values[:, k] += images.sky / model.camera.pixel_scale**2
     return values.numpy(), errors.numpy()
 
@@ -744,12 +692,11 @@ def estimate_gain(images: ArrayLike, pixel_scale: float, settings: LensFit) -> f
     """Return the variance of the photon noise per brightness that images (n, H, W) show.
 
     The median, over the images that a smooth lens fits, of what the roughness of their residuals
-    tells (``_gain_of``), after two rounds of fits; 0 if no image shows light.
+    tells (``photon_noise``), after two rounds of fits; 0 if no image shows light.
     """
     images = _checked(images, pixel_scale)
     camera = Camera.of(settings.size, pixel_scale, settings.psf_fwhm, settings.psf_truncation)
     model = SmoothLens(camera, settings.n_lights)
-    deadline = time.monotonic() + settings.seconds * len(images)
     prepared = _prepare(images, pixel_scale, settings)
     rows = torch.nonzero(torch.isfinite(prepared.radius))[:, 0]
     if not len(rows):
@@ -757,10 +704,12 @@ def estimate_gain(images: ArrayLike, pixel_scale: float, settings: LensFit) -> f
     prepared = _select(prepared, rows)
     smooth = np.array([cv2.GaussianBlur(image, (0, 0), 1.0) for image in prepared.data.numpy()])
     smooth = torch.from_numpy(smooth)
-    gain = _gain_of(prepared.data - smooth, smooth, settings.noise_lag) * prepared.unit
+    gain = photon_noise(prepared.data - smooth, smooth, settings.noise_lag) * prepared.unit
     for _ in range(2):
         middle = gain.median().item()
-        found = _fit(prepared, model, middle / prepared.unit, deadline)
-        gain = _gain_of(found["misfit"], found["brightness"], settings.noise_lag) * prepared.unit
+        found = _fit(prepared, model, middle / prepared.unit)
+        gain = (
+            photon_noise(found["misfit"], found["brightness"], settings.noise_lag) * prepared.unit
+        )
         gain = gain[found["chi2"] <= max(POOR, found["chi2"].median().item())]
     return gain.median().item()

@@ -1,22 +1,17 @@
-"""From a raw image to the network's input: sky, region of interest, rotation, crop, stretch."""
+"""Detection of the light in an image, and the region of interest: which of it is the lens."""
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from tqdm import tqdm
 
 from vitdm.config import Preprocess
-from vitdm.data import dataset
 from vitdm.preprocess.background import (
     CLEAN,
     SMALLEST,
@@ -32,8 +27,6 @@ CUT_OFF = 0.05  # what the area of a region counts that the image's edge cuts of
 ARC = 0.6  # of the circle around it: an arc fills less, a galaxy or a star more
 NEAR = 2.0  # times the circle around an arc holds the further images of its source
 SPREAD = 1.5  # peaks of images of one source agree to this factor: lensing keeps the brightness
-MARGIN = 1.1  # a resized region is given this much room
-CHUNK = 256  # images read, processed and written at once
 
 # An image is far too small to be worth OpenCV's threads: waking them costs more than they do.
 cv2.setNumThreads(1)
@@ -106,11 +99,12 @@ def detect(image: ArrayLike, settings: Preprocess) -> Detection:
     """Find the light above ``settings.threshold`` times the noise of the smoothed image.
 
     ``image`` is (height, width), any real numbers; InputError for anything else. The noise is
-    measured after the smoothing, for that is what reduces it, by a factor that depends on how the
-    noise of neighbouring pixels is correlated.
+    measured after the smoothing: how much smoothing reduces it depends on how the noise of
+    neighbouring pixels is correlated.
     """
     sky, sigma, residual, smooth, sigma_smooth, rounding = measure_background(as_image(image))
     span = float(residual.max() - residual.min())
+    # White noise is lowered by 2 sqrt(pi) times the sigma of the Gaussian (in px).
     noise, noise_smooth = sigma, sigma_smooth or sigma / (2 * math.sqrt(math.pi) * SMOOTHING)
     if sigma <= max(CLEAN * span, rounding):
         # What is seen is rounding, if only that to 8 bits, and smoothing does not reduce it: it is
@@ -126,15 +120,14 @@ def detect(image: ArrayLike, settings: Preprocess) -> Detection:
 def find_roi(image: ArrayLike, settings: Preprocess) -> Roi:
     """Find the light of the lens, its centre and its orientation.
 
-    ``image`` is (height, width), any real numbers; InputError for anything else. Of the outer
-    contours of the light above the noise the largest counts, less so the farther it is from the
-    image's centre, where cutouts have their lens and not its neighbours, and if the edge cuts it
-    off. If it is an arc, regions
-    belong to it that may be further images of the same source: about the same circle, and not
-    brighter, for lensing conserves surface brightness. The angle is that of the flux-weighted
-    second moments, tan(2 angle) = 2 mu11 / (mu20 - mu02) (principal axes: Hu 1962,
-    doi:10.1109/TIT.1962.1057692); of its two directions, and of the two sides of the axis, those
-    with the positive third moment are taken.
+    ``image`` is (height, width), any real numbers; InputError for anything else. The main region is
+    the outer contour of the light above the noise with the largest area; areas count less the
+    farther they are from the image's centre, where a cutout has its lens, and if the edge cuts them
+    off. If the main region is an arc, other regions belong to it that may be further images of the
+    same source: about the same circle, and not brighter, for lensing conserves surface brightness.
+    The angle is that of the flux-weighted second moments, tan(2 angle) = 2 mu11 / (mu20 - mu02)
+    (principal axes: Hu 1962, doi:10.1109/TIT.1962.1057692); of its two directions, and of the two
+    sides of the axis, those with the positive third moment are taken.
     """
     return roi_of(detect(image, settings))
 
@@ -152,10 +145,11 @@ def roi_of(light: Detection) -> Roi:
         return Roi(False, *centre, sky=light.sky, sigma=light.sigma)
     if len(contours) > 1:
         contours = _lens(contours, light.smooth)
+    # The region is filled: the gap between a ring and its centre belongs to it.
     mask = cv2.drawContours(np.zeros_like(bright), contours, -1, 1, cv2.FILLED)
     left, top, columns, rows = cv2.boundingRect(mask)
     box = np.s_[top : top + rows, left : left + columns]
-    # Weights that vanish at the edge: a pixel more or less there does not change the shape.
+    # The weights vanish at the edge: a pixel more or less there does not change the shape.
     flux = np.maximum(light.smooth[box] - np.float32(level), 0) * mask[box]
     shape = _shape(flux / max(float(flux.max()), SMALLEST), mask[box])
     outline = np.concatenate(contours)[:, 0] - (left + shape.x, top + shape.y)
@@ -183,6 +177,7 @@ def _lens(contours: Sequence[NDArray], smooth: NDArray[np.float32]) -> list[NDAr
     middle, scale = ((width - 1) / 2, (height - 1) / 2), OFF_CENTRE * min(height, width)
 
     def weight(contour: NDArray) -> float:
+        # 0 if the contour is around the middle, else how far its nearest point is
         distance = max(0.0, -cv2.pointPolygonTest(contour, middle, True)) / scale
         left, top, columns, rows = cv2.boundingRect(contour)
         cut_off = min(left, top, width - left - columns, height - top - rows) <= 0
@@ -192,8 +187,10 @@ def _lens(contours: Sequence[NDArray], smooth: NDArray[np.float32]) -> list[NDAr
     main = max(contours, key=weight)
     lens, peak, reach = [main], _peak(main, smooth), cv2.minEnclosingCircle(main)[1]
     for other in contours:
-        if other is main or _peak(other, smooth) > SPREAD * peak:
+        if other is main or _peak(other, smooth) > SPREAD * peak:  # brighter: another object
             continue
+        # The larger of the two must be an arc: it fills little of the smallest circle around it.
+        # The other is an image of the same source if both lie in a circle not much larger.
         larger, radius = main, reach
         if (other_radius := cv2.minEnclosingCircle(other)[1]) > reach:
             larger, radius = other, other_radius
@@ -204,6 +201,7 @@ def _lens(contours: Sequence[NDArray], smooth: NDArray[np.float32]) -> list[NDAr
 
 
 def _peak(contour: NDArray, smooth: NDArray[np.float32]) -> float:
+    """Return the largest value of the smoothed image (height, width) inside a contour (n, 1, 2)."""
     left, top, columns, rows = cv2.boundingRect(contour)
     region = np.zeros((rows, columns), np.uint8)
     cv2.drawContours(region, [contour], -1, 1, cv2.FILLED, offset=(-left, -top))
@@ -211,6 +209,8 @@ def _peak(contour: NDArray, smooth: NDArray[np.float32]) -> float:
 
 
 class _Shape(NamedTuple):
+    """Centre (px, within the box) and angle, mirrored and elongation as in ``Roi``."""
+
     x: float
     y: float
     angle: float
@@ -219,17 +219,19 @@ class _Shape(NamedTuple):
 
 
 def _shape(flux: NDArray[np.float32], mask: NDArray[np.uint8]) -> _Shape:
-    """Return the shape of a region from the moments of its smoothed flux."""
+    """Return the shape of a region from the moments of its smoothed flux (height, width)."""
     moments = cv2.moments(flux)
-    if not moments["m00"] > 0:
+    if not moments["m00"] > 0:  # no flux: the shape of the region itself
         moments = cv2.moments(mask, binaryImage=True)
     total = moments["m00"]
+    # The eigenvalues of the second moments, middle ± radius, are the squares of the rms axes.
     mu20, mu11, mu02 = (moments[name] / total for name in ("mu20", "mu11", "mu02"))
     middle = 0.5 * (mu20 + mu02) - SMOOTHING**2  # second moments add in a convolution
     radius = math.hypot(0.5 * (mu20 - mu02), mu11)
     pixel = 1 / 12  # the second moment of a single pixel: nothing seen is narrower
     elongation = math.sqrt(max(middle + radius, pixel) / max(middle - radius, pixel))
     angle = 0.5 * math.atan2(2 * mu11, mu20 - mu02)
+    # An axis has two directions: the positive third moment, the skewness, picks the longer tail.
     mu = [moments[name] for name in ("mu30", "mu21", "mu12", "mu03")]
     if _third_moment(mu, angle) < 0:
         angle += math.pi if angle <= 0 else -math.pi
@@ -247,138 +249,3 @@ def _third_moment(mu: list[float], angle: float) -> float:
     """Return the third central moment along a direction (rad) from mu30, mu21, mu12, mu03."""
     cos, sin = math.cos(angle), math.sin(angle)
     return cos**3 * mu[0] + 3 * cos**2 * sin * mu[1] + 3 * cos * sin**2 * mu[2] + sin**3 * mu[3]
-
-
-def process(image: ArrayLike, settings: Preprocess) -> tuple[NDArray[np.float32], Roi]:
-    """Cut, turn and stretch an image into what the network sees: (size, size), float32.
-
-    ``image`` is (height, width), any real numbers and any size; InputError for anything else. The
-    sky is subtracted; the cut is made around the centre of the image or of the region of interest,
-    at the native resolution or, with ``resize``, so that the whole image or region fills it. With
-    ``derotate`` it is turned about its centre, so that the region's major axis lies along +x and
-    points to its longer tail, and mirrored so that the longer tail across is towards +y. What lies
-    beyond the image, and pixels without a number, get the sky's 0. The result is
-    x = (image - sky) / sigma, or arcsinh(x / softening). If no region is found, the cut is around
-    the centre and nothing is turned.
-    """
-    light = detect(image, settings)
-    roi = roi_of(light)
-    return process_light(light, roi, settings), roi
-
-
-def process_light(light: Detection, roi: Roi, settings: Preprocess) -> NDArray[np.float32]:
-    """Return what ``process`` makes of an image whose light and region are already found."""
-    square = cut(light.residual, roi, settings) / np.float32(light.noise)
-    if settings.stretch == "arcsinh":
-        square = np.arcsinh(square / np.float32(settings.softening))
-    return square
-
-
-class Window(NamedTuple):
-    """The square that is cut: its centre (px), turn (deg), mirror, and side (px of the image)."""
-
-    x: float
-    y: float
-    angle: float
-    mirrored: bool
-    side: float
-
-
-def window(shape: tuple[int, int], roi: Roi, settings: Preprocess) -> Window:
-    """Return what is cut of an image of a shape (height, width) with this region of interest."""
-    height, width = shape
-    x, y, side = (width - 1) / 2, (height - 1) / 2, float(max(height, width))
-    if settings.crop == "roi" and roi.found:
-        x, y, side = roi.x, roi.y, 2 * MARGIN * max(roi.radius, 1.0)
-    turn = (roi.angle, roi.mirrored) if settings.derotate and roi.oriented else (0.0, False)
-    return Window(x, y, *turn, side if settings.resize else float(settings.size))
-
-
-def cut(image: NDArray[np.float32], roi: Roi, settings: Preprocess) -> NDArray[np.float32]:
-    """Return the square (size, size) of an image, turned and resized if so set; 0 beyond."""
-    frame = window(image.shape, roi, settings)
-    if frame[2:] == (0.0, False, settings.size):
-        return _slice(image, frame.x, frame.y, settings.size)
-    return _warped(image, frame, settings.size)
-
-
-def _warped(image: NDArray[np.float32], frame: Window, size: int) -> NDArray[np.float32]:
-    """Return a square of an image by cubic interpolation, smoothed to what wider pixels can hold.
-
-    It is turned by -angle, then mirrored top to bottom.
-    """
-    scale, angle = frame.side / size, math.radians(frame.angle)
-    if scale > 1:
-        image = cv2.GaussianBlur(image, (0, 0), 0.5 * math.sqrt(scale**2 - 1))
-    cos, sin = scale * math.cos(angle), scale * math.sin(angle)
-    along, across = np.array([cos, sin]), np.array([-sin, cos]) * (-1 if frame.mirrored else 1)
-    corner = np.array([frame.x, frame.y]) - (size - 1) / 2 * (along + across)
-    return cv2.warpAffine(
-        image,
-        np.column_stack([along, across, corner]),
-        (size, size),
-        flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_CONSTANT,
-        borderValue=0,
-    )
-
-
-def _slice(image: NDArray[np.float32], x: float, y: float, size: int) -> NDArray[np.float32]:
-    """Return the square whose centre is closest to (x, y): whole pixels, 0 beyond the image."""
-    left, top = math.ceil(x - size / 2), math.ceil(y - size / 2)
-    height, width = image.shape
-    square = np.zeros((size, size), np.float32)
-    rows = slice(max(top, 0), min(top + size, height))
-    columns = slice(max(left, 0), min(left + size, width))
-    if rows.start < rows.stop and columns.start < columns.stop:
-        inside = np.s_[
-            rows.start - top : rows.stop - top, columns.start - left : columns.stop - left
-        ]
-        square[inside] = image[rows, columns]
-    return square
-
-
-def process_dataset(
-    dataset_folder: str | Path, out: str | Path, settings: Preprocess, progress: bool = True
-) -> None:
-    """Process every image of a dataset into a dataset of its own, chunk by chunk.
-
-    The catalog gets the columns of ``Roi``: roi_x, roi_y (px), roi_angle (deg; empty where the
-    region has no orientation), roi_found, roi_oriented, roi_mirrored (0 or 1), roi_elongation,
-    noise_sigma (image units).
-    """
-    started = time.time()
-    source = dataset.Dataset.open(dataset_folder)
-    catalog = source.catalog.copy()
-
-    def chunks() -> Iterator[NDArray[np.float32]]:
-        regions = []
-        for images in _chunks(source, "preprocess", progress):
-            processed, rois = zip(*(process(image, settings) for image in images), strict=True)
-            regions += [roi.columns for roi in rois]
-            yield np.stack(processed)
-        # The catalog is written after the images: by then its new columns are there.
-        catalog[list(regions[0])] = pd.DataFrame(regions, index=catalog.index)
-
-    dataset.write(
-        out,
-        chunks(),
-        catalog,
-        rule="preprocess",
-        config=settings,
-        inputs=[source.folder / "images.npy", source.folder / "catalog.csv"],
-        started=started,
-    )
-
-
-def stream(source: dataset.Dataset, label: str, progress: bool = True) -> Iterator[NDArray]:
-    """Yield the images of a dataset one by one, read chunk by chunk, with a progress bar."""
-    for chunk in _chunks(source, label, progress):
-        yield from chunk
-
-
-def _chunks(source: dataset.Dataset, label: str, progress: bool) -> Iterator[NDArray]:
-    with tqdm(total=len(source.images), desc=label, unit="image", disable=not progress) as bar:
-        for chunk in source.blocks(CHUNK):
-            yield chunk
-            bar.update(len(chunk))

@@ -1,0 +1,226 @@
+"""Fits of the smooth lenses of a whole dataset on disk: written in shards, merged, read again."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from vitdm.config import SPLITS, LensFit
+from vitdm.data import dataset
+from vitdm.errors import InputError
+from vitdm.lens import search
+from vitdm.lens.fit import Fits, estimate_gain, fit
+from vitdm.lens.parameters import parameters
+from vitdm.lens.residuals import features
+from vitdm.provenance import atomic, check_replaceable, sidecar
+
+FITS_FILES = ("fits.csv", "residuals.npy", "provenance.json")
+SAMPLE = 64  # images at most, of all splits but the last, that tell the photon noise of all
+
+
+def fit_dataset(
+    dataset_folder: str | Path,
+    out: str | Path,
+    settings: LensFit,
+    shard: tuple[int, int] = (0, 1),
+    progress: bool = True,
+) -> None:
+    """Fit a smooth lens to the images of a dataset; write shard ``(k, of)`` to the folder ``out``.
+
+    ``fits.csv`` has id, ``fit_converged`` (0 or 1), ``fit_flags``, the parameters with their errors
+    (``fit_..._error``) and the ``residuals.COLUMNS``; what has no value is an empty cell.
+    ``residuals.npy`` is (n, size, size) float32. A shard consists of whole batches, so that the
+    shards, merged, are the same bytes whatever their number. InputError if the dataset does not
+    state its pixel scale.
+    """
+    started = time.time()
+    k, of = shard
+    if not 0 <= k < of:
+        raise InputError(f"shard {k}/{of}: expected k/n with 0 <= k < n")
+    check_replaceable(out, FITS_FILES)
+    source = dataset.Dataset.open(dataset_folder)
+    pixel_scale = json.loads((source.folder / "dataset.json").read_text()).get("pixel_scale")
+    if pixel_scale is None:
+        raise InputError(
+            f"{source.folder / 'dataset.json'}: found no pixel_scale; expected arcsec per pixel "
+            "(vitdm ingest --pixel-scale)"
+        )
+    n, size = len(source.images), settings.size
+    gain = settings.gain
+    if gain is None:
+        known = np.flatnonzero(source.catalog["split"].isin(SPLITS[:-1]))
+        spread = known[np.unique(np.linspace(0, len(known) - 1, SAMPLE).round().astype(int))]
+        gain = estimate_gain(source.images[spread], pixel_scale, settings)
+    batches = math.ceil(n / settings.batch)
+    first, last = (min(n, batches * i // of * settings.batch) for i in (k, k + 1))
+    bar = tqdm(
+        range(first, last, settings.batch),
+        desc=f"lensfit {k + 1}/{of}",
+        unit="batch",
+        disable=not progress,
+    )
+    tables = []
+    with atomic(out) as folder:
+        folder.mkdir()
+        with open(folder / "residuals.npy", "wb") as file:
+            _header(file, last - first, size)
+            for start in bar:
+                rows = slice(start, min(start + settings.batch, last))
+                fits = fit(source.images[rows], pixel_scale, settings, gain)
+                file.write(fits.residual.astype("<f4").tobytes())
+                tables.append(_rows(fits, source.catalog["id"].to_numpy()[rows]))
+        table = pd.concat(tables or [_rows(_nothing(settings), np.empty(0, str))])
+        table.to_csv(folder / "fits.csv", index=False, float_format="%.7g")
+        sidecar(
+            folder / "provenance.json",
+            rule="lensfit",
+            config=settings,
+            inputs=[source.folder / "images.npy", source.folder / "catalog.csv"],
+            started=started,
+            rows=[first, last],
+            n=n,
+            camera={
+                "lensfit": settings.model_copy(update={"gain": gain}),
+                "pixel_scale": pixel_scale,
+            },
+        )
+
+
+def _header(file: BinaryIO, n: int, size: int) -> None:
+    header = {"descr": "<f4", "fortran_order": False, "shape": (n, size, size)}
+    np.lib.format.write_array_header_1_0(file, header)
+
+
+def _nothing(settings: LensFit) -> Fits:
+    """Return fits of no images."""
+    names = tuple(row.name for row in parameters(settings.n_lights))
+    values, images = np.empty((0, len(names))), np.empty((0, settings.size, settings.size))
+    perturbers = np.empty((0, len(search.NAMES)))
+    return Fits(
+        names=names,
+        values=values,
+        errors=values,
+        chi2=np.empty(0),
+        converged=np.empty(0, bool),
+        flags=[],
+        perturbers=perturbers,
+        residual=images,
+        lensed=images,
+        pixel_scale=1.0,
+        gain=0.0,
+    )
+
+
+def _rows(fits: Fits, ids: NDArray) -> pd.DataFrame:
+    """Return a row for each fit: id, whether it converged, flags, parameters, errors, features."""
+    columns: dict[str, Any] = {
+        "id": ids,
+        "fit_converged": fits.converged.astype(int),
+        "fit_flags": fits.flags,
+    }
+    for k, name in enumerate(fits.names):
+        columns[f"fit_{name}"] = fits.values[:, k]
+        columns[f"fit_{name}_error"] = fits.errors[:, k]
+    measured = features(fits)
+    return pd.DataFrame(columns | {n: measured[n] for n in measured if n not in columns})
+
+
+def merge_fits(shards: Sequence[str | Path], out: str | Path) -> None:
+    """Join the shards of one fit, in any order; the result is that of a fit in one piece.
+
+    InputError if some rows are missing or fitted twice, or if the shards do not belong together.
+    """
+    started = time.time()
+    check_replaceable(out, FITS_FILES)
+    parts = sorted((_provenance(Path(shard)) for shard in shards), key=lambda part: part[0]["rows"])
+    if not parts:
+        raise InputError(f"{out}: nothing to merge; expected at least one folder")
+    whole, origin = parts[0]
+    expected = 0
+    for other, shard in parts:
+        for key in ("config_sha256", "inputs", "n", "camera"):
+            # the same images may have been seen from another folder
+            found, wanted = (
+                sorted(entry[key].values()) if key == "inputs" else entry[key]
+                for entry in (other, whole)
+            )
+            if found != wanted:
+                raise InputError(f"{shard}: {key} differs from that of {origin}")
+        first, last = other["rows"]
+        if first != expected:
+            raise InputError(f"{shard}: found rows from {first} on; expected row {expected} next")
+        expected = last
+    if expected != whole["n"]:
+        raise InputError(f"{out}: found {expected} rows in all shards; expected {whole['n']}")
+    with atomic(out) as folder:
+        folder.mkdir()
+        with (folder / "fits.csv").open("w") as table:
+            for i, (_, shard) in enumerate(parts):
+                lines = (shard / "fits.csv").read_text().splitlines(keepends=True)
+                table.writelines(lines[min(i, 1) :])
+        with (folder / "residuals.npy").open("wb") as file:
+            for i, (_, shard) in enumerate(parts):
+                with (shard / "residuals.npy").open("rb") as source:
+                    np.lib.format.read_magic(source)
+                    shape, _, _ = np.lib.format.read_array_header_1_0(source)
+                    if i == 0:
+                        _header(file, whole["n"], shape[1])
+                    shutil.copyfileobj(source, file)
+        sidecar(
+            folder / "provenance.json",
+            rule="lensfit",
+            inputs=[shard / "fits.csv" for _, shard in parts],
+            started=started,
+            config_sha256=whole["config_sha256"],
+            rows=[0, whole["n"]],
+            n=whole["n"],
+            camera=whole["camera"],
+        )
+
+
+def _provenance(shard: Path) -> tuple[dict[str, Any], Path]:
+    """Return the sidecar of a shard, and its folder."""
+    missing = [name for name in FITS_FILES if not (shard / name).is_file()]
+    if missing:
+        raise InputError(f"{shard}: no fits of lenses: {', '.join(missing)} missing")
+    try:
+        return dict(json.loads((shard / "provenance.json").read_text())), shard
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{shard / 'provenance.json'}: cannot be read: {error}") from error
+
+
+def read_residuals(fits: str | Path, ids: pd.Series, size: int) -> NDArray[np.float32]:
+    """Return the residual maps (n, size, size) of images, mapped from file, in units of the noise.
+
+    ``fits`` is a folder of ``fit_dataset``; of larger maps the middle is taken. InputError if
+    it is of other images, or another size.
+    """
+    missing = [name for name in FITS_FILES if not (Path(fits) / name).is_file()]
+    if missing:
+        raise InputError(f"{fits}: no fits of lenses: {', '.join(missing)} missing")
+    found = dataset.read_catalog(Path(fits) / "fits.csv")["id"]
+    maps = np.load(Path(fits) / "residuals.npy", mmap_mode="r")
+    if list(found) != list(ids):
+        raise InputError(f"{fits}: found fits of other images than those of the dataset")
+    rim = (maps.shape[-1] - size) // 2
+    if maps.shape != (len(ids), size + 2 * rim, size + 2 * rim) or rim < 0:
+        raise InputError(
+            f"{fits}: found residuals of shape {maps.shape}; expected {(len(ids), size, size)}"
+        )
+    return middle(maps, size)
+
+
+def middle(maps: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    """Return the middle (n, size, size) of maps (n, side, side)."""
+    rim = (maps.shape[-1] - size) // 2
+    return maps[:, rim : rim + size, rim : rim + size]
