@@ -256,8 +256,8 @@ print(f"a region is found in {100 * roi_found:.2f} % of the development images")
 #
 # A lens is the same lens when it is turned, mirrored, moved, dimmed or seen through a little more
 # noise. That is a test which needs no truth: change a raw image, process it, and correlate the
-# result with what becomes of the unchanged image, pixel by pixel. `vitdm invariance` does so for
-# three procedures on the same images:
+# result with what becomes of the unchanged image, pixel by pixel. `python -m studies
+# invariance` does so for three procedures on the same images:
 #
 # - **turned**: ours, turned, mirrored and cut around the light,
 # - **as it is**: ours, cut around the image's centre, the default of this article,

@@ -378,7 +378,7 @@ def merge(parts: Sequence[str | Path], settings: Config, out: str | Path) -> Non
     for part in map(Path, parts):
         missing = [file for file in FILES if not (part / file).is_file()]
         if missing:
-            raise InputError(f"{part}: no answers of vitdm real-sky: {', '.join(missing)} missing")
+            raise InputError(f"{part}: no answers of real-sky: {', '.join(missing)} missing")
         folders.setdefault(part.parent.name, []).append(part)
     expected = sorted(f"seed{k}" for k in range(settings.real_sky.seeds))
     for name, those in folders.items():

@@ -259,7 +259,7 @@ def test_what_is_refused(toy, tmp_path, capsys):
             real_sky.measure(sample, altered, name, 0, tmp_path / "out")
     with pytest.raises(InputError, match="labelled: found seed0; expected .*, with seed0, seed1"):
         real_sky.merge([place / "answers/labelled/seed0"], settings, tmp_path / "all")
-    with pytest.raises(InputError, match="no answers of vitdm real-sky"):
+    with pytest.raises(InputError, match="no answers of real-sky"):
         real_sky.merge([tmp_path], settings, tmp_path / "all")
     assert not (tmp_path / "all").exists() and not (tmp_path / "out").exists()
     arguments = ["--config", str(path), "--out", str(tmp_path / "out")]
