@@ -14,7 +14,8 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from studies.plots import lenses, save, style
+from studies.plots import lenses
+from studies.plots.style import save, style
 from vitdm import provenance
 from vitdm.simulation import simulate
 from vitdm.simulation.population import load_population

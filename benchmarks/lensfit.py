@@ -38,7 +38,8 @@ import torch
 from matplotlib.ticker import LogLocator
 from sklearn.metrics import roc_auc_score
 
-from studies import ceiling, plots
+from studies import ceiling
+from studies.plots import style as plots
 from vitdm.config import LensFit
 from vitdm.lens import Camera, Fits, SmoothLens, estimate_gain, features, fit, settings_for
 from vitdm.lens.fit import POOR, LensProblem

@@ -39,9 +39,9 @@ from matplotlib.ticker import LogLocator
 from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 
-from studies import plots
+from studies.plots import style as plots
 from vitdm.config import Model
-from vitdm.model.train import Batches
+from vitdm.model.training import Batches
 from vitdm.model.vit import ViT
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -47,7 +47,12 @@ import pandas as pd
 from IPython.display import display
 
 from studies import config as workflow
-from studies import plots, real_lenses, subhalo_distance
+from studies import real_lenses, subhalo_distance
+from studies.plots import data as data_plots
+from studies.plots import lensfit as lensfit_plots
+from studies.plots import populations as populations_plots
+from studies.plots import processing as processing_plots
+from studies.plots import style
 from vitdm import config, features, preprocess
 from vitdm.data import dataset, readers
 from vitdm.evaluation import metrics
@@ -115,7 +120,10 @@ pd.crosstab(catalog["class"], catalog["split"]).loc[classes, list(config.SPLITS)
 if simulated:
     same = {"id": catalog["id"].iloc[0], "class": classes, "seed": out.config.seed}
     out.figure(
-        plots.perturbations(plots.simulated(pd.DataFrame(same), population)), "perturbations"
+        populations_plots.perturbations(
+            populations_plots.simulated(pd.DataFrame(same), population)
+        ),
+        "perturbations",
     )
 else:
     print("How these images were made is not known here, so this figure is not drawn.")
@@ -147,9 +155,9 @@ if simulated:
 
 # %%
 chosen = catalog[catalog["split"] == "train"].groupby("class").head(5)["class"]
-gallery = [plots.Example(processed.images[row], kind) for row, kind in chosen.items()]
+gallery = [populations_plots.Example(processed.images[row], kind) for row, kind in chosen.items()]
 pixel_scale = population.instrument.pixel_scale if simulated else None
-out.figure(plots.population_gallery(gallery, pixel_scale), "lens_gallery")
+out.figure(populations_plots.population_gallery(gallery, pixel_scale), "lens_gallery")
 
 # %% [markdown]
 # Within a row the images differ mostly because the source stands at another place behind the lens
@@ -171,7 +179,7 @@ lights = [preprocess.detect(raw.images[row], settings) for row in sample]
 outside = [light.residual[light.mask == 0] / light.noise for light in lights]
 sky = np.concatenate([pixels[::7] for pixels in outside])
 sigma = float(np.median([light.sigma for light in lights]))
-out.figure(plots.noise_histogram(sky, sigma), "noise")
+out.figure(data_plots.noise_histogram(sky, sigma), "noise")
 print(f"{100 * zero_pixel_fraction:.1f} % of all pixels are exactly 0")
 
 # %% [markdown]
@@ -227,7 +235,7 @@ example = development[np.argmax(elongated)]
 image = np.array(raw.images[example])
 light = preprocess.detect(image, settings)
 square, roi = preprocess.process(image, settings)
-out.figure(plots.processing_steps(image, light, roi, square), "processing_steps")
+out.figure(processing_plots.processing_steps(image, light, roi, square), "processing_steps")
 print(
     f"sky {light.sky:.4g}, noise {light.sigma:.4g}, region {roi.area} px², angle {roi.angle:.0f}°"
 )
@@ -279,7 +287,7 @@ for name, folder in folders.items():
     tables.append(pd.read_csv(where / "invariance.csv", dtype={"id": str}).assign(population=name))
     summaries[name] = json.loads((where / "invariance.json").read_text())
 tested = pd.concat(tables, ignore_index=True)
-out.figure(plots.invariance(tested[tested["oriented"] == 1]), "invariance")
+out.figure(processing_plots.invariance(tested[tested["oriented"] == 1]), "invariance")
 
 # %% [markdown]
 # Lines are medians over the images that have an orientation, bands hold the central 90 % of them. A
@@ -337,10 +345,12 @@ for name, image in readers.load_images([file for file in there if readers.suffix
     frame = preprocess.window(image.shape, roi, turned)
     crop = preprocess.process_light(light, roi, turned)
     shown = np.arcsinh(light.residual / (3 * light.noise))
-    real.append(plots.RealLens(Path(name).stem.split("_npix")[0], shown, roi, frame, crop))
+    real.append(
+        processing_plots.RealLens(Path(name).stem.split("_npix")[0], shown, roi, frame, crop)
+    )
     values.append(features.measure(image, settings, out.config.features))
 if real:
-    out.figure(plots.real_lenses(real), "real_lenses")
+    out.figure(processing_plots.real_lenses(real), "real_lenses")
     print(f"found: {sum(lens.roi.found for lens in real)} of {len(real)}")
 else:
     print("No real images here.")
@@ -386,9 +396,9 @@ for kind in classes:
         light = preprocess.detect(np.array(raw.images[row]), settings)
         lens = features.Measured(light, preprocess.roi_of(light))
         if lens.circle:
-            rings[plots.NAMES[kind]] = (light.residual / light.noise, lens.circle, lens.ring)
+            rings[style.NAMES[kind]] = (light.residual / light.noise, lens.circle, lens.ring)
             break
-out.figure(plots.unrolled_rings(rings, morphology.SMOOTH_ORDERS + 1), "unrolled_rings")
+out.figure(processing_plots.unrolled_rings(rings, morphology.SMOOTH_ORDERS + 1), "unrolled_rings")
 
 # %% [markdown]
 # (a) The fitted circle, and the annulus that is unrolled. (b) The annulus, azimuth to the right.
@@ -415,7 +425,7 @@ shown.set_properties(**{"text-align": "left", "white-space": "normal"})
 names = definitions.feature_names(out.config.features)
 units = {name: definitions.definitions(out.config.features)[name].unit for name in names}
 by_class = measured.loc[development, names].assign(**{"class": catalog["class"]})
-out.figure(plots.feature_distributions(by_class, units), "feature_distributions")
+out.figure(data_plots.feature_distributions(by_class, units), "feature_distributions")
 
 # %% [markdown]
 # One panel a feature, one line a class, each histogram of unit area over the images in which the
@@ -479,14 +489,14 @@ if fitted and simulated:
         for at in ((0.5, 0.85) if kind != "no_sub" else (0.5,))
     ]
     rows = [row for _, row in picked]
-    lenses = plots.simulated(catalog.iloc[rows], population, raw.images[rows])
+    lenses = populations_plots.simulated(catalog.iloc[rows], population, raw.images[rows])
     maps = np.load(out.results / "lensfit" / "residuals.npy", mmap_mode="r")
     power = used["fit_fourth_power"]
-    labels = [f"{plots.NAMES[kind]}\n$S_4$ = {power[row]:.0f}" for kind, row in picked]
+    labels = [f"{style.NAMES[kind]}\n$S_4$ = {power[row]:.0f}" for kind, row in picked]
     drawn = [
         (label, lens, maps[row]) for label, lens, row in zip(labels, lenses, rows, strict=True)
     ]
-    out.figure(plots.residual_maps(drawn), "residual_maps")
+    out.figure(lensfit_plots.residual_maps(drawn), "residual_maps")
 
 # %% [markdown]
 # Above, the images; the number is the mean fourth power of the residual, of sums over 3 × 3 pixels,
@@ -510,7 +520,7 @@ for name, folder in folders.items() if fitted and simulated else []:
 main = Path(out.config.population).stem
 side_by_side = {name: fitted_theta_E[name] for name in (main, "model_i") if name in fitted_theta_E}
 if side_by_side:
-    out.figure(plots.einstein_radii(side_by_side), "einstein_radii")
+    out.figure(lensfit_plots.einstein_radii(side_by_side), "einstein_radii")
 alone = {}
 for name, table in side_by_side.items():
     truth = (table["class"] != "no_sub").to_numpy(int)
@@ -545,7 +555,7 @@ for name in side_by_side:
         pointed[name] = (each, subhalo_distance.found_by_mass(each, subhalo_distance.MASS_BINS))
         display(pointed[name][1].round(2).style.set_caption(name).hide(axis="index"))
 if pointed:
-    out.figure(plots.subhalo_distance(pointed, subhalo_distance.FOUND), "subhalo_distance")
+    out.figure(lensfit_plots.subhalo_distance(pointed, subhalo_distance.FOUND), "subhalo_distance")
 
 # %% [markdown]
 # Above, each point is an image; below the dashed line the peak is within 0.2″, four pixels, of the
@@ -574,8 +584,8 @@ if cutouts:
     real_fits, images, fit = real_lenses.fit_cutouts(cutouts, slacs)
     maps = zip(images, *modelled(fit, slacs.lensfit), fit.residual, strict=True)
     told = real_fits[["name", "theta_E", "chi2_full", "flags"]].itertuples(index=False)
-    pairs = [plots.RealFit(*row, *shown) for row, shown in zip(told, maps, strict=True)]
-    out.figure(plots.real_residuals(pairs), "real_residuals")
+    pairs = [lensfit_plots.RealFit(*row, *shown) for row, shown in zip(told, maps, strict=True)]
+    out.figure(lensfit_plots.real_residuals(pairs), "real_residuals")
     out.table(real_fits, "real_fits")
     display(real_fits.round(4))
     for name in ("chi2_white", "chi2_shared", "chi2_masked", "chi2_full", "chi2_beyond"):
@@ -636,13 +646,13 @@ for file in out.config.populations.files if simulated else []:
     other, folder = load_population(file), out.results / "populations" / Path(file).stem
     sample = dataset.Dataset.open(folder / "dataset")
     shown, scale = sample.catalog.groupby("class").head(4), other.instrument.pixel_scale
-    examples = plots.simulated(shown, other, sample.images[shown.index])
+    examples = populations_plots.simulated(shown, other, sample.images[shown.index])
     print(f"{other.name}: {other.description}")
-    out.figure(plots.population_gallery(examples, scale), f"gallery_{folder.name}")
+    out.figure(populations_plots.population_gallery(examples, scale), f"gallery_{folder.name}")
     radius = dataset.read_catalog(folder / "features.csv")["ring_radius"]
     answer = folder / "ceiling" / "ceiling.json"
     limits = json.loads(answer.read_text()) if answer.exists() else {}
-    for kind in [name for name in plots.NAMES if name in set(shown["class"]) - {"no_sub"}]:
+    for kind in [name for name in style.NAMES if name in set(shown["class"]) - {"no_sub"}]:
         there = sample.catalog["class"].isin(["no_sub", kind]) & radius.notna()
         labels = (sample.catalog["class"][there] == kind).to_numpy(int)
         size = metrics.bootstrap_interval(
@@ -673,7 +683,7 @@ for file in out.config.populations.files if simulated else []:
 if rows:
     table = pd.concat(rows, ignore_index=True)
     out.table(table, "populations")
-    out.figure(plots.populations_compared(table), "populations")
+    out.figure(populations_plots.populations_compared(table), "populations")
     display(table.round(3))
 else:
     print("No populations are set side by side in this run.")

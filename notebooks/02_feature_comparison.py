@@ -44,7 +44,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from studies import plots
+from studies.plots import selection as selection_plots
+from studies.plots import style
 from vitdm.data import dataset
 from vitdm.evaluation import metrics
 
@@ -125,7 +126,7 @@ ranking.set_index("name")[ends].head(10).round(3)
 
 # %%
 scores = pd.read_csv(folder / "scores.csv")
-out.figure(plots.feature_auc(ranking, scores), "feature_auc")
+out.figure(selection_plots.feature_auc(ranking, scores), "feature_auc")
 best = ranking.iloc[0]
 print(
     f"best: {best['name']}, {best['roc_auc']:.3f} "
@@ -167,7 +168,7 @@ print(
 
 # %%
 correlation = pd.read_csv(folder / "correlation.csv").set_index("name")
-out.figure(plots.feature_correlation(correlation, ranking), "feature_correlation")
+out.figure(selection_plots.feature_correlation(correlation, ranking), "feature_correlation")
 sizes = ranking["cluster"].value_counts()
 print(f"{len(sizes)} clusters at |rho| >= {settings.correlation}, {(sizes > 1).sum()} of several:")
 for cluster in sizes.index[sizes > 1]:
@@ -208,7 +209,7 @@ scores[columns].round(3)
 
 # %%
 importance = pd.read_csv(folder / "importance.csv")
-figure = plots.feature_importance(importance, settings.importance_sd)
+figure = selection_plots.feature_importance(importance, settings.importance_sd)
 out.figure(figure, "feature_importance")
 
 # %% [markdown]
@@ -223,7 +224,7 @@ trees = predictions["gradient_boosting"].to_numpy()
 called = trees > metrics.threshold_at_fpr(truth, trees, 0.1)
 for name in [name for name in dataset.CLASSES if name in set(predictions["class"])]:
     part = (predictions["class"] == name).to_numpy()
-    print(f"{plots.NAMES[name]:16s} {called[part].mean():.3f} of {part.sum()}")
+    print(f"{style.NAMES[name]:16s} {called[part].mean():.3f} of {part.sum()}")
 
 # %% [markdown]
 # ## 2.4 Which features are kept for the model
@@ -266,7 +267,7 @@ for name, one in rankings.items():
     side[f"significant_{name}"] = one["significant"].map({True: "yes", False: "no"}).to_numpy()
 if out.config.data == "simulate" and out.config.populations.files:
     out.table(side, "feature_populations")
-    out.figure(plots.feature_populations(rankings), "feature_populations")
+    out.figure(selection_plots.feature_populations(rankings), "feature_populations")
 else:
     print("No other populations in this configuration.")
 
@@ -329,7 +330,9 @@ for key, gain in gains.items():
     ends = f"{gain.low:+.4f} to {gain.high:+.4f}"
     print(f"{pairs[key][2]}: {gain.value:+.4f} ± {gain.sd:.4f} ({ends}), {verdict} its error")
 if gains:
-    out.figure(plots.feature_gain({pairs[key][2]: g for key, g in gains.items()}), "feature_gain")
+    out.figure(
+        selection_plots.feature_gain({pairs[key][2]: g for key, g in gains.items()}), "feature_gain"
+    )
     if len(seeds) == 1:
         print("One seed only: the scatter between trainings is unknown and not in these errors.")
 else:

@@ -46,15 +46,20 @@ import torch
 from IPython.display import display
 from scipy import special
 
-from studies import plots
+from studies.plots import comparison as comparison_plots
+from studies.plots import diagrams
+from studies.plots import efficiency as efficiency_plots
+from studies.plots import model as model_plots
+from studies.plots.words import setting_name
 from vitdm import config, preprocess
 from vitdm.data import dataset
 from vitdm.evaluation import metrics
 from vitdm.features import selected
 from vitdm.lens import fit as fit_lens
 from vitdm.lens import modelled
-from vitdm.model import train
 from vitdm.model import vit as model
+from vitdm.model.networks import new_network
+from vitdm.model.runs import load_run
 
 settings = out.config
 data = dataset.Dataset.open(out.results / "processed")
@@ -97,7 +102,7 @@ frame = preprocess.window(image.shape, roi, settings.preprocess)
 name = "spt_lsa_features" if "spt_lsa_features" in settings.runs else list(settings.runs)[-1]
 scored = pd.read_csv(out.results / f"runs/{name}_seed0/predictions.csv", dtype={"id": str})
 scores = scored.set_index("id").loc[raw.catalog["id"][row], [f"p_{kind}" for kind in classes]]
-lens = plots.Lens(
+lens = diagrams.Lens(
     image, roi, frame, square, smooth, residual, dict(zip(classes, scores, strict=True))
 )
 choice = out.results / "selection" / "selection.json"
@@ -106,10 +111,10 @@ joined = selected.joined_features(settings.model, settings.features, choice)
 n_joined = len(groups if joined is None else joined) if settings.model.features else 0
 n_fit = sum(group == "lensfit" for group in groups.values())
 lines = [f"{len(groups) - n_fit} of the image"] + [f"{n_fit} of the fit"] * bool(n_fit)
-searched = [plots.setting_name(key).partition(" [")[0] for key in settings.tune.space]
+searched = [setting_name(key).partition(" [")[0] for key in settings.tune.space]
 counts = raw.catalog["split"].value_counts()
 lines = ["physics features", *lines, f"{n_joined} joined"]
-out.figure(plots.pipeline(lens, lines, settings.model, searched, counts), "pipeline")
+out.figure(diagrams.pipeline(lens, lines, settings.model, searched, counts), "pipeline")
 print(f"{name}: " + ", ".join(f"{key} {value:.3f}" for key, value in lens.scores.items()))
 
 # %% [markdown]
@@ -202,7 +207,7 @@ print(f"numbers a token: {patch_size**2} plain, {5 * patch_size**2} with SPT")
 # $\sqrt d$, more even if above. Right, that temperature of each head.
 
 # %%
-runs = {name: train.load_run(out.results / "runs" / f"{name}_seed0") for name in settings.runs}
+runs = {name: load_run(out.results / "runs" / f"{name}_seed0") for name in settings.runs}
 one_channel = {
     name: run
     for name, run in runs.items()
@@ -213,7 +218,7 @@ both = [
 ]
 if not both:  # nothing to look into: a model that has not learnt
     switched = settings.model.model_copy(update={"spt": True, "lsa": True, "features": False})
-    both = [train.new_model(switched, side, len(classes), 0)]
+    both = [new_network(switched, side, len(classes), 0)]
 network = both[0].eval()
 p, first = network.settings.patch_size, network.blocks[0]
 stack = model.shift_patches(torch.from_numpy(square)[None, None], p)[0]
@@ -231,10 +236,10 @@ with torch.inference_mode():
 temperatures = 1 / (scales * root).numpy()
 head = int(plain.diagonal(dim1=1, dim2=2).mean(dim=1).argmax())
 matrices = (part[head].numpy() for part in (likeness, plain, local))
-drawn = plots.Head(*matrices, temperature=temperatures[0, head])
+drawn = diagrams.Head(*matrices, temperature=temperatures[0, head])
 parts = (stack.numpy(), brightest, values.numpy(), tokens[0].numpy())
 has_class = network.settings.pool == "cls"
-out.figure(plots.spt_lsa(*parts, drawn, temperatures, has_class), "spt_lsa")
+out.figure(diagrams.spt_lsa(*parts, drawn, temperatures, has_class), "spt_lsa")
 
 # %% [markdown]
 # ### Where the class token looks
@@ -270,7 +275,7 @@ def over_patches(run, images):
 
 
 maps = {settings.runs[name].label: over_patches(runs[name], examples) for name in looked_at}
-out.figure(plots.attention(examples, classes, maps), "attention")
+out.figure(model_plots.attention(examples, classes, maps), "attention")
 print("drawn:", ", ".join(maps), "(at most four heads each)")
 if settings.model.pool == "mean":
     print("pool is 'mean', there is no class token: the mean over all tokens is drawn instead.")
@@ -329,7 +334,7 @@ def similarity(run):
 
 
 alike = {settings.runs[name].label: similarity(runs[name]) for name in looked_at}
-out.figure(plots.position_similarity(alike), "positions")
+out.figure(model_plots.position_similarity(alike), "positions")
 for label, values in alike.items():
     place = np.stack(np.indices(values.shape[:2]), axis=-1).reshape(-1, 2)
     apart = np.abs(place[:, None] - place).sum(axis=-1)  # rows and columns between two patches
@@ -396,7 +401,7 @@ for name, override in settings.runs.items():
         histories.append(pd.read_csv(folder / "history.csv").assign(**identity))
         predictions[name, seed] = pd.read_csv(folder / "predictions.csv", dtype={"id": str})
 trained = pd.DataFrame(trained)
-out.figure(plots.training_history(pd.concat(histories)), "training_history")
+out.figure(model_plots.training_history(pd.concat(histories)), "training_history")
 
 # %% [markdown]
 # ## 3.5 Which idea helps?
@@ -409,7 +414,7 @@ out.figure(plots.training_history(pd.concat(histories)), "training_history")
 # the points within a row is what the random start of the training does by itself.
 
 # %%
-out.figure(plots.runs(trained), "runs")
+out.figure(model_plots.runs(trained), "runs")
 
 # %% [markdown]
 # The standard deviation `sd` is taken over the seeds (empty with one seed). `seconds` is the mean
@@ -529,7 +534,7 @@ if settings.efficiency.curves:
     several = trained.index[trained > min(1, trained.max() - 1)]  # one number is no curve
     shown = curves[curves["population"].isin(several)]
     published = pd.read_csv("paper/published.csv")
-    out.figure(plots.data_efficiency(shown, labels, other, published), "data_efficiency")
+    out.figure(efficiency_plots.data_efficiency(shown, labels, other, published), "data_efficiency")
 
 # %%
 if len(curves):
@@ -587,9 +592,9 @@ if "spt_lsa_all" in runs:
 
 # %%
 if {"model_i", "model_i_sizes"} <= set(curves.get("population", [])):
-    loss = plots.shortcut_table(curves, "model_i", "model_i_sizes")
+    loss = efficiency_plots.shortcut_table(curves, "model_i", "model_i_sizes")
     loss = loss.dropna(subset="roc_auc_there")  # what was scored on both
-    out.figure(plots.shortcut_loss(loss, labels), "shortcut_loss")
+    out.figure(efficiency_plots.shortcut_loss(loss, labels), "shortcut_loss")
     out.table(loss.assign(label=loss["model"].map(labels)), "shortcut_loss")
     display(loss.round(4))
 
@@ -625,7 +630,7 @@ fair = next(
 if fair:
     trials = pd.read_csv(fair / "comparison.csv")
     epochs = pd.read_csv(fair / "comparison_history.csv")
-    out.figure(plots.comparison(trials, epochs), "comparison")
+    out.figure(comparison_plots.comparison(trials, epochs), "comparison")
     gains = pd.read_csv(fair / "comparison_gains.csv")
     final = trials[trials["kind"] == "final"]
     means = final.groupby("row", sort=False).agg(
@@ -656,7 +661,7 @@ if fair:
 # ## 3.8 Numbers for the article
 
 # %%
-configured = train.new_model(settings.model, side, len(classes), n_joined)
+configured = new_network(settings.model, side, len(classes), n_joined)
 numbers |= {
     "n_parameters": sum(p.numel() for p in configured.parameters()),
     "n_joined_features": n_joined,

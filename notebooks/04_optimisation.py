@@ -44,7 +44,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from studies import plots
+from studies.plots import tuning as tuning_plots
+from studies.plots.words import setting_name
 from vitdm.tuning import result
 from vitdm.tuning.trials import replay
 
@@ -89,7 +90,7 @@ for name, entry in space.items():
     else:
         scale = "logarithmic" if entry.type == "real" and entry.log else "linear"
         bounds = f"{entry.low:g} to {entry.high:g}, {scale}"
-    print(f"{plots.setting_name(name):18} {bounds}")
+    print(f"{setting_name(name):18} {bounds}")
 
 # %% [markdown]
 # ## 4.2 How the search decides
@@ -165,7 +166,7 @@ for name, entry in space.items():
 
 # %%
 stages = trials["stage"].value_counts()
-print(", ".join(f"{n} {plots.stage_name(stage)}" for stage, n in stages.items()))
+print(", ".join(f"{n} {tuning_plots.stage_name(stage)}" for stage, n in stages.items()))
 if best["noise_sd"] is not None:
     print(f"noise of a trial: {best['noise_sd']:.3f} in f, or {10 ** best['noise_sd'] - 1:.0%} of")
     print("the fraction of pairs in the wrong order")
@@ -181,10 +182,10 @@ if best["noise_sd"] is not None:
 # long been flat at the end, more trials of this kind would hardly bring more.
 
 # %%
-out.figure(plots.tune_convergence(trials, best["noise_sd"]), "tune_convergence")
+out.figure(tuning_plots.tune_convergence(trials, best["noise_sd"]), "tune_convergence")
 
 # %%
-kinds = trials["stage"].map(plots.stage_name).rename("chosen by")
+kinds = trials["stage"].map(tuning_plots.stage_name).rename("chosen by")
 summary = trials.groupby(kinds, sort=False)["score"]
 summary.agg(["count", "min", "median", "max"]).round(4)
 
@@ -206,7 +207,7 @@ print(f"{spent / 60:.1f} minutes of one core spent, {saved / 60:.1f} saved")
 # still exploring.
 
 # %%
-out.figure(plots.tune_evaluations(trials, space), "tune_evaluations")
+out.figure(tuning_plots.tune_evaluations(trials, space), "tune_evaluations")
 
 # %% [markdown]
 # ## 4.4 What the trials say about the settings
@@ -231,7 +232,7 @@ grids = {dimension.name: result.setting_grid(dimension) for dimension in search.
 names = list(space)
 subsets = [(a,) for a in names] + [(a, b) for k, a in enumerate(names) for b in names[k + 1 :]]
 dependence = {s: result.partial_dependence(search, s, seed=out.config.seed) for s in subsets}
-out.figure(plots.tune_objective(dependence, grids, trials, space), "tune_objective")
+out.figure(tuning_plots.tune_objective(dependence, grids, trials, space), "tune_objective")
 
 # %% [markdown]
 # The *spread* of a curve, the difference of its highest and its lowest $f$, ranks the settings. A
@@ -241,7 +242,7 @@ out.figure(plots.tune_objective(dependence, grids, trials, space), "tune_objecti
 # %%
 spread = pd.Series({name: np.ptp(dependence[(name,)]) for name in names})
 spread = spread.sort_values(ascending=False)
-spread.rename(plots.setting_name).round(3).to_frame("spread of f")
+spread.rename(setting_name).round(3).to_frame("spread of f")
 
 # %% [markdown]
 # ### The learning rate
@@ -257,10 +258,10 @@ other = other or next(name for name in names[::-1] if name != "learning_rate" or
 if "learning_rate" not in trials:
     print("The learning rate was not searched: all trials share that of the configuration.")
     trials["learning_rate"] = out.config.train.learning_rate
-out.figure(plots.tune_learning_rate(trials, other, space[other]), "tune_learning_rate")
+out.figure(tuning_plots.tune_learning_rate(trials, other, space[other]), "tune_learning_rate")
 
 # %%
-collapsed = int(((trials["status"] != "failed") & (trials["score"] < plots.COLLAPSED)).sum())
+collapsed = int(((trials["status"] != "failed") & (trials["score"] < tuning_plots.COLLAPSED)).sum())
 print(f"{best['failed']} of {len(trials)} trials failed, {collapsed} more ended below the line.")
 
 # %% [markdown]
@@ -285,7 +286,7 @@ print(f"{best['failed']} of {len(trials)} trials failed, {collapsed} more ended 
 # remains, and so the article's number comes from other images.
 
 # %%
-out.figure(plots.tune_again(best["candidates"], best["params"]), "tune_again")
+out.figure(tuning_plots.tune_again(best["candidates"], best["params"]), "tune_again")
 
 # %%
 again = pd.DataFrame(best["candidates"])
@@ -305,7 +306,7 @@ for name, entry in space.items():
     searched = ", ".join(map(str, entry.choices)) if choices else f"{entry.low:g} to {entry.high:g}"
     values = [best["start"][name], best["params"][name]]
     written = [f"{value:.3g}" if entry.type == "real" else str(value) for value in values]
-    rows.append((plots.setting_name(name), searched, *written))
+    rows.append((setting_name(name), searched, *written))
 table = pd.DataFrame(rows, columns=["parameter", "searched", "start", "best"])
 out.table(table, "tune_best")
 print(table.to_string(index=False))
@@ -362,12 +363,12 @@ limits, reached = {}, {}
 if studies["rates"].exists():
     grid = pd.read_csv(studies["rates"])
     recipes = dict(grid[["recipe", "label"]].drop_duplicates().to_numpy())
-    out.figure(plots.tune_rates(grid, recipes), "tune_rates")
+    out.figure(tuning_plots.tune_rates(grid, recipes), "tune_rates")
     middle = grid.pivot_table(
         index="recipe", columns="learning_rate", values="score", aggfunc="median", sort=False
     )
     reached = middle.max(axis=1).to_dict()
-    works = middle.gt(plots.COLLAPSED)
+    works = middle.gt(tuning_plots.COLLAPSED)
     limits = {name: float(row[row].index.max()) for name, row in works.iterrows() if row.any()}
     summary = middle.assign(highest_rate=pd.Series(limits)).rename(index=recipes)
     print(summary.round(3).to_string())
@@ -393,7 +394,7 @@ if studies["searches"].exists():
     arms = dict(searched[["arm", "label"]].drop_duplicates().to_numpy())
     calls = searched[searched["stage"] != "again"].copy()
     calls["best_so_far"] = calls.groupby(["arm", "number"])["score"].cummax()
-    out.figure(plots.tune_searches(calls, arms), "tune_searches")
+    out.figure(tuning_plots.tune_searches(calls, arms), "tune_searches")
     fresh = searched[searched["stage"] == "again"]
     keys = ["arm", "number", *space]
     points = fresh.groupby(keys, sort=False)["score"].agg(["mean", "sem"]).reset_index()

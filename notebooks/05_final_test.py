@@ -52,10 +52,14 @@ import numpy as np
 import pandas as pd
 from IPython.display import display
 
-from studies import mistakes, plots, real_sky, sensitivity
+from studies import mistakes, real_sky, sensitivity
+from studies.plots import audit as audit_plots
+from studies.plots import real_sky as real_sky_plots
+from studies.plots import test as final_test_plots
 from vitdm.data import dataset
 from vitdm.evaluation import calibration, final_test, leakage, metrics
-from vitdm.model import train
+from vitdm.model.inputs import residuals_of
+from vitdm.model.runs import load_run
 from vitdm.simulation import render
 from vitdm.simulation.population import load_population
 
@@ -297,7 +301,7 @@ curves = {
 }
 print(f"temperatures of the models: {np.round(tested['temperatures'], 3)}")
 print(f"thresholds of the models: {np.round(tested['thresholds'], 3)}")
-out.figure(plots.roc_curve(band, int((labels == 0).sum()), curves), "roc_curve")
+out.figure(final_test_plots.roc_curve(band, int((labels == 0).sum()), curves), "roc_curve")
 
 # %% [markdown]
 # ### Class by class
@@ -332,7 +336,7 @@ per_class.round(4)
 # %%
 counts = metrics.confusion(mean)
 out.table(counts.rename_axis("true").reset_index(), "confusion")
-out.figure(plots.confusion_matrix(counts), "confusion_matrix")
+out.figure(final_test_plots.confusion_matrix(counts), "confusion_matrix")
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -390,7 +394,7 @@ for name in dict.fromkeys(sensitive["population"]):
     )
     collapse[name] = 10**-2.5 * halo
 if len(sensitive):
-    out.figure(plots.sensitivity(sensitive, collapse, fpr), "sensitivity")
+    out.figure(final_test_plots.sensitivity(sensitive, collapse, fpr), "sensitivity")
     out.table(sensitive.dropna(axis=1, how="all"), "sensitivity")
 else:
     print("These images carry no truth about their substructure, so this part is left out.")
@@ -416,16 +420,16 @@ position = pd.Series(np.arange(len(processed.catalog)), index=processed.catalog[
 at = position[worst["id"]].to_numpy()
 looks, cut = None, out.config.preprocess
 final = sorted(path.parent for path in out.results.glob("final/seed*/config.yaml"))
-runs = [train.load_run(path) for path in final]
+runs = [load_run(path) for path in final]
 if len(worst) and hasattr(runs[0].model, "attention"):
     chosen = measured.loc[worst["id"], runs[0].feature_names].to_numpy(float)
-    maps = train.residuals_of(runs[0].settings.model, out.results / "lensfit", processed)
+    maps = residuals_of(runs[0].settings.model, out.results / "lensfit", processed)
     maps = None if maps is None else maps[at]
     looks = np.mean([run.attention(processed.images[at], chosen, maps) for run in runs], axis=0)
 upright = cut.crop == "centre" and not cut.derotate and not cut.resize
 told = json.loads((out.results / "dataset" / "dataset.json").read_text())
 scale = told.get("pixel_scale") if upright else None
-out.figure(plots.failures(processed.images[at], worst, looks, scale), "failures")
+out.figure(final_test_plots.failures(processed.images[at], worst, looks, scale), "failures")
 
 # %% [markdown]
 # **What do they share?** A logistic regression of being wrong, within a class, on what is known of
@@ -534,7 +538,7 @@ tried.round(4)
 similar = dataset.read_catalog(folder / "neighbours.csv")
 closest = similar.loc[similar["distance"].idxmin()]
 pair = images.images[position[[closest["id"], closest["nearest"]]].to_numpy()]
-out.figure(plots.neighbours(similar, pair, leakage.NEAR), "neighbours")
+out.figure(final_test_plots.neighbours(similar, pair, leakage.NEAR), "neighbours")
 print(f"{(similar['distance'] <= leakage.NEAR).sum()} near-duplicates among {len(similar)} images")
 print(similar.groupby("split")["distance"].describe().round(2).to_string())
 
@@ -618,8 +622,8 @@ places = [(Path("paper/extended"), out.config.publish), (out.results / "audit/ta
 found = [folder for folder, known in places if known and (folder / "audit.csv").exists()]
 if found:
     rows = pd.read_csv(found[0] / "audit.csv")
-    out.figure(plots.audit(rows), "audit")
-    out.table(rows.assign(kind=rows["kind"].map(plots.KINDS)), "audit")
+    out.figure(audit_plots.audit(rows), "audit")
+    out.table(rows.assign(kind=rows["kind"].map(audit_plots.KINDS)), "audit")
     one = rows[(rows["kind"] == "alone") & (rows["mended"] != "hard_labels")]  # of the model
     ours = rows[rows["kind"] == "ours"].reset_index(drop=True)
     chosen = {"published": rows.iloc[0], "mended": rows[rows["kind"] != "ours"].iloc[-1]}
@@ -684,7 +688,7 @@ found = [folder for folder, known in places if known and (folder / "real_sky.csv
 if found:
     answers = real_sky.Answers.read(found[0])
     sets = {row["label"]: answers.of(row["set"]) for _, row in answers.table.iterrows()}
-    out.figure(plots.real_sky(sets, out.config.selection.fdr), "real_sky")
+    out.figure(real_sky_plots.real_sky(sets, out.config.selection.fdr), "real_sky")
     out.table(answers.table, "real_sky")
     for (name, model), rows in answers.table.groupby(["set", "model"], sort=False):
         told = rows.drop(columns=["set", "model", "label"]).iloc[0].dropna().to_dict()
@@ -752,7 +756,7 @@ ids = truth["id"].iloc[shown]
 auc = f"ROC-AUC\n{tested['test_auc']:.3f}"
 places = position[ids].to_numpy()
 left = None if maps is None else maps[places]
-out.figure(plots.headline(images.images[places], kinds, band, auc, left), "headline")
+out.figure(final_test_plots.headline(images.images[places], kinds, band, auc, left), "headline")
 
 # %% [markdown]
 # ## 5.9 Numbers for the article

@@ -38,7 +38,7 @@ from vitdm.evaluation.metrics import (
     roc_auc,
     weighted_auc,
 )
-from vitdm.model import train
+from vitdm.model.training import Arrays, Batches
 from vitdm.model.vit import Attention, PatchEmbedding, shift_patches
 from vitdm.provenance import atomic, check_replaceable, sidecar
 
@@ -169,9 +169,7 @@ class Learnt(NamedTuple):
     cpu_seconds: float
 
 
-def learn(
-    training: train.Arrays, valid: train.Arrays, faults: Faults, chosen: Audit, seed: int
-) -> Learnt:
+def learn(training: Arrays, valid: Arrays, faults: Faults, chosen: Audit, seed: int) -> Learnt:
     """Train the precursor's network: images (n, 1, 88, 64), features (n, F), labels (n,).
 
     With ``never_stops`` off, ``PATIENCE`` epochs without a smaller loss in validation end it, and
@@ -183,7 +181,7 @@ def learn(
         model = Network(faults, training[1].shape[1])
         optimiser = torch.optim.Adam(model.parameters(), lr=chosen.learning_rate)
         shuffle = None if faults.unshuffled else torch.Generator().manual_seed(seed)
-        batches = train.Batches(training, BATCH, shuffle)
+        batches = Batches(training, BATCH, shuffle)
         checked = training if faults.validation_on_training else valid
         best, weights, stale, epochs = math.inf, None, 0, 0
         while epochs < chosen.epochs and stale < PATIENCE:
@@ -369,7 +367,7 @@ class Precursor:
             told |= {"cpu_seconds": seconds, "train_loss": train_loss, "believed": believed}
             yield Outcome(found, told)
 
-    def _arrays(self, faults: Faults) -> Iterator[train.Arrays]:
+    def _arrays(self, faults: Faults) -> Iterator[Arrays]:
         """Return images, features and labels to learn from, to validate on, and to score."""
         key = Faults(**{name: getattr(faults, name) for name in PROCESSING})
         if key not in self._seen:

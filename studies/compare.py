@@ -26,8 +26,11 @@ from studies.efficiency import BOOSTING, Sample
 from vitdm.data.dataset import Dataset
 from vitdm.errors import InputError
 from vitdm.evaluation.metrics import paired_difference, per_class_auc, roc_auc
-from vitdm.features.selected import joined_features
-from vitdm.model import baselines, train
+from vitdm.model import baselines
+from vitdm.model.inputs import inputs_for
+from vitdm.model.networks import probabilities
+from vitdm.model.training import Diverged
+from vitdm.model.training import learn as learn_network
 from vitdm.preprocess import process_dataset
 from vitdm.provenance import atomic, check_replaceable, sidecar
 
@@ -117,7 +120,7 @@ def measure(folder: str | Path, settings: Config, name: str, out: str | Path) ->
                 found = learn(rate, settings.seed + seed, share)
                 table = bench.predictions(bench.valid, found.probabilities(bench.valid))
                 line |= {"epochs": len(found.history), "valid": macro(table)}
-            except train.Diverged as error:
+            except Diverged as error:
                 found, line = None, line | {"valid": np.nan, "error": str(error)}
             lines.append(line)
             return found
@@ -147,7 +150,7 @@ def measure(folder: str | Path, settings: Config, name: str, out: str | Path) ->
         sidecar(
             temporary / "compare.json",
             rule="compare",
-            inputs=train.inputs_of(sample.processed, sample.features, sample.fits),
+            inputs=sample.inputs,
             started=started,
             seed=settings.seed,
             config=recipe(settings, name),
@@ -176,16 +179,13 @@ def network(bench: Bench, sample: Sample, settings: Config, row: Override, name:
     """Return the training of a row's network: of learning rate, seed, share of its epochs."""
     chosen = settings.override(row)
     model, training = chosen.model, chosen.train
-    names = joined_features(model, settings.features, None)
-    arrays, _ = train.inputs_for(
-        model, bench.data, settings.task, sample.features, names, sample.fits
-    )
+    arrays, _ = inputs_for(chosen, bench.data, sample.tables)
     given, valid = arrays(bench.train), arrays(bench.valid)
 
     def learn(rate: float, seed: int, share: float) -> Trained:
         epochs = max(1, round(share * training.epochs))
         told = {"learning_rate": rate, "epochs": epochs, "patience": epochs}
-        learnt = train.learn(
+        learnt = learn_network(
             given,
             valid,
             len(bench.classes),
@@ -195,11 +195,11 @@ def network(bench: Bench, sample: Sample, settings: Config, row: Override, name:
             label=f"{name} {rate:g}",
         )
 
-        def probabilities(rows: np.ndarray) -> np.ndarray:
-            return train.probabilities(learnt.model, *arrays(rows)[:2])
+        def answer(rows: np.ndarray) -> np.ndarray:
+            return probabilities(learnt.model, *arrays(rows)[:2])
 
         n_parameters = learnt.metrics(len(bench.train))["parameters"]
-        return Trained(probabilities, learnt.history, learnt.cpu_seconds, n_parameters)
+        return Trained(answer, learnt.history, learnt.cpu_seconds, n_parameters)
 
     return learn
 

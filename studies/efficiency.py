@@ -27,8 +27,9 @@ from vitdm.config import Train as TrainSettings
 from vitdm.data.dataset import Dataset, read_features
 from vitdm.errors import InputError
 from vitdm.evaluation.metrics import binary_scores, per_class_auc, roc_auc
-from vitdm.features.selected import joined_features
-from vitdm.model import baselines, train
+from vitdm.model import baselines
+from vitdm.model.inputs import Tables, first_rows, inputs_of
+from vitdm.model.runs import Splits, load_run, predictions_table, train_run
 from vitdm.provenance import atomic, check_replaceable, sidecar
 
 #: scores that need no training, larger with substructure: features of the fitted smooth lens
@@ -61,8 +62,12 @@ class Sample:
         return self.folder / "lensfit"
 
     @property
+    def tables(self) -> Tables:
+        return Tables(self.features, None, self.fits)
+
+    @property
     def inputs(self) -> list[Path]:
-        return train.inputs_of(self.processed, self.features, self.fits)
+        return inputs_of(self.processed, self.tables)
 
     def table(self) -> pd.DataFrame:
         """Return the features of all images, NaN where one has no value."""
@@ -132,18 +137,17 @@ def measure(
             sensitive.append(sensitivity.binned(table, values).assign(**about))
     table = pd.DataFrame(rows)
     inputs = [file for each in samples for file in each.inputs if file.exists()]
-    told = {"started": started, "seed": seed, "config": _recipe(settings)}
+    told = {"started": started, "seed": seed, "config": _recipe(settings, runs)}
     _write(table, pd.concat(sensitive), out, inputs=inputs, **told)
     return table
 
 
-def _recipe(settings: Config) -> dict[str, Any]:
+def _recipe(settings: Config, runs: Sequence[str] | None) -> dict[str, Any]:
     """Return all settings that the scores depend on, but for the images."""
     chosen = settings.efficiency
-    names = [*chosen.runs, *(name for curve in chosen.curves for name in curve.runs or ())]
-    runs = {name: settings.runs[name] for name in dict.fromkeys(names)}
+    trained = {name: settings.runs[name] for name in runs or chosen.runs}
     sections = {name: getattr(settings, name) for name in ("task", "model", "train", "seed")}
-    return sections | {"runs": runs, "min_steps": chosen.min_steps}
+    return sections | {"runs": trained, "min_steps": chosen.min_steps}
 
 
 def scores(predictions: pd.DataFrame) -> dict[str, float]:
@@ -171,31 +175,24 @@ def _networks(
     for name in names:
         override = settings.runs[name]
         chosen = settings.run(name)
-        model, recipe = chosen.model, chosen.train
-        epochs = epochs_for(n, recipe, settings.efficiency.min_steps)
+        epochs = epochs_for(n, chosen.train, settings.efficiency.min_steps)
+        chosen = chosen.changed(train={"epochs": epochs})
         with tempfile.TemporaryDirectory() as scratch:
-            metrics = train.fit(
+            metrics = train_run(
                 sample.processed,
-                sample.features,
-                settings,
-                model,
-                recipe.model_copy(update={"epochs": epochs}),
-                train_splits=("train",),
+                Path(scratch) / "run",
+                chosen.model_copy(update={"seed": settings.seed + seed}),
+                tables=sample.tables,
+                splits=Splits(valid=None, score=None),
                 n_train=n,
-                seed=settings.seed + seed,
-                out=Path(scratch) / "run",
-                feature_names=joined_features(model, settings.features, None),
-                fits=sample.fits,
                 label=f"{sample.name} {n} {name}",
             )
-            run = train.load_run(Path(scratch) / "run")
+            run = load_run(Path(scratch) / "run")
         tables = []
         for each in samples:
             data = Dataset.open(each.processed)
             scored = data.rows("opt")
-            table = train.predictions_table(
-                run, data, scored, each.features, settings.task, each.fits
-            )
+            table = predictions_table(run, data, scored, each.tables)
             table.insert(2, "class", data.catalog["class"].to_numpy()[scored])
             tables.append(table)
         told = {"epochs": metrics["epochs"], "seconds": metrics["seconds"]}
@@ -205,7 +202,7 @@ def _networks(
 def _boosted(data: Dataset, samples: list[Sample], settings: Config, n: int, seed: int) -> Scored:
     """Train gradient boosting on all features of the same images."""
     labels, classes = data.labels(settings.task)
-    rows = train.first_rows(data.rows("train"), n, settings.seed + seed)
+    rows = first_rows(data.rows("train"), n, settings.seed + seed)
     started = time.perf_counter()
     values = samples[0].table().to_numpy()[rows]
     probabilities = baselines.trained(BOOSTING, values, labels[rows], settings.seed + seed)
@@ -242,13 +239,13 @@ def merge(parts: Sequence[str | Path], out: str | Path) -> None:
     """Join the tables of several trainings; what needs none is in it once.
 
     Of the sensitivity, the models trained on most images are kept. InputError if a part is missing,
-    or made with other settings.
+    or made with other settings than the first of its population.
     """
     started = time.time()
     check_replaceable(out, FILES)
     if not parts:
         raise InputError(f"{out}: nothing to merge; expected at least one folder")
-    tables, sensitive, told = [], [], []
+    tables, sensitive, told, first = [], [], [], {}
     for part in map(Path, parts):
         missing = [file for file in FILES if not (part / file).is_file()]
         if missing:
@@ -256,8 +253,9 @@ def merge(parts: Sequence[str | Path], out: str | Path) -> None:
         tables.append(pd.read_csv(part / "efficiency.csv"))
         sensitive.append(pd.read_csv(part / "sensitivity.csv"))
         told.append(json.loads((part / "efficiency.json").read_text()))
-        if told[-1]["config_sha256"] != told[0]["config_sha256"]:
-            raise InputError(f"{part}: made with other settings than {parts[0]}; expected the same")
+        same = first.setdefault(tables[-1]["population"].iloc[0], (part, told[-1]))
+        if told[-1]["config_sha256"] != same[1]["config_sha256"]:
+            raise InputError(f"{part}: made with other settings than {same[0]}; expected the same")
     table = pd.concat(tables).drop_duplicates(KEYS, ignore_index=True)
     bins = pd.concat(sensitive).drop_duplicates([*KEYS, "quantity", "median"], ignore_index=True)
     most = bins.groupby(["population", "model"])["n_train"].transform("max")

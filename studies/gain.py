@@ -12,7 +12,8 @@ import numpy as np
 from vitdm.data.dataset import Dataset
 from vitdm.errors import InputError
 from vitdm.evaluation.metrics import binary_scores, paired_difference, roc_auc
-from vitdm.model import train
+from vitdm.model.inputs import Tables
+from vitdm.model.runs import load_run, predictions_table
 from vitdm.provenance import sidecar
 
 
@@ -43,13 +44,13 @@ def measure(
     for folders in (against, runs):
         tables.append([])
         for folder in folders:
-            run = train.load_run(folder)
+            run = load_run(folder)
             if list(run.classes) != list(classes):
                 raise InputError(
                     f"{folder}: found a model of classes {list(run.classes)}; expected "
                     f"{list(classes)} as in {processed}"
                 )
-            found = train.predictions_table(run, data, rows, features_csv, task, fits)
+            found = predictions_table(run, data, rows, Tables(features_csv, None, fits))
             tables[-1].append(found.assign(**{"class": data.catalog["class"].to_numpy()[rows]}))
     gain = paired_difference(*tables, n_bootstrap, seed)
     aucs = [[roc_auc(*binary_scores(table)) for table in group] for group in tables]

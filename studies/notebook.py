@@ -14,9 +14,11 @@ import pandas as pd
 from IPython.display import Image, display
 from matplotlib.figure import Figure
 
-from studies import config as workflow
-from studies import plots
-from studies.config import Config
+from studies import contents
+from studies.config import Config, load
+from studies.config.part import load_part
+from studies.plots import style
+from studies.targets import Targets
 from vitdm.errors import InputError
 from vitdm.provenance import atomic, sidecar, write_json
 
@@ -27,79 +29,48 @@ SMOKE = "config/smoke.yaml"
 
 @dataclass(frozen=True)
 class Notebook:
-    """What a notebook reads (``results``, ``config``) and where it writes."""
+    """What a notebook reads (``results``, ``config``) and where it writes.
+
+    ``config`` has the settings that are declared for this notebook in ``studies.contents``.
+    """
 
     name: str
     results: Path
     figures: Path
     tables: Path
     config: Config
+    targets: Targets
 
     def figure(self, figure: Figure, name: str) -> None:
         """Save a figure as ``<figures>/<name>.png`` and ``.pdf``, with its sidecar, and show it."""
-        plots.save(figure, self.figures / name, **self._provenance())
+        entry = contents.notebook(self.name).entry(name, figure=True)
+        style.save(figure, self.figures / name, caption=entry.caption, **self._provenance(entry))
         plt.close(figure)
         display(Image(filename=self.figures / f"{name}.png", width=800))
 
     def table(self, table: pd.DataFrame, name: str) -> None:
         """Save a table as ``<tables>/<name>.csv``, with its sidecar."""
-        with atomic(self.tables / f"{name}.csv") as temporary:
+        entry, file = contents.notebook(self.name).entry(name, figure=False), f"{name}.csv"
+        with atomic(self.tables / file) as temporary:
             table.to_csv(temporary, index=False)
-        caption = f"Columns: {', '.join(table.columns)}."
-        sidecar(self.tables / f"{name}.json", caption=caption, **self._provenance())
+        caption = entry.shows(self.tables / file)
+        sidecar(self.tables / f"{name}.json", caption=caption, **self._provenance(entry))
 
     def numbers(self, numbers: dict[str, Any]) -> None:
         """Save the numbers that the article takes from this notebook."""
         write_json(self.results / "numbers" / f"{self.name[:2]}.json", numbers)
 
-    def _provenance(self) -> dict[str, Any]:
+    def _provenance(self, entry: contents.Entry) -> dict[str, Any]:
+        """Return what a figure or table was made from; sidecars stand for large arrays."""
+        files = entry.inputs(self.targets)
         return {
             "rule": f"notebook_{self.name[:2]}",
             "notebook": f"notebooks/{self.name}.py",
             "config_file": str(self.results / "config.yaml"),
-            "inputs": [self.results / file for file in needs(self.name, self.config)],
+            "inputs": [file for file in files if not file.endswith((".npy", ".safetensors"))],
             "config": self.config,
             "seed": self.config.seed,
         }
-
-
-def needs(name: str, settings: Config) -> list[str]:
-    """Return the files below the results folder that a notebook cannot do without."""
-    runs = [f"runs/{run}_seed{k}" for run in settings.runs for k in range(settings.run_seeds)]
-    shown = settings.populations.files if settings.data == "simulate" else []
-    populations = [f"populations/{Path(file).stem}" for file in shown]
-    invariance = [f"{folder}/" for folder in populations] or [""]
-    seeds = range(settings.run_seeds)
-    compared = [f"runs/{run}_seed{k}" for run in settings.feature_runs for k in seeds]
-    return {
-        "01": [
-            "processed/dataset.json",
-            "features.csv",
-            *(f"{folder}/features.csv" for folder in populations),
-            *(f"{folder}invariance/invariance.csv" for folder in invariance),
-        ],
-        "02": [
-            "features.csv",
-            "selection/selection.json",
-            *(f"{folder}/selection/ranking.csv" for folder in populations),
-            *(f"{run}/predictions.csv" for run in compared),
-        ],
-        "03": [
-            "dataset/dataset.json",
-            "processed/dataset.json",
-            *["lensfit/fits.csv"] * ("lensfit" in settings.features.groups),
-            "features.csv",
-            "selection/selection.json",
-            *(f"{run}/metrics.json" for run in runs),
-            *["efficiency/all/efficiency.csv"] * bool(settings.efficiency.curves),
-        ],
-        "04": ["processed/dataset.json", "tune/best.json"],
-        "05": [
-            *("evaluation/metrics.json", "features.csv"),
-            *["audit/table/audit.csv"] * bool(settings.audit.population),
-            *["sky/all/real_sky.csv"] * bool(settings.real_sky.present),
-        ],
-    }[name[:2]]
 
 
 def start(results: str, figures: str, tables: str, *, name: str) -> Notebook:
@@ -109,16 +80,17 @@ def start(results: str, figures: str, tables: str, *, name: str) -> Notebook:
     yet (``config/smoke.yaml``; a minute or two). InputError if other results are missing.
     """
     os.chdir(ROOT)
-    plots.style()
-    folder = Path(results)
-    written = folder / "config.yaml"
-    settings = workflow.load(written if written.exists() else SMOKE)
-    missing = [str(folder / n) for n in needs(name, settings) if not (folder / n).exists()]
+    style.style()
+    written = Path(results) / "config.yaml"
+    config = load(written if written.exists() else SMOKE)
+    targets, known = Targets(config, results), contents.notebook(name)
+    part = f"{results}/config/notebook_{known.number}.yaml"
+    missing = [file for file in (*known.inputs(targets), part) if not Path(file).exists()]
     if missing:
-        if results != settings.results or settings.name != workflow.load(SMOKE).name:
+        if results != config.results or config.name != load(SMOKE).name:
             raise InputError(f"{', '.join(missing)}: missing; run snakemake first")
         print(f"No results yet: building them from {SMOKE}, a minute or two …")
         command = [sys.executable, "-m", "snakemake", "--cores", "2", "--configfile", SMOKE]
         here = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         subprocess.run([*command, "--", *missing], check=True, env=os.environ | {"PATH": here})
-    return Notebook(name, folder, Path(figures), Path(tables), settings)
+    return Notebook(name, Path(results), Path(figures), Path(tables), load_part(part), targets)

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from studies.config import Config
 from vitdm.config import Tune
 from vitdm.errors import InputError
-from vitdm.model.train import inputs_of
+from vitdm.model.inputs import Tables, inputs_of
 from vitdm.provenance import atomic, check_replaceable, sidecar
 from vitdm.tuning.objective import OnDataset, attempt
 from vitdm.tuning.result import load_trials
@@ -75,11 +75,7 @@ def measure(
             rule="rates",
             seed=settings.seed,
             config={"rates": grid, "model": model, "train": train},
-            inputs=inputs_of(
-                processed,
-                features_csv if model.features else None,
-                fits if model.residual else None,
-            ),
+            inputs=inputs_of(processed, Tables(features_csv, None, fits).needed_by(model)),
             started=started,
         )
     return found

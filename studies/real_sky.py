@@ -34,9 +34,11 @@ from vitdm.evaluation.metrics import NULL_CLASS, Interval, bootstrap_interval, r
 from vitdm.evaluation.selection import p_value
 from vitdm.features import LENSFIT, measure_dataset
 from vitdm.features.definitions import definitions
-from vitdm.features.selected import feature_groups, joined_features
+from vitdm.features.selected import feature_groups
 from vitdm.lens import fit, usable_features
-from vitdm.model import baselines, train
+from vitdm.model import baselines
+from vitdm.model.inputs import Tables, first_rows
+from vitdm.model.runs import Run, Splits, load_run, train_run
 from vitdm.predict import prepare
 from vitdm.preprocess import process_dataset
 from vitdm.provenance import atomic, check_replaceable, sidecar
@@ -116,7 +118,7 @@ def real_images(chosen: RealSet) -> Real:
 class Models(NamedTuple):
     """A network and boosted trees that learned from the same images."""
 
-    network: train.Run
+    network: Run
     boosting: baselines.Scorer
 
     def table(self, about: pd.DataFrame, images: NDArray, features: pd.DataFrame) -> pd.DataFrame:
@@ -191,25 +193,20 @@ def _learned(
     if chosen.n_train > len(available):
         found = f"found {len(available)} images in split train"
         raise InputError(f"{raw}: {found}; expected at least {chosen.n_train}")
-    model, recipe = settings.model, settings.train
-    train.fit(
+    train_run(
         processed,
-        file,
-        settings,
-        model,
-        recipe,
-        train_splits=("train",),
+        scratch / "run",
+        settings.model_copy(update={"seed": seed}),
+        tables=Tables(file),
+        splits=Splits(valid=None, score=None),
         n_train=chosen.n_train,
-        seed=seed,
-        out=scratch / "run",
-        feature_names=joined_features(model, settings.features, None),
         label=f"{sample.name} {seed}",
     )
     features = read_features(file, data.catalog["id"]).astype(float)
-    rows = train.first_rows(available, chosen.n_train, seed)
+    rows = first_rows(available, chosen.n_train, seed)
     boosting = baselines.trained(BOOSTING, features.to_numpy()[rows], labels[rows], seed)
-    models = Models(train.load_run(scratch / "run"), boosting)
-    rows = train.first_rows(data.rows("opt"), chosen.n_scored, settings.seed)
+    models = Models(load_run(scratch / "run"), boosting)
+    rows = first_rows(data.rows("opt"), chosen.n_scored, settings.seed)
     about = data.catalog[["id", "class"]].iloc[rows].assign(real=0)
     return models, models.table(about, data.images[rows], features.iloc[rows])
 

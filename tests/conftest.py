@@ -86,20 +86,11 @@ def features_csv(lenses, settings):
 @pytest.fixture(scope="session")
 def run_folder(processed, features_csv, settings):
     """A run of one epoch with features, trained on ``train`` and scored on ``opt``."""
-    from vitdm.model.train import fit
+    from vitdm.model.inputs import Tables
+    from vitdm.model.runs import train_run
 
     out = processed.parent / "runs" / "joint_seed0"
-    fit(
-        processed,
-        features_csv,
-        settings,
-        settings.model,
-        settings.train,
-        train_splits=("train",),
-        valid_split="valid",
-        score_split="opt",
-        seed=3,
-        out=out,
-        progress=False,
-    )
+    model = settings.model.model_copy(update={"feature_set": "all"})
+    changed = settings.model_copy(update={"model": model, "seed": 3})
+    train_run(processed, out, changed, tables=Tables(features_csv), progress=False)
     return out

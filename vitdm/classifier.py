@@ -26,17 +26,9 @@ from vitdm.errors import InputError
 from vitdm.features import feature_names
 from vitdm.lens.fit import estimate_gain
 from vitdm.lens.fits import SAMPLE
-from vitdm.model.train import (
-    RUN_FILES,
-    Arrays,
-    Learnt,
-    Run,
-    Watch,
-    channels,
-    learn,
-    load_run,
-    write_run,
-)
+from vitdm.model.inputs import channels
+from vitdm.model.runs import RUN_FILES, Run, load_run, write_run
+from vitdm.model.training import Arrays, Learnt, Watch, learn
 from vitdm.predict import predict, prepare
 from vitdm.provenance import check_replaceable
 

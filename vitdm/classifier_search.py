@@ -20,7 +20,8 @@ from vitdm.classifier import SECTIONS, Prepared, ViTClassifier, as_images, as_la
 from vitdm.config import Settings, by_section
 from vitdm.config.sections import checked
 from vitdm.errors import InputError
-from vitdm.model import train
+from vitdm.model.networks import probabilities
+from vitdm.model.training import Learnt, Watch
 from vitdm.tuning.objective import METRICS, Params, chance
 from vitdm.tuning.space import entries
 from vitdm.tuning.tuner import Tuner
@@ -60,7 +61,7 @@ class OnImages:
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"images": [], "labels": []}  # workers see what was prepared
 
-    def train(self, params: Params, seed: int, watch: train.Watch) -> tuple[train.Learnt, float]:
+    def train(self, params: Params, seed: int, watch: Watch) -> tuple[Learnt, float]:
         prepared = self._of(params)
         held = {"epochs": self.epochs, "patience": self.epochs}
         tried = with_params(self.classifier, params).set_params(
@@ -70,7 +71,7 @@ class OnImages:
             prepared, self.rows["train"], self.rows["valid"], seed=seed, watch=watch
         )
         images, features, targets = prepared.arrays(self.rows["opt"])
-        found = train.probabilities(learnt.model, images, features)
+        found = probabilities(learnt.model, images, features)
         return learnt, METRICS[self.metric](targets.numpy(), found)
 
 

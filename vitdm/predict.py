@@ -14,7 +14,7 @@ from vitdm.data.readers import load_images
 from vitdm.errors import InputError
 from vitdm.features import LENSFIT, measure
 from vitdm.lens.fits import middle
-from vitdm.model.train import Run, load_run
+from vitdm.model.runs import Run, load_run
 from vitdm.preprocess import process
 
 

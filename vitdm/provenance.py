@@ -21,7 +21,7 @@ from typing import Any
 
 from vitdm.errors import InputError
 
-PACKAGES = ("torch", "lightning", "numpy", "pandas", "lenstronomy", "scikit-learn")
+PACKAGES = ("torch", "numpy", "pandas", "lenstronomy", "scikit-learn")
 PACKAGES += ("scikit-optimize", "opencv-python-headless", "matplotlib", "vitdm")
 #: committed copies of what a run makes; a rebuild changes them, and that does not make it dirty
 GENERATED = tuple(f":!{path}" for path in ("figures", "paper/tables", "paper/reference.json"))

@@ -47,10 +47,7 @@ def style() -> None:
 
 
 def save(figure: plt.Figure, path: str | Path, **provenance: Any) -> None:
-    """Write ``path`` as .png and .pdf, same bytes for the same figure, and the sidecar .json.
-
-    The sidecar has the label of the figure as its caption.
-    """
+    """Write ``path`` as .png and .pdf, same bytes for the same figure, and the sidecar .json."""
     os.environ.setdefault("SOURCE_DATE_EPOCH", "0")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,5 +55,4 @@ def save(figure: plt.Figure, path: str | Path, **provenance: Any) -> None:
         temporary = path.with_name(f".{path.name}{suffix}")
         figure.savefig(temporary, bbox_inches="tight", metadata=metadata, format=suffix[1:])
         temporary.replace(path.with_suffix(suffix))
-    told = {"rule": path.name, "caption": figure.get_label(), **provenance}
-    sidecar(path.with_suffix(".json"), **told)
+    sidecar(path.with_suffix(".json"), **({"rule": path.name} | provenance))

@@ -11,26 +11,9 @@ import pandas as pd
 import seaborn as sns
 
 from studies.plots.style import COLOURS, WIDTH
+from studies.plots.words import setting_name
 
-SETTINGS = {
-    "learning_rate": "learning rate",
-    "embed_dim": "token width",
-    "depth": "blocks",
-    "num_heads": "heads per block",
-    "patch_size": "patch side [px]",
-    "mlp_ratio": "MLP width / token width",
-    "batch_size": "images per batch",
-    "weight_decay": "weight decay",
-    "label_smoothing": "label smoothing",
-    "spt": "shifted patches",
-    "lsa": "locality attention",
-}
 COLLAPSED = 0.6  # a trial whose ROC-AUC stays below has learnt next to nothing
-
-
-def setting_name(key: str) -> str:
-    """Return a key of the model or train section in words."""
-    return SETTINGS.get(key, key.replace("_", " "))
 
 
 def _auc_ticks(low: float, high: float) -> list[float]:

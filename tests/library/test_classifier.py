@@ -12,11 +12,13 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 
 import vitdm
 from vitdm import ViTClassifier, config, predict
+from vitdm.config import Settings
 from vitdm.data import dataset
 from vitdm.errors import InputError
 from vitdm.features import LENSFIT
 from vitdm.features.definitions import definitions
-from vitdm.model import train
+from vitdm.model.inputs import Tables
+from vitdm.model.runs import RUN_FILES, Splits, load_run, train_run
 
 TINY = {
     "preprocess": {"size": 24},
@@ -47,7 +49,7 @@ def fitted(rings):
 
 
 def test_importing_the_library_loads_nothing_heavy():
-    script = "import sys, vitdm; print({'torch', 'sklearn', 'lightning'} & set(sys.modules))"
+    script = "import sys, vitdm; print({'torch', 'sklearn', 'pandas'} & set(sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
@@ -117,8 +119,8 @@ def test_the_random_state_decides_everything(rings):
     np.testing.assert_array_equal(found, answers["one"])
 
 
-def test_it_trains_as_the_command_line_does(rings, settings, tmp_path):
-    """The same images as a data set in files, by ``train.fit``: the same weights."""
+def test_it_trains_as_the_command_line_does(rings, tmp_path):
+    """The same images as a data set in files, by ``train_run``: the same weights."""
     images, labels = rings
     one = tiny(features=True).fit(images, labels == "broken")
     run = one.run_
@@ -129,19 +131,16 @@ def test_it_trains_as_the_command_line_does(rings, settings, tmp_path):
     dataset.write(tmp_path / "data", crops, catalog, rule="toy")
     table.insert(0, "id", catalog["id"])
     table.to_csv(tmp_path / "features.csv", index=False)
-    train.fit(
+    chosen = {name: getattr(run.settings, name) for name in ("model", "train", "seed")}
+    train_run(
         tmp_path / "data",
-        tmp_path / "features.csv",
-        settings,
-        run.settings.model,
-        run.settings.train,
-        train_splits=("train",),
-        seed=run.settings.seed,
-        feature_names=run.feature_names,
-        out=tmp_path / "run",
+        tmp_path / "run",
+        Settings(**chosen),
+        tables=Tables(tmp_path / "features.csv"),
+        splits=Splits(valid=None, score=None),
         progress=False,
     )
-    other = train.load_run(tmp_path / "run").model.state_dict()
+    other = load_run(tmp_path / "run").model.state_dict()
     for name, weight in run.model.state_dict().items():
         np.testing.assert_array_equal(weight, other[name], err_msg=name)
 
@@ -227,7 +226,7 @@ def test_saved_and_loaded(rings, fitted, tmp_path):
     images, labels = rings
     fitted.save(tmp_path / "run")
     fitted.save(tmp_path / "run")  # an earlier one is replaced
-    files = {*train.RUN_FILES, "run.json"}
+    files = {*RUN_FILES, "run.json"}
     assert {path.name for path in (tmp_path / "run").iterdir()} == files
     one = ViTClassifier.load(tmp_path / "run")
     np.testing.assert_array_equal(one.predict_proba(images), fitted.predict_proba(images))
@@ -253,7 +252,7 @@ def test_saved_and_loaded(rings, fitted, tmp_path):
 def test_a_run_of_the_command_line_is_a_classifier_too(run_folder, lenses):
     one = ViTClassifier.load(run_folder)
     images = np.array(dataset.Dataset.open(lenses).images[:3])
-    expected, _ = predict.predict([train.load_run(run_folder)], images)
+    expected, _ = predict.predict([load_run(run_folder)], images)
     assert one.classes_.tolist() == ["axion", "cdm", "no_sub"] and one.features is True
     np.testing.assert_allclose(one.predict_proba(images), expected[:, [2, 1, 0]])
 

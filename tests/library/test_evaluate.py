@@ -12,12 +12,11 @@ from matplotlib import pyplot as plt
 from scipy import stats
 from sklearn import metrics as reference
 
-from studies import plots
+from studies.plots import test as final_test_plots
 from vitdm.config import Model
 from vitdm.data import dataset
 from vitdm.errors import InputError
 from vitdm.evaluation import final_test, metrics
-from vitdm.model import train
 
 
 def gaussians(n, separation, seed, negatives=None):
@@ -356,7 +355,7 @@ def folders(tmp_path, n=2):
 
 def test_evaluate_end_to_end(tmp_path, processed, monkeypatch):
     run = FakeRun(["level"])
-    monkeypatch.setattr(train, "load_run", lambda folder: run)
+    monkeypatch.setattr(final_test, "load_run", lambda folder: run)
     out = tmp_path / "out" / "evaluation"
     arguments = (processed, tmp_path / "features.csv", folders(tmp_path), out)
     result = final_test.evaluate(*arguments, n_bootstrap=50, seed=1)
@@ -399,7 +398,7 @@ def test_evaluate_refuses_what_does_not_fit(tmp_path, processed, monkeypatch):
     out, runs = tmp_path / "evaluation", folders(tmp_path, 1)
 
     def refused(run, message, features=None, run_folders=runs, task="multiclass"):
-        monkeypatch.setattr(train, "load_run", lambda folder: run)
+        monkeypatch.setattr(final_test, "load_run", lambda folder: run)
         with pytest.raises(InputError, match=message):
             final_test.evaluate(processed, features, run_folders, out, task=task, n_bootstrap=10)
         assert not out.exists()
@@ -545,13 +544,13 @@ def test_headline_shows_the_middle_of_image_and_residual():
     images = np.random.default_rng(0).uniform(0, 9, (2, 10, 10))
     band = pd.DataFrame({"fpr": [0, 1], "tpr": [0, 1], "tpr_low": [0, 1], "tpr_high": [0, 1]})
     for residuals in (np.full((2, 6, 6), 2.0), np.full((2, 14, 14), 2.0)):
-        figure = plots.headline(images, ["no_sub", "cdm"], band, "one", residuals)
+        figure = final_test_plots.headline(images, ["no_sub", "cdm"], band, "one", residuals)
         size = min(10, residuals.shape[-1])
         shown = [np.asarray(axes.images[0].get_array()) for axes in figure.axes if axes.images]
         rim = (10 - size) // 2
         np.testing.assert_array_equal(shown[0], images[0][rim : 10 - rim, rim : 10 - rim])
         assert all((drawn == 2).all() and drawn.shape == (size, size) for drawn in shown[2:])
-    alone = plots.headline(images, ["no_sub", "cdm"], band, "one")
+    alone = final_test_plots.headline(images, ["no_sub", "cdm"], band, "one")
     assert len([axes for axes in alone.axes if axes.images]) == 2
     plt.close("all")
 
@@ -561,7 +560,8 @@ def test_the_veil_lies_where_attention_is_least():
     table = pd.DataFrame({"class": ["no_sub"], "kind": ["false alarm"], "p_true": [0.1]})
     attention = np.array([[[0.0, 1.0], [0.5, 0.25]]])
     bare, veiled = (
-        plots.failures(images, table, *given).axes[0].images[0] for given in ((), (attention,))
+        final_test_plots.failures(images, table, *given).axes[0].images[0]
+        for given in ((), (attention,))
     )
     colours, shown = bare.to_rgba(images[0])[..., :3], veiled.get_array()
     assert len(veiled.axes.images) == 1 and (shown[..., 3] == 1).all()

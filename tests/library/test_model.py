@@ -9,10 +9,11 @@ from scipy.special import erf
 from torch import nn
 from torch.nn import functional
 
-from studies import plots
+from studies.plots import model as model_plots
 from vitdm import config
+from vitdm.errors import InputError
 from vitdm.model import vit as model
-from vitdm.model.networks import NETWORKS, ResNet
+from vitdm.model.networks import NETWORKS, ResNet, new_network
 from vitdm.model.vit import ViT, parameter_groups, shift_patches
 
 SIZE = 12
@@ -345,8 +346,11 @@ def test_a_resnet_is_a_stem_a_mean_and_a_head():
         assert maps.shape == (2, 64, 2, 2)
         expected = maps.flatten(2).mean(-1) @ net.head.weight.T + net.head.bias
         torch.testing.assert_close(net(pixels(2, 2, 16)), expected, rtol=1e-4, atol=1e-4)
-    with pytest.raises(AssertionError, match="images only"):
-        ResNet(config.Model(architecture="resnet", stem=1), 16, 3, num_features=2)
+    expected = "expected features off and a stem of 1 or more"
+    for stem, features in ((1, 2), (0, 0)):
+        found = f"'resnet': found {features} features, stem {stem}; {expected}"
+        with pytest.raises(InputError, match=found):
+            new_network(config.Model(architecture="resnet", stem=stem), 16, 3, features)
 
 
 def test_number_of_parameters():
@@ -377,9 +381,15 @@ def test_wrong_sizes_name_both_values():
         config.Model(embed_dim=30, num_heads=4)
     with pytest.raises(ValueError, match=r"patch_size = 12 is not a multiple of 2\^stem = 8"):
         config.Model(patch_size=12, stem=3)
-    for settings in ({"features": True, "stem": 1}, {"stem": 0}):
-        with pytest.raises(ValueError, match="'resnet': found .*; expected features off and a st"):
-            config.Model(architecture="resnet", **settings)
+
+
+def test_what_a_network_cannot_take():
+    with pytest.raises(AssertionError, match="images of 10 tokens, all of one size"):
+        vit()(pixels(size=16))
+    with pytest.raises(AssertionError, match="a token attends to the others"):
+        vit(patch_size=12, pool="mean")  # one patch, nothing else
+    with pytest.raises(AssertionError, match="needs 3 features, not 2"):
+        vit(features=3).standardise(torch.zeros(4, 2))
 
 
 # ------------------------------------------------------------------------ features
@@ -479,7 +489,7 @@ def test_positions_are_drawn_where_their_patch_is():
     similarity = rng.uniform(-0.5, 0.5, (2, 2, 2, 2))
     for row, column in np.ndindex(2, 2):
         similarity[row, column, row, column] = 1
-    axes = plots.position_similarity({"one": similarity, "two": similarity}).axes[1]
+    axes = model_plots.position_similarity({"one": similarity, "two": similarity}).axes[1]
     drawn = {tuple(image.get_extent()[::2]): image.get_array() for image in axes.images}
     for (x, y), values in drawn.items():
         row, column = round(y / 1.15), round(x / 1.15)

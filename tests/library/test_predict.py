@@ -13,7 +13,7 @@ from astropy.io import fits
 from vitdm.data.dataset import Dataset
 from vitdm.data.readers import suffix_of
 from vitdm.errors import InputError
-from vitdm.model.train import load_run
+from vitdm.model.runs import load_run
 from vitdm.predict import predict, predict_files
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"

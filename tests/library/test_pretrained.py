@@ -3,14 +3,12 @@
 import json
 
 import numpy as np
-import pytest
 from conftest import ROOT
 from sklearn.metrics import roc_auc_score
 
 import vitdm
 from vitdm import pretrained
 from vitdm.__main__ import main
-from vitdm.errors import InputError
 from vitdm.predict import predict
 from vitdm.simulation import simulate
 from vitdm.simulation.population import load_population
@@ -48,11 +46,3 @@ def test_predict_uses_it_when_no_run_is_named(tmp_path, capsys):
     header, row = capsys.readouterr().out.splitlines()
     assert header.split(",")[:4] == ["file", "p_no_sub", "p_cdm", "p_axion"]
     assert row.startswith(str(tmp_path))
-
-
-def test_only_a_run_with_fits_can_take_its_place(run_folder, tmp_path):
-    (tmp_path / "final").mkdir()
-    (tmp_path / "final/seed0").symlink_to(run_folder)
-    with pytest.raises(InputError, match="found no pixel_scale"):
-        pretrained.write(tmp_path, {}, tmp_path / "reference")
-    assert not (tmp_path / "reference").exists()

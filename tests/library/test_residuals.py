@@ -15,7 +15,8 @@ from vitdm.features import LENSFIT, measure_dataset
 from vitdm.features.definitions import definitions
 from vitdm.features.selected import joined_features
 from vitdm.features.tables import read_fits
-from vitdm.model import train
+from vitdm.model.inputs import Tables, inputs_for
+from vitdm.model.runs import Splits, load_run, train_run
 from vitdm.simulation.population import load_population
 
 ROOT = Path(__file__).parents[2]
@@ -112,20 +113,15 @@ def test_a_network_with_fits_predicts_from_raw_images(fitted, lenses, processed,
     model = settings.model.model_copy(update=update | {"residual": joined == "residual"})
     names = joined_features(model, settings.features, None)
     assert names is None if joined == "residual" else names == list(LENSFIT)
-    train.fit(
+    train_run(
         processed,
-        table,
-        settings,
-        model,
-        settings.train,
-        train_splits=("train",),
-        score_split="opt",
-        feature_names=names,
-        fits=fits,
-        out=tmp_path / "run",
+        tmp_path / "run",
+        settings.model_copy(update={"model": model}),
+        tables=Tables(table, None, fits),
+        splits=Splits(valid=None),
         progress=False,
     )
-    run = train.load_run(tmp_path / "run")
+    run = load_run(tmp_path / "run")
     assert run.model.embed.project.in_features == 8 * 8 * 5 * (3 if joined == "residual" else 1)
     data = dataset.Dataset.open(lenses)
     rows = data.rows("opt")
@@ -141,7 +137,8 @@ def test_a_network_with_fits_asks_for_them(fitted, processed, tmp_path):
     settings, _, table = fitted
     model = settings.model.model_copy(update={"features": False, "residual": True})
     with pytest.raises(InputError, match="model.residual is on: the folder of the lens fits"):
-        train.fit(processed, table, settings, model, settings.train, train_splits=("train",))
+        changed = settings.model_copy(update={"model": model})
+        inputs_for(changed, dataset.Dataset.open(processed), Tables(table))
 
 
 @pytest.mark.parametrize("kind", ["blank", "nan", "star", "two"])

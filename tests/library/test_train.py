@@ -16,19 +16,27 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 from sklearn.metrics import roc_auc_score
+from torch.nn import functional
 
 from vitdm import config
-from vitdm.config import Model, Train
+from vitdm.config import Model, Settings, Train
 from vitdm.data import dataset
-from vitdm.data.dataset import Dataset
+from vitdm.data.dataset import Dataset, read_features
 from vitdm.errors import InputError
-from vitdm.model import train as train_module
-from vitdm.model.recipe import Recipe, Resume
-from vitdm.model.train import Batches, Diverged, Run, fit, load_run, new_model, read_features
-from vitdm.model.vit import ViT
+from vitdm.model.inputs import Tables, inputs_for
+from vitdm.model.networks import NETWORKS, new_network, register
+from vitdm.model.runs import Run, Splits, load_run, train_run
+from vitdm.model.training import (
+    Batches,
+    Checkpoint,
+    Diverged,
+    Training,
+    learn,
+)
 
 TESTS = Path(__file__).parents[1]
 MODEL = Model(patch_size=4, embed_dim=16, depth=1, num_heads=2)
+JOINED = MODEL.model_copy(update={"features": True, "feature_set": "all"})
 SIZES = {"train": 128, "valid": 32, "opt": 32, "test": 16}
 ALL = ("train", "valid", "opt")
 
@@ -61,16 +69,26 @@ def noise(tmp_path_factory):
     return toy(tmp_path_factory.mktemp("toy") / "noise", signal=0)
 
 
-def train(folder, settings, model=MODEL, features=None, splits=("train",), **options):
-    keys = set(options) & set(Train.model_fields)
-    recipe = {"epochs": 1, "batch_size": 16} | {key: options.pop(key) for key in keys}
-    return fit(
+def train(folder, out, model=MODEL, valid=None, score=None, splits=("train",), **options):
+    """Train a run; options of ``Train``, ``Tables`` and ``train_run`` by name, and the seed."""
+    taken = {
+        section: {key: options.pop(key) for key in set(options) & set(fields)}
+        for section, fields in (
+            ("train", Train.model_fields),
+            ("settings", ("seed",)),
+            ("tables", Tables.__dataclass_fields__),
+        )
+    }
+    return train_run(
         folder,
-        features,
-        settings,
-        model,
-        Train(**recipe),
-        train_splits=splits,
+        out,
+        Settings(
+            model=model,
+            train=Train(**({"epochs": 1, "batch_size": 16} | taken["train"])),
+            **taken["settings"],
+        ),
+        tables=Tables(**taken["tables"]),
+        splits=Splits(splits, valid, score),
         progress=False,
         **options,
     )
@@ -78,7 +96,7 @@ def train(folder, settings, model=MODEL, features=None, splits=("train",), **opt
 
 def toy_arrays(folder, *splits):
     data = Dataset.open(folder)
-    arrays, _ = train_module.inputs_for(MODEL, data, "multiclass")
+    arrays, _ = inputs_for(Settings(model=MODEL), data)
     return [arrays(data.rows(split)) for split in splits]
 
 
@@ -98,20 +116,19 @@ def same(first, second):
 # ------------------------------------------------------------------------ learning
 
 
-def test_a_bright_blob_is_learnt(blobs, settings):
-    found = train(
-        blobs, settings, epochs=25, learning_rate=3e-3, valid_split="valid", score_split="opt"
-    )
+def test_a_bright_blob_is_learnt(blobs, tmp_path):
+    options = {"epochs": 25, "learning_rate": 3e-3, "valid": "valid", "score": "opt"}
+    found = train(blobs, tmp_path / "run", **options)
     assert found["roc_auc"] > 0.95 and found["valid_roc_auc"] > 0.95
 
 
-def test_the_seed_decides_everything(blobs, settings, tmp_path):
-    options = {"valid_split": "valid", "score_split": "opt"}
+def test_the_seed_decides_everything(blobs, tmp_path):
+    options = {"valid": "valid", "score": "opt"}
     runs = {}
     for name, seed in (("first", 1), ("again", 1), ("other", 2)):
         torch.manual_seed(hash(name) % 1000)  # the global state plays no part …
         state = torch.get_rng_state()
-        runs[name] = train(blobs, settings, seed=seed, out=tmp_path / name, **options)
+        runs[name] = train(blobs, tmp_path / name, seed=seed, **options)
         assert torch.equal(torch.get_rng_state(), state)  # … and is left alone
     auc = {name: (run["roc_auc"], run["valid_roc_auc"]) for name, run in runs.items()}
     assert auc["first"] == auc["again"] != auc["other"]
@@ -119,16 +136,9 @@ def test_the_seed_decides_everything(blobs, settings, tmp_path):
     assert not same(weights(tmp_path / "first"), weights(tmp_path / "other"))
 
 
-def test_the_best_weights_are_kept_and_training_stops(noise, settings, tmp_path):
-    found = train(
-        noise,
-        settings,
-        epochs=30,
-        patience=2,
-        learning_rate=3e-3,
-        valid_split="valid",
-        out=tmp_path / "run",
-    )
+def test_the_best_weights_are_kept_and_training_stops(noise, tmp_path):
+    options = {"epochs": 30, "patience": 2, "learning_rate": 3e-3, "valid": "valid"}
+    found = train(noise, tmp_path / "run", **options)
     history = pd.read_csv(tmp_path / "run" / "history.csv")
     assert found["epochs"] == len(history) == found["best_epoch"] + 2 < 30
     assert history["valid_roc_auc"].idxmax() + 1 == found["best_epoch"]
@@ -140,23 +150,28 @@ def test_the_best_weights_are_kept_and_training_stops(noise, settings, tmp_path)
     assert found["valid_roc_auc"] == history["valid_roc_auc"].max()
 
 
-def test_a_second_softmax_bounds_the_loss(blobs, settings):
+def test_a_loss_of_ones_own_replaces_cross_entropy(blobs, tmp_path):
+    """Of probabilities, cross-entropy is at least log(1 + exp(-1)) = 0.313."""
+
+    def of_probabilities(logits, labels):
+        return functional.cross_entropy(logits.softmax(dim=1), labels)
+
     losses = {}
-    for twice in (False, True):
-        learnt = train_module.learn(
+    for loss in (None, of_probabilities):
+        learnt = learn(
             *toy_arrays(blobs, "train", "valid"),
             2,
             MODEL,
-            Train(epochs=20, learning_rate=3e-3, label_smoothing=0, softmax_twice=twice),
+            Train(epochs=20, learning_rate=3e-3, label_smoothing=0),
+            loss=loss,
             progress=False,
         )
-        losses[twice] = learnt.history["train_loss"].min()
-    # of probabilities 1 and 0, whose softmax is 1 / (1 + exp(-1))
-    assert losses[True] > math.log(1 + math.exp(-1)) > 0.313
-    assert losses[False] < 0.25
+        losses[loss] = learnt.history["train_loss"].min()
+    assert losses[of_probabilities] > math.log(1 + math.exp(-1)) > 0.313
+    assert losses[None] < 0.25
 
 
-def test_a_training_that_is_watched_ends_when_told(blobs, settings):
+def test_a_training_that_is_watched_ends_when_told(blobs):
     seen = []
 
     def watch(curve):
@@ -164,25 +179,50 @@ def test_a_training_that_is_watched_ends_when_told(blobs, settings):
         return len(curve) == 2
 
     arrays = toy_arrays(blobs, "train", "valid")
-    learnt = train_module.learn(*arrays, 2, MODEL, Train(epochs=5), watch=watch, progress=False)
+    learnt = learn(*arrays, 2, MODEL, Train(epochs=5), watch=watch, progress=False)
     assert learnt.history["valid_roc_auc"].tolist() == seen[-1] and len(seen) == 2
 
 
-def test_without_validation_all_epochs_run(noise, settings, tmp_path):
-    found = train(noise, settings, epochs=3, patience=1, splits=ALL, out=tmp_path / "run")
+def test_a_network_of_ones_own_is_trained_by_its_name(blobs, tmp_path, monkeypatch):
+    monkeypatch.setattr("vitdm.model.networks.NETWORKS", dict(NETWORKS))
+
+    @register("brightness")
+    class Brightness(torch.nn.Linear):
+        """Logits from the sum of the pixels."""
+
+        def __init__(self, settings, image_size, num_classes, num_features=0, channels=1):
+            super().__init__(1, num_classes)
+
+        def forward(self, images, features=None):
+            return super().forward(images.sum(dim=(1, 2, 3))[:, None] / 100)
+
+    model = MODEL.model_copy(update={"architecture": "brightness"})
+    options = {"epochs": 5, "learning_rate": 0.1, "score": "opt"}
+    assert train(blobs, tmp_path / "run", model, **options)["roc_auc"] > 0.95
+    assert isinstance(load_run(tmp_path / "run").model, Brightness)
+    with pytest.raises(AssertionError, match="there is a network 'brightness' already"):
+        register("brightness")(Brightness)
+    model = MODEL.model_copy(update={"architecture": "brightnes"})
+    expected = "found 'brightnes'; expected one of: brightness, resnet, vit, vit_pytorch"
+    with pytest.raises(InputError, match=rf"model\.architecture: {expected}"):
+        train(blobs, tmp_path / "other", model)
+
+
+def test_without_validation_all_epochs_run(noise, tmp_path):
+    found = train(noise, tmp_path / "run", epochs=3, patience=1, splits=ALL)
     assert found["epochs"] == 3 and found["n_train"] == 192
     assert "valid_roc_auc" not in found and "roc_auc" not in found
     assert pd.read_csv(tmp_path / "run" / "history.csv")["valid_roc_auc"].isna().all()
     assert not (tmp_path / "run" / "predictions.csv").exists()
 
 
-def test_the_test_split_is_never_read(tmp_path, settings):
+def test_the_test_split_is_never_read(tmp_path):
     clean, poisoned = toy(tmp_path / "clean"), toy(tmp_path / "nan", poison="test")
-    options = {"valid_split": "valid", "score_split": "opt"}
+    options = {"valid": "valid", "score": "opt"}
     assert np.isnan(Dataset.open(poisoned).images).any()
     for name, splits, more in (("one", ("train",), options), ("all", ALL, {})):
         for folder in (clean, poisoned):
-            train(folder, settings, splits=splits, out=tmp_path / name / folder.name, **more)
+            train(folder, tmp_path / name / folder.name, splits=splits, **more)
         assert same(weights(tmp_path / name / "clean"), weights(tmp_path / name / "nan"))
     scores = [
         json.loads((tmp_path / "one" / name / "metrics.json").read_text())["roc_auc"]
@@ -191,14 +231,15 @@ def test_the_test_split_is_never_read(tmp_path, settings):
     assert scores[0] == scores[1]
 
 
-def test_fewer_training_images(blobs, settings, tmp_path):
-    counts = {n: train(blobs, settings, n_train=n)["n_train"] for n in (10, 128, 1000)}
+def test_fewer_training_images(blobs, tmp_path):
+    sizes = (10, 128, 1000)
+    counts = {n: train(blobs, tmp_path / "run", n_train=n)["n_train"] for n in sizes}
     assert counts == {10: 10, 128: 128, 1000: 128}
 
 
 # ------------------------------------------------------------------------ interruption
 
-LONG = {"epochs": 4, "valid_split": "valid", "score_split": "opt", "n_train": 100, "seed": 3}
+LONG = {"epochs": 4, "valid": "valid", "score": "opt", "n_train": 100, "seed": 3}
 DROPOUT = MODEL.model_copy(update={"dropout": 0.2})  # its random numbers, too, must go on
 
 
@@ -207,8 +248,8 @@ class Killed(Exception):
 
 
 def killed(patch, where, at):
-    """Let the method ``where`` of the recipe raise when it is called for the ``at``-th time."""
-    calls, method = [], getattr(Recipe, where)
+    """Let the method ``where`` of the training raise when it is called for the ``at``-th time."""
+    calls, method = [], getattr(Training, where)
 
     def deadly(*arguments):
         calls.append(1)
@@ -216,94 +257,108 @@ def killed(patch, where, at):
             raise Killed
         return method(*arguments)
 
-    patch.setattr(Recipe, where, deadly)
+    patch.setattr(Training, where, deadly)
 
 
 @pytest.fixture
 def checkpoints(monkeypatch):
-    monkeypatch.setattr(Resume, "EVERY", 0.0)  # after every epoch
+    monkeypatch.setattr(Checkpoint, "EVERY", 0.0)  # after every epoch
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(blobs, settings, tmp_path_factory):
-    out = tmp_path_factory.mktemp("whole") / "run"
-    train(blobs, settings, DROPOUT, out=out, **LONG)
-    return contents(out)
+def uninterrupted(blobs, tmp_path_factory):
+    """By seed, what a training leaves that nobody kills."""
+    folder = tmp_path_factory.mktemp("whole")
+    for seed in (3, 4):
+        train(blobs, folder / str(seed), DROPOUT, **(LONG | {"seed": seed}))
+    return {seed: contents(folder / str(seed)) for seed in (3, 4)}
 
 
+@pytest.mark.parametrize("seed", [3, 4])
 @pytest.mark.parametrize(
     ("where", "at", "left"),
     [
-        ("on_train_epoch_start", 1, 0),
-        ("on_train_epoch_start", 2, 1),
-        ("training_step", 18, 2),  # of 7 in an epoch
-        ("on_validation_epoch_end", 4, 3),
-        ("on_train_end", 1, 4),
+        ("epoch", 1, 0),
+        ("epoch", 2, 1),
+        ("step", 18, 2),  # of 7 in an epoch
+        ("validate", 4, 3),
+        ("result", 1, 4),
     ],
 )
 def test_a_killed_training_goes_on_to_the_same_end(
-    where, at, left, blobs, settings, tmp_path, monkeypatch, checkpoints, uninterrupted
+    where, at, left, seed, blobs, tmp_path, monkeypatch, checkpoints, uninterrupted
 ):
-    out, checkpoint = tmp_path / "run", tmp_path / ".run.checkpoint"
+    out, checkpoint, options = tmp_path / "run", tmp_path / ".run.checkpoint", LONG | {"seed": seed}
     with monkeypatch.context() as patch, pytest.raises(Killed):
         killed(patch, where, at)
-        train(blobs, settings, DROPOUT, out=out, **LONG)
+        train(blobs, out, DROPOUT, **options)
     assert not out.exists() and checkpoint.exists() == (left > 0)
-    started, start = [], Recipe.on_train_epoch_start
+    started, epoch = [], Training.epoch
     monkeypatch.setattr(
-        Recipe, "on_train_epoch_start", lambda self: (started.append(1), start(self))
+        Training, "epoch", lambda self, *arguments: (started.append(1), epoch(self, *arguments))
     )
-    train(blobs, settings, DROPOUT, out=out, **LONG)
+    train(blobs, out, DROPOUT, **options)
     assert len(started) == 4 - left
-    assert contents(out) == uninterrupted
+    assert contents(out) == uninterrupted[seed]
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
+def test_two_kills_are_no_worse_than_one(blobs, tmp_path, monkeypatch, checkpoints, uninterrupted):
+    for where, at in (("epoch", 2), ("step", 12)):  # the second time, in the third epoch
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            killed(patch, where, at)
+            train(blobs, tmp_path / "run", DROPOUT, **LONG)
+    train(blobs, tmp_path / "run", DROPOUT, **LONG)
+    assert contents(tmp_path / "run") == uninterrupted[3]
+
+
 def test_a_training_that_had_stopped_early_does_not_start_again(
-    noise, settings, tmp_path, monkeypatch, checkpoints
+    noise, tmp_path, monkeypatch, checkpoints
 ):
-    options = {"epochs": 30, "patience": 2, "valid_split": "valid"}
-    train(noise, settings, out=tmp_path / "whole", **options)
+    options = {"epochs": 30, "patience": 2, "valid": "valid"}
+    train(noise, tmp_path / "whole", **options)
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        killed(patch, "on_train_end", 1)
-        train(noise, settings, out=tmp_path / "run", **options)
-    train(noise, settings, out=tmp_path / "run", **options)
+        killed(patch, "result", 1)
+        train(noise, tmp_path / "run", **options)
+    with monkeypatch.context() as patch:
+        killed(patch, "epoch", 1)  # none is run
+        train(noise, tmp_path / "run", **options)
     assert contents(tmp_path / "run") == contents(tmp_path / "whole")
 
 
-def test_a_process_killed_by_the_system_goes_on(blobs, settings, tmp_path, uninterrupted):
+def test_a_process_killed_by_the_system_goes_on(blobs, tmp_path, uninterrupted):
     script = f"""
 import time
 from pathlib import Path
-from conftest import SETTINGS
-from test_train import DROPOUT, LONG, Recipe, Resume, train
-from vitdm import config
+from test_train import DROPOUT, LONG, Checkpoint, Training, train
 
-Resume.EVERY = 0.0
-Recipe.on_validation_start = lambda self: time.sleep(60 * (self.current_epoch == 2))
-out = {str(tmp_path / "run")!r}
-train(Path({str(blobs)!r}), workflow.build(SETTINGS), DROPOUT, out=out, **LONG)
+Checkpoint.EVERY = 0.0
+result = Training.result
+Training.result = lambda self: time.sleep(60) or result(self)
+train(Path({str(blobs)!r}), {str(tmp_path / "run")!r}, DROPOUT, **LONG)
 """
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS / "library"), str(TESTS.parent)])
+    }
     process = subprocess.Popen([sys.executable, "-c", script], env=environment)
     checkpoint, deadline = tmp_path / ".run.checkpoint", time.monotonic() + 60
     while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     process.kill()
     assert process.wait() == -signal.SIGKILL and checkpoint.exists()
-    train(blobs, settings, DROPOUT, out=tmp_path / "run", **LONG)
-    assert contents(tmp_path / "run") == uninterrupted
+    train(blobs, tmp_path / "run", DROPOUT, **LONG)
+    assert contents(tmp_path / "run") == uninterrupted[3]
 
 
 @pytest.mark.parametrize("change", ["settings", "seed", "images", "labels", "damage"])
 def test_a_checkpoint_of_something_else_is_ignored(
-    change, blobs, settings, tmp_path, monkeypatch, checkpoints
+    change, blobs, tmp_path, monkeypatch, checkpoints
 ):
     out, folder, options = tmp_path / "run", tmp_path / "blobs", dict(LONG)
     shutil.copytree(blobs, folder)
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        killed(patch, "on_train_epoch_start", 3)
-        train(folder, settings, DROPOUT, out=out, **LONG)
+        killed(patch, "epoch", 3)
+        train(folder, out, DROPOUT, **LONG)
     if change == "settings":
         options["learning_rate"] = 2e-3
     elif change == "seed":
@@ -319,79 +374,98 @@ def test_a_checkpoint_of_something_else_is_ignored(
     elif change == "damage":
         content = (tmp_path / ".run.checkpoint").read_bytes()
         (tmp_path / ".run.checkpoint").write_bytes(content[: len(content) // 2])
-    train(folder, settings, DROPOUT, out=out, **options)
-    train(folder, settings, DROPOUT, out=tmp_path / "anew", **options)
+    train(folder, out, DROPOUT, **options)
+    train(folder, tmp_path / "anew", DROPOUT, **options)
     assert contents(out) == contents(tmp_path / "anew")
 
 
-def test_checkpoints_are_not_written_more_often_than_needed(blobs, settings, tmp_path, monkeypatch):
+def test_a_checkpoint_of_another_loss_is_ignored(blobs, tmp_path, monkeypatch, checkpoints):
+    def halved(logits, labels):
+        return functional.cross_entropy(logits, labels) / 2
+
+    arrays = toy_arrays(blobs, "train", "valid")
+    recipe = {"model": MODEL, "train": Train(epochs=2), "progress": False}
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        killed(patch, "epoch", 2)
+        learn(*arrays, 2, **recipe, checkpoint=tmp_path / "c")
+    assert (tmp_path / "c").exists()
+    found = learn(*arrays, 2, **recipe, checkpoint=tmp_path / "c", loss=halved)
+    pd.testing.assert_frame_equal(found.history, learn(*arrays, 2, **recipe, loss=halved).history)
+
+
+def test_checkpoints_are_not_written_more_often_than_needed(blobs, tmp_path, monkeypatch):
     def written(*_):
         raise AssertionError("a checkpoint was written")
 
-    monkeypatch.setattr("lightning.Trainer.save_checkpoint", written)
-    train(blobs, settings, epochs=2, out=tmp_path / "run")  # takes no five seconds
+    monkeypatch.setattr("vitdm.model.training.torch.save", written)
+    monkeypatch.setattr(Checkpoint, "EVERY", 60.0)
+    train(blobs, tmp_path / "run", epochs=2)
     with pytest.raises(AssertionError, match="a checkpoint was written"):
-        monkeypatch.setattr(Resume, "EVERY", 0.0)
-        train(blobs, settings, epochs=2, out=tmp_path / "run")
+        monkeypatch.setattr(Checkpoint, "EVERY", 0.0)
+        train(blobs, tmp_path / "run", epochs=2)
 
 
 # ------------------------------------------------------------------------ divergence
 
 
-def test_a_huge_learning_rate_diverges(blobs, settings, tmp_path):
+def test_a_huge_learning_rate_diverges(blobs, tmp_path):
+    hot = {"learning_rate": 1e9, "epochs": 20, "batch_size": 64}
     with pytest.raises(Diverged, match=r"epoch \d+, batch \d, at learning rate [\d.]+e\+\d+"):
-        train(blobs, settings, learning_rate=1e9, epochs=20, batch_size=64, out=tmp_path / "run")
+        train(blobs, tmp_path / "run", **hot)
     assert [path.name for path in tmp_path.iterdir()] == ["run.failed.json"]
     told = json.loads((tmp_path / "run.failed.json").read_text())
     assert "at learning rate" in told["error"] and told["seed"] == 0
     (tmp_path / "run.failed.json").unlink()
     with pytest.raises(Diverged):  # the same place, with a slash at its end
-        train(blobs, settings, learning_rate=1e9, epochs=20, batch_size=64, out=f"{tmp_path}/run/")
+        train(blobs, f"{tmp_path}/run/", **hot)
     assert [path.name for path in tmp_path.iterdir()] == ["run.failed.json"]
-    train(blobs, settings, out=tmp_path / "run")
+    train(blobs, tmp_path / "run")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-def test_weights_lost_in_the_last_step_are_no_run(blobs, settings, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        Recipe, "on_train_end", lambda recipe: recipe.model.head.bias.data.fill_(math.nan)
-    )
+def test_weights_lost_in_the_last_step_are_no_run(blobs, tmp_path, monkeypatch):
+    step = Training.step
+
+    def last(self, *batch):
+        loss = step(self, *batch)
+        self.network.head.bias.data.fill_(math.nan)
+        return loss
+
+    monkeypatch.setattr(Training, "step", last)
     with pytest.raises(Diverged, match=r"weights are not finite after epoch 1, .* rate 0\.001"):
-        train(blobs, settings, out=tmp_path / "run")
+        train(blobs, tmp_path / "run", n_train=16)
     assert [path.name for path in tmp_path.iterdir()] == ["run.failed.json"]
 
 
-def test_nan_in_an_image_is_told_with_its_batch(tmp_path, settings):
+def test_nan_in_an_image_is_told_with_its_batch(tmp_path):
     folder = toy(tmp_path / "nan", poison="valid")
     message = r"the loss became nan in epoch 1, batch \d+, at learning rate \d"
     with pytest.raises(Diverged, match=message):
-        train(folder, settings, splits=("train", "valid"))
+        train(folder, tmp_path / "run", splits=("train", "valid"))
 
 
-def test_a_run_that_cannot_be_written_whole_is_not_written(blobs, settings, tmp_path, monkeypatch):
+def test_a_run_that_cannot_be_written_whole_is_not_written(blobs, tmp_path, monkeypatch):
     def full(*_):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("vitdm.model.train.save_file", full)
+    monkeypatch.setattr("vitdm.model.runs.save_file", full)
     with pytest.raises(OSError, match="no space left"):
-        train(blobs, settings, out=tmp_path / "run")
+        train(blobs, tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
 
 
-# ------------------------------------------------------------------------ the recipe
+# ------------------------------------------------------------------------ one step
 
 
-def schedule(total, epochs=1, **settings):
-    """The learning rate of each step, and after the last."""
-    net = ViT(MODEL, 16, 2)
-    recipe = Recipe(net, Train(learning_rate=0.1, epochs=epochs, **settings), total)
-    made = recipe.configure_optimizers()
-    rates = []
-    for _ in range(total + 1):
-        rates.append(made["optimizer"].param_groups[0]["lr"])
-        made["optimizer"].step()
-        made["lr_scheduler"]["scheduler"].step()
-    assert made["lr_scheduler"]["interval"] == "step"
+def schedule(total, warmup):
+    """The learning rate of each step, and after the last, as the optimiser has it."""
+    arrays = torch.zeros(total, 1, 16, 16), torch.zeros(total, 0), torch.arange(total) % 2
+    settings = Train(learning_rate=0.1, epochs=1, batch_size=1, warmup=warmup)
+    run = Training(new_network(MODEL, 16, 2, 0), settings, Batches(arrays, 1), None)
+    rates = [run.rate]
+    for number, batch in enumerate(run.batches):
+        run.step(number, *batch)
+        rates.append(run.rate)
     return rates
 
 
@@ -408,8 +482,90 @@ def test_a_schedule_that_is_all_warmup(total, warmup):
     assert rates[total - 1] == pytest.approx(0.1) and np.isfinite(rates).all()
 
 
-def test_one_step_is_enough_to_train(blobs, settings):
-    assert train(blobs, settings, n_train=8)["epochs"] == 1  # one batch: all warm-up
+def test_one_step_is_enough_to_train(blobs, tmp_path):
+    found = train(blobs, tmp_path / "run", n_train=8)  # one batch: all warm-up
+    assert found["epochs"] == 1
+
+
+class Linear(torch.nn.Module):
+    """Logits W x + b of images of one pixel and features; parameters as a network has them."""
+
+    def __init__(self, weight, bias):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor(weight, dtype=torch.float64))
+        self.bias = torch.nn.Parameter(torch.tensor(bias, dtype=torch.float64))
+
+    def forward(self, images, features):
+        return torch.cat([images.flatten(1), features], dim=1) @ self.weight.T + self.bias
+
+
+@pytest.mark.parametrize("clip", [0.1, 100.0])
+def test_three_steps_of_a_linear_model_written_out(clip):
+    """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101, algorithm 2) in plain NumPy.
+
+    Smoothed cross-entropy, the gradient clipped at its norm, decay of the matrix only, warm-up of
+    two steps.
+    """
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(12, 3)), np.arange(12) % 2
+    weight, bias = rng.normal(size=(2, 3)), rng.normal(size=2)
+    settings = Train(
+        learning_rate=0.1, weight_decay=0.5, warmup=0.5, label_smoothing=0.1, clip=clip,
+        batch_size=4, epochs=1,
+    )  # fmt: skip
+    arrays = torch.from_numpy(x[:, :1, None, None]), torch.from_numpy(x[:, 1:]), torch.from_numpy(y)
+    run = Training(Linear(weight, bias), settings, Batches(arrays, 4), None)
+    losses = [run.step(k, *batch).item() for k, batch in enumerate(run.batches, start=1)]
+
+    rates, expected = [0.05, 0.1, 0.1], []
+    first = second = np.zeros(8)
+    for k, rate in enumerate(rates):
+        rows = slice(4 * k, 4 * k + 4)
+        logits = x[rows] @ weight.T + bias
+        p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        wanted = 0.9 * np.eye(2)[y[rows]] + 0.1 / 2
+        expected.append(-(wanted * np.log(p)).sum(axis=1).mean())
+        slope = (p - wanted) / 4  # of the mean, by the logits
+        gradient = np.concatenate([(slope.T @ x[rows]).ravel(), slope.sum(axis=0)])
+        norm = np.sqrt((gradient**2).sum())
+        assert (norm > clip) == (clip < 1)
+        gradient = gradient * min(1, clip / (norm + 1e-6))
+        first = 0.9 * first + 0.1 * gradient
+        second = 0.999 * second + 0.001 * gradient**2
+        change = first / (1 - 0.9 ** (k + 1))
+        change = rate * change / (np.sqrt(second / (1 - 0.999 ** (k + 1))) + 1e-8)
+        weight = weight * (1 - rate * 0.5) - change[:6].reshape(2, 3)
+        bias = bias - change[6:]
+    np.testing.assert_allclose(losses, expected, rtol=1e-10)
+    np.testing.assert_allclose(run.network.weight.detach(), weight, rtol=1e-9)
+    np.testing.assert_allclose(run.network.bias.detach(), bias, rtol=1e-9)
+
+
+def test_validation_scores_each_class_against_the_rest():
+    logits = torch.tensor([[2.0, 0, 1], [1, 0, 2], [0, 3, 1], [1, 1, 0], [0, 1, 3], [2, 0, 2.5]])
+    labels = torch.tensor([0, 0, 1, 1, 2, 2])
+    network = Linear(np.zeros((3, 4)), np.zeros(3))
+    network.forward = lambda images, features: features
+    arrays = torch.zeros(6, 1, 1, 1), logits, labels
+    found = Training(network, Train(), Batches(arrays, 4), None).validate(arrays)
+    p = np.exp(logits.numpy()) / np.exp(logits.numpy()).sum(axis=1, keepdims=True)
+
+    def auc(positive, score):  # the share of pairs in the right order
+        pairs = score[positive][:, None] - score[~positive]
+        return ((pairs > 0) + 0.5 * (pairs == 0)).mean()
+
+    truth = labels.numpy()
+    assert found["valid_roc_auc"] == pytest.approx(auc(truth > 0, 1 - p[:, 0]))
+    each = [auc(truth == k, p[:, k]) for k in range(3)]
+    assert found["valid_macro_roc_auc"] == pytest.approx(np.mean(each))
+    loss = -np.log(p[np.arange(6), truth]).mean()
+    assert found["valid_loss"] == pytest.approx(loss, rel=1e-6)
+    alone = tuple(array[:2] for array in arrays)  # of one class
+    assert Training(network, Train(), Batches(alone, 4), None).validate(alone) == {
+        "valid_loss": pytest.approx(-np.log(p[:2, 0]).mean(), rel=1e-6),
+        "valid_roc_auc": 0.5,
+        "valid_macro_roc_auc": 0.5,
+    }
 
 
 def test_batches_hold_every_image_once_with_its_label():
@@ -435,7 +591,7 @@ def test_batches_hold_every_image_once_with_its_label():
 # ------------------------------------------------------------------------ features
 
 
-def test_features_are_standardised_by_the_training_images(blobs, settings, tmp_path):
+def test_features_are_standardised_by_the_training_images(blobs, tmp_path):
     catalog = Dataset.open(blobs).catalog
     rng = np.random.default_rng(0)
     table = pd.DataFrame({"id": catalog["id"], "area": rng.normal(5, 2, len(catalog))})
@@ -443,10 +599,7 @@ def test_features_are_standardised_by_the_training_images(blobs, settings, tmp_p
     table.loc[(catalog["split"] != "train").to_numpy(), ["area", "gap"]] += 1000
     shuffled = table.sample(frac=1, random_state=0)  # rows are found by their id
     shuffled.to_csv(tmp_path / "features.csv", index=False)
-    model = MODEL.model_copy(update={"features": True})
-    train(
-        blobs, settings, model, tmp_path / "features.csv", valid_split="valid", out=tmp_path / "r"
-    )
+    train(blobs, tmp_path / "r", JOINED, "valid", features=tmp_path / "features.csv")
     run, known = load_run(tmp_path / "r"), table[catalog["split"] == "train"]
     assert run.feature_names == ["area", "gap"]
     low, middle, high = (known[["area", "gap"]].quantile(q) for q in (0.16, 0.5, 0.84))
@@ -454,9 +607,9 @@ def test_features_are_standardised_by_the_training_images(blobs, settings, tmp_p
     np.testing.assert_allclose(run.model.feature_width, (high - low) / 2, rtol=1e-4)
 
 
-def test_features_join_as_a_token(processed, features_csv, settings, tmp_path):
-    model = settings.model.model_copy(update={"join": "token"})
-    train(processed, settings, model, features_csv, out=tmp_path / "run", score_split="opt")
+def test_features_join_as_a_token(processed, features_csv, tmp_path):
+    model = JOINED.model_copy(update={"join": "token"})
+    train(processed, tmp_path / "run", model, score="opt", features=features_csv)
     run, data = load_run(tmp_path / "run"), Dataset.open(processed)
     assert run.model.joins == "token" and run.model.head.in_features == model.embed_dim
     rows = data.rows("opt")
@@ -467,11 +620,14 @@ def test_features_join_as_a_token(processed, features_csv, settings, tmp_path):
     assert not np.allclose(run.predict(data.images[rows], table[::-1]), found)
 
 
-def test_only_the_named_features_join(run_folder, processed, features_csv, settings, tmp_path):
+def test_only_selected_features_join(run_folder, processed, features_csv, tmp_path):
     """In the order given; predictions and a later evaluation find them by name."""
     names = ["ring_radius", "lensed_area"]
-    options = {"features": features_csv, "model": settings.model, "score_split": "opt"}
-    train(processed, settings, feature_names=names, out=tmp_path / "run", **options)
+    kept = tmp_path / "selection.json"
+    kept.write_text(json.dumps({"features": names}))
+    model = JOINED.model_copy(update={"feature_set": "selected"})
+    options = {"features": features_csv, "selection": kept, "score": "opt"}
+    train(processed, tmp_path / "run", model, **options)
     run, data = load_run(tmp_path / "run"), Dataset.open(processed)
     assert run.feature_names == names
     table = read_features(features_csv, data.catalog["id"])
@@ -479,15 +635,15 @@ def test_only_the_named_features_join(run_folder, processed, features_csv, setti
     found = run.predict(data.images[rows], table[names].to_numpy()[rows])
     predictions = pd.read_csv(tmp_path / "run" / "predictions.csv")
     np.testing.assert_allclose(found, predictions.filter(like="p_"), atol=1e-6)
-    assert set(names) < set(load_run(run_folder).feature_names)  # by default all of the table
+    assert set(names) < set(load_run(run_folder).feature_names)  # which joins all of the table
+    kept.write_text(json.dumps({"features": ["dust"]}))
     with pytest.raises(InputError, match=r"features\.csv: found no column dust; expected the feat"):
-        train(processed, settings, feature_names=["dust"], **options)
+        train(processed, tmp_path / "run", model, **options)
 
 
-def test_wrong_feature_tables_are_refused(tmp_path, blobs, settings):
-    model = MODEL.model_copy(update={"features": True})
+def test_wrong_feature_tables_are_refused(tmp_path, blobs):
     with pytest.raises(InputError, match=r"model\.features is on: a feature table is needed"):
-        train(blobs, settings, model)
+        train(blobs, tmp_path / "run", JOINED)
     ids = Dataset.open(blobs).catalog["id"]
     path = tmp_path / "f.csv"
     for content, message in (
@@ -596,9 +752,9 @@ def test_a_wrong_config_of_a_run_is_refused(run_folder, tmp_path):
         load_run(tmp_path / "run")
 
 
-def test_oblong_images_are_trained_on_and_predicted(settings, tmp_path):
+def test_oblong_images_are_trained_on_and_predicted(tmp_path):
     data = Dataset.open(toy(tmp_path / "oblong", shape=(16, 20)))
-    train(tmp_path / "oblong", settings, out=tmp_path / "run", score_split="opt")
+    train(tmp_path / "oblong", tmp_path / "run", score="opt")
     run = load_run(tmp_path / "run")
     assert run.settings.image_size == [16, 20]
     with pytest.raises(InputError, match=r"found shape \(2, 20, 16\); expected \(n, 16, 20\)"):
@@ -606,16 +762,19 @@ def test_oblong_images_are_trained_on_and_predicted(settings, tmp_path):
     found = run.predict(data.images[data.rows("opt")])
     written = pd.read_csv(tmp_path / "run" / "predictions.csv").filter(like="p_")
     np.testing.assert_allclose(found, written, atol=1e-6)
-    with pytest.raises(InputError, match="patch_size = 8 does not divide the .* = 16 x 20"):
-        train(tmp_path / "oblong", settings, MODEL.model_copy(update={"patch_size": 8}))
-    with pytest.raises(InputError, match="residual is on: found images of 16 x 20 pixels"):
-        train(tmp_path / "oblong", settings, MODEL.model_copy(update={"residual": True}), fits="x")
+    for update, message in (
+        ({"patch_size": 8}, "patch_size = 8 does not divide the .* = 16 x 20"),
+        ({"residual": True}, "residual is on: found images of 16 x 20 pixels"),
+    ):
+        with pytest.raises(InputError, match=message):
+            model = MODEL.model_copy(update=update)
+            train(tmp_path / "oblong", tmp_path / "other", model, fits="x")
 
 
-def test_images_of_another_size_are_refused(blobs, settings):
+def test_images_of_another_size_are_refused(blobs, tmp_path):
     model = config.Model(patch_size=5, embed_dim=16, num_heads=2)
     with pytest.raises(InputError, match="patch_size = 5 does not divide .* = 16"):
-        train(blobs, settings, model)
+        train(blobs, tmp_path / "run", model)
 
 
 @pytest.mark.parametrize("pool", ["cls", "mean"])
@@ -624,7 +783,7 @@ def test_attention_of_a_run_is_that_of_its_last_block(run_folder, processed, fea
     chosen = run.settings.model.model_copy(update={"pool": pool})
     run = Run(
         run.settings.model_copy(update={"model": chosen}),
-        new_model(chosen, 32, len(run.classes), len(run.feature_names)).eval(),
+        new_network(chosen, 32, len(run.classes), len(run.feature_names)).eval(),
     )
     images = Dataset.open(processed).images[:3]
     features = np.zeros((3, len(run.feature_names)))

@@ -17,7 +17,7 @@ import pytest
 from test_tuning_space import SPACE, searching
 
 from vitdm.errors import InputError
-from vitdm.model.train import Diverged
+from vitdm.model.training import Diverged
 from vitdm.tuning import search
 from vitdm.tuning.result import load_best, load_result, load_trials
 from vitdm.tuning.trials import Log, Trial, hopeless, limits, replay, value_of

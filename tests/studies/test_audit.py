@@ -14,9 +14,10 @@ from test_efficiency import sample
 from torch import nn
 from torch.nn import functional
 
-from studies import audit, plots
+from studies import audit
 from studies import config as workflow
 from studies.config import Faults
+from studies.plots import audit as audit_plots
 from vitdm.errors import InputError
 from vitdm.evaluation.metrics import roc_auc
 
@@ -258,7 +259,7 @@ def test_the_table_tells_claim_and_truth(measured):
 
 def test_the_figure_has_a_row_each(measured):
     table = pd.read_csv(measured / "table/audit.csv")
-    axes = plots.audit(table).axes[0]
+    axes = audit_plots.audit(table).axes[0]
     assert [text.get_text() for text in axes.get_yticklabels()] == list(table["row"])
     points = [line for line in axes.lines if line.get_marker() == "o" and len(line.get_xdata())]
     assert [line.get_xdata()[0] for line in points] == list(table["roc_auc"])

@@ -10,8 +10,9 @@ from conftest import SETTINGS
 from sklearn.metrics import roc_auc_score
 from test_efficiency import sample
 
-from studies import compare, plots
+from studies import compare
 from studies import config as workflow
+from studies.plots import comparison as comparison_plots
 from vitdm.errors import InputError
 from vitdm.evaluation.metrics import paired_difference
 
@@ -211,7 +212,7 @@ def test_a_wrong_comparison_is_refused(changes, message):
 def test_the_figure_has_a_row_a_model_and_a_curve_a_network(measured):
     trials = pd.read_csv(measured / "all/comparison.csv")
     history = pd.read_csv(measured / "all/comparison_history.csv")
-    left, right = plots.comparison(trials, history).axes
+    left, right = comparison_plots.comparison(trials, history).axes
     assert [text.get_text() for text in left.get_yticklabels()] == [
         row["label"] for row in ROWS.values()
     ]

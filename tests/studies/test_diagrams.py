@@ -1,18 +1,13 @@
 """The diagrams of the work and of the model: real pictures at their place, nothing cut off."""
 
 import itertools
-import json
-import re
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from matplotlib import pyplot as plt
 
-from studies import config as workflow
-from studies import notebook, plots
-from studies.plots import diagrams
+from studies.plots import diagrams, style
 from vitdm import config, preprocess
 from vitdm.model import vit as model
 
@@ -31,7 +26,7 @@ def image():
 
 @pytest.fixture(autouse=True)
 def styled():
-    plots.style()
+    style.style()
     yield
     plt.close("all")
 
@@ -41,11 +36,11 @@ def lens(image, scores=None, fitted=True, **processing):
     square, roi = preprocess.process(image, settings)
     frame = preprocess.window(image.shape, roi, settings)
     left = [np.full((96, 96), 7.0), np.ones((96, 96))] if fitted else [None, None]
-    return plots.Lens(image, roi, frame, square, *left, scores or KINDS)
+    return diagrams.Lens(image, roi, frame, square, *left, scores or KINDS)
 
 
 def pipeline(lens, **settings):
-    return plots.pipeline(lens, LINES, config.Model(**settings), SEARCHED, SPLITS)
+    return diagrams.pipeline(lens, LINES, config.Model(**settings), SEARCHED, SPLITS)
 
 
 def texts(figure):
@@ -105,7 +100,7 @@ def test_pipeline_shows_one_lens_and_its_scores(image):
         kind: patch.get_width()
         for patch in figure.axes[0].patches
         for kind in KINDS
-        if plt.matplotlib.colors.to_hex(patch.get_facecolor()) == plots.COLOURS[kind].lower()
+        if plt.matplotlib.colors.to_hex(patch.get_facecolor()) == style.COLOURS[kind].lower()
     }
     assert bars["cdm"] == pytest.approx(2 * bars["axion"]) == pytest.approx(2 * bars["no_sub"])
     said = " ".join(text.get_text() for text in figure.axes[0].texts)
@@ -132,20 +127,20 @@ def parts(image):
     likeness = rng.normal(0, 1, (17, 17))
     weights = np.exp(likeness) / np.exp(likeness).sum(axis=1, keepdims=True)
     local = np.where(np.eye(17), 0, weights)
-    head = plots.Head(likeness, weights, local / local.sum(axis=1, keepdims=True), 1.25)
+    head = diagrams.Head(likeness, weights, local / local.sum(axis=1, keepdims=True), 1.25)
     tokens = rng.normal(0, 1, (17, 32))
     return stack, patch, rng.normal(0, 1, 5 * p**2), tokens, head, rng.uniform(0.5, 2, (3, 4))
 
 
 def test_texts_of_spt_lsa(parts):
-    check_texts(plots.spt_lsa(*parts, has_class=True))
+    check_texts(diagrams.spt_lsa(*parts, has_class=True))
     *others, temperatures = parts
-    check_texts(plots.spt_lsa(*others, 30 * temperatures**4, has_class=True))
+    check_texts(diagrams.spt_lsa(*others, 30 * temperatures**4, has_class=True))
 
 
 def test_the_five_patches_are_pieces_of_the_image_half_a_patch_away(parts):
     stack, (row, column), values, tokens, head, _ = parts
-    figure = plots.spt_lsa(*parts, has_class=True)
+    figure = diagrams.spt_lsa(*parts, has_class=True)
     arrays = [np.ma.filled(drawn.get_array(), np.nan) for drawn in figure.axes[0].images]
     image, pieces = arrays[0], arrays[6:11]
     np.testing.assert_array_equal(image, stack[0])
@@ -166,36 +161,8 @@ def test_the_five_patches_are_pieces_of_the_image_half_a_patch_away(parts):
 
 
 def test_a_shift_stands_on_the_side_to_which_it_is_moved(parts):
-    figure = plots.spt_lsa(*parts, has_class=True)
+    figure = diagrams.spt_lsa(*parts, has_class=True)
     middle, *shifts = (drawn.get_extent() for drawn in figure.axes[0].images[1:6])
     for extent, (down, right) in zip(shifts, model.diagonal_shifts(24), strict=True):
         assert np.sign(extent[0] - middle[0]) == np.sign(right)
         assert np.sign(extent[2] - middle[2]) == np.sign(down)  # rows are drawn upwards
-
-
-# -------------------------------------------------------------------------------------- captions
-
-
-def test_every_figure_says_what_it_shows():
-    """In its label: the first line of the docstring of the function that draws it."""
-    functions = [getattr(plots, name) for name in plots.__all__]
-    told = [(f, getattr(f, "__annotations__", {}).get("return")) for f in functions]
-    drawing = [function for function, kind in told if kind == "plt.Figure"]
-    assert len(drawing) > 35
-    for function in drawing:
-        assert re.match(r"Draw [^\n]+\.(\n|$)", function.__doc__), function.__name__
-
-
-def test_sidecars_have_captions(parts, tmp_path):
-    out = notebook.Notebook(
-        "04_x", tmp_path, tmp_path, tmp_path, workflow.load("config/smoke.yaml")
-    )
-    for name in notebook.needs("04_x", out.config):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("{}")
-    out.figure(plots.spt_lsa(*parts, has_class=True), "picture")
-    out.table(pd.DataFrame({"one": [1], "two": [2]}), "numbers")
-    said = {name: json.loads((tmp_path / f"{name}.json").read_text())["caption"]
-            for name in ("picture", "numbers")}  # fmt: skip
-    shown = "How an image becomes tokens (SPT) and how these attend to one another (LSA)."
-    assert said == {"picture": shown, "numbers": "Columns: one, two."}

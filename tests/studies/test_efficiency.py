@@ -10,7 +10,8 @@ from conftest import SETTINGS
 from sklearn.metrics import roc_auc_score
 
 from studies import config as workflow
-from studies import efficiency, plots
+from studies import efficiency
+from studies.plots import efficiency as efficiency_plots
 from vitdm.config import Train
 from vitdm.data import dataset
 from vitdm.errors import InputError
@@ -107,7 +108,7 @@ def test_a_single_number_is_its_own_score(measured):
 
 def test_a_shortcut_is_lost_where_it_tells_nothing(measured):
     table = pd.read_csv(measured / "all/efficiency.csv")
-    loss = plots.shortcut_table(table, "model_i", "model_i_sizes").set_index("model")
+    loss = efficiency_plots.shortcut_table(table, "model_i", "model_i_sizes").set_index("model")
     for name in ("boosting", "fit_theta_E", "spt_lsa_lensfit"):
         assert loss.loc[name, "roc_auc_here"] > 0.7
         assert loss.loc[name, "roc_auc_there"] < loss.loc[name, "roc_auc_here"] - 0.03
@@ -155,9 +156,9 @@ def test_published_results_are_stars(measured):
             "macro_roc_auc": [0.99, np.nan, 0.5],
         }
     )
-    above, below = plots.data_efficiency(table, labels, published=published).axes
+    above, below = efficiency_plots.data_efficiency(table, labels, published=published).axes
     assert not above.texts and [text.get_text() for text in below.texts] == ["one"]
-    elsewhere = plots.data_efficiency(table, labels, published=published[2:])
+    elsewhere = efficiency_plots.data_efficiency(table, labels, published=published[2:])
     assert not any(axes.texts for axes in elsewhere.axes)
     star = next(line for line in below.lines if line.get_marker() == "*")
     assert (star.get_xdata()[0], star.get_ydata()[0]) == (90_000, pytest.approx(0.01))
@@ -166,19 +167,21 @@ def test_published_results_are_stars(measured):
 def test_the_figures_draw_what_the_table_holds(measured):
     table = pd.read_csv(measured / "all/efficiency.csv")
     labels = dict(zip(table["model"], table["label"], strict=True))
-    figure = plots.data_efficiency(table[table["population"] == "model_i"], labels, table)
+    figure = efficiency_plots.data_efficiency(
+        table[table["population"] == "model_i"], labels, table
+    )
     axes = figure.axes[0]
     row = table[(table["model"] == "boosting") & (table["scored_on"] == "model_i")]
     heights = [
         line.get_ydata()[0] for line in axes.lines if line.get_label() == row["label"].iloc[0]
     ]
     assert heights == pytest.approx([1 - row["roc_auc"].iloc[0]])
-    perfect = plots.data_efficiency(table.assign(roc_auc=1.0), labels).axes[0]
+    perfect = efficiency_plots.data_efficiency(table.assign(roc_auc=1.0), labels).axes[0]
     assert all(np.allclose(line.get_ydata(), 1e-4) for line in perfect.lines)  # not beyond the axis
     assert perfect.get_ylim() == pytest.approx((0.62, 0.7e-4))
     assert [text.get_text() for text in axes.get_yticklabels()][:2] == ["0.5", "0.8"]
-    loss = plots.shortcut_table(table, "model_i", "model_i_sizes")
-    figure = plots.shortcut_loss(loss, labels)
+    loss = efficiency_plots.shortcut_table(table, "model_i", "model_i_sizes")
+    figure = efficiency_plots.shortcut_loss(loss, labels)
     assert len(figure.axes[0].get_yticklabels()) == len(labels)
 
 

@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from studies import invariance, plots, precursor
+from studies import invariance, precursor
 from studies.__main__ import main
 from studies.invariance import Perturbation, Sky
+from studies.plots import processing as processing_plots
 from vitdm.config import Preprocess
 from vitdm.data.dataset import Dataset
 from vitdm.errors import InputError
@@ -212,7 +213,7 @@ def test_the_figure_shows_median_and_central_90_percent():
         for k in range(21)
     ]
     ignored = rows[0] | {"perturbation": "mirror", "population": "third"}
-    figure = plots.invariance(pd.DataFrame([*rows, ignored]))
+    figure = processing_plots.invariance(pd.DataFrame([*rows, ignored]))
     panels = {axes.get_title(): axes for axes in figure.axes if axes.lines}
     assert list(panels) == ["one (n = 21)", "other (n = 21)"]
     for axes, scale in zip(panels.values(), (1.0, 0.5), strict=True):

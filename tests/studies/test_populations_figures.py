@@ -5,7 +5,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from studies import plots, subhalo_distance
+from studies import subhalo_distance
+from studies.plots import lensfit as lensfit_plots
+from studies.plots import populations as populations_plots
 from studies.plots.populations import caption
 from vitdm.simulation import simulate
 from vitdm.simulation.population import load_population
@@ -33,7 +35,7 @@ def panels(figure):
 
 
 def test_the_difference_is_that_of_the_same_lens_with_and_without_substructure(marginal):
-    smooth, cdm = plots.simulated(rows(marginal, ["no_sub", "cdm"]), marginal)
+    smooth, cdm = populations_plots.simulated(rows(marginal, ["no_sub", "cdm"]), marginal)
     assert smooth.difference is None and len(smooth.masses) == 0
     assert cdm.truth["theta_E"] == smooth.truth["theta_E"]
     # without light there is only the noise of the sky; elsewhere Poisson noise adds to it
@@ -44,7 +46,7 @@ def test_the_difference_is_that_of_the_same_lens_with_and_without_substructure(m
 
 
 def test_substructure_is_marked_where_it_is(marginal):
-    (lens,) = plots.simulated(rows(marginal, ["cdm"]), marginal)
+    (lens,) = populations_plots.simulated(rows(marginal, ["cdm"]), marginal)
     largest = lens.masses.argmax()
     truth, scale = lens.truth, marginal.instrument.pixel_scale
     assert lens.masses[largest] == truth["max_subhalo_mass"]
@@ -52,7 +54,7 @@ def test_substructure_is_marked_where_it_is(marginal):
     assert lens.x[largest] == pytest.approx(middle + truth["max_subhalo_x"] / scale)
     assert lens.y[largest] == pytest.approx(middle + truth["max_subhalo_y"] / scale)
 
-    figure = plots.population_gallery([lens])
+    figure = populations_plots.population_gallery([lens])
     (marks,) = [axes.collections[0] for axes in panels(figure) if axes.collections]
     np.testing.assert_allclose(marks.get_offsets()[largest], (lens.x[largest], lens.y[largest]))
     areas = np.sort(marks.get_sizes())
@@ -60,8 +62,8 @@ def test_substructure_is_marked_where_it_is(marginal):
 
 
 def test_a_vortex_is_a_line_of_its_length(marginal):
-    (lens,) = plots.simulated(rows(marginal, ["axion"]), marginal)
-    figure = plots.population_gallery([lens])
+    (lens,) = populations_plots.simulated(rows(marginal, ["axion"]), marginal)
+    figure = populations_plots.population_gallery([lens])
     (line,) = [axes.lines[0] for axes in panels(figure) if axes.lines]
     length = np.hypot(*np.ptp(line.get_xydata(), axis=0)) * marginal.instrument.pixel_scale
     assert length == pytest.approx(lens.truth["vortex_length"])
@@ -70,15 +72,15 @@ def test_a_vortex_is_a_line_of_its_length(marginal):
 def test_a_population_without_noise_is_compared_with_the_peak(population):
     instrument = population.instrument.model_copy(update={"noise": "none"})
     silent = population.model_copy(update={"instrument": instrument})
-    smooth, axion = plots.simulated(rows(silent, ["no_sub", "axion"]), silent)
+    smooth, axion = populations_plots.simulated(rows(silent, ["no_sub", "axion"]), silent)
     expected = (axion.image - smooth.image) / smooth.image.max()
     np.testing.assert_allclose(axion.difference, expected, atol=1e-12)
     assert axion.unit == "peak"
 
 
 def test_gallery_has_a_row_a_class_and_one_below_for_what_changed(marginal):
-    examples = plots.simulated(rows(marginal, ["cdm", "no_sub", "axion"]), marginal)
-    figure = plots.population_gallery([*examples, examples[0]], 0.05, half_width=2.0)
+    examples = populations_plots.simulated(rows(marginal, ["cdm", "no_sub", "axion"]), marginal)
+    figure = populations_plots.population_gallery([*examples, examples[0]], 0.05, half_width=2.0)
     shown = panels(figure)
     assert len(shown) == 4 + 3  # the images, and three differences
     assert all(np.ptp(axes.get_xlim()) == 80 for axes in shown)
@@ -93,8 +95,10 @@ def test_gallery_has_a_row_a_class_and_one_below_for_what_changed(marginal):
 def test_images_from_files_have_neither_caption_nor_difference():
     images = np.random.default_rng(0).normal(size=(3, 20, 20))
     kinds = ("sub", "sub", "no_sub")
-    examples = [plots.Example(image, kind) for image, kind in zip(images, kinds, strict=True)]
-    figure = plots.population_gallery(examples)
+    examples = [
+        populations_plots.Example(image, kind) for image, kind in zip(images, kinds, strict=True)
+    ]
+    figure = populations_plots.population_gallery(examples)
     assert [axes.get_title() for axes in panels(figure)] == ["", "", ""]
 
 
@@ -110,18 +114,18 @@ def test_images_from_files_have_neither_caption_nor_difference():
     ],
 )
 def test_captions(kind, truth, expected):
-    text = caption(plots.Example(np.zeros((2, 2)), kind, truth))
+    text = caption(populations_plots.Example(np.zeros((2, 2)), kind, truth))
     assert all(part in text for part in expected)
     assert "nan" not in text
 
 
 def test_without_truth_there_is_no_caption():
-    assert caption(plots.Example(np.zeros((2, 2)), "sub")) == ""
+    assert caption(populations_plots.Example(np.zeros((2, 2)), "sub")) == ""
 
 
 def test_perturbations_of_one_lens(marginal):
-    examples = plots.simulated(rows(marginal, ["no_sub", "cdm", "axion"]), marginal)
-    shown = panels(plots.perturbations(examples))
+    examples = populations_plots.simulated(rows(marginal, ["no_sub", "cdm", "axion"]), marginal)
+    shown = panels(populations_plots.perturbations(examples))
     assert len(shown) == 3 + 2
     limits = [axes.get_images()[0].get_clim() for axes in shown]
     largest = max(np.abs(e.difference).max() for e in examples[1:])
@@ -131,15 +135,15 @@ def test_perturbations_of_one_lens(marginal):
 def test_images_are_drawn_again_from_the_catalog(marginal):
     """The catalog's row alone gives the lens: what is drawn twice is the same."""
     image, truth = simulate.simulate_one(3, "cdm", 5, marginal)
-    (lens,) = plots.simulated(rows(marginal, ["cdm"]), marginal, [image])
+    (lens,) = populations_plots.simulated(rows(marginal, ["cdm"]), marginal, [image])
     assert lens.image is image or np.array_equal(lens.image, image)
     assert lens.truth == truth
 
 
 def test_residuals_are_drawn_beside_the_truth(marginal):
-    lenses = plots.simulated(rows(marginal, ["no_sub", "cdm", "axion"]), marginal)
+    lenses = populations_plots.simulated(rows(marginal, ["no_sub", "cdm", "axion"]), marginal)
     residual = np.arange(96 * 96, dtype=float).reshape(96, 96)
-    figure = plots.residual_maps([(lens.kind, lens, residual) for lens in lenses])
+    figure = lensfit_plots.residual_maps([(lens.kind, lens, residual) for lens in lenses])
     shown = [axes.get_images()[0].get_array() for axes in panels(figure)]
     assert len(shown) == 9
     for k, lens in enumerate(lenses):
@@ -157,7 +161,7 @@ def test_einstein_radii_are_drawn_class_by_class():
     classes = ["no_sub"] * 50 + ["cdm"] * 50
     table = pd.DataFrame({"class": classes, "fit_theta_E": np.r_[np.ones(50), 2 * np.ones(50)]})
     table.loc[0, "fit_theta_E"] = np.nan
-    figure = plots.einstein_radii({"made up": table, "same": table})
+    figure = lensfit_plots.einstein_radii({"made up": table, "same": table})
     axes = figure.axes[0]
     assert axes.get_title() == "made up" and "arcsec" in axes.get_xlabel()
     heights = [patch.get_xy()[:, 1].max() for patch in axes.patches]
@@ -168,7 +172,7 @@ def test_distances_to_subhalos_are_drawn_by_mass():
     mass, distance = np.array([2e8, 3e8, 5e9, 6e9]), np.array([1.0, 2.0, 0.1, 0.15])
     each = pd.DataFrame({"mass": mass, "distance": distance, "found": distance < 0.2, "chance": 0})
     binned = subhalo_distance.found_by_mass(each, (8, 9, 10))
-    figure = plots.subhalo_distance(
+    figure = lensfit_plots.subhalo_distance(
         {"made up": (each, binned), "none": (each[:0], binned[:0])}, 0.2
     )
     above, _, below, _ = figure.axes

@@ -7,7 +7,8 @@ import pytest
 from test_lensfit import SCALE, drizzled
 
 from studies import config as workflow
-from studies import plots, real_lenses
+from studies import real_lenses
+from studies.plots import lensfit as lensfit_plots
 from vitdm import config, preprocess
 from vitdm.data import readers
 from vitdm.errors import InputError
@@ -66,8 +67,8 @@ def test_the_figure_shows_what_was_fitted(made):
     known, _, table, masked, fits = made
     maps = zip(masked, *modelled(fits, known.lensfit), fits.residual, strict=True)
     told = table[["name", "theta_E", "chi2_full", "flags"]].itertuples(index=False)
-    lenses = [plots.RealFit(*row, *shown) for row, shown in zip(told, maps, strict=True)]
-    figure = plots.real_residuals(lenses)
+    lenses = [lensfit_plots.RealFit(*row, *shown) for row, shown in zip(told, maps, strict=True)]
+    figure = lensfit_plots.real_residuals(lenses)
     shown = [axes.get_images()[0].get_array() for axes in figure.axes if axes.get_images()]
     assert len(shown) == 12
     residual = np.ma.filled(shown[10], np.nan)

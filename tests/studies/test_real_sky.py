@@ -11,8 +11,9 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from studies import config as workflow
-from studies import plots, real_sky
+from studies import real_sky
 from studies.__main__ import main
+from studies.plots import real_sky as real_sky_plots
 from vitdm import config
 from vitdm.data import dataset
 from vitdm.errors import InputError
@@ -231,7 +232,9 @@ def test_trainings_differ_and_are_joined(toy):
 def test_figure(toy):
     place = toy[0]
     answers = real_sky.Answers.read(place / "all")
-    figure = plots.real_sky({name: answers.of(name) for name in ("labelled", "cutouts")}, 0.05)
+    figure = real_sky_plots.real_sky(
+        {name: answers.of(name) for name in ("labelled", "cutouts")}, 0.05
+    )
     maps = [axes for axes in figure.axes if axes.get_images()]
     assert [axes.get_images()[0].get_array().shape[0] for axes in maps[:2]] == [8, 3]
     names = [label.get_text() for axes in figure.axes for label in axes.get_yticklabels()]

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from studies import plots
+from studies.plots import selection as selection_plots
 from vitdm.evaluation.metrics import Difference
 
 NAMES = ["gini", "peak_snr", "area", "gone"]
@@ -43,7 +43,7 @@ def scores():
 
 
 def test_markers_tell_direction_and_significance(ranking, scores):
-    axes = plots.feature_auc(ranking, scores).axes[0]
+    axes = selection_plots.feature_auc(ranking, scores).axes[0]
     marks = [line for line in axes.lines if line.get_marker() in ("<", ">")]
     assert [mark.get_marker() for mark in marks] == [">", "<", ">"]  # what never varies is left out
     assert [mark.get_mfc() == "white" for mark in marks] == [False, False, True]
@@ -54,7 +54,7 @@ def test_markers_tell_direction_and_significance(ranking, scores):
 
 def test_boxes_are_clusters_of_several_and_bold_is_kept(ranking):
     matrix = pd.DataFrame(np.eye(4), index=NAMES, columns=NAMES)
-    axes = plots.feature_correlation(matrix, ranking).axes[0]
+    axes = selection_plots.feature_correlation(matrix, ranking).axes[0]
     (box,) = axes.patches
     assert box.get_xy() == (-0.5, -0.5) and box.get_width() == box.get_height() == 2
     weights = [label.get_weight() for label in axes.get_yticklabels()]
@@ -64,7 +64,7 @@ def test_boxes_are_clusters_of_several_and_bold_is_kept(ranking):
 def test_importance_is_sorted_and_what_is_beyond_chance_is_full():
     rows = [(m, k, n, v, 0.01) for m in ("a", "b") for k, n, v in ((1, "x y z", 0.01), (2, "w", 1))]
     table = pd.DataFrame(rows, columns=["model", "cluster", "features", "importance", "sd"])
-    left, right = plots.feature_importance(table, 2.0).axes
+    left, right = selection_plots.feature_importance(table, 2.0).axes
     assert [label.get_text() for label in left.get_yticklabels()] == ["w", "x and 2 more"]
     for axes in (left, right):
         full, empty, _ = axes.lines
@@ -74,7 +74,7 @@ def test_importance_is_sorted_and_what_is_beyond_chance_is_full():
 
 def test_populations_side_by_side(ranking):
     other = ranking.iloc[::-1].assign(roc_auc=[0.6, 0.6, 0.6, 0.6], significant=False)
-    axes = plots.feature_populations({"here": ranking, "there": other}).axes[0]
+    axes = selection_plots.feature_populations({"here": ranking, "there": other}).axes[0]
     texts = {tuple(map(int, text.get_position())): text for text in axes.texts}
     assert len(texts) == 7 and (0, 3) not in texts  # column, row: never measured here
     assert texts[0, 0].get_text() == "+0.90" and texts[0, 1].get_text() == "−0.70"
@@ -85,7 +85,7 @@ def test_populations_side_by_side(ranking):
 def test_a_gain_beyond_its_error_is_full():
     sure = Difference(0.1, 0.05, 0.15, 0.02, [0.09, 0.11])
     gains = {"a": sure, "b": Difference(0.1, -0.1, 0.3, 0.1, [0.1])}
-    axes = plots.feature_gain(gains).axes[0]
+    axes = selection_plots.feature_gain(gains).axes[0]
     marks = [line.get_mfc() == "white" for line in axes.lines if line.get_marker() == "o"]
     assert marks == [False, True]
     assert [len(line.get_xdata()) for line in axes.lines if line.get_marker() == "|"] == [2, 1]

@@ -14,7 +14,7 @@ from studies import config as workflow
 from studies import gain, rates
 from vitdm.data.dataset import Dataset
 from vitdm.errors import InputError
-from vitdm.model.train import load_run
+from vitdm.model.runs import load_run
 
 
 @pytest.fixture(scope="module")

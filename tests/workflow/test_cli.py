@@ -20,7 +20,7 @@ from vitdm import __main__ as vitdm_main
 from vitdm.__main__ import COMMANDS, main
 from vitdm.config import Settings
 from vitdm.data.dataset import Dataset
-from vitdm.model.recipe import Recipe, Resume
+from vitdm.model.training import Checkpoint, Training
 
 
 def run(*arguments):
@@ -131,21 +131,21 @@ def test_several_seeds_of_a_run(done, settings_file, tmp_path, monkeypatch):
         settings_file.parent / "plain.yaml",
     )
     command += ("--seed", 0, 1, "--out", tmp_path / "plain_seed{seed}")
-    started, start = [], Recipe.on_train_epoch_start
+    started, epoch = [], Training.epoch
 
-    def counted(self):
+    def counted(self, *arguments):
         started.append(self)
         if len(started) == 2:  # the only epoch of the second seed
             raise SystemExit
-        start(self)
+        epoch(self, *arguments)
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(Recipe, "on_train_epoch_start", counted)
-        patch.setattr(Resume, "EVERY", 0.0)
+        patch.setattr(Training, "epoch", counted)
+        patch.setattr(Checkpoint, "EVERY", 0.0)
         run(*command)
     assert {path.name for path in tmp_path.iterdir()} == {".plain_seed0.checkpoint", "plain_seed0"}
     shutil.rmtree(tmp_path / "plain_seed0")  # as Snakemake does
-    monkeypatch.setattr(Recipe, "on_train_epoch_start", counted)
+    monkeypatch.setattr(Training, "epoch", counted)
     assert run(*command) == 0
     assert len(started) == 3  # the first seed was not trained again
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["plain_seed0", "plain_seed1"]
@@ -274,7 +274,7 @@ WRONG = {
     ),
     "no space to search": (
         "tune {done}/processed --config {empty_file} --out {tmp}/out",
-        "tune: found none; expected the section of the search, with a space",
+        r"empty_file\.yaml: tune: missing; expected the space of the search",
     ),
     "how many lenses": (
         "simulate --population {population} --out {tmp}/out",

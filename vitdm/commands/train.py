@@ -10,7 +10,7 @@ from vitdm import commands
 from vitdm.errors import InputError
 
 if TYPE_CHECKING:
-    from vitdm.config import Settings
+    from vitdm.config.settings import Settings
 
 HELP = "Train one model, of one or several seeds."
 EXAMPLE = "vitdm train processed --config mine.yaml --out run"
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from vitdm.commands.tuned import settings_of_search
-    from vitdm.model.train import checkpoint_of
+    from vitdm.model.runs import checkpoint_of
 
     folders = {
         seed: options.out.with_name(options.out.name.replace("{seed}", str(seed)))
@@ -61,34 +61,27 @@ def run(options: argparse.Namespace) -> None:
         settings = settings_of_search(settings, options.tuned, start=options.start)
     settings.check()
     for seed, out in folders.items():
-        _train(options, settings, settings.seed + seed, out)
+        _train(options, settings.model_copy(update={"seed": settings.seed + seed}), out)
     # only now: whoever starts a killed command again may have lost the folders that were ready
     for out in folders.values():
         checkpoint_of(out).unlink(missing_ok=True)
 
 
-def _train(options: argparse.Namespace, settings: Settings, seed: int, out: Path) -> None:
+def _train(options: argparse.Namespace, settings: Settings, out: Path) -> None:
     """Train with one seed, and write its run folder."""
-    from vitdm.features.selected import joined_features
-    from vitdm.model.train import Diverged, fit
+    from vitdm.model.inputs import Tables
+    from vitdm.model.runs import Splits, train_run
+    from vitdm.model.training import Diverged
 
-    splits = {"train_splits": ("train",), "valid_split": "valid", "score_split": "opt"}
-    if options.final:
-        splits = {"train_splits": ("train", "opt"), "score_split": "valid"}
+    final = Splits(train=("train", "opt"), valid=None, score="valid")
     try:
-        fit(
+        train_run(
             options.processed,
-            options.features,
+            out,
             settings,
-            settings.model,
-            settings.train,
-            seed=seed,
-            out=out,
-            feature_names=joined_features(settings.model, settings.features, options.selection),
-            fits=options.fits,
-            label=out.name,
+            tables=Tables(options.features, options.selection, options.fits),
+            splits=final if options.final else Splits(),
             keep_checkpoint=True,
-            **splits,
         )
     except Diverged as error:
         raise InputError(f"{out}: {error}; expected a lower learning rate") from error

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from vitdm import commands
+from vitdm.errors import InputError
 
 HELP = "Search the hyperparameters (gp_minimize)."
 EXAMPLE = "vitdm tune processed --config mine.yaml --out search"
@@ -28,6 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where they run (joblib): loky, dask, ray, threading, such as dask=tcp://host:8786"
         " (default: %(default)s)",
     )
+    parser.add_argument(
+        "--random", action="store_true", help="draw every point at random, to compare with"
+    )
     commands.add_out(parser, "search folder")
 
 
@@ -37,9 +41,14 @@ def run(options: argparse.Namespace) -> None:
     from vitdm.tuning.tuner import tune
 
     settings = commands.read_settings(options)
-    if options.parallel is not None and settings.tune is not None:
-        search = settings.tune.model_dump() | {"parallel": options.parallel}
-        settings = settings.model_copy(update={"tune": checked(Tune, search, "--parallel")})
+    if settings.tune is None:
+        raise InputError(f"{options.config}: tune: missing; expected the space of the search")
+    search = settings.tune.model_dump()
+    if options.parallel is not None:
+        search["parallel"] = options.parallel
+    if options.random:
+        search["random"] = True
+    settings = settings.model_copy(update={"tune": checked(Tune, search, "--parallel")})
     tune(
         options.processed,
         options.features,

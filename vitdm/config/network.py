@@ -15,8 +15,8 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 class Model(Section):
     """A Vision Transformer for small data sets; each idea is a switch (``vitdm.model.vit``)."""
 
-    architecture: Literal["vit", "vit_pytorch", "resnet"] = Field(
-        "vit", description="the others are there for comparison (vitdm.model.networks)"
+    architecture: str = Field(
+        "vit", description="name of a network (vitdm.model.networks): vit, vit_pytorch, resnet, …"
     )
     patch_size: int = Field(12, ge=1, description="side of a patch, pixels; divides the image")
     stem: int = Field(
@@ -53,16 +53,11 @@ class Model(Section):
             raise ValueError(
                 f"patch_size = {self.patch_size} is not a multiple of 2^stem = {2**self.stem}"
             )
-        if self.architecture == "resnet" and (self.features or not self.stem):
-            found = f"found features {'on' if self.features else 'off'}, stem {self.stem}"
-            raise ValueError(
-                f"architecture = 'resnet': {found}; expected features off and a stem of 1 or more"
-            )
         return self
 
 
 class Train(Section):
-    """One training run (``vitdm.model.train``)."""
+    """One training run (``vitdm.model.training``)."""
 
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.05, ge=0, description="on matrices only")
@@ -71,10 +66,6 @@ class Train(Section):
     warmup: float = Field(0.2, ge=0, lt=1, description="fraction of the steps with rising rate")
     label_smoothing: float = Field(0.05, ge=0, lt=1)
     clip: float = Field(1.0, gt=0, description="norm at which the gradient is clipped")
-    softmax_twice: bool = Field(
-        False,
-        description="a fault, to see what it does: the loss gets probabilities, not logits",
-    )
     flips: bool = Field(True, description="random mirror images while training")
     patience: int = Field(6, ge=1, description="epochs without a better validation ROC-AUC")
     accelerator: Literal["cpu", "auto"] = Field(

@@ -46,7 +46,9 @@ from vitdm.evaluation.metrics import (
     weighted_average_precision,
     weighted_tpr,
 )
-from vitdm.model import baselines, train
+from vitdm.model import baselines
+from vitdm.model.inputs import Tables
+from vitdm.model.runs import load_run, predictions_table
 from vitdm.provenance import atomic, check_replaceable, sidecar, write_json
 
 EVALUATION_FILES = ("metrics.json", "predictions*.csv", "rival_*.csv", "held_out_*.csv", "roc.csv")
@@ -246,13 +248,13 @@ def evaluate(
     catalog = dataset.catalog.iloc[rows].reset_index(drop=True)
     tables, unseen, others = {}, [], {}
     for folder in folders:
-        run = train.load_run(folder)
+        run = load_run(folder)
         if list(run.classes) != list(classes):
             raise InputError(
                 f"{folder}: found a model of classes {list(run.classes)}; "
                 f"expected {list(classes)} as in {processed_folder}"
             )
-        table = train.predictions_table(run, dataset, rows, features_csv, task, fits)
+        table = predictions_table(run, dataset, rows, Tables(features_csv, None, fits))
         table.insert(2, "class", catalog["class"])
         table.insert(3, "split", catalog["split"])
         tables[folder.name] = table

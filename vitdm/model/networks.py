@@ -1,14 +1,74 @@
-"""Networks that the ViT is compared with: a small ResNet, and another reading of SPT and LSA."""
+"""The networks by name, and two that the ViT is compared with: a ResNet and vit-pytorch's SPT, LSA.
+
+A network of one's own is a class with ``@register("name")`` above it; ``model.architecture: name``
+then selects it.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from vitdm.config import Model
+from vitdm.errors import InputError
 from vitdm.model.vit import Attention, PatchEmbedding, Shifts, Stem, ViT
+
+#: by ``model.architecture``
+NETWORKS: dict[str, type[nn.Module]] = {}
+
+
+def register(name: str) -> Callable[[type[nn.Module]], type[nn.Module]]:
+    """Make a class of networks known by a name.
+
+    It is called with ``settings`` (Model), ``image_size`` (side, or height and width, pixels),
+    ``num_classes``, ``num_features`` and ``channels``, and raises InputError if it cannot be built
+    with them. The network returns logits (B, K) of images (B, C, H, W) and raw features (B, F),
+    NaN where missing; if it takes features, ``standardise`` gets those of all training images.
+    """
+
+    def add(network: type[nn.Module]) -> type[nn.Module]:
+        assert name not in NETWORKS, f"there is a network {name!r} already"
+        NETWORKS[name] = network
+        return network
+
+    return add
+
+
+def new_network(
+    model: Model, size: int | tuple[int, int], n_classes: int, n_features: int
+) -> nn.Module:
+    """Return an untrained network for these settings; InputError if there is no such network."""
+    if model.architecture not in NETWORKS:
+        known = ", ".join(sorted(NETWORKS))
+        raise InputError(
+            f"model.architecture: found {model.architecture!r}; expected one of: {known}"
+        )
+    channels = 3 if model.residual else 1
+    return NETWORKS[model.architecture](model, size, n_classes, n_features, channels=channels)
+
+
+def probabilities(
+    network: nn.Module, images: Tensor, features: Tensor | None, batch: int = 256
+) -> np.ndarray:
+    """Return a network's probability of each class, (n, K), of images (n, C, H, W)."""
+    network.eval()
+    found = []
+    with torch.inference_mode():
+        for start in range(0, len(images), batch):
+            rows = slice(start, start + batch)
+            extra = None if features is None else features[rows]
+            found.append(network(images[rows], extra).softmax(dim=1).numpy())
+    return np.concatenate(found).astype(np.float64)
+
+
+register("vit")(ViT)
+
+
+# ------------------------------------------------------------------------- baseline networks
 
 
 def axial_shifts(patch_size: int) -> Shifts:
@@ -32,6 +92,7 @@ class OneTemperature(Attention):
         return self.scale.exp()
 
 
+@register("vit_pytorch")
 class VitPytorch(ViT):
     """The ViT with SPT and LSA as vit-pytorch's ``vit_for_small_dataset`` has them.
 
@@ -43,6 +104,7 @@ class VitPytorch(ViT):
     attention_layer = OneTemperature
 
 
+@register("resnet")
 class ResNet(nn.Module):
     """A stem (``model.stem`` halvings), the mean of its maps over the image, a linear head."""
 
@@ -55,17 +117,13 @@ class ResNet(nn.Module):
         channels: int = 1,
     ):
         super().__init__()
-        assert not num_features, "a ResNet takes images only"
+        if num_features or not settings.stem:
+            raise InputError(
+                f"model.architecture = 'resnet': found {num_features} features, stem "
+                f"{settings.stem}; expected features off and a stem of 1 or more"
+            )
         self.stem = Stem(channels, settings.stem)
         self.head = nn.Linear(self.stem.channels, num_classes)
 
     def forward(self, images: Tensor, features: Tensor | None = None) -> Tensor:
-        return self.head(self.stem(images).mean(dim=(2, 3)))
-
-
-#: by ``model.architecture``
-NETWORKS: dict[str, type[ViT] | type[ResNet]] = {
-    "vit": ViT,
-    "vit_pytorch": VitPytorch,
-    "resnet": ResNet,
-}
+        return self.head(self.stem(images).mean(dim=(2, 3)))  # (B, C, H, W) to (B, K)

@@ -1,87 +1,14 @@
-"""The reference model that comes with the library: first of the article's final models."""
+"""The reference model that comes with the library, the first of the article's final models."""
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from studies import config as workflow
-from vitdm.errors import InputError
-from vitdm.model.train import RUN_FILES, Run, load_run
-from vitdm.provenance import atomic
+from vitdm.model.runs import Run, load_run
 
 FOLDER = Path(__file__).parent / "reference"
-CARD = """# The reference model
-
-A Vision Transformer with Shifted Patch Tokenization and Locality Self-Attention that tells from
-the image of a strong gravitational lens whether it holds dark matter substructure, and of which
-kind ({classes}). It is one of the {n_seeds} final models of the article, which differ in their
-seed. Made by `vitdm check --write` from the run folder of commit `{commit}`; not edited by hand.
-
-**Use.** `vitdm.load_pretrained()`, or `vitdm predict IMAGES…` without `--run`. Input: raw images
-of one lens each, {pixel_scale}″ a pixel, in units in which the photon noise has a variance of
-{gain:.3g} per brightness (counts, in the training images). A smooth lens is fitted to each (PSF
-{psf_fwhm}″ full width at half maximum), and {n_features} features join the image, of which {size}
-× {size} pixels are seen.
-
-**Data.** {n_train} simulated lenses of the population `{population}` (`docs/data.md`), half of
-them without substructure. Training, tuning and choices used no image of the test split.
-
-**Metrics** on {n_test} test images, mean of the {n_seeds} models (95 % interval): ROC-AUC of any
-substructure {auc:.4f} ({auc_low:.4f} to {auc_high:.4f}), balanced accuracy {balanced:.3f},
-true-positive rate at 1 % false positives {tpr:.3f}.
-
-**Limits.** Trained on smooth elliptical halos, Sérsic sources, no light of the lens galaxy, a
-Gaussian PSF that is known, and white noise. On images that differ in pixel scale, PSF, noise or
-source structure, its probabilities mean nothing: real galaxies have knots, which look like
-substructure to whoever expects a Sérsic profile. Nothing about a real lens should be concluded
-from it. For images of your own, train on such images (README).
-
-**Licence**: MIT, as the library. Cite it as CITATION.cff says.
-"""
 
 
 def load_pretrained() -> Run:
     """Return the reference model; ``predict.predict([run], images)`` applies it to raw images."""
     return load_run(FOLDER)
-
-
-def write(results: str | Path, numbers: Mapping[str, Any], folder: Path = FOLDER) -> None:
-    """Make the first final model of a workflow the reference model, and write its card.
-
-    ``results`` is the folder of the workflow, ``numbers`` those of its notebooks. InputError if
-    there is no such run.
-    """
-    source = Path(results) / "final" / "seed0"
-    run = load_run(source)
-    settings = run.settings
-    if settings.pixel_scale is None:
-        raise InputError(f"{source}: found no pixel_scale; expected a run with fits of lenses")
-    told = json.loads((source / "run.json").read_text())
-    population = Path(workflow.load(Path(results) / "config.yaml").population).stem
-    card = CARD.format(
-        classes=", ".join(run.classes),
-        commit=told["commit"],
-        pixel_scale=settings.pixel_scale,
-        gain=settings.lensfit.gain,
-        psf_fwhm=settings.lensfit.psf_fwhm,
-        n_features=len(run.feature_names),
-        size=settings.image_size,
-        n_train=settings.n_train,
-        population=population,
-        n_test=numbers["n_test"],
-        n_seeds=numbers["n_seeds"],
-        auc=numbers["test_auc"],
-        auc_low=numbers["test_auc_low"],
-        auc_high=numbers["test_auc_high"],
-        balanced=numbers["test_balanced_accuracy"],
-        tpr=numbers["test_tpr_at_fpr_01"],
-    )
-    with atomic(folder) as temporary:
-        temporary.mkdir()
-        for name in RUN_FILES:
-            shutil.copyfile(source / name, temporary / name)
-        (temporary / "README.md").write_text(card)

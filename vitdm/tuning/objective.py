@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import gc
 import hashlib
 import time
 from collections.abc import Callable, Sequence
@@ -16,8 +15,9 @@ from sklearn import metrics
 
 from vitdm.config import Preprocess, Settings
 from vitdm.data.dataset import Dataset
-from vitdm.features.selected import joined_features
-from vitdm.model import train
+from vitdm.model.inputs import Tables, first_rows, inputs_for
+from vitdm.model.networks import probabilities
+from vitdm.model.training import Diverged, Learnt, Watch, learn
 from vitdm.preprocess import process_dataset
 from vitdm.tuning.trials import Trial, hopeless
 
@@ -57,7 +57,7 @@ class Objective(Protocol):
     def prepare(self, params: Params) -> None:
         """Make what several trials share; called in the process of the search."""
 
-    def train(self, params: Params, seed: int, watch: train.Watch) -> tuple[train.Learnt, float]:
+    def train(self, params: Params, seed: int, watch: Watch) -> tuple[Learnt, float]:
         """Return the trained network and its score on ``opt``."""
 
 
@@ -79,13 +79,12 @@ def attempt(objective: Objective, params: Params, seed: int, limits: Sequence[fl
             "cpu_seconds": round(learnt.cpu_seconds, 2),
             "curve": curve,
         }
-    gc.collect()  # Lightning's trainer refers to itself, and so keeps the images of the trial
     return Trial(params, seed, seconds=round(time.perf_counter() - started, 2), **outcome)
 
 
 def failed(objective: Objective, error: Exception) -> dict[str, Any]:
     """Return what the log keeps of a trial that ended in an error: chance, and the reason."""
-    known = isinstance(error, train.Diverged)
+    known = isinstance(error, Diverged)
     reason = str(error) if known else f"{type(error).__name__}: {error}"
     return {"score": objective.chance, "status": "failed", "error": " ".join(reason.split())}
 
@@ -114,15 +113,15 @@ class OnDataset:
 
     def check(self) -> None:
         """Raise InputError if something that every trial needs is missing."""
-        data = Dataset.open(self.processed)
-        names = joined_features(self.settings.model, self.settings.features, self.selection)
-        train.inputs_for(
-            self.settings.model, data, self.settings.task, self.features, names, self.fits
-        )
+        inputs_for(self.settings, Dataset.open(self.processed), self.tables)
 
     @property
     def epochs(self) -> int:
         return self.settings.tune.epochs
+
+    @property
+    def tables(self) -> Tables:
+        return Tables(self.features, self.selection, self.fits)
 
     def folder(self, cut: Preprocess) -> Path:
         """Return the folder of images that are processed in some way."""
@@ -135,24 +134,22 @@ class OnDataset:
         if not (folder := self.folder(cut)).exists():
             process_dataset(self.dataset, folder, cut)
 
-    def train(self, params: Params, seed: int, watch: train.Watch) -> tuple[train.Learnt, float]:
+    def train(self, params: Params, seed: int, watch: Watch) -> tuple[Learnt, float]:
         settings, search = self.settings.trial(params), self.settings.tune
-        model = settings.model
         data = Dataset.open(self.folder(settings.preprocess))
-        names = joined_features(model, settings.features, self.selection)
-        arrays, _ = train.inputs_for(model, data, settings.task, self.features, names, self.fits)
-        rows = train.first_rows(data.rows("train"), search.n_train, seed)
+        arrays, _ = inputs_for(settings, data, self.tables)
+        rows = first_rows(data.rows("train"), search.n_train, seed)
         _, classes = data.labels(settings.task)
-        learnt = train.learn(
+        learnt = learn(
             arrays(rows),
             arrays(data.rows("valid")),
             len(classes),
-            model,
+            settings.model,
             settings.train.model_copy(update={"epochs": self.epochs, "patience": self.epochs}),
             seed=seed,
             watch=watch,
             progress=False,
         )
         images, features, labels = arrays(data.rows("opt"))
-        found = train.probabilities(learnt.model, images, features)
+        found = probabilities(learnt.model, images, features)
         return learnt, METRICS[search.metric](labels.numpy(), found)

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from vitdm.config import Settings, by_section
 from vitdm.errors import InputError
-from vitdm.model.train import inputs_of
+from vitdm.model.inputs import Tables, inputs_of
 from vitdm.provenance import atomic, sha256, sidecar, write_json
 from vitdm.tuning import search
 from vitdm.tuning.objective import Objective, OnDataset, Params, attempt, failed
@@ -345,11 +345,7 @@ def tune(
     )
     objective.check()
     inputs = [
-        *inputs_of(
-            processed,
-            features_csv if settings.model.features else None,
-            fits if settings.model.residual else None,
-        ),
+        *inputs_of(processed, Tables(features_csv, None, fits).needed_by(settings.model)),
         *([selection] if selection else []),
     ]
     data = {Path(path).name: sha256(path) for path in inputs}

@@ -1,0 +1,92 @@
+"""Notebooks, figures and tables, and the article."""
+
+
+rule convert_notebook:
+    input:
+        "notebooks/{name}.py",
+    output:
+        temp(f"{OUT}/notebooks/source/{{name}}.ipynb"),
+    log:
+        f"{OUT}/logs/convert_{{name}}.log",
+    conda:
+        "../environment.yml"
+    shell:
+        "jupytext --quiet --to ipynb --output {output} {input} > {log} 2>&1"
+
+
+for notebook in NOTEBOOKS:
+
+    rule:
+        name:
+            f"notebook_{notebook.number}"
+        input:
+            notebook.inputs(T),
+            notebook=f"{OUT}/notebooks/source/{notebook.name}.ipynb",
+            settings=f"{OUT}/config/notebook_{notebook.number}.yaml",
+        output:
+            expand(
+                f"{T.figures}/{{figure}}.{{ext}}",
+                figure=notebook.figures(T),
+                ext=["pdf", "json"],
+            ),
+            expand(f"{T.tables}/{{table}}.json", table=notebook.tables(T)),
+            figures=[
+                shown(f"{T.figures}/{name}.png", entry, notebook)
+                for entry in notebook.entries
+                for name in (entry.names(T) if entry.drawn_by else [])
+            ],
+            tables=[
+                shown(f"{T.tables}/{name}.csv", entry, notebook)
+                for entry in notebook.entries
+                for name in ([] if entry.drawn_by else entry.names(T))
+            ],
+            executed=f"{OUT}/notebooks/{notebook.name}.ipynb",
+            numbers=f"{OUT}/numbers/{notebook.number}.json",
+        log:
+            f"{OUT}/logs/notebook_{notebook.name}.log",
+        retries: 1  # kernels that start together may race for a port (papermill issue 511)
+        conda:
+            "../environment.yml"
+        params:
+            results=subpath(output.numbers, ancestor=2),
+            figures=lambda wildcards, output: Path(output.figures[0]).parent,
+            tables=lambda wildcards, output: Path(output.tables[0]).parent,
+            captions=notebook.captions(),
+            code=CODE(f"notebooks/{notebook.name}.py"),
+        shell:
+            "papermill {input.notebook} {output.executed} --kernel python3 --cwd ."
+            " -p results {params.results} -p figures {params.figures} -p tables {params.tables}"
+            " --no-progress-bar > {log} 2>&1"
+
+
+rule paper:
+    input:
+        expand("paper/{file}", file=["paper.md", "references.bib", "crossref.lua"]),
+        expand("paper/{file}", file=["report.md", "tables.yaml", "claims.yaml", "numbers.json"]),
+        expand("paper/{file}", file=["article.typ", "article.css"]),
+        numbers=expand(f"{OUT}/numbers/{{notebook.number}}.json", notebook=NOTEBOOKS),
+        figures=expand(f"{T.figures}/{{figure}}.pdf", figure=figures(T)),
+        tables=expand(f"{T.tables}/{{table}}.csv", table=tables(T)),
+        settings=f"{OUT}/config/paper.yaml",
+    output:
+        report(
+            f"{T.paper}/paper.pdf",
+            caption="../paper/report/paper.rst",
+            category="article",
+            labels={"file": "paper.pdf"},
+        ),
+        multiext(f"{T.paper}/paper", ".html", ".tex"),
+    log:
+        f"{OUT}/logs/paper.log",
+    conda:
+        "../environment.yml"
+    params:
+        results=lambda wildcards, input: Path(input.numbers[0]).parents[1],
+        figures=lambda wildcards, input: Path(input.figures[0]).parent,
+        made=figures(T),
+        tables=lambda wildcards, input: Path(input.tables[0]).parent,
+        out=subpath(output[0], parent=True),
+        code=CODE("studies.commands.article"),
+    shell:
+        "python -m studies article --results {params.results} --figures {params.figures}"
+        " --made {params.made} --tables {params.tables} --out {params.out} 2>&1 | tee {log}"

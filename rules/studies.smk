@@ -1,0 +1,190 @@
+"""What the article measures beside its model: each study, and the tables that join its parts."""
+
+
+rule ceiling:
+    input:
+        population=lambda wildcards: T.populations[wildcards.name],
+        settings=f"{OUT}/config/ideal_observer.yaml",
+    output:
+        multiext(f"{OUT}/populations/{{name}}/ceiling/", "ceiling.csv", "ceiling.json"),
+    log:
+        f"{OUT}/logs/ceiling_{{name}}.log",
+    conda:
+        "../environment.yml"
+    params:
+        out=subpath(output[0], parent=True),
+        code=CODE("studies.commands.ideal_observer"),
+    shell:
+        "python -m studies ideal-observer {input.population} --config {input.settings}"
+        " --out {params.out} 2>&1 | tee {log}"
+
+
+rule invariance:
+    input:
+        multiext("{folder}/dataset/", "images.npy", "catalog.csv", "dataset.json"),
+        settings=f"{OUT}/config/invariance.yaml",
+    output:
+        multiext("{folder}/invariance/", "invariance.csv", "invariance.json", "provenance.json"),
+    log:
+        "{folder}/logs/invariance.log",
+    conda:
+        "../environment.yml"
+    params:
+        dataset=subpath(input[0], parent=True),
+        out=subpath(output[0], parent=True),
+        code=CODE("studies.commands.invariance"),
+    shell:
+        "python -m studies invariance {params.dataset} --config {input.settings}"
+        " --out {params.out} 2>&1 | tee {log}"
+
+
+rule efficiency:
+    input:
+        lambda wildcards: T.seen_by_curve(wildcards.name),
+        settings=f"{OUT}/config/efficiency_{{name}}.yaml",
+    output:
+        multiext(
+            f"{OUT}/efficiency/{{name}}/n{{n}}_seed{{k}}/",
+            "efficiency.csv",
+            "sensitivity.csv",
+            "efficiency.json",
+        ),
+    log:
+        f"{OUT}/logs/efficiency_{{name}}_{{n}}_{{k}}.log",
+    conda:
+        "../environment.yml"
+    params:
+        samples=lambda wildcards: T.scored(wildcards.name),
+        out=subpath(output[0], parent=True),
+        runs=lambda wildcards: ["--runs", *runs] if (runs := T.curves[wildcards.name].runs) else [],
+        code=CODE("studies.commands.efficiency"),
+    shell:
+        "python -m studies efficiency {params.samples} {params.runs} --n {wildcards.n}"
+        " --seed {wildcards.k} --config {input.settings} --out {params.out} 2>&1 | tee {log}"
+
+
+rule merge_efficiency:
+    input:
+        expand("{training}/efficiency.csv", training=T.trainings),
+    output:
+        expand(f"{OUT}/efficiency/all/{{file}}", file=SCORES),
+    log:
+        f"{OUT}/logs/merge_efficiency.log",
+    conda:
+        "../environment.yml"
+    params:
+        trainings=T.trainings,
+        out=subpath(output[0], parent=True),
+        code=CODE("studies.commands.merge_efficiency"),
+    shell:
+        "python -m studies merge-efficiency {params.trainings} --out {params.out} 2>&1 | tee {log}"
+
+
+rule compare:
+    input:
+        T.seen_by_rows,
+        settings=f"{OUT}/config/compare_{{row}}.yaml",
+    output:
+        multiext(f"{OUT}/compare/{{row}}/", "trials.csv", "history.csv", "compare.json"),
+    log:
+        f"{OUT}/logs/compare_{{row}}.log",
+    conda:
+        "../environment.yml"
+    params:
+        sample=T.compared,
+        out=subpath(output[0], parent=True),
+        code=CODE("studies.commands.compare"),
+    shell:
+        "python -m studies compare {params.sample} --row {wildcards.row}"
+        " --config {input.settings} --out {params.out} 2>&1 | tee {log}"
+
+
+rule merge_compare:
+    input:
+        expand(f"{OUT}/compare/{{row}}/trials.csv", row=T.rows),
+        settings=f"{OUT}/config/merge_compare.yaml",
+    output:
+        expand(f"{OUT}/compare/all/{{file}}", file=COMPARISON),
+    log:
+        f"{OUT}/logs/merge_compare.log",
+    conda:
+        "../environment.yml"
+    params:
+        rows=expand(f"{OUT}/compare/{{row}}", row=T.rows),
+        out=subpath(output[0], parent=True),
+        code=CODE("studies.commands.merge_compare"),
+    shell:
+        "python -m studies merge-compare {params.rows} --config {input.settings}"
+        " --out {params.out} 2>&1 | tee {log}"
+
+
+rule audit:
+    input:
+        T.seen_by_audit,
+        settings=f"{OUT}/config/audit.yaml",
+    output:
+        multiext(f"{OUT}/audit/table/audit", ".csv", ".json"),
+    log:
+        f"{OUT}/logs/audit.log",
+    conda:
+        "../environment.yml"
+    params:
+        sample=f"{OUT}/audit/{T.audited}",
+        out=subpath(output[0], parent=True),
+        code=CODE("studies.commands.audit"),
+    shell:
+        "python -m studies audit {params.sample} --config {input.settings} --out {params.out}"
+        " 2>&1 | tee {log}"
+
+
+rule real_sky:
+    input:
+        lambda wildcards: T.seen_by_real_set(wildcards.real),
+        settings=f"{OUT}/config/real_sky_{{real}}.yaml",
+    output:
+        multiext(f"{OUT}/sky/{{real}}/seed{{k}}/", "images.csv", "real_sky.json"),
+    log:
+        f"{OUT}/logs/real_sky_{{real}}_{{k}}.log",
+    conda:
+        "../environment.yml"
+    params:
+        sample=lambda wildcards: f"{OUT}/{T.sky_samples[wildcards.real]}",
+        out=subpath(output[0], parent=True),
+        code=CODE("studies.commands.real_sky"),
+    shell:
+        "python -m studies real-sky {params.sample} --set {wildcards.real} --seed {wildcards.k}"
+        " --config {input.settings} --out {params.out} 2>&1 | tee {log}"
+
+
+rule merge_real_sky:
+    input:
+        expand("{part}/images.csv", part=T.sky_parts),
+        settings=f"{OUT}/config/merge_real_sky.yaml",
+    output:
+        expand(f"{OUT}/sky/all/{{file}}", file=SKY),
+    log:
+        f"{OUT}/logs/merge_real_sky.log",
+    conda:
+        "../environment.yml"
+    params:
+        parts=T.sky_parts,
+        out=subpath(output[0], parent=True),
+        code=CODE("studies.commands.merge_real_sky"),
+    shell:
+        "python -m studies merge-real-sky {params.parts} --config {input.settings}"
+        " --out {params.out} 2>&1 | tee {log}"
+
+
+if not CONFIG.publish:  # what is published reads the committed results of config/extended.yaml
+
+    rule extended:
+        input:
+            T.to_commit,
+        output:
+            T.committed,
+        log:
+            f"{OUT}/logs/extended.log",
+        conda:
+            "../environment.yml"
+        shell:
+            "cp {input} paper/extended/ 2> {log}"

@@ -1,0 +1,168 @@
+"""What each stage of the workflow may read of the configuration: the contents of its file.
+
+A command reads its settings from the file of its stage, ``results/<name>/config/<stage>.yaml``, and
+from nowhere else. The file is an input of its rule. So a rule is run again if, and only if, a value
+changes that its command can read, and there is no second list of what a rule depends on.
+
+Runs, rows, recipes and searches are written as they are after their changes: their ``model`` is the
+one that is trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from studies.config import Config
+from studies.contents import NOTEBOOKS
+from studies.targets import Sample, Targets
+from vitdm.config import Settings
+
+Content = dict[str, Any]
+
+#: what a training reads
+MODEL = ("seed", "task", "preprocess", "model", "train")
+#: and what it reads besides if the model joins features, or has residual maps
+JOINED = ("features", "lensfit")
+
+
+def pick(settings: Settings, *keys: str) -> Content:
+    """Return some sections of the configuration, and some keys of sections: ``final.epochs``."""
+    everything = settings.model_dump(mode="json")
+    found: Content = {}
+    for key in keys:
+        section, _, name = key.partition(".")
+        if name:
+            found.setdefault(section, {})[name] = everything[section][name]
+        else:
+            found[section] = everything[section]
+    return found
+
+
+def stages(config: Config, targets: Targets | None = None) -> dict[str, Content]:
+    """Return the contents of the file of each stage by its name."""
+    targets = targets or Targets(config)
+    found = {
+        "simulate": pick(config, "seed", "n_images"),
+        "ingest": pick(config, "seed", "n_images", "ingest"),
+        "preprocess": pick(config, "preprocess"),
+        "fit": pick(config, "lensfit"),
+        "features": pick(config, "features", "preprocess.threshold"),
+        "select": pick(config, "seed", "selection", "features"),
+        "ideal_observer": pick(config, "seed", "populations.n_ceiling"),
+        "invariance": pick(config, "seed", "preprocess", "populations.n_invariance"),
+        "known_lens": pick(config, "seed"),
+        "tune": _searching(config),
+        "train_final": _training(config, epochs=config.final.epochs) | pick(config, "tune"),
+        "evaluate": pick(config, "seed", "task", "evaluation"),
+        "join_trials": _labels(config),
+        "paper": config.model_dump(mode="json"),  # an article may name any setting
+    }
+    for name, sample in targets.samples.items():
+        found[f"simulate_{name.replace('/', '_')}"] = _sample(sample)
+    for name in config.runs:
+        found[f"train_{name}"] = _training(config.run(name))
+    for name in targets.curves:
+        found[f"efficiency_{name}"] = _efficiency(config, targets.networks(name))
+    for name in config.compare.rows:
+        found[f"compare_{name}"] = _row(config, name)
+    if targets.rows:
+        found["merge_compare"] = _merged_rows(config)
+    if targets.audited:
+        found["audit"] = _audit(config)
+    for name in targets.sky:
+        found[f"real_sky_{name}"] = _real_set(config, name)
+    if targets.sky:
+        found["merge_real_sky"] = _merged_sets(config, targets.sky)
+    for name in config.study.arms:
+        for k in range(config.study.seeds):
+            found[f"search_{name}_{k}"] = _searching(config.arm(name, k))
+    for name in config.rates.recipes:
+        found[f"rates_{name}"] = _rates(config, name)
+    for notebook in NOTEBOOKS:
+        found[f"notebook_{notebook.number}"] = pick(config, *notebook.settings)
+    return found
+
+
+def _sample(sample: Sample) -> Content:
+    return {"seed": sample.seed, "n_images": sample.n_images}
+
+
+def _training(settings: Settings, epochs: int | None = None) -> Content:
+    """Return what a training reads; ``epochs`` are those of the article's final models."""
+    joined = settings.model.features or settings.model.residual
+    content = pick(settings, *MODEL, *(JOINED if joined else ()))
+    if epochs is not None:
+        content["train"]["epochs"] = epochs
+    return content
+
+
+def _searching(settings: Settings) -> Content:
+    """Return what a search reads; its trainings have a number of epochs of their own."""
+    content = pick(settings, *MODEL, *JOINED, "tune")
+    content["train"]["epochs"] = settings.tune.epochs
+    return content
+
+
+def _efficiency(config: Config, networks: Iterable[str]) -> Content:
+    """Return what the trainings of a curve read: no other networks than these."""
+    content = pick(config, *MODEL, *JOINED, "efficiency.runs", "efficiency.min_steps")
+    runs = config.model_dump(mode="json")["runs"]
+    return content | {"runs": {name: runs[name] for name in networks}}
+
+
+def _row(config: Config, name: str) -> Content:
+    """Return what a row of the comparison reads; with which it is compared is not among it."""
+    row = config.row(name)
+    content = pick(config, *MODEL, "features") | pick(row, "model", "train")
+    compare = config.compare.model_dump(mode="json")
+    unread = "rates" if config.compare.rows[name].boosting else "boosting_rates"
+    kept = ("n_train", "n_valid", "rates", "boosting_rates", "trial", "seeds")
+    changes = {key: compare["rows"][name][key] for key in ("label", "preprocess", "boosting")}
+    own = {key: compare[key] for key in kept if key != unread}
+    return content | {"compare": own | {"rows": {name: changes | {"model": {}, "train": {}}}}}
+
+
+def _merged_rows(config: Config) -> Content:
+    content = pick(config, "seed", "task", "preprocess", "model", "train", "evaluation", "compare")
+    del content["compare"]["population"]
+    return content
+
+
+def _audit(config: Config) -> Content:
+    content = pick(config, "seed", "model", "train", "features", "evaluation", "audit")
+    del content["audit"]["population"]
+    return content
+
+
+def _real_set(config: Config, name: str) -> Content:
+    """Return what the models of a set of real images read."""
+    chosen = config.real_sky.sets[name].model_dump(mode="json")
+    del chosen["label"], chosen["population"]
+    content = pick(config, "seed", "preprocess", "model", "train", *JOINED)
+    return content | {"real_sky": {"sets": {name: chosen}}}
+
+
+def _merged_sets(config: Config, names: Iterable[str]) -> Content:
+    content = pick(config, "seed", "preprocess", "model", "train", "features", "evaluation")
+    sky = config.real_sky.model_dump(mode="json")
+    sky["sets"] = {name: sky["sets"][name] for name in names}
+    for chosen in sky["sets"].values():
+        del chosen["population"]
+    return content | pick(config, "selection.fdr") | {"real_sky": sky}
+
+
+def _rates(config: Config, name: str) -> Content:
+    """Return what a recipe reads that is trained at each of some learning rates."""
+    content = pick(config.recipe(name), *MODEL, *JOINED) | pick(config, "tune.metric")
+    content["train"]["epochs"] = config.rates.epochs
+    rates = config.rates.model_dump(mode="json", exclude={"model", "recipes"})
+    unchanged = {"model": {}, "train": {}}
+    return content | {"rates": rates | {"model": {}, "recipes": {name: unchanged}}}
+
+
+def _labels(config: Config) -> Content:
+    """Return the names and labels of the searches and recipes that are compared."""
+    arms = {name: {"label": arm.label} for name, arm in config.study.arms.items()}
+    recipes = {name: {"label": recipe.label} for name, recipe in config.rates.recipes.items()}
+    return {"study": {"arms": arms}, "rates": {"recipes": recipes}}

@@ -1,0 +1,487 @@
+"""The files of a workflow that depend on its configuration: which samples, runs, tables there are.
+
+Paths are relative to the repository. The rules (``rules/*.smk``) and the contents of the article
+(``studies.contents``) read them from here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from studies.config import Config, Curve, RealSet, load_cutouts
+from vitdm.config import by_section
+from vitdm.simulation.population import load_population
+
+#: what folders of the results hold
+DATASET = ("images.npy", "catalog.csv", "dataset.json")  # also of processed images
+FITS = ("fits.csv", "residuals.npy", "provenance.json")
+RUN = ("metrics.json", "history.csv", "config.yaml", "model.safetensors")
+RUN += ("predictions.csv", "run.json")
+SEARCH = ("best.json", "trials.csv")
+SCORES = ("efficiency.csv", "sensitivity.csv", "efficiency.json")
+COMPARISON = tuple(f"comparison{end}" for end in (".csv", "_gains.csv", "_history.csv", ".json"))
+SKY_TABLES = tuple(f"real_sky{end}.csv" for end in ("", "_images", "_scores", "_shift", "_ranks"))
+SKY = (*SKY_TABLES, "real_sky.json")
+#: what is known of real lenses
+CUTOUTS = "config/slacs.yaml"
+#: committed results of config/extended.yaml, which the article shows
+EXTENDED = "paper/extended"
+
+
+def population_name(population: str) -> str:
+    """Return the name of a population that the configuration gives as a file."""
+    return Path(population).stem
+
+
+def population_file(population: str) -> str:
+    """Return the file of a population of the configuration."""
+    return population
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Lenses that are simulated beside those of the article's model."""
+
+    population: str
+    n_images: dict[str, int]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What there is to be made with a configuration."""
+
+    config: Config
+    results: str | None = None  # default: the folder that the configuration names
+
+    # ------------------------------------------------------------------------------- the folders
+
+    @property
+    def out(self) -> str:
+        """The folder of the results."""
+        return self.results or self.config.results
+
+    @property
+    def figures(self) -> str:
+        """The folder of the figures."""
+        return "figures" if self.config.publish else f"{self.out}/figures"
+
+    @property
+    def tables(self) -> str:
+        """The folder of the tables."""
+        return "paper/tables" if self.config.publish else f"{self.out}/tables"
+
+    @property
+    def paper(self) -> str:
+        """The folder of the article."""
+        return "paper" if self.config.publish else f"{self.out}/paper"
+
+    def files(self, folder: str, names: tuple[str, ...]) -> list[str]:
+        """Return some files of a folder of the results."""
+        return [f"{self.out}/{folder}/{name}" for name in names]
+
+    # ------------------------------------------------------------ the images of the article's model
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the images are simulated, not read from files."""
+        return self.config.data == "simulate"
+
+    @property
+    def main(self) -> str:
+        """The name of the population of the images, if they are simulated."""
+        return population_name(self.config.population)
+
+    @property
+    def population(self) -> list[str]:
+        """Its file: the instrument that took the images, and what they are drawn from."""
+        return [population_file(self.config.population)] if self.simulated else []
+
+    @property
+    def dataset(self) -> list[str]:
+        return self.files("dataset", DATASET)
+
+    @property
+    def processed(self) -> list[str]:
+        return self.files("processed", DATASET)
+
+    @property
+    def shards(self) -> list[str]:
+        """The folders of the parts in which the images are simulated."""
+        n = self.config.shards
+        return [f"{self.out}/shards/{k}-of-{n}" for k in range(n)]
+
+    @property
+    def features(self) -> str:
+        return f"{self.out}/features.csv"
+
+    @property
+    def selection(self) -> str:
+        return f"{self.out}/selection/selection.json"
+
+    # ----------------------------------------------------------------------------- their lens fits
+
+    @property
+    def fitted(self) -> bool:
+        """Whether a smooth lens is fitted to each image."""
+        return "lensfit" in self.config.features.groups
+
+    @property
+    def fits(self) -> list[str]:
+        return self.files("lensfit", FITS) if self.fitted else []
+
+    @property
+    def fit_shards(self) -> list[str]:
+        """The folders of the parts in which the images are fitted."""
+        n = self.config.shards
+        return [f"{self.out}/shards/fits-{k}-of-{n}" for k in range(n)]
+
+    # -------------------------------------------------------------------- other samples of lenses
+
+    @cached_property
+    def populations(self) -> dict[str, str]:
+        """The populations shown side by side, and their files."""
+        shown = self.config.populations.files if self.simulated else []
+        return {population_name(entry): population_file(entry) for entry in shown}
+
+    @cached_property
+    def noisy_populations(self) -> list[str]:
+        """Those of them that have noise: there is an ideal observer."""
+        return [name for name, file in self.populations.items() if _noisy(file)]
+
+    @cached_property
+    def clumpy_populations(self) -> list[str]:
+        """Those of them with subhalos."""
+        return [
+            name
+            for name, file in self.populations.items()
+            if "cdm" in load_population(file).class_fractions
+        ]
+
+    @property
+    def invariance(self) -> list[str]:
+        """The folders of samples whose processing is tested by turning and moving the images."""
+        if self.populations:
+            return [f"{self.out}/populations/{name}/invariance" for name in self.populations]
+        return [f"{self.out}/invariance"]
+
+    @cached_property
+    def curves(self) -> dict[str, Curve]:
+        """The curves of data efficiency by the names of their samples."""
+        return {
+            population_name(curve.population) + "_images" * (curve.runs is not None): curve
+            for curve in self.config.efficiency.curves
+        }
+
+    @property
+    def audited(self) -> str | None:
+        """The name of the population of the audit."""
+        chosen = self.config.audit.population
+        return population_name(chosen) if chosen else None
+
+    @cached_property
+    def samples(self) -> dict[str, Sample]:
+        """The samples by their folders below the results."""
+        settings, found = self.config, {}
+        if not self.simulated:
+            return {}
+        n_images = {"train": settings.populations.n_images}
+        for name, file in self.populations.items():
+            found[f"populations/{name}"] = Sample(file, n_images, settings.seed)
+        for name, curve in self.curves.items():
+            n_images = {"train": self._largest(curve), "opt": settings.efficiency.n_scored}
+            file = population_file(curve.population)
+            found[f"efficiency/{name}"] = Sample(file, n_images, settings.seed + 1)
+        if self.audited:
+            chosen = settings.audit
+            n_images = {"train": chosen.n_train + chosen.n_valid, "opt": chosen.n_scored}
+            file = population_file(chosen.population)
+            found[f"audit/{self.audited}"] = Sample(file, n_images, settings.seed + 1)
+        for name, chosen in self.sky.items():
+            n_images = {"train": chosen.n_train, "opt": chosen.n_scored}
+            sample = Sample(population_file(chosen.population), n_images, settings.seed + 1)
+            found.setdefault(self.sky_samples[name], sample)
+        return found
+
+    def sample_settings(self, sample: str) -> str:
+        """Return the file of the settings with which a sample is simulated."""
+        return f"{self.out}/config/simulate_{sample.replace('/', '_')}.yaml"
+
+    def _largest(self, curve: Curve) -> int:
+        """Return the number of training images of a curve's sample.
+
+        Samples that share models have as many lenses: then the k-th of each is the same draw.
+        """
+        shared = [
+            other
+            for other in self.curves.values()
+            if other is curve
+            or (other.runs is None and other.population in curve.also)
+            or (curve.runs is None and curve.population in other.also)
+        ]
+        return max(size for other in shared for size in other.sizes)
+
+    # ---------------------------------------------------------------------------------- trainings
+
+    @property
+    def runs(self) -> list[str]:
+        """The names of the comparison runs, one for each seed."""
+        return self._seeds(self.config.runs)
+
+    @property
+    def feature_runs(self) -> list[str]:
+        """Those by which the features are judged."""
+        return self._seeds(self.config.feature_runs)
+
+    def _seeds(self, names) -> list[str]:
+        return [f"{name}_seed{k}" for name in names for k in range(self.config.run_seeds)]
+
+    def joined(self, run: str) -> dict[str, str]:
+        """Return the files that a run reads beside the images, by the option that names them."""
+        model = self.config.run(run).model
+        files = {"features": self.features} if model.features else {}
+        if model.features and model.feature_set == "selected":
+            files["selection"] = self.selection
+        return files | ({"fits": f"{self.out}/lensfit/fits.csv"} if model.residual else {})
+
+    @property
+    def joined_by_model(self) -> dict[str, str]:
+        """The same for the article's model, in the search and in the final training."""
+        return {"features": self.features, "selection": self.selection} | self._residual(self.out)
+
+    @property
+    def joined_by_any(self) -> dict[str, str]:
+        """What any model may read."""
+        fits = {"fits": f"{self.out}/lensfit/fits.csv"} if self.fitted else {}
+        return {"features": self.features, "selection": self.selection} | fits
+
+    @property
+    def joined_in_test(self) -> dict[str, str]:
+        """What finished models read of the images that they are tested on."""
+        return {"features": self.features} | self._residual(self.out)
+
+    @property
+    def joined_when_fresh(self) -> dict[str, str]:
+        """The same of lenses that no search and no training has seen."""
+        return {"features": f"{self.fresh}/features.csv"} | self._residual(self.fresh)
+
+    def _residual(self, folder: str) -> dict[str, str]:
+        return {"fits": f"{folder}/lensfit/fits.csv"} if self.config.model.residual else {}
+
+    @staticmethod
+    def options(files: dict[str, str]) -> list[str]:
+        """Return the options of a command that hand files over; of fits their folder."""
+        return [
+            f"--{name} {Path(file).parent if name == 'fits' else file}"
+            for name, file in files.items()
+        ]
+
+    # -------------------------------------------------------------------------------- the studies
+
+    @property
+    def trainings(self) -> list[str]:
+        """The folders of the trainings of all curves of data efficiency."""
+        return [
+            f"{self.out}/efficiency/{name}/n{n}_seed{k}"
+            for name, curve in self.curves.items()
+            for n in curve.sizes
+            for k in range(curve.seeds or self.config.efficiency.seeds)
+        ]
+
+    def networks(self, curve: str) -> list[str]:
+        """Return the names of the runs whose networks are trained for a curve."""
+        return self.curves[curve].runs or self.config.efficiency.runs
+
+    def scored(self, curve: str) -> list[str]:
+        """Return the folders of the samples on which the models of a curve are scored."""
+        names = [curve, *(population_name(entry) for entry in self.curves[curve].also)]
+        return [f"{self.out}/efficiency/{name}" for name in names]
+
+    @staticmethod
+    def seen(folder: str, images_only: bool = False) -> list[str]:
+        """Return the files of a sample that models see."""
+        images = [f"{folder}/processed/images.npy"]
+        fitted = [f"{folder}/features.csv", f"{folder}/lensfit/residuals.npy"]
+        return images if images_only else [*images, *fitted]
+
+    def seen_by_curve(self, name: str) -> list[str]:
+        """Return the files that the models of a curve see."""
+        images_only = self.curves[name].runs is not None
+        return [file for folder in self.scored(name) for file in self.seen(folder, images_only)]
+
+    @property
+    def seen_by_rows(self) -> list[str]:
+        """The files that the models of the comparison on equal terms see."""
+        known = [f"{self.compared}/dataset/images.npy", *self.seen(self.compared)]
+        return known if self.rows else []
+
+    @property
+    def seen_by_audit(self) -> list[str]:
+        """The files that the models of the audit see."""
+        folder = f"{self.out}/audit/{self.audited}"
+        seen = self.seen(folder, images_only=not self.config.audit_fits)
+        return [f"{folder}/dataset/images.npy", *seen] if self.audited else []
+
+    def seen_by_real_set(self, name: str) -> list[str]:
+        """Return the files from which the models of a set of real images learn, and the set's."""
+        chosen, folder = self.sky[name], f"{self.out}/{self.sky_samples[name]}"
+        files = [f"{folder}/dataset/images.npy"]
+        files += [f"{folder}/lensfit/fits.csv"] if "lensfit" in chosen.groups else []
+        files += sorted(map(str, Path(chosen.images).rglob("*.*")))
+        return files + ([chosen.cutouts] if chosen.cutouts else [])
+
+    @property
+    def rows(self) -> list[str]:
+        """The rows of the comparison on equal terms."""
+        return list(self.config.compare.rows)
+
+    @property
+    def compared(self) -> str:
+        """The folder of their sample."""
+        return f"{self.out}/efficiency/{population_name(self.config.compare.population or 'none')}"
+
+    @cached_property
+    def sky(self) -> dict[str, RealSet]:
+        """The sets of real images that are there, for models of simulated lenses."""
+        return self.config.real_sky.present if self.simulated else {}
+
+    @cached_property
+    def sky_samples(self) -> dict[str, str]:
+        """Their simulated samples; that of a curve is used again."""
+        names = {name: population_name(chosen.population) for name, chosen in self.sky.items()}
+        return {
+            name: f"efficiency/{population}" if population in self.curves else f"sky/{name}"
+            for name, population in names.items()
+        }
+
+    @property
+    def sky_parts(self) -> list[str]:
+        """The folders of the answers on real images, one for each training."""
+        seeds = range(self.config.real_sky.seeds)
+        return [f"{self.out}/sky/{name}/seed{k}" for name in self.sky for k in seeds]
+
+    @property
+    def studies(self) -> dict[str, list[str]]:
+        """The folders whose trials are joined, by the name of the table; only those there are."""
+        arms, seeds = self.config.study.arms, range(self.config.study.seeds)
+        folders = {
+            "searches": [f"{self.out}/searches/{arm}_{k}" for arm in arms for k in seeds],
+            "rates": [f"{self.out}/rates/{recipe}" for recipe in self.config.rates.recipes],
+        }
+        return {name: found for name, found in folders.items() if found}
+
+    # ---------------------------------------------------------------- the search and the final test
+
+    @property
+    def tuned(self) -> list[str]:
+        """The images as the search chose to process them, if it did."""
+        varied = by_section(self.config.tune.space)["preprocess"]
+        return self.files("tuned/processed", DATASET) if varied else self.processed
+
+    @property
+    def final(self) -> list[str]:
+        """The folders of the final models."""
+        return [f"{self.out}/final/seed{k}" for k in range(self.config.final.seeds)]
+
+    @property
+    def final_start(self) -> list[str]:
+        """The folders of models with the settings from which the search started."""
+        return [f"{self.out}/final/start{k}" for k in range(self.config.final.seeds)]
+
+    @property
+    def fresh(self) -> str:
+        """The folder of lenses of the same population that no search and no training has seen."""
+        return f"{self.out}/efficiency/{self.main}"
+
+    @property
+    def gain(self) -> list[str]:
+        """What the search brought, on fresh lenses, if there are such."""
+        known = self.main in self.curves and self.tuned == self.processed
+        return [f"{self.out}/tune/gain.json"] if known else []
+
+    @property
+    def known_model(self) -> list[str]:
+        """The scores of test images with the smooth lens known, a reference for the final test."""
+        known = self.simulated and _noisy(population_file(self.config.population))
+        return [f"{self.out}/known_model/scores.csv"] if known else []
+
+    # -------------------------------------------------------- real lenses, and committed results
+
+    @cached_property
+    def real(self) -> list[str]:
+        """The files in the folder of real lenses."""
+        place = self.config.real_images
+        return sorted(map(str, Path(place).rglob("*.*"))) if place else []
+
+    @cached_property
+    def real_known(self) -> list[str]:
+        """Those of which enough is known to fit a lens."""
+        return [file for file in self.real if Path(file).name in load_cutouts(CUTOUTS).cutouts]
+
+    def extended(self, *names: str) -> list[str]:
+        """Return committed results of config/extended.yaml, if the article is published."""
+        files = [f"{EXTENDED}/{name}" for name in names]
+        return [file for file in files if self.config.publish and Path(file).exists()]
+
+    @property
+    def sensitivity(self) -> list[str]:
+        """Completeness by lens property in other populations."""
+        own = [f"{self.out}/efficiency/all/sensitivity.csv"] if self.curves else []
+        return self.extended("sensitivity.csv") or own
+
+    @property
+    def comparison(self) -> list[str]:
+        """The comparison on equal terms."""
+        own = self.files("compare/all", COMPARISON[:3]) if self.rows else []
+        return self.extended(*COMPARISON[:3]) or own
+
+    @property
+    def audit(self) -> list[str]:
+        """The table of the audit."""
+        own = [f"{self.out}/audit/table/audit.csv"] if self.audited else []
+        return own or self.extended("audit.csv")
+
+    @property
+    def real_sky(self) -> list[str]:
+        """The answers of models of simulated lenses on real ones."""
+        return (self.files("sky/all", SKY) if self.sky else []) or self.extended(*SKY)
+
+    def study(self, name: str) -> list[str]:
+        """Return the table of searches, or of learning rates."""
+        own = [f"{self.out}/{name}/{name}.csv"] if name in self.studies else []
+        return own or self.extended(f"{name}.csv")
+
+    @property
+    def committed(self) -> list[str]:
+        """What config/extended.yaml makes for the article, as it is committed."""
+        return [f"{EXTENDED}/{Path(file).name}" for file in self.to_commit]
+
+    @property
+    def to_commit(self) -> list[str]:
+        """The same as it is made."""
+        found = self.files("efficiency/all", SCORES)
+        found += self.files("compare/all", COMPARISON) if self.rows else []
+        found += self.files("audit/table", ("audit.csv", "audit.json")) if self.audited else []
+        found += self.files("sky/all", SKY) if self.sky else []
+        for name in self.studies:
+            found += self.files(name, (f"{name}.csv", f"{name}.json"))
+        return found
+
+    @property
+    def efficiency(self) -> list[str]:
+        """The curves of data efficiency; those of config/extended.yaml beside ours."""
+        own = [f"{self.out}/efficiency/all/efficiency.csv"] if self.curves else []
+        return [*own, *self.extended("efficiency.csv")]
+
+    @property
+    def shortcut(self) -> bool:
+        """Whether models of Model I are scored on lenses whose size tells nothing, too."""
+        return bool(self.extended("efficiency.csv")) or {"model_i", "model_i_sizes"} <= set(
+            self.curves
+        )
+
+
+def _noisy(file: str) -> bool:
+    return load_population(file).instrument.noise != "none"

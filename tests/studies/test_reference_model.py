@@ -1,0 +1,46 @@
+"""The first final model of a workflow becomes the one that comes with the library."""
+
+import json
+
+import pytest
+import yaml
+
+from studies import reference_model
+from vitdm.errors import InputError
+from vitdm.model.runs import RUN_FILES, load_run
+
+NUMBERS = {"n_test": 500, "n_seeds": 3, "test_auc": 0.9, "test_auc_low": 0.8, "test_auc_high": 0.95}
+NUMBERS |= {"test_balanced_accuracy": 0.7, "test_tpr_at_fpr_01": 0.5}
+
+
+def test_the_card_says_what_the_run_is(run_folder, tmp_path):
+    source = tmp_path / "results/final/seed0"
+    source.mkdir(parents=True)
+    for file in run_folder.iterdir():
+        (source / file.name).write_bytes(file.read_bytes())
+    settings = yaml.safe_load((source / "config.yaml").read_text())
+    settings |= {"pixel_scale": 0.05, "lensfit": {"gain": 2.0, "psf_fwhm": 0.09}}
+    (source / "config.yaml").write_text(yaml.safe_dump(settings))
+    workflow = {"name": "tiny", "population": "config/populations/tiny.yaml"}
+    (tmp_path / "results/config.yaml").write_text(yaml.safe_dump(workflow))
+    reference_model.write(tmp_path / "results", NUMBERS, tmp_path / "reference")
+    assert {file.name for file in (tmp_path / "reference").iterdir()} == {*RUN_FILES, "README.md"}
+    card = (tmp_path / "reference/README.md").read_text()
+    commit = json.loads((run_folder / "run.json").read_text())["commit"]
+    n = len(load_run(run_folder).feature_names)
+    for words in (
+        "(no_sub, cdm, axion)",
+        f"commit `{commit}`",
+        "20 simulated lenses of the population `tiny`",
+        f"and {n} features join the image",
+        "0.9000 (0.8000 to 0.9500)",
+    ):
+        assert words in " ".join(card.split())
+
+
+def test_only_a_run_with_fits_can_take_its_place(run_folder, tmp_path):
+    (tmp_path / "final").mkdir()
+    (tmp_path / "final/seed0").symlink_to(run_folder)
+    with pytest.raises(InputError, match="found no pixel_scale"):
+        reference_model.write(tmp_path, {}, tmp_path / "reference")
+    assert not (tmp_path / "reference").exists()

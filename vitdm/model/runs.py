@@ -1,0 +1,307 @@
+"""Finished runs: a network trained on a dataset of processed images, written, read and applied."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import load_file, save_file
+from sklearn.metrics import roc_auc_score
+from torch import nn
+
+from vitdm import config
+from vitdm.config import RunSettings, Settings
+from vitdm.data.dataset import Dataset, read_features
+from vitdm.errors import InputError
+from vitdm.model.inputs import (
+    NO_TABLES,
+    Tables,
+    channels,
+    columns_of,
+    first_rows,
+    inputs_for,
+    inputs_of,
+    residuals_of,
+)
+from vitdm.model.networks import new_network, probabilities
+from vitdm.model.training import Diverged, learn
+from vitdm.provenance import atomic, check_replaceable, sidecar, write_json
+
+RUN_FILES = ("config.yaml", "metrics.json", "history.csv", "model.safetensors")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained network and what it needs to be used on new images."""
+
+    settings: RunSettings
+    model: nn.Module
+
+    @property
+    def classes(self) -> list[str]:
+        return self.settings.classes
+
+    @property
+    def feature_names(self) -> list[str]:
+        return self.settings.feature_names
+
+    def predict(
+        self,
+        images: np.ndarray,
+        features: np.ndarray | None = None,
+        residuals: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Return the probability of each class, (n, K), of processed images (n, H, W).
+
+        ``features`` (n, F) in the order of ``feature_names``, NaN where missing; ``residuals``
+        (n, H, W) what a fitted smooth lens leaves. InputError if the model was trained with them
+        and they are not given, or not as many features.
+        """
+        self._check(images, features, residuals)
+        if not self.settings.model.residual:
+            residuals = None
+        found = []
+        for start in range(0, len(images), 256):
+            rows = slice(start, start + 256)
+            batch = channels(images[rows], None if residuals is None else residuals[rows])
+            extra = None
+            if self.feature_names:
+                extra = torch.from_numpy(np.array(features[rows], dtype=np.float32))
+            found.append(probabilities(self.model, batch, extra))
+        return np.concatenate(found)
+
+    def _check(
+        self, images: np.ndarray, features: np.ndarray | None, residuals: np.ndarray | None
+    ) -> None:
+        """Raise InputError unless the network can be applied to these."""
+        size = self.settings.image_size
+        height, width = (size, size) if isinstance(size, int) else size
+        if np.shape(images)[1:] != (height, width):
+            raise InputError(
+                f"images: found shape {np.shape(images)}; expected (n, {height}, {width})"
+            )
+        expected = len(self.feature_names)
+        found = 0 if features is None else np.shape(features)[1]
+        if expected and found != expected:
+            raise InputError(
+                f"features: found {found} features of each image; expected {expected}: "
+                f"{', '.join(self.feature_names)}"
+            )
+        if self.settings.model.residual and residuals is None:
+            raise InputError("residuals: found none; the model was trained with them")
+
+    def attention(
+        self,
+        images: np.ndarray,
+        features: np.ndarray | None = None,
+        residuals: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Return the last block's attention to each patch (n, rows, columns), mean of the heads.
+
+        What the pooled token looks at; with ``pool: mean``, all tokens on average. Arguments as of
+        ``predict``, for a few images; InputError if the network has no attention.
+        """
+        if not hasattr(self.model, "attention"):
+            raise InputError(
+                f"attention: found architecture {self.settings.model.architecture}; expected vit"
+            )
+        chosen = self.settings.model
+        batch = channels(images, residuals if chosen.residual else None)
+        extra = torch.from_numpy(np.array(features, np.float32)) if self.feature_names else None
+        with torch.inference_mode():
+            weights = self.model.attention(batch, extra)[-1].mean(dim=1)  # (B, N, N)
+        rows, columns = (side // chosen.patch_size for side in batch.shape[2:])
+        first = int(chosen.pool == "cls")
+        looks = weights[:, 0] if first else weights.mean(dim=1)  # (B, N)
+        return looks[:, first : first + rows * columns].reshape(-1, rows, columns).numpy()
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Which splits of a dataset are trained on, choose the epoch, and are predicted at the end.
+
+    Without ``valid`` all epochs are run and the last weights kept; without ``score`` nothing is
+    predicted.
+    """
+
+    train: tuple[str, ...] = ("train",)
+    valid: str | None = "valid"
+    score: str | None = "opt"
+
+
+DEVELOPMENT = Splits()  # of all trainings but the final one
+
+
+def train_run(
+    processed: str | Path,
+    out: str | Path,
+    settings: Settings,
+    *,
+    tables: Tables = NO_TABLES,
+    splits: Splits = DEVELOPMENT,
+    n_train: int | None = None,
+    label: str | None = None,
+    progress: bool = True,
+    keep_checkpoint: bool = False,
+) -> dict[str, Any]:
+    """Train one network on a dataset of processed images, write its folder, return its metrics.
+
+    ``settings.seed`` decides all that is random; the sections model and train say what is trained;
+    how images are processed and features measured is kept in the run's config.yaml, for predictions
+    from raw images. ``n_train`` limits the training images; ``label`` stands at the progress bar.
+    If it is killed and called again, it continues from the checkpoint that it keeps in a hidden
+    file beside ``out`` until the run is written, or longer if ``keep_checkpoint``. Raises Diverged
+    if the loss or a weight becomes NaN or infinite, and writes ``<out>.failed.json``, which the
+    next attempt deletes.
+    """
+    started = time.time()
+    check_replaceable(out, (*RUN_FILES, "predictions.csv", "run.json"))
+    data = Dataset.open(processed)
+    config.check_patches(settings.model, _size(data))
+    arrays, names = inputs_for(settings, data, tables)
+    rows = first_rows(data.rows(*splits.train), n_train, settings.seed)
+    with _note_of_failure(out, settings.seed):
+        learnt = learn(
+            arrays(rows),
+            arrays(data.rows(splits.valid)) if splits.valid else None,
+            len(data.labels(settings.task)[1]),
+            settings.model,
+            settings.train,
+            seed=settings.seed,
+            checkpoint=checkpoint_of(out),
+            label=label or Path(out).name,
+            progress=progress,
+        )
+    described = {"feature_names": names, "train_splits": list(splits.train), "n_train": len(rows)}
+    run = Run(_run_settings(settings, data, tables, **described), learnt.model)
+    metrics, predictions = learnt.metrics(len(rows)), None
+    if splits.score:
+        predictions = predictions_table(run, data, data.rows(splits.score), tables)
+        score = 1 - predictions[f"p_{run.classes[0]}"]
+        metrics["roc_auc"] = float(roc_auc_score(predictions["label"] > 0, score))
+    write_run(
+        run,
+        out,
+        learnt.history,
+        metrics,
+        predictions,
+        rule="train" if splits.valid else "train_final",
+        inputs=inputs_of(processed, tables.needed_by(settings.model)),
+        started=started,
+        training=learnt.timing(len(rows)),
+    )
+    if not keep_checkpoint:
+        checkpoint_of(out).unlink(missing_ok=True)
+    return metrics | learnt.timing(len(rows))
+
+
+def _size(data: Dataset) -> int | tuple[int, int]:
+    """Return the side of the images, or (height, width), pixels."""
+    height, width = data.images.shape[1:]
+    return height if height == width else (height, width)
+
+
+@contextlib.contextmanager
+def _note_of_failure(out: str | Path, seed: int) -> Iterator[None]:
+    """Write ``<out>.failed.json`` if a training diverges, and delete the one of an earlier try."""
+    note = Path(f"{Path(out)}.failed.json")  # without a slash at the end
+    note.unlink(missing_ok=True)
+    try:
+        yield
+    except Diverged as error:
+        write_json(note, {"error": str(error), "seed": seed})
+        checkpoint_of(out).unlink(missing_ok=True)
+        raise
+
+
+def _run_settings(
+    settings: Settings, data: Dataset, tables: Tables, **described: Any
+) -> RunSettings:
+    """Return what the run must know to be used again."""
+    kept = ("model", "train", "preprocess", "features", "task", "seed")
+    return RunSettings(
+        classes=data.labels(settings.task)[1],
+        image_size=_size(data),
+        **{name: getattr(settings, name) for name in kept},
+        **tables.camera(settings.model),
+        **described,
+    )
+
+
+def checkpoint_of(out: str | Path) -> Path:
+    """Return the hidden file from which the training of a run folder continues after a kill."""
+    place = Path(out).absolute()
+    return place.with_name(f".{place.name}.checkpoint")
+
+
+def predictions_table(
+    run: Run, data: Dataset, rows: np.ndarray, tables: Tables = NO_TABLES
+) -> pd.DataFrame:
+    """Return id, label and the probability of each class of some rows of a processed dataset.
+
+    InputError if the run needs features that the table does not have, or lens fits.
+    """
+    labels, _ = data.labels(run.settings.task)
+    ids = data.catalog["id"].iloc[rows]
+    features = None
+    if names := list(run.feature_names):
+        if tables.features is None:
+            raise InputError(
+                f"features: found no feature table; expected one with {', '.join(names)}"
+            )
+        features = columns_of(read_features(tables.features, ids), names, tables.features)
+    residuals = residuals_of(run.settings.model, tables.fits, data)
+    residuals = None if residuals is None else residuals[rows]
+    found = run.predict(data.images[rows], features, residuals)
+    table = pd.DataFrame({"id": ids.to_numpy(), "label": labels[rows]})
+    for k, name in enumerate(run.classes):
+        table[f"p_{name}"] = found[:, k]
+    return table
+
+
+def load_run(folder: str | Path) -> Run:
+    """Open a finished run; InputError names what an incomplete folder lacks."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such run folder")
+    missing = [name for name in RUN_FILES if not (folder / name).is_file()]
+    if missing:
+        raise InputError(f"{folder}: incomplete run; missing {', '.join(missing)}")
+    settings = config.load_run_settings(folder / "config.yaml")
+    weights = folder / "model.safetensors"
+    try:
+        model = new_network(
+            settings.model, settings.image_size, len(settings.classes), len(settings.feature_names)
+        )
+        model.load_state_dict(load_file(weights))
+    except Exception as error:  # safetensors and torch raise many kinds
+        raise InputError(f"{weights}: does not fit config.yaml of the run ({error})") from error
+    return Run(settings, model.eval())
+
+
+def write_run(
+    run: Run,
+    out: str | Path,
+    history: pd.DataFrame,
+    metrics: dict[str, Any],
+    predictions: pd.DataFrame | None = None,
+    **provenance: Any,
+) -> None:
+    """Write a run folder, whole or not at all; ``provenance`` goes to its sidecar ``run.json``."""
+    with atomic(out) as folder:
+        folder.mkdir()
+        config.save(run.settings, folder / "config.yaml")
+        history.to_csv(folder / "history.csv", index=False)
+        if predictions is not None:
+            predictions.to_csv(folder / "predictions.csv", index=False)
+        state = {name: value.contiguous() for name, value in run.model.state_dict().items()}
+        save_file(state, folder / "model.safetensors")
+        write_json(folder / "metrics.json", metrics)
+        sidecar(folder / "run.json", seed=run.settings.seed, config=run.settings, **provenance)
