@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
+from torch import Tensor
+from torch.nn import functional
 from tqdm import tqdm
 
 from studies.config import Config
@@ -19,6 +22,11 @@ from vitdm.tuning.result import load_trials
 from vitdm.tuning.trials import Trial, table
 
 FILES = ("trials.csv", "rates.json")
+
+
+def softmax_in_loss(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
+    """Return the cross-entropy of probabilities in place of logits (n, K), a fault."""
+    return functional.cross_entropy(logits.softmax(dim=1), labels, label_smoothing=label_smoothing)
 
 
 def measure(
@@ -52,15 +60,11 @@ def measure(
     )
     changed = chosen.model_copy(update={"tune": search})
     model, train = chosen.model, chosen.train
-    objective = OnDataset(
-        changed,
-        Path(processed),
-        features_csv and Path(features_csv),
-        selection and Path(selection),
-        fits and Path(fits),
-        None,
-        out,
-    )
+    tables = Tables(features_csv, selection, fits)
+    loss = None
+    if grid.recipes[recipe].softmax_in_loss:
+        loss = partial(softmax_in_loss, label_smoothing=train.label_smoothing)
+    objective = OnDataset(changed, Path(processed), tables, out, loss=loss)
     objective.check()
     trials: list[Trial] = []
     tasks = [(rate, settings.seed + k) for rate in grid.values for k in range(grid.seeds)]
@@ -75,7 +79,7 @@ def measure(
             rule="rates",
             seed=settings.seed,
             config={"rates": grid, "model": model, "train": train},
-            inputs=inputs_of(processed, Tables(features_csv, None, fits).needed_by(model)),
+            inputs=inputs_of(processed, tables.needed_by(model)),
             started=started,
         )
     return found

@@ -1,4 +1,4 @@
-"""Where an artefact came from: a sidecar of JSON beside each, and writing that leaves no halves."""
+"""Provenance sidecars (JSON) and atomic writes."""
 
 from __future__ import annotations
 
@@ -23,9 +23,8 @@ from vitdm.errors import InputError
 
 PACKAGES = ("torch", "numpy", "pandas", "lenstronomy", "scikit-learn")
 PACKAGES += ("scikit-optimize", "opencv-python-headless", "matplotlib", "vitdm")
-#: committed copies of what a run makes; a rebuild changes them, and that does not make it dirty
-GENERATED = tuple(f":!{path}" for path in ("figures", "paper/tables", "paper/reference.json"))
-GENERATED += tuple(f":!paper/paper.{suffix}" for suffix in ("pdf", "html", "tex", "json"))
+#: all files but those that .gitattributes marks as generated: committed copies of what a run makes
+WRITTEN = (".", ":(exclude,attr:generated)")
 _STARTED = time.time()
 
 
@@ -169,12 +168,14 @@ def sidecar(
 ) -> None:
     """Write what made an artefact to ``path`` (ends in .json): rule, commit, inputs, cost.
 
-    ``config`` is a pydantic model or a dictionary; its hash is kept. ``inputs`` are files or
-    folders; their sha256 are kept. ``started`` is ``time.time()`` at the beginning of the work
-    (default: of the process).
+    ``rule`` names the step of the work, ``seed`` is that of its random numbers. ``config`` is a
+    pydantic model or a dictionary; its hash is kept. ``inputs`` are files or folders; their sha256
+    are kept. ``started`` is ``time.time()`` at the beginning of the work (default: of the process).
+    ``more`` is written as it is. The commit is "dirty" if a file of the repository was changed that
+    .gitattributes does not mark as generated.
     """
     hashed = hashlib.sha256(json.dumps(_plain(config), sort_keys=True).encode()).hexdigest()
-    dirty = _git("status", "--porcelain", "--untracked-files=no", "--", ".", *GENERATED)
+    dirty = _git("status", "--porcelain", "--untracked-files=no", "--", *WRITTEN)
     write_json(
         path,
         {

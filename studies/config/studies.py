@@ -74,6 +74,14 @@ class Study(Section):
     arms: dict[Name, Arm] = {}
 
 
+class Recipe(Override):
+    """A recipe of training, at each of the learning rates."""
+
+    softmax_in_loss: bool = Field(
+        False, description="a fault of the precursor: the loss gets probabilities, not logits"
+    )
+
+
 class Rates(Section):
     """Learning rate against recipe: where training stops to work, and what moves that limit."""
 
@@ -82,7 +90,7 @@ class Rates(Section):
     n_train: int | None = Field(None, ge=1, description="training images; null: all")
     epochs: int = Field(6, ge=1)
     model: dict[str, Any] = Field({}, description="what all recipes change of ``model``")
-    recipes: dict[Name, Override] = {}
+    recipes: dict[Name, Recipe] = {}
 
 
 class Curve(Section):

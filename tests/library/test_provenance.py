@@ -1,4 +1,4 @@
-"""Sidecars, and writing that leaves no halves."""
+"""Provenance sidecars and atomic writes."""
 
 import hashlib
 import importlib.metadata
@@ -6,7 +6,9 @@ import json
 import math
 import platform
 import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +17,8 @@ from conftest import SETTINGS
 from studies import config as workflow
 from vitdm import provenance
 from vitdm.provenance import atomic, sha256, sidecar, write_json
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def git(*arguments, **options):
@@ -49,8 +53,8 @@ def test_hash_of_the_config_follows_its_content(tmp_path):
     assert hashed(None) is None
 
 
-def test_a_dirty_tree_is_told(tmp_path, monkeypatch):
-    def told():
+def test_changed_code_is_dirty_and_generated_files_are_not(tmp_path, monkeypatch):
+    def state():
         sidecar(tmp_path / "s.json", rule="x")
         found = json.loads((tmp_path / "s.json").read_text())
         return found["commit"], found["dirty"]
@@ -59,17 +63,47 @@ def test_a_dirty_tree_is_told(tmp_path, monkeypatch):
     (home / "vitdm").mkdir(parents=True)
     monkeypatch.setattr(provenance, "__file__", str(home / "vitdm" / "provenance.py"))
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
-    assert told() == (None, None)
-    (home / "a").write_text("1")
+    assert state() == (None, None)
+    (home / ".gitattributes").write_text("figures/** generated\nfigures/*.md -generated\n")
+    (home / "figures").mkdir()
+    files = [home / "a", home / "figures" / "b.png", home / "figures" / "c.md"]
+    for file in files:
+        file.write_text("1")
     author = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
-    for command in (["init", "-q"], ["add", "a"], [*author, "commit", "-qm", "a"]):
+    for command in (["init", "-q"], ["add", "-A"], [*author, "commit", "-qm", "a"]):
         git(*command, check=True, cwd=home)
     commit = git("rev-parse", "HEAD", cwd=home)
-    assert told() == (commit, False)
-    (home / "b").write_text("new files do not matter")
-    assert told() == (commit, False)
-    (home / "a").write_text("2")
-    assert told() == (commit, True)
+    assert state() == (commit, False)
+    (home / "d").write_text("new files do not matter")
+    assert state() == (commit, False)
+    for file, dirty in zip(files, (True, False, True), strict=True):
+        file.write_text("2")
+        assert state() == (commit, dirty), file.name
+        git("add", str(file), check=True, cwd=home)
+        assert state() == (commit, dirty), file.name
+        git("reset", "-q", "--hard", check=True, cwd=home)
+    files[1].unlink()
+    assert state() == (commit, False)
+
+
+def test_what_a_rebuild_of_the_article_changes_is_marked_as_generated():
+    def marked(*paths):
+        lines = git("check-attr", "generated", "--", *paths, cwd=ROOT).splitlines()
+        return [line.rpartition(": ")[2] == "set" for line in lines]
+
+    made = ["figures/noise.png", "figures/noise.json", "paper/tables/audit.csv", "paper/paper.pdf"]
+    made += ["paper/paper.html", "paper/paper.tex", "paper/paper.json", "paper/reference.json"]
+    assert all(marked(*made, "paper/numbers.json"))
+    written = ["paper/paper.md", "paper/extended/audit.csv", "vitdm/provenance.py", "README.md"]
+    assert not any(marked(*written, "paper/build.py", "Snakefile"))
+
+
+def test_provenance_needs_no_schema():
+    code = "import sys, vitdm.provenance; print({'pydantic', 'vitdm.config'} & set(sys.modules))"
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert answer.stdout.strip() == "set()"
 
 
 def test_sha256_of_a_folder(tmp_path):

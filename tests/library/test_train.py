@@ -1,5 +1,6 @@
 """Training on toy images whose answer is known, and the run folder that it leaves."""
 
+import gc
 import json
 import math
 import os
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -206,6 +208,27 @@ def test_a_network_of_ones_own_is_trained_by_its_name(blobs, tmp_path, monkeypat
     expected = "found 'brightnes'; expected one of: brightness, resnet, vit, vit_pytorch"
     with pytest.raises(InputError, match=rf"model\.architecture: {expected}"):
         train(blobs, tmp_path / "other", model)
+
+
+def test_a_training_leaves_nothing_behind(blobs):
+    """The network ends on the CPU, wherever it was trained, and the images are set free.
+
+    A search trains hundreds of times. Of the first training of a process, torch keeps the frames
+    until the garbage is collected.
+    """
+    settings, images = Train(epochs=1, accelerator="auto"), []
+    gc.disable()
+    try:
+        for _ in range(2):
+            arrays = toy_arrays(blobs, "train", "valid")
+            images.append(weakref.ref(arrays[0][0]))
+            learnt = learn(*arrays, 2, MODEL, settings, progress=False)
+            del arrays
+        assert images[1]() is None
+    finally:
+        gc.enable()
+    assert {value.device.type for value in learnt.model.state_dict().values()} == {"cpu"}
+    assert not learnt.model.training
 
 
 def test_without_validation_all_epochs_run(noise, tmp_path):
@@ -639,6 +662,23 @@ def test_only_selected_features_join(run_folder, processed, features_csv, tmp_pa
     kept.write_text(json.dumps({"features": ["dust"]}))
     with pytest.raises(InputError, match=r"features\.csv: found no column dust; expected the feat"):
         train(processed, tmp_path / "run", model, **options)
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_a_run_knows_the_camera_of_the_fits_it_needs(joined, blobs, tmp_path):
+    camera = {"pixel_scale": 0.05, "lensfit": {"gain": 2.0, "psf_fwhm": 0.09}}
+    catalog = Dataset.open(blobs).catalog
+    table = pd.DataFrame({"id": catalog["id"], "fit_peak": np.arange(len(catalog))})
+    table.to_csv(tmp_path / "features.csv", index=False)
+    (tmp_path / "features.json").write_text(json.dumps({"camera": camera}))
+    model, given = (JOINED, tmp_path / "features.csv") if joined else (MODEL, None)
+    train(blobs, tmp_path / "run", model, features=given, fits=tmp_path / "unused")
+    found = load_run(tmp_path / "run").settings
+    assert found.pixel_scale == (0.05 if joined else None)
+    assert found.lensfit.gain == (2.0 if joined else None)
+    read = json.loads((tmp_path / "run" / "run.json").read_text())["inputs"]
+    names = {Path(file).name for file in read}
+    assert names == {"images.npy", "catalog.csv"} | ({"features.csv"} if joined else set())
 
 
 def test_wrong_feature_tables_are_refused(tmp_path, blobs):

@@ -29,7 +29,7 @@ def runs(blobs, settings, tmp_path_factory):
     for name, rate in (("good", 3e-3), ("poor", 1e-6)):
         for seed in (0, 1):
             options = {"epochs": 20, "learning_rate": rate, "seed": seed}
-            train(blobs, settings, out=out / f"{name}{seed}", **options)
+            train(blobs, out / f"{name}{seed}", **options)
     return {name: [out / f"{name}{seed}" for seed in (0, 1)] for name in ("good", "poor")}
 
 

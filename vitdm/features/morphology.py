@@ -194,8 +194,8 @@ def hole_radius(radii: NDArray, flux: NDArray) -> float:
     bins = np.rint(radii).astype(np.intp)
     pixels = np.bincount(bins)
     profile = np.bincount(bins, flux)[pixels > 0] / pixels[pixels > 0]
-    # The ring is where the profile, times the pixels there, stands highest above its lowest value
-    # farther in; the gap is where it is lowest inside the ring.
+    # The ring is where the profile rises most above its lowest value farther in, times the radius;
+    # the gap is where it is lowest inside the ring.
     lowest = np.minimum.accumulate(profile)
     ring = int(np.argmax((profile - lowest) * np.flatnonzero(pixels)))
     if not profile[ring] > (1 + VALLEY) * lowest[ring]:

@@ -44,14 +44,13 @@ class Tables:
         files = [Path(self.features)] if self.features else []
         return files + ([Path(self.fits) / "residuals.npy"] if self.fits else [])
 
-    def camera(self, model: Model) -> dict[str, Any]:
+    def camera(self) -> dict[str, Any]:
         """Return what new images must be fitted with, if lenses were fitted: lensfit, pixel_scale.
 
-        Read from the sidecar of the fits, or of the features that join and were measured on them.
+        Read from the sidecar of the fits, or of the features that were measured on them.
         """
         sidecars = [Path(self.fits) / "provenance.json"] if self.fits else []
-        if self.features and model.features:
-            sidecars.append(Path(self.features).with_suffix(".json"))
+        sidecars += [Path(self.features).with_suffix(".json")] if self.features else []
         for file in sidecars:
             content = json.loads(file.read_text()) if file.is_file() else {}
             if isinstance(content, dict) and content.get("camera"):

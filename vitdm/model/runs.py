@@ -179,8 +179,9 @@ def train_run(
             label=label or Path(out).name,
             progress=progress,
         )
+    used = tables.needed_by(settings.model)
     described = {"feature_names": names, "train_splits": list(splits.train), "n_train": len(rows)}
-    run = Run(_run_settings(settings, data, tables, **described), learnt.model)
+    run = Run(_run_settings(settings, data, **described, **used.camera()), learnt.model)
     metrics, predictions = learnt.metrics(len(rows)), None
     if splits.score:
         predictions = predictions_table(run, data, data.rows(splits.score), tables)
@@ -193,7 +194,7 @@ def train_run(
         metrics,
         predictions,
         rule="train" if splits.valid else "train_final",
-        inputs=inputs_of(processed, tables.needed_by(settings.model)),
+        inputs=inputs_of(processed, used),
         started=started,
         training=learnt.timing(len(rows)),
     )
@@ -221,16 +222,13 @@ def _note_of_failure(out: str | Path, seed: int) -> Iterator[None]:
         raise
 
 
-def _run_settings(
-    settings: Settings, data: Dataset, tables: Tables, **described: Any
-) -> RunSettings:
+def _run_settings(settings: Settings, data: Dataset, **described: Any) -> RunSettings:
     """Return what the run must know to be used again."""
     kept = ("model", "train", "preprocess", "features", "task", "seed")
     return RunSettings(
         classes=data.labels(settings.task)[1],
         image_size=_size(data),
         **{name: getattr(settings, name) for name in kept},
-        **tables.camera(settings.model),
         **described,
     )
 

@@ -17,7 +17,7 @@ from vitdm.config import Preprocess, Settings
 from vitdm.data.dataset import Dataset
 from vitdm.model.inputs import Tables, first_rows, inputs_for
 from vitdm.model.networks import probabilities
-from vitdm.model.training import Diverged, Learnt, Watch, learn
+from vitdm.model.training import Diverged, Learnt, Loss, Watch, learn
 from vitdm.preprocess import process_dataset
 from vitdm.tuning.trials import Trial, hopeless
 
@@ -94,16 +94,16 @@ class OnDataset:
     """Trials on a processed dataset: trained on ``train``, stopped on ``valid``, scored on ``opt``.
 
     ``dataset`` is the folder of the images before processing, needed if the search varies how they
-    are processed; what comes out is kept in folders below ``cache``.
+    are processed; what comes out is kept in folders below ``cache``. ``loss`` replaces that of
+    ``vitdm.model.training.learn``.
     """
 
     settings: Settings
     processed: Path
-    features: Path | None
-    selection: Path | None
-    fits: Path | None
-    dataset: Path | None
+    tables: Tables
     cache: Path
+    dataset: Path | None = None
+    loss: Loss | None = None
 
     @functools.cached_property
     def chance(self) -> float:
@@ -118,10 +118,6 @@ class OnDataset:
     @property
     def epochs(self) -> int:
         return self.settings.tune.epochs
-
-    @property
-    def tables(self) -> Tables:
-        return Tables(self.features, self.selection, self.fits)
 
     def folder(self, cut: Preprocess) -> Path:
         """Return the folder of images that are processed in some way."""
@@ -148,6 +144,7 @@ class OnDataset:
             settings.train.model_copy(update={"epochs": self.epochs, "patience": self.epochs}),
             seed=seed,
             watch=watch,
+            loss=self.loss,
             progress=False,
         )
         images, features, labels = arrays(data.rows("opt"))

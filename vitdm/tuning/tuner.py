@@ -334,14 +334,9 @@ def tune(
         raise InputError(
             "tune.space: keys of preprocess need the images before processing; expected --dataset"
         )
+    tables = Tables(features_csv, selection, fits)
     objective = OnDataset(
-        settings,
-        Path(processed),
-        features_csv and Path(features_csv),
-        selection and Path(selection),
-        fits and Path(fits),
-        dataset and Path(dataset),
-        out / "processed",
+        settings, Path(processed), tables, out / "processed", dataset and Path(dataset)
     )
     objective.check()
     inputs = [
