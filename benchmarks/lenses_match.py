@@ -16,12 +16,11 @@ import pandas as pd
 
 from studies.plots import lenses
 from studies.plots.style import save, style
-from vitdm import provenance
-from vitdm.simulation import simulate
+from vitdm import provenance, simulation
 from vitdm.simulation.population import load_population
 
 ROOT = Path(__file__).parents[1]
-POPULATION = ROOT / "config/populations/lenses.yaml"
+POPULATION = "lenses"
 CORE, OUTER, SKY = 12, 55, 68  # px from the centre: lens light, arcs, neither
 STATISTICS = {
     "mean": "mean brightness",
@@ -89,7 +88,7 @@ def simulated_images(n: int, seed: int = 0) -> tuple[np.ndarray, list[str]]:
     """Return n simulated images (n, H, W), half of them with subhalos, and their classes."""
     population = load_population(POPULATION)
     kinds = ["no_sub", "cdm"] * (n // 2)
-    images = [simulate.simulate_one(i, kind, seed, population)[0] for i, kind in enumerate(kinds)]
+    images = [simulation.simulate_one(i, kind, seed, population)[0] for i, kind in enumerate(kinds)]
     return np.array(images, dtype=float), ["sub" if k == "cdm" else k for k in kinds]
 
 

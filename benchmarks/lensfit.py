@@ -40,11 +40,20 @@ from sklearn.metrics import roc_auc_score
 
 from studies import ceiling
 from studies.plots import style as plots
+from vitdm import simulation
 from vitdm.config import LensFit
-from vitdm.lens import Camera, Fits, SmoothLens, estimate_gain, features, fit, settings_for
+from vitdm.data.simulated import class_of_each
+from vitdm.lens import (
+    Camera,
+    Fits,
+    SmoothLens,
+    estimate_gain,
+    features,
+    fit,
+    settings_for,
+)
 from vitdm.lens.fit import POOR, LensProblem
-from vitdm.simulation import simulate
-from vitdm.simulation.population import load_population
+from vitdm.simulation.population import load_population, shipped
 
 ROOT = Path(__file__).resolve().parents[1]
 GAIN = {"marginal": 1.0, "model_i": 2.0}
@@ -56,14 +65,14 @@ REPEATS = 7
 
 
 def population_of(name: str):
-    return load_population(ROOT / f"config/populations/{name}.yaml")
+    return load_population(name)
 
 
 def drawn(name: str, n: int, seed: int) -> tuple[np.ndarray, pd.DataFrame]:
     """Return images and truth of a population as ``vitdm simulate`` makes it."""
     population = population_of(name)
-    kinds = simulate.class_of_each(n, seed, population)
-    pairs = [simulate.simulate_one(i, kind, seed, population) for i, kind in enumerate(kinds)]
+    kinds = class_of_each(n, seed, population)
+    pairs = [simulation.simulate_one(i, kind, seed, population) for i, kind in enumerate(kinds)]
     images, truth = zip(*pairs, strict=True)
     return np.array(images), pd.DataFrame(truth).assign(kind=kinds)
 
@@ -119,7 +128,7 @@ def axis_ratio(e1: torch.Tensor, e2: torch.Tensor) -> tuple[torch.Tensor, torch.
 def smooth_values(n: int) -> torch.Tensor:
     """Return the parameters (n, 13) of lenses of ``marginal``."""
     population = population_of("marginal")
-    systems = [simulate.smooth(simulate.draw(i, "no_sub", 0, population)) for i in range(n)]
+    systems = [simulation.smooth(simulation.draw(i, "no_sub", 0, population)) for i in range(n)]
     rows = [[*ceiling.parameters(system), 0.0] for system in systems]
     return torch.tensor(rows, dtype=torch.float32)
 
@@ -324,8 +333,8 @@ def simplex(image: np.ndarray, start: np.ndarray, exposure: float, population) -
 
 def quality(n: int) -> None:
     """Print how many fits of n smooth images converge, and their pulls, for each population."""
-    for file in sorted((ROOT / "config/populations").glob("*.yaml")):
-        name, population = file.stem, population_of(file.stem)
+    for name in shipped():
+        population = population_of(name)
         images, truth = drawn(name, 2 * n, 7)
         scale = population.instrument.pixel_scale
         settings = settings_for(population, LensFit())
@@ -382,7 +391,7 @@ def peaks(name: str, truth: pd.DataFrame, table: pd.DataFrame) -> None:
     """
     population, rows = population_of(name), []
     for index in np.flatnonzero(truth["kind"] == "cdm"):
-        system = simulate.draw(index, "cdm", int(truth["seed"][index]), population)
+        system = simulation.draw(index, "cdm", int(truth["seed"][index]), population)
         x, y = (table[f"fit_peak_{axis}"][index] for axis in "xy")
         near = np.abs(np.hypot(system.x, system.y) - system.theta_E) < 0.3
         if not near.any():

@@ -57,7 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--n", type=int, nargs="+", default=[20_000, 40_000])
     sizes = parser.parse_args().n
-    population = str(ROOT / "config/populations/marginal.yaml")
+    population = "marginal"
     for n in sizes:
         with tempfile.TemporaryDirectory(prefix="memory_") as name:
             folder = Path(name)

@@ -27,8 +27,7 @@ import numpy as np
 
 from studies import config as workflow
 from studies import precursor
-from vitdm import config, features, preprocess
-from vitdm.simulation import simulate
+from vitdm import config, features, preprocess, simulation
 from vitdm.simulation.population import load_population
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,11 +37,11 @@ SETTINGS = ROOT / "config/paper.yaml"
 
 def simulated_images(name: str, n: int) -> list[np.ndarray]:
     """Return n images (150, 150) of a population, all its classes in turn."""
-    population = load_population(ROOT / f"config/populations/{name}.yaml")
+    population = load_population(name)
     kinds = list(population.class_fractions)
     return [
         np.asarray(
-            simulate.simulate_one(i, kinds[i % len(kinds)], 0, population)[0], dtype=np.float32
+            simulation.simulate_one(i, kinds[i % len(kinds)], 0, population)[0], dtype=np.float32
         )
         for i in range(n)
     ]

@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from vitdm.simulation import render, simulate
+from vitdm import simulation
 from vitdm.simulation.population import load_population
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -47,13 +47,13 @@ def seconds(function, systems, population) -> tuple[float, list[np.ndarray]]:
 
 def against_lenstronomy(n: int) -> None:
     """Print images per second of both, the ratio in each repeat, and the largest difference."""
-    population = load_population(ROOT / "config/populations/model_i.yaml")
-    systems = [simulate.draw(index, "cdm", 0, population) for index in range(n)]
-    for function in (render.render, with_lenstronomy):  # compiled and imported before the clock
+    population = load_population("model_i")
+    systems = [simulation.draw(index, "cdm", 0, population) for index in range(n)]
+    for function in (simulation.render, with_lenstronomy):  # compiled and imported before the clock
         function(systems[0], population)
     times, worst = [], 0.0
     for _ in range(REPEATS):
-        ours, images = seconds(render.render, systems, population)
+        ours, images = seconds(simulation.render, systems, population)
         theirs, expected = seconds(with_lenstronomy, systems, population)
         times.append((ours, theirs))
         for image, other in zip(images, expected, strict=True):
@@ -69,7 +69,7 @@ def against_lenstronomy(n: int) -> None:
         sys.exit("the pixels differ by more than 1e-6 of the peak")
     started = time.perf_counter()
     for index in range(n):
-        simulate.simulate_one(index, "cdm", 0, population)
+        simulation.simulate_one(index, "cdm", 0, population)
     rate = n / (time.perf_counter() - started)
     print(f"  ours with drawing and noise {rate:.0f} images/s")
 
@@ -80,7 +80,7 @@ def scaling(n: int, repeats: int) -> None:
     part = n // 4
     split = {"train": n - 3 * part, "valid": part, "opt": part, "test": part}
     base |= {"publish": False, "n_images": split, "shards": SHARDS}
-    base |= {"populations": {"files": []}, "population": "config/populations/model_i.yaml"}
+    base |= {"populations": {"files": []}, "population": "model_i"}
     ratios = []
     for repeat in range(repeats):
         took = {}

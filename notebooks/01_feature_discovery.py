@@ -58,6 +58,7 @@ from vitdm.data import dataset, readers
 from vitdm.evaluation import metrics
 from vitdm.features import definitions, morphology
 from vitdm.lens import modelled
+from vitdm.simulation import NO_SUB
 from vitdm.simulation.population import load_population
 from vitdm.simulation.population import table as describe
 
@@ -396,7 +397,7 @@ for kind in classes:
         light = preprocess.detect(np.array(raw.images[row]), settings)
         lens = features.Measured(light, preprocess.roi_of(light))
         if lens.circle:
-            rings[style.NAMES[kind]] = (light.residual / light.noise, lens.circle, lens.ring)
+            rings[style.label_of(kind)] = (light.residual / light.noise, lens.circle, lens.ring)
             break
 out.figure(processing_plots.unrolled_rings(rings, morphology.SMOOTH_ORDERS + 1), "unrolled_rings")
 
@@ -472,7 +473,7 @@ if fitted:
     fits = dataset.read_catalog(out.results / "lensfit" / "fits.csv")
     fits = fits.assign(**{"class": catalog["class"]}).iloc[development]
     converged = float((fits["fit_converged"] == 1).mean())
-    smooth = fits[fits["class"] == "no_sub"]
+    smooth = fits[fits["class"] == NO_SUB]
     explained = float(((smooth["fit_converged"] == 1) & (smooth["fit_chi2"] < 1.3)).mean())
     print(f"converged: {converged:.1%}; smooth lenses with chi2 / dof < 1.3: {explained:.2%}")
     display(fits["fit_flags"].fillna("no flag").value_counts().head(8).to_frame("images"))
@@ -486,13 +487,13 @@ if fitted and simulated:
     picked = [
         (kind, (rank[used["class"] == kind] - at).abs().idxmin())
         for kind in classes
-        for at in ((0.5, 0.85) if kind != "no_sub" else (0.5,))
+        for at in ((0.5, 0.85) if kind != NO_SUB else (0.5,))
     ]
     rows = [row for _, row in picked]
     lenses = populations_plots.simulated(catalog.iloc[rows], population, raw.images[rows])
     maps = np.load(out.results / "lensfit" / "residuals.npy", mmap_mode="r")
     power = used["fit_fourth_power"]
-    labels = [f"{style.NAMES[kind]}\n$S_4$ = {power[row]:.0f}" for kind, row in picked]
+    labels = [f"{style.label_of(kind)}\n$S_4$ = {power[row]:.0f}" for kind, row in picked]
     drawn = [
         (label, lens, maps[row]) for label, lens, row in zip(labels, lenses, rows, strict=True)
     ]
@@ -523,7 +524,7 @@ if side_by_side:
     out.figure(lensfit_plots.einstein_radii(side_by_side), "einstein_radii")
 alone = {}
 for name, table in side_by_side.items():
-    truth = (table["class"] != "no_sub").to_numpy(int)
+    truth = (table["class"] != NO_SUB).to_numpy(int)
     for key in ("fit_theta_E", "fit_fourth_power", "fit_point_evidence"):
         answer = metrics.bootstrap_interval(
             metrics.weighted_auc, truth, [table[key].to_numpy()], 500, out.config.seed
@@ -652,8 +653,8 @@ for file in out.config.populations.files if simulated else []:
     radius = dataset.read_catalog(folder / "features.csv")["ring_radius"]
     answer = folder / "ceiling" / "ceiling.json"
     limits = json.loads(answer.read_text()) if answer.exists() else {}
-    for kind in [name for name in style.NAMES if name in set(shown["class"]) - {"no_sub"}]:
-        there = sample.catalog["class"].isin(["no_sub", kind]) & radius.notna()
+    for kind in style.classes_in(set(shown["class"]) - {NO_SUB}):
+        there = sample.catalog["class"].isin([NO_SUB, kind]) & radius.notna()
         labels = (sample.catalog["class"][there] == kind).to_numpy(int)
         size = metrics.bootstrap_interval(
             metrics.weighted_auc, labels, [radius[there].to_numpy()], 500, out.config.seed

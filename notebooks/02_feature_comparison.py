@@ -46,8 +46,8 @@ import pandas as pd
 
 from studies.plots import selection as selection_plots
 from studies.plots import style
-from vitdm.data import dataset
 from vitdm.evaluation import metrics
+from vitdm.simulation import CLASSES, NO_SUB
 
 folder, settings = out.results / "selection", out.config.selection
 ranking = pd.read_csv(folder / "ranking.csv")
@@ -219,12 +219,12 @@ out.figure(figure, "feature_importance")
 
 # %%
 predictions = pd.read_csv(folder / "predictions.csv", dtype={"id": str})
-truth = (predictions["class"] != "no_sub").to_numpy().astype(int)
+truth = (predictions["class"] != NO_SUB).to_numpy().astype(int)
 trees = predictions["gradient_boosting"].to_numpy()
 called = trees > metrics.threshold_at_fpr(truth, trees, 0.1)
-for name in [name for name in dataset.CLASSES if name in set(predictions["class"])]:
+for name in [name for name in CLASSES if name in set(predictions["class"])]:
     part = (predictions["class"] == name).to_numpy()
-    print(f"{style.NAMES[name]:16s} {called[part].mean():.3f} of {part.sum()}")
+    print(f"{style.label_of(name):16s} {called[part].mean():.3f} of {part.sum()}")
 
 # %% [markdown]
 # ## 2.4 Which features are kept for the model

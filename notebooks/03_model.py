@@ -60,6 +60,7 @@ from vitdm.lens import modelled
 from vitdm.model import vit as model
 from vitdm.model.networks import new_network
 from vitdm.model.runs import load_run
+from vitdm.simulation import NO_SUB
 
 settings = out.config
 data = dataset.Dataset.open(out.results / "processed")
@@ -560,13 +561,13 @@ if "spt_lsa_all" in runs:
     trees = pd.read_csv(out.results / "selection" / "predictions.csv", dtype={"id": str})
     score = trees.set_index("id")["gradient_boosting"]
     networks = [predictions["spt_lsa_all", k] for k in seeds]
-    alone = [table.assign(p_no_sub=1 - table["id"].map(score)) for table in networks]
+    alone = [table.assign(**{f"p_{NO_SUB}": 1 - table["id"].map(score)}) for table in networks]
     together = []
     for pair in zip(alone, networks, strict=True):
-        odds = [special.logit(table["p_no_sub"].clip(1e-6, 1 - 1e-6)) for table in pair]
-        together.append(pair[1].assign(p_no_sub=special.expit(np.mean(odds, axis=0))))
+        odds = [special.logit(table[f"p_{NO_SUB}"].clip(1e-6, 1 - 1e-6)) for table in pair]
+        together.append(pair[1].assign(**{f"p_{NO_SUB}": special.expit(np.mean(odds, axis=0))}))
     for name, these in (("trees", alone), ("network", networks), ("together", together)):
-        found = np.mean([metrics.roc_auc(t["label"] > 0, 1 - t["p_no_sub"]) for t in these])
+        found = np.mean([metrics.roc_auc(t["label"] > 0, 1 - t[f"p_{NO_SUB}"]) for t in these])
         numbers[f"{name}_opt_auc"] = float(found)
         print(f"{name:9} {found:.4f}")
     gain = metrics.paired_difference(alone, together, settings.evaluation.bootstrap, settings.seed)

@@ -46,13 +46,13 @@ import pandas as pd
 
 from studies.plots import tuning as tuning_plots
 from studies.plots.words import setting_name
-from vitdm.tuning import result
+from vitdm.tuning import finished, result
 from vitdm.tuning.trials import replay
 
 settings = out.config.tune
 space = settings.space
 folder = out.results / "tune"
-everything, best = result.load_trials(folder), result.load_best(folder)
+everything, best = finished.load_trials(folder), finished.load_best(folder)
 trials = everything[everything["stage"] != "again"]
 minutes = best["seconds"] / 60
 print(

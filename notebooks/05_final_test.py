@@ -60,8 +60,8 @@ from vitdm.data import dataset
 from vitdm.evaluation import calibration, final_test, leakage, metrics
 from vitdm.model.inputs import residuals_of
 from vitdm.model.runs import load_run
-from vitdm.simulation import render
-from vitdm.simulation.population import load_population
+from vitdm.simulation import CLASSES, NO_SUB, load_population
+from vitdm.simulation.cosmology import mass_within
 
 folder = out.results / "evaluation"
 tested = json.loads((folder / "metrics.json").read_text())
@@ -73,7 +73,7 @@ truth = images.catalog.iloc[test].set_index("id").loc[mean["id"]].reset_index()
 measured = pd.read_csv(out.results / "features.csv", dtype={"id": str}).set_index("id")
 features = measured.loc[mean["id"]].reset_index(drop=True)
 classes = metrics.model_classes(mean)  # of the model: a binary one calls any substructure "sub"
-kinds = [name for name in dataset.CLASSES if name in set(truth["class"])]  # of the images
+kinds = [name for name in CLASSES if name in set(truth["class"])]  # of the images
 labels, scores = metrics.binary_scores(mean)
 threshold = tested["test_threshold"]  # of the ensemble, chosen on valid
 print(f"{len(mean)} test images, {len(seeds)} models, classes: {', '.join(classes)}")
@@ -239,7 +239,7 @@ found = {k: [t[t["split"] == "test"].reset_index(drop=True) for t in found[k]] f
 of_known_lens = out.results / "known_model" / "scores.csv"
 if of_known_lens.exists():
     chi2 = dataset.read_catalog(of_known_lens).set_index("id").loc[mean["id"], "chi2_known"]
-    found["known_lens"] = [mean.assign(p_no_sub=1 - chi2.to_numpy())] * len(seeds)
+    found["known_lens"] = [mean.assign(**{f"p_{NO_SUB}": 1 - chi2.to_numpy()})] * len(seeds)
 networks, compared, lines = [seeds[name] for name in sorted(seeds)], {}, []
 of_networks = [metrics.binary_scores(table)[1] for table in networks]
 for key, tables in ((key, tables) for key, tables in found.items() if tables):
@@ -285,7 +285,7 @@ if tested["test_auc_seed_sd"] is not None:
 
 # %%
 band = metrics.roc_band(list(seeds.values()))
-place, truths = classes.index("no_sub"), np.tile(labels, len(seeds))
+place, truths = classes.index(NO_SUB), np.tile(labels, len(seeds))
 raw, warmed = (
     np.concatenate(
         [
@@ -387,11 +387,9 @@ for path in further:
             tables_of.append(chosen.mean(numeric_only=True))  # over seeds, which share the bins
 sensitive = pd.concat(tables_of) if tables_of else pd.DataFrame(columns=["population", "quantity"])
 for name in dict.fromkeys(sensitive["population"]):
-    file = out.config.population if name == main else f"config/populations/{name}.yaml"
+    file = out.config.population if name == main else name
     population = load_population(file)
-    halo = population.halo.mass or render.mass_within(
-        truth["theta_E"].median(), population.cosmology
-    )
+    halo = population.halo.mass or mass_within(truth["theta_E"].median(), population.cosmology)
     collapse[name] = 10**-2.5 * halo
 if len(sensitive):
     out.figure(final_test_plots.sensitivity(sensitive, collapse, fpr), "sensitivity")
@@ -572,7 +570,7 @@ print(similar.groupby("split")["distance"].describe().round(2).to_string())
 
 # %%
 known = images.catalog.iloc[images.rows("train", "valid")]
-answers = (known["class"] != "no_sub").to_numpy()
+answers = (known["class"] != NO_SUB).to_numpy()
 before = {}  # ROC-AUC of each size feature on the train and valid images
 for name in [c for c in measured if c.startswith(("ring_radius", "max_separation"))]:
     value, there = measured[name].loc[known["id"]].to_numpy(), features[name].notna()
@@ -749,7 +747,7 @@ if "lensfit" in out.config.features.groups:
     fits = fits.set_index("id").loc[truth["id"]].reset_index()
     power = fits["fit_fourth_power"].where(fits["fit_converged"] == 1)
     plain = power.groupby(truth["class"]).rank(pct=True) >= 0.5
-    distance[~(plain | (truth["class"] == "no_sub") & power.notna())] += 10
+    distance[~(plain | (truth["class"] == NO_SUB) & power.notna())] += 10
     maps = np.load(out.results / "lensfit" / "residuals.npy", mmap_mode="r")
 shown = [distance[truth["class"] == name].idxmin() for name in kinds]
 ids = truth["id"].iloc[shown]

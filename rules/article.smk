@@ -88,5 +88,6 @@ rule paper:
         out=subpath(output[0], parent=True),
         code=CODE("studies.commands.article"),
     shell:
-        "python -m studies article --results {params.results} --figures {params.figures}"
-        " --made {params.made} --tables {params.tables} --out {params.out} 2>&1 | tee {log}"
+        "python -m studies article --config {input.settings} --results {params.results}"
+        " --figures {params.figures} --made {params.made} --tables {params.tables}"
+        " --out {params.out} 2>&1 | tee {log}"

@@ -103,7 +103,7 @@ def read_reference(numbers: Path) -> dict[str, Any]:
 def _settings(settings: configuration.Config) -> dict[str, Any]:
     values = {"config": settings.model_dump(mode="json")}
     if settings.data == "simulate":
-        population = load_population(ROOT / settings.population)
+        population = load_population(settings.population)
         values["population"] = population.model_dump(mode="json")
     return values
 
@@ -500,15 +500,17 @@ def build(
     tables: Path,
     made: Collection[str],
     out: Path,
+    config: Path | None = None,
 ) -> None:
     """Write paper.pdf, paper.html, paper.tex and their sidecar to ``out``, or nothing.
 
+    ``config`` is the configuration of the run (default: ``config.yaml`` among its results).
     The source is ``paper.md``, or ``report.md`` if the images were not simulated. The files beside
     it are ``references.bib``, ``tables.yaml``, and of the article ``claims.yaml``, the reference
     run's ``numbers.json`` and ``tables``; its figures are in ``../figures``.
     """
     started = time.time()
-    settings = configuration.load(results / "config.yaml")
+    settings = configuration.load(config or results / "config.yaml")
     simulated = settings.data == "simulate"
     source = source or HERE / ("paper.md" if simulated else "report.md")
     run = read_run(results, settings)

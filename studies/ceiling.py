@@ -54,6 +54,8 @@ import pandas as pd
 from scipy import ndimage, stats
 from tqdm import tqdm
 
+from vitdm import simulation
+from vitdm.data.simulated import class_of_each
 from vitdm.errors import InputError
 from vitdm.evaluation.metrics import (
     NULL_CLASS,
@@ -65,9 +67,9 @@ from vitdm.evaluation.metrics import (
 )
 from vitdm.lens.residuals import fourth_power
 from vitdm.provenance import atomic, check_replaceable, sidecar, write_json
-from vitdm.simulation import simulate
+from vitdm.simulation.classes import SUB
 from vitdm.simulation.population import Population
-from vitdm.simulation.simulate import System
+from vitdm.simulation.system import System
 
 #: parameters of the smooth lens, with the steps of their numerical derivatives
 PARAMETERS = {
@@ -100,13 +102,13 @@ KNOWN_FILES = ("scores.csv", "provenance.json")
 def signal(system: System, population: Population) -> np.ndarray:
     """Return the noiseless image (num_pix, num_pix) that the camera sees, in counts/s."""
     copies = 2 if population.instrument.double_image else 1
-    return copies * simulate.render(system, population)
+    return copies * simulation.render(system, population)
 
 
 def exposure(index: int, kind: str, seed: int, population: Population) -> np.ndarray:
     """Return the noisy image (num_pix, num_pix) of a data set in counts/s, not in whole numbers."""
     unquantised = population.model_copy(update={"eight_bit": None})
-    image, truth = simulate.simulate_one(index, kind, seed, unquantised)
+    image, truth = simulation.simulate_one(index, kind, seed, unquantised)
     return image / (truth["exposure_time"] if population.instrument.output == "counts" else 1.0)
 
 
@@ -129,8 +131,8 @@ def moments(
             "double_poisson, for without noise nothing limits a classifier"
         )
     if instrument.noise == "single":
-        return image, simulate.variance(image, system, population)
-    sigma = np.sqrt(np.abs(image) / t + simulate.background_rms(system, population) ** 2)
+        return image, simulation.variance(image, system, population)
+    sigma = np.sqrt(np.abs(image) / t + simulation.background_rms(system, population) ** 2)
     above, density = stats.norm.cdf(image / sigma), stats.norm.pdf(image / sigma)
     mean = image * above + sigma * density
     square = (image**2 + sigma**2) * above + image * sigma * density
@@ -181,7 +183,7 @@ class SmoothLens:
     """
 
     def __init__(self, system: System, population: Population) -> None:
-        self.system, self.population = simulate.smooth(system), population
+        self.system, self.population = simulation.smooth(system), population
         self.truth = parameters(self.system)
         image = signal(self.system, population)
         mean, variance = moments(image, self.system, population)
@@ -249,7 +251,7 @@ class SmoothLens:
 
 def catalog_of(n: int, seed: int, population: Population) -> pd.DataFrame:
     """Return id, class and seed of the images of a data set of ``n`` simulated lenses."""
-    kinds = simulate.class_of_each(n, seed, population)
+    kinds = class_of_each(n, seed, population)
     ids = [f"{population.name}_{index:06d}" for index in range(n)]
     return pd.DataFrame({"id": ids, "class": kinds, "seed": seed})
 
@@ -271,14 +273,14 @@ def scores_of(fit: Fit, lens: SmoothLens, name: str) -> dict[str, float]:
 
 def measure_known(index: int, kind: str, seed: int, population: Population) -> dict[str, float]:
     """Return the scores of one image if the smooth lens is known, a fourth of the work of all."""
-    lens = SmoothLens(simulate.draw(index, kind, seed, population), population)
+    lens = SmoothLens(simulation.draw(index, kind, seed, population), population)
     observed = lens.in_noise(exposure(index, kind, seed, population))
     return scores_of(lens.fit(observed, POSITION), lens, "known")
 
 
 def measure(index: int, kind: str, seed: int, population: Population) -> dict[str, float]:
     """Return the signal-to-noise ratios and the ``SCORES`` of one image; see the module."""
-    system = simulate.draw(index, kind, seed, population)
+    system = simulation.draw(index, kind, seed, population)
     lens = SmoothLens(system, population)
     perturbed = lens.in_noise(moments(signal(system, population), system, population)[0])
     observed = lens.in_noise(exposure(index, kind, seed, population))
@@ -339,7 +341,7 @@ def summarise(table: pd.DataFrame, n_bootstrap: int = 1000, seed: int = 0) -> di
     kinds = table["class"].to_numpy()
     groups = {kind: kinds == kind for kind in np.unique(kinds[kinds != NULL_CLASS])}
     if len(groups) != 1:
-        groups["sub"] = kinds != NULL_CLASS
+        groups[SUB] = kinds != NULL_CLASS
     summary: dict[str, Any] = {NULL_CLASS: {"n": int(np.sum(kinds == NULL_CLASS))}}
     for kind, chosen in groups.items():
         part = table[chosen | (kinds == NULL_CLASS)]

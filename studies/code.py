@@ -26,21 +26,22 @@ class Code:
 
     def __init__(self, root: Path = ROOT, parsed: dict[str, list] | None = None):
         self.root, self.parsed = root, dict(parsed or {})
+        self._paths: dict[str, Path | None] = {}
         self._known: dict[Path, tuple[str, set[Path]]] = {}
 
     def of(self, name: str) -> str:
         """Return the hash of a module, or of the modules that a script (``….py``) imports."""
-        start = self.root / name if name.endswith(".py") else self.file_of(name)
-        if start is None:
-            raise ValueError(f"{name}: found no such module below {self.root}")
-        ours = {self.root / package for package in PACKAGES}
-        files = sorted(path for path in self.reached(start) if ours & set(path.parents))
-        lines = [f"{path.relative_to(self.root)} {self._read(path)[0]}\n" for path in files]
+        script = self.root / name
+        files = self.reached(name) - {script}
+        lines = [f"{path.relative_to(self.root)} {self._read(path)[0]}\n" for path in sorted(files)]
         return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
 
-    def reached(self, file: Path) -> set[Path]:
-        """Return a file, and the files of all modules that it imports, directly or not."""
-        found, left = set(), [file]
+    def reached(self, name: str) -> set[Path]:
+        """Return the files of a module, or a script, and of what it imports, directly or not."""
+        script = name.endswith(".py")
+        if not script and self.file_of(name) is None:
+            raise ValueError(f"{name}: found no such module below {self.root}")
+        found, left = set(), [self.root / name] if script else self._executed(name)
         while left:
             path = left.pop()
             if path not in found:
@@ -50,6 +51,11 @@ class Code:
 
     def file_of(self, module: str) -> Path | None:
         """Return the file of a module, None if it is none of ours."""
+        if module not in self._paths:
+            self._paths[module] = self._find(module)
+        return self._paths[module]
+
+    def _find(self, module: str) -> Path | None:
         if module.partition(".")[0] not in PACKAGES:
             return None
         place = self.root.joinpath(*module.split("."))
@@ -64,15 +70,15 @@ class Code:
             if key not in self.parsed:
                 self.parsed[key] = _parse(source)
             digest, imports = self.parsed[key]
-            names = {".".join(parts) for name in imports for parts in _packages(name)}
-            self._known[path] = digest, {file for n in names if (file := self.file_of(n))}
+            files = {file for name in imports for file in self._executed(name)}
+            self._known[path] = digest, files
         return self._known[path]
 
-
-def _packages(module: str) -> Iterator[list[str]]:
-    """Yield the parts of the name of a module, and of all packages that it lies in."""
-    parts = module.split(".")
-    yield from (parts[: k + 1] for k in range(len(parts)))
+    def _executed(self, module: str) -> list[Path]:
+        """Return the files that an import executes: the module, and the packages it lies in."""
+        parts = module.split(".")
+        names = [".".join(parts[: k + 1]) for k in range(len(parts))]
+        return [file for name in names if (file := self.file_of(name))]
 
 
 def _parse(source: str) -> list:

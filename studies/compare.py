@@ -33,6 +33,7 @@ from vitdm.model.training import Diverged
 from vitdm.model.training import learn as learn_network
 from vitdm.preprocess import process_dataset
 from vitdm.provenance import atomic, check_replaceable, sidecar
+from vitdm.simulation.classes import NO_SUB
 
 FILES = ("trials.csv", "history.csv", "predictions*.csv", "compare.json")
 MERGED = (
@@ -139,7 +140,7 @@ def measure(folder: str | Path, settings: Config, name: str, out: str | Path) ->
             table = bench.predictions(bench.scored, found.probabilities(bench.scored))
             table.to_csv(temporary / f"predictions_seed{seed}.csv", index=False)
             lines[-1] |= {"parameters": found.parameters, "cpu_seconds": found.cpu_seconds}
-            lines[-1] |= {"roc_auc": roc_auc(table["label"] > 0, 1 - table["p_no_sub"])}
+            lines[-1] |= {"roc_auc": roc_auc(table["label"] > 0, 1 - table[f"p_{NO_SUB}"])}
             lines[-1] |= {"macro_roc_auc": macro(table)}
             share = found.history["epoch"] / len(found.history)
             spent = {"row": name, "seed": seed, "cpu_seconds": share * found.cpu_seconds}

@@ -31,6 +31,7 @@ from vitdm.model import baselines
 from vitdm.model.inputs import Tables, first_rows, inputs_of
 from vitdm.model.runs import Splits, load_run, predictions_table, train_run
 from vitdm.provenance import atomic, check_replaceable, sidecar
+from vitdm.simulation.classes import NO_SUB
 
 #: scores that need no training, larger with substructure: features of the fitted smooth lens
 UNTRAINED = ("fit_point_evidence", "fit_fourth_power", "fit_theta_E")
@@ -221,7 +222,7 @@ def _untrained(samples: list[Sample], settings: Config) -> Iterator[Scored]:
         tables = []
         for each in samples:
             table, values = _scored(each, settings)
-            table["p_no_sub"] = -values[name].fillna(values[name].median()).to_numpy()
+            table[f"p_{NO_SUB}"] = -values[name].fillna(values[name].median()).to_numpy()
             tables.append(table)
         yield name, name, {"n_train": 0, "seed": 0}, tables
 

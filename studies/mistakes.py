@@ -1,7 +1,7 @@
-"""What the images on which a model is wrong have in common: a model of the errors that can be read.
+"""Logistic regression of misclassification on lens properties, within one class.
 
-A logistic regression, within one class, of being wrong on what is known of the lenses. Odds are per
-standard deviation of a property, the others held: 2 means that the odds of an error double.
+Odds are per standard deviation of a property, the others held: 2 means that the odds of an error
+double.
 """
 
 from __future__ import annotations
@@ -14,15 +14,18 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from studies.sensitivity import FLUX_SNR, ring_distance
+from vitdm.simulation.classes import CLASSES, Quantity
+
 FEWEST = 10  # errors, and images that are right: of fewer nothing is told
 FOLDS = 5
-#: what is looked at in the images of a class; "log" in front: the logarithm
-PROPERTIES: dict[str, tuple[str, ...]] = {
-    "cdm": ("log substructure_mass", "ring_distance"),
-    "axion": ("log substructure_mass", "log vortex_length", "ring_distance"),
-    "no_sub": (),
-}
-SHARED = ("log total_flux_snr", "source_offset", "ellipticity", "source_n_sersic")
+#: looked at in the images of all classes, beside ``explained_by`` of each class
+SHARED = (
+    FLUX_SNR,
+    Quantity("source_offset", "source to lens (arcsec)", log=False),
+    Quantity("ellipticity", "ellipticity of the halo", log=False),
+    Quantity("source_n_sersic", "Sérsic index of the source", log=False),
+)
 
 
 def properties(catalog: pd.DataFrame, features: pd.DataFrame, of_class: str) -> pd.DataFrame:
@@ -38,19 +41,18 @@ def properties(catalog: pd.DataFrame, features: pd.DataFrame, of_class: str) -> 
     def distance(x: str, y: str) -> pd.Series:
         return np.hypot(known[x].astype(float), known[y].astype(float))
 
-    middle = ("vortex_x", "vortex_y") if of_class == "axion" else ("max_subhalo_x", "max_subhalo_y")
-    if {*middle, "theta_E"} <= set(known):
-        known["ring_distance"] = (distance(*middle) - known["theta_E"]).abs()
+    own = CLASSES[of_class]
+    if (to_ring := ring_distance(catalog, own)) is not None:
+        known["ring_distance"] = to_ring
     if {"source_x", "source_y"} <= set(known):
         known["source_offset"] = distance("source_x", "source_y")
     if {"e1", "e2"} <= set(known):
         known["ellipticity"] = distance("e1", "e2")
     found = pd.DataFrame(index=known.index)
-    for entry in (*PROPERTIES.get(of_class, ()), *SHARED):
-        name = entry.removeprefix("log ")
-        if name in known:
-            value = known[name].astype(float)
-            found[name] = np.log10(value.where(value > 0)) if entry != name else value
+    for quantity in (*own.explained_by, *SHARED):
+        if quantity.column in known:
+            value = known[quantity.column].astype(float)
+            found[quantity.column] = np.log10(value.where(value > 0)) if quantity.log else value
     found.loc[(known["class"] != of_class).to_numpy()] = np.nan
     return found.loc[:, found.std() > 0]
 

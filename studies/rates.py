@@ -17,8 +17,8 @@ from vitdm.config import Tune
 from vitdm.errors import InputError
 from vitdm.model.inputs import Tables, inputs_of
 from vitdm.provenance import atomic, check_replaceable, sidecar
+from vitdm.tuning.finished import load_trials
 from vitdm.tuning.objective import OnDataset, attempt
-from vitdm.tuning.result import load_trials
 from vitdm.tuning.trials import Trial, table
 
 FILES = ("trials.csv", "rates.json")

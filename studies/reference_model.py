@@ -14,6 +14,7 @@ from vitdm import pretrained
 from vitdm.errors import InputError
 from vitdm.model.runs import RUN_FILES, load_run
 from vitdm.provenance import atomic
+from vitdm.simulation import population_name
 
 CARD = """# The reference model
 
@@ -70,7 +71,7 @@ def write(
         n_features=len(run.feature_names),
         size=settings.image_size,
         n_train=settings.n_train,
-        population=Path(workflow["population"]).stem,
+        population=population_name(workflow["population"]),
         n_test=numbers["n_test"],
         n_seeds=numbers["n_seeds"],
         auc=numbers["test_auc"],

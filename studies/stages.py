@@ -24,6 +24,8 @@ Content = dict[str, Any]
 MODEL = ("seed", "task", "preprocess", "model", "train")
 #: and what it reads besides if the model joins features, or has residual maps
 JOINED = ("features", "lensfit")
+#: changes of a row or a recipe that are made already
+DONE: Content = {"model": {}, "train": {}}
 
 
 def pick(settings: Settings, *keys: str) -> Content:
@@ -115,12 +117,10 @@ def _row(config: Config, name: str) -> Content:
     """Return what a row of the comparison reads; with which it is compared is not among it."""
     row = config.row(name)
     content = pick(config, *MODEL, "features") | pick(row, "model", "train")
-    compare = config.compare.model_dump(mode="json")
     unread = "rates" if config.compare.rows[name].boosting else "boosting_rates"
-    kept = ("n_train", "n_valid", "rates", "boosting_rates", "trial", "seeds")
-    changes = {key: compare["rows"][name][key] for key in ("label", "preprocess", "boosting")}
-    own = {key: compare[key] for key in kept if key != unread}
-    return content | {"compare": own | {"rows": {name: changes | {"model": {}, "train": {}}}}}
+    compare = config.compare.model_dump(mode="json", exclude={"population", "rows", unread})
+    own = config.compare.rows[name].model_dump(mode="json", exclude={"against"})
+    return content | {"compare": compare | {"rows": {name: own | DONE}}}
 
 
 def _merged_rows(config: Config) -> Content:
@@ -156,9 +156,9 @@ def _rates(config: Config, name: str) -> Content:
     """Return what a recipe reads that is trained at each of some learning rates."""
     content = pick(config.recipe(name), *MODEL, *JOINED) | pick(config, "tune.metric")
     content["train"]["epochs"] = config.rates.epochs
-    rates = config.rates.model_dump(mode="json", exclude={"model", "recipes"})
-    unchanged = {"model": {}, "train": {}}
-    return content | {"rates": rates | {"model": {}, "recipes": {name: unchanged}}}
+    rates = config.rates.model_dump(mode="json", exclude={"recipes"}) | {"model": {}}
+    own = config.rates.recipes[name].model_dump(mode="json", exclude={"label"})
+    return content | {"rates": rates | {"recipes": {name: own | DONE}}}
 
 
 def _labels(config: Config) -> Content:

@@ -11,8 +11,9 @@ from functools import cached_property
 from pathlib import Path
 
 from studies.config import Config, Curve, RealSet, load_cutouts
+from vitdm import simulation
 from vitdm.config import by_section
-from vitdm.simulation.population import load_population
+from vitdm.simulation import load_population, population_name
 
 #: what folders of the results hold
 DATASET = ("images.npy", "catalog.csv", "dataset.json")  # also of processed images
@@ -30,14 +31,10 @@ CUTOUTS = "config/slacs.yaml"
 EXTENDED = "paper/extended"
 
 
-def population_name(population: str) -> str:
-    """Return the name of a population that the configuration gives as a file."""
-    return Path(population).stem
-
-
 def population_file(population: str) -> str:
-    """Return the file of a population of the configuration."""
-    return population
+    """Return the file of a population, relative to the repository if it ships with the library."""
+    file = simulation.population_file(population)
+    return str(file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file)
 
 
 @dataclass(frozen=True)

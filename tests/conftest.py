@@ -1,15 +1,13 @@
 """Tiny lenses and a tiny run that several test modules share."""
 
-from pathlib import Path
-
 import pytest
 import yaml
 
 from studies import config as workflow
-from vitdm.simulation.population import Population
+from vitdm.config.sections import read_yaml
+from vitdm.simulation import population_file, population_of
 
-ROOT = Path(__file__).parents[1]
-POPULATION = yaml.safe_load((ROOT / "config/populations/model_i.yaml").read_text())
+POPULATION = read_yaml(population_file("model_i"))
 POPULATION |= {"name": "tiny", "description": "Model I on 48 pixels", "num_pix": 48}
 POPULATION["instrument"] |= {"pixel_scale": 0.1, "psf_fwhm": 0.17}
 SETTINGS = {
@@ -38,7 +36,7 @@ SETTINGS = {
 
 @pytest.fixture(scope="session")
 def population():
-    return Population(**POPULATION)
+    return population_of(POPULATION)
 
 
 @pytest.fixture(scope="session")
@@ -59,10 +57,10 @@ def config_file(tmp_path_factory):
 @pytest.fixture(scope="session")
 def lenses(tmp_path_factory, population, settings):
     """A data set of 48 simulated lenses of 48 pixels."""
-    from vitdm.simulation.simulate import simulate
+    from vitdm.data.simulated import simulate_dataset
 
     out = tmp_path_factory.mktemp("lenses") / "dataset"
-    simulate(population, settings.n_images, settings.seed, out, progress=False)
+    simulate_dataset(population, settings.n_images, settings.seed, out, progress=False)
     return out
 
 

@@ -7,7 +7,7 @@ from lenstronomy.ImSim.image_model import ImageModel
 from lenstronomy.LensModel.lens_model import LensModel
 from lenstronomy.LightModel.light_model import LightModel
 
-from vitdm.simulation.render import theta_E_point
+from vitdm.simulation.cosmology import theta_E_point
 
 
 def arguments(system, population):

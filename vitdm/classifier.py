@@ -31,6 +31,7 @@ from vitdm.model.runs import RUN_FILES, Run, load_run, write_run
 from vitdm.model.training import Arrays, Learnt, Watch, learn
 from vitdm.predict import predict, prepare
 from vitdm.provenance import check_replaceable
+from vitdm.simulation.classes import NO_SUB
 
 #: parameters that are sections of the configuration, each a dictionary of some of its keys
 SECTIONS = {"preprocess": Preprocess, "model": Model, "train": Train, "lensfit": LensFit}
@@ -138,7 +139,7 @@ class ViTClassifier(ClassifierMixin, BaseEstimator):
         """Return what the network will see of images and labels as in ``fit``: its first half."""
         images = as_images(images)
         labels = as_labels(labels, len(images))
-        names = sorted(map(str, np.unique(labels).tolist()), key=lambda name: name != "no_sub")
+        names = sorted(map(str, np.unique(labels).tolist()), key=lambda name: name != NO_SUB)
         targets = np.array([names.index(str(label)) for label in labels.tolist()])
         settings = self._settings(images, names)
         joined, residual = settings.feature_names, settings.model.residual

@@ -18,7 +18,7 @@ def add_config(parser: argparse.ArgumentParser, *, required: bool = True) -> Non
 
 
 def read_config(options: argparse.Namespace) -> Config:
-    """Return the settings in the file of ``--config``, and no others: not even defaults."""
+    """Return the settings in the file of ``--config``, and no others."""
     from studies.config.part import load_part
 
     return load_part(options.config)

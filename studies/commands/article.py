@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from studies.commands import add_config
 from vitdm import commands
 
 HELP = "Build the article, or the report on a user's own images."
@@ -16,6 +17,7 @@ EXAMPLE = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", type=Path, help="Markdown in place of paper.md or report.md")
+    add_config(parser, required=False)
     parser.add_argument("--results", type=Path, required=True, help="folder of the run")
     parser.add_argument("--figures", type=Path, required=True, help="folder of its figures")
     parser.add_argument("--tables", type=Path, required=True, help="folder of its tables")
@@ -28,6 +30,7 @@ def run(options: argparse.Namespace) -> None:
 
     build(
         source=options.source,
+        config=options.config,
         results=options.results,
         figures=options.figures,
         tables=options.tables,

@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from vitdm.data.dataset import merge
+    from vitdm.data.dataset import merge_shards
 
     inputs = [folder / "images.npy" for folder in options.shards]
-    merge(options.shards, options.out, inputs=inputs)
+    merge_shards(options.shards, options.out, inputs=inputs)

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from studies.config.files import load
 from studies.config.workflow import Config
 from vitdm.config import Settings
 from vitdm.config.sections import Section, read_yaml, report
@@ -21,9 +22,12 @@ Content = dict[str, Any]
 def load_part(path: str | Path) -> Config:
     """Read the settings of a stage: a ``Config`` that has only what its file has.
 
-    Anything else that is asked of it is an AttributeError. InputError names each wrong key.
+    Anything else that is asked of it is an AttributeError. A whole configuration gets its defaults.
+    InputError names each wrong key.
     """
-    return part_of(Config, read_yaml(path), str(path))
+    content = read_yaml(path)
+    required = {name for name, field in Config.model_fields.items() if field.is_required()}
+    return load(path) if required <= content.keys() else part_of(Config, content, str(path))
 
 
 def part_of(schema: type[Section], content: Content, source: str) -> Any:

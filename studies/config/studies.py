@@ -11,6 +11,7 @@ from pydantic import Field, field_validator
 from vitdm.config import LensFit
 from vitdm.config.network import Name
 from vitdm.config.sections import Section
+from vitdm.simulation import population_name
 
 
 class Override(Section):
@@ -24,7 +25,7 @@ class Override(Section):
 class Populations(Section):
     """Lens populations shown side by side: gallery, shortcut, ceiling, single features."""
 
-    files: list[str] = Field([], description="config/populations/*.yaml")
+    files: list[str] = Field([], description="names of populations, or files")
     n_images: int = Field(600, ge=12, description="images simulated of each")
     n_ceiling: int = Field(300, ge=12, description="images of each for the known-model ceiling")
     n_invariance: int = Field(
@@ -34,7 +35,7 @@ class Populations(Section):
     @field_validator("files")
     @classmethod
     def _once(cls, files: list[str]) -> list[str]:
-        names = [Path(file).stem for file in files]
+        names = [population_name(file) for file in files]
         if twice := [name for name in names if names.count(name) > 1]:
             raise ValueError(f"{twice[0]} occurs twice; expected each population once")
         return files
@@ -109,7 +110,7 @@ class Curve(Section):
     @property
     def name(self) -> str:
         """The name of its folder."""
-        return Path(self.population).stem + ("_images" if self.runs is not None else "")
+        return population_name(self.population) + ("_images" if self.runs is not None else "")
 
 
 class Efficiency(Section):

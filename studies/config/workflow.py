@@ -39,7 +39,7 @@ class Config(Settings):
     )
     publish: bool = Field(False, description="figures, tables and paper into figures/ and paper/")
     data: str = Field("simulate", description="'simulate', or a folder or archive of images")
-    population: str = Field("config/populations/marginal.yaml")
+    population: str = Field("marginal", description="its name, or a file")
     n_images: dict[Split, Annotated[int, Field(ge=2)]] = Field(
         description="images of each split; for data from files, their proportions"
     )

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
-from studies.plots.style import COLOURS, NAMES, WIDTH
+from studies.plots.style import VERMILION, WIDTH, classes_in, colour_of, label_of
 
 
 def noise_histogram(pixels: np.ndarray, sigma: float) -> plt.Figure:
@@ -22,7 +22,7 @@ def noise_histogram(pixels: np.ndarray, sigma: float) -> plt.Figure:
     axes.hist(pixels, bins, density=True, color="0.75", label="pixels outside the lensed area")
     x = np.linspace(-4, 4, 200)
     label = f"Gaussian, $\\sigma$ = {sigma:.3g}"
-    axes.plot(x, np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi), color=COLOURS["cdm"], label=label)
+    axes.plot(x, np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi), color=VERMILION, label=label)
     axes.set(xlabel=r"(pixel $-$ sky) / $\sigma$", ylabel="density", yscale="log", ylim=(1e-3, 40))
     axes.legend(loc="upper right", fontsize=7)
     return figure
@@ -41,7 +41,7 @@ def feature_distributions(values: pd.DataFrame, units: dict[str, str]) -> plt.Fi
     figure, grid = plt.subplots(
         rows, columns, figsize=(WIDTH, 1.12 * rows), squeeze=False, layout="constrained"
     )
-    classes = [name for name in COLOURS if name in set(values["class"])]
+    classes = classes_in(values["class"])
     for axes in grid.flat[len(units) :]:
         axes.axis("off")
     for axes, (feature, unit) in zip(grid.flat, units.items(), strict=False):
@@ -53,13 +53,13 @@ def feature_distributions(values: pd.DataFrame, units: dict[str, str]) -> plt.Fi
         for name in classes:
             chosen = known[values.loc[known.index, "class"] == name]
             weights = np.full(len(chosen), 1 / max(len(chosen), 1))
-            axes.hist(chosen, bins, weights=weights, histtype="step", lw=1.1, color=COLOURS[name])
+            axes.hist(chosen, bins, weights=weights, histtype="step", lw=1.1, color=colour_of(name))
         axes.set(yticks=[])
         axes.tick_params(labelsize=6, pad=1.5, length=2.5)
         axes.xaxis.set_major_locator(plt.MaxNLocator(3))
         axes.set_title(feature + (f" ({unit})" if unit else ""), fontsize=6.5, pad=2)
         sns.despine(ax=axes, left=True)
-    handles = [plt.Line2D([], [], color=COLOURS[name]) for name in classes]
-    names = [NAMES[name] for name in classes]
+    handles = [plt.Line2D([], [], color=colour_of(name)) for name in classes]
+    names = [label_of(name) for name in classes]
     figure.legend(handles, names, loc="outside lower center", ncols=len(classes))
     return figure

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 
-from studies.plots.style import COLOURS, NAMES
+from studies.plots.style import BLUE, GREEN, VERMILION, colour_of, label_of
 
 PAGE = 7.0  # inches: the text width of a page with two columns
 SMALL, LARGE = 7.5, 8.5  # pt
-PIXELS, PHYSICS, SEARCH = COLOURS["no_sub"], COLOURS["cdm"], COLOURS["axion"]
+PIXELS, PHYSICS, SEARCH = BLUE, VERMILION, GREEN
 #: what the stages of the workflow do with the images of each split; darker: more depends on them
 SPLITS = {
     "train": ("learn", "learn", "learn", "learn", ""),
@@ -263,10 +263,10 @@ def _probabilities(
     step = height / len(scores)
     for k, (name, value) in enumerate(scores.items()):
         base = y + height - (k + 1) * step
-        bar = {"fc": COLOURS.get(name, "0.5"), "ec": "none", "zorder": 2}
+        bar = {"fc": colour_of(name, "0.5"), "ec": "none", "zorder": 2}
         sheet.frame(x + 0.05, base + 0.05, (width - 0.1) * value, 0.09, **bar)
         sheet.frame(x + 0.05, base + 0.05, width - 0.1, 0.09, fc="none", ec="0.6", lw=0.4, zorder=3)
-        text = NAMES.get(name, name)
+        text = label_of(name)
         sheet.text(x + 0.05, base + 0.22, f"{text}", ha="left")
 
 

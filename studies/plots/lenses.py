@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import PowerNorm
 
-from studies.plots.style import NAMES, WIDTH
+from studies.plots.style import WIDTH, label_of
+from vitdm.simulation.classes import NO_SUB, SUB
 
 COLOUR = {"real": "#000000", "simulated": "#D55E00"}
 
@@ -60,7 +61,7 @@ def lenses_match(real: Sample, simulated: Sample, pixel_scale: float, shown: int
 
 
 def _thumbnails(figure, real: Sample, simulated: Sample, pixel_scale: float, shown: int) -> None:
-    kinds = ("no_sub", "sub")
+    kinds = (NO_SUB, SUB)
     figure.get_layout_engine().set(w_pad=0.015, h_pad=0.015, wspace=0, hspace=0)
     grid = figure.subplots(2, 2 * shown)
     for axes in grid.flat:
@@ -74,7 +75,7 @@ def _thumbnails(figure, real: Sample, simulated: Sample, pixel_scale: float, sho
                 norm = PowerNorm(0.5, 0, 255)
                 axes.imshow(image, cmap="gray", norm=norm, origin="upper")
     for kind, row in zip(kinds, grid, strict=True):
-        row[0].set_ylabel(NAMES[kind].replace(" ", "\n"), fontsize=8)
+        row[0].set_ylabel(label_of(kind).replace(" ", "\n"), fontsize=8)
     height = real.images.shape[1]
     grid[0, 0].plot([8, 8 + 1 / pixel_scale], [0.93 * height] * 2, "w", lw=2)
     grid[0, 0].text(8, 0.9 * height, '1"', color="w", va="bottom", fontsize=7)

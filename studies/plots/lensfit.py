@@ -13,7 +13,8 @@ import seaborn as sns
 from matplotlib.ticker import LogLocator
 
 from studies.plots.populations import Example
-from studies.plots.style import COLOURS, NAMES, WIDTH
+from studies.plots.style import VERMILION, WIDTH, classes_in, colour_of, label_of
+from vitdm.simulation.classes import CLASSES
 
 
 def residual_maps(lenses: Sequence[tuple[str, Example, np.ndarray]]) -> plt.Figure:
@@ -42,7 +43,7 @@ def residual_maps(lenses: Sequence[tuple[str, Example, np.ndarray]]) -> plt.Figu
         for axes, shown in zip(column[1:], (change, residual), strict=True):
             drawn = axes.imshow(shown, cmap="RdBu_r", vmin=-5, vmax=5)
         x, y = lens.x - rim, lens.y - rim
-        if lens.kind == "axion":
+        if CLASSES[lens.kind].line:
             column[1].plot(x, y, "k", lw=1)
         elif len(lens.masses):
             area = 60 * lens.masses / lens.masses.max()
@@ -50,7 +51,7 @@ def residual_maps(lenses: Sequence[tuple[str, Example, np.ndarray]]) -> plt.Figu
         for axes in column:
             axes.set(xticks=[], yticks=[], xlim=(-0.5, size - 0.5), ylim=(-0.5, size - 0.5))
             sns.despine(ax=axes, left=True, bottom=True)
-        column[0].set_title(label, fontsize=7.5, pad=3, color=COLOURS[lens.kind])
+        column[0].set_title(label, fontsize=7.5, pad=3, color=colour_of(lens.kind))
     for axes, text in zip(grid[:, 0], ("image", "true change", "fit's residual"), strict=True):
         axes.set_ylabel(text, fontsize=8)
     bar = figure.colorbar(drawn, ax=grid[1:], aspect=30, pad=0.01)
@@ -73,9 +74,14 @@ def einstein_radii(populations: Mapping[str, pd.DataFrame]) -> plt.Figure:
         known = table.dropna(subset="fit_theta_E")
         low, high = known["fit_theta_E"].quantile([0.005, 0.995])
         bins = np.linspace(low, high, 36)
-        for kind in [kind for kind in COLOURS if kind in set(known["class"])]:
+        for kind in classes_in(known["class"]):
             values = known["fit_theta_E"][known["class"] == kind]
-            style = {"histtype": "step", "lw": 1.3, "color": COLOURS[kind], "label": NAMES[kind]}
+            style = {
+                "histtype": "step",
+                "lw": 1.3,
+                "color": colour_of(kind),
+                "label": label_of(kind),
+            }
             axes.hist(values, bins, weights=np.full(len(values), 1 / len(values)), **style)
         axes.set_title(name, fontsize=9)
         axes.set(xlabel=r"fitted $\theta_\mathrm{E}$ (arcsec)", yticks=[])
@@ -101,7 +107,7 @@ def subhalo_distance(
         2, len(populations), figsize=(WIDTH, 4.2), layout="constrained", squeeze=False,
         sharex=True, sharey="row", gridspec_kw={"height_ratios": (1.4, 1)},
     )  # fmt: skip
-    colour = COLOURS["cdm"]
+    colour = VERMILION
     for column, (name, (each, binned)) in zip(grid.T, populations.items(), strict=True):
         above, below = column
         above.scatter(each["mass"] / 1e9, each["distance"], s=7, color=colour, alpha=0.6, lw=0)

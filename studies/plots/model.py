@@ -11,7 +11,7 @@ import pandas as pd
 import seaborn as sns
 from scipy import ndimage
 
-from studies.plots.style import NAMES, WIDTH
+from studies.plots.style import WIDTH, label_of
 
 
 def attention(
@@ -46,7 +46,7 @@ def attention(
         sns.despine(ax=axes, left=True, bottom=True)
     for row, image, name in zip(grid, images, names, strict=True):
         row[0].imshow(image)
-        text = NAMES.get(name, name).replace(" ", "\n")
+        text = label_of(name).replace(" ", "\n")
         row[0].set_ylabel(text, fontsize=8, rotation=0, ha="right", va="center")
     column = 1
     for label, weights in even.items():

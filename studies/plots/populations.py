@@ -13,7 +13,8 @@ import seaborn as sns
 from matplotlib.colors import PowerNorm
 from matplotlib.ticker import MaxNLocator
 
-from studies.plots.style import COLOURS, NAMES, WIDTH
+from studies.plots.style import WIDTH, classes_in, colour_of, label_of
+from vitdm.simulation.classes import CLASSES, NO_SUB
 from vitdm.simulation.population import Population
 
 
@@ -47,15 +48,15 @@ def simulated(
     """
     # lenstronomy takes seconds to load, and most notebooks draw no lens again
     from studies.ceiling import index_of
-    from vitdm.simulation import simulate
+    from vitdm import simulation
 
     examples = []
     for k, row in enumerate(catalog.to_dict("records")):
-        system = simulate.draw(index_of(row["id"]), row["class"], row["seed"], population)
-        image = simulate.render(system, population)
-        smooth = simulate.smooth(system)
-        without = simulate.render(smooth, population)
-        noise = np.sqrt(simulate.variance(without, smooth, population))
+        system = simulation.draw(index_of(row["id"]), row["class"], row["seed"], population)
+        image = simulation.render(system, population)
+        smooth = simulation.smooth(system)
+        without = simulation.render(smooth, population)
+        noise = np.sqrt(simulation.variance(without, smooth, population))
         noisy = population.instrument.noise != "none"
         difference = (image - without) / (noise if noisy else without.max())
         middle, scale = (population.num_pix - 1) / 2, population.instrument.pixel_scale
@@ -64,7 +65,7 @@ def simulated(
                 image=image if images is None else np.asarray(images[k]),
                 kind=row["class"],
                 truth=system.truth,
-                difference=None if row["class"] == "no_sub" else difference,
+                difference=None if row["class"] == NO_SUB else difference,
                 x=middle + system.x / scale,
                 y=middle + system.y / scale,
                 masses=system.masses,
@@ -89,8 +90,8 @@ def population_gallery(
     substructure, L the length of the vortex. How to read it: red beside blue is a piece of arc that
     moved; a pale panel is a lens that looks smooth even to one who knows it.
     """
-    rows = {name: [e for e in examples if e.kind == name] for name in COLOURS}
-    rows = {name: row for name, row in rows.items() if row}
+    kinds = classes_in(e.kind for e in examples)
+    rows = {name: [e for e in examples if e.kind == name] for name in kinds}
     changed = [e for e in examples if e.difference is not None]
     paired = {name: any(e.difference is not None for e in row) for name, row in rows.items()}
     text = [max(caption(e).count("\n") + bool(caption(e)) for e in row) for row in rows.values()]
@@ -108,7 +109,7 @@ def population_gallery(
     line = iter(grid)
     for name, row in rows.items():
         above, below = next(line), next(line) if paired[name] else [None] * columns
-        above[0].set_ylabel(NAMES[name].replace(" ", "\n"), color=COLOURS[name], fontsize=9)
+        above[0].set_ylabel(label_of(name).replace(" ", "\n"), color=colour_of(name), fontsize=9)
         for image_axes, difference_axes, example in zip(above, below, row, strict=False):
             draw_image(image_axes, example)
             image_axes.set_title(caption(example), fontsize=6, pad=2, linespacing=1.1)
@@ -145,7 +146,7 @@ def perturbations(examples: Sequence[Example]) -> plt.Figure:
         _bare(above)
         _bare(below)
         draw_image(above, example)
-        above.set_title(NAMES[example.kind], color=COLOURS[example.kind])
+        above.set_title(label_of(example.kind), color=colour_of(example.kind))
         zoom(above, smooth.shape, half)
         if example.difference is not None:
             shown = draw_difference(below, example, limit)
@@ -170,7 +171,7 @@ def populations_compared(table: pd.DataFrame) -> plt.Figure:
         "chi2_known": (r"residual $\chi^2$, smooth lens known", "o", "#0072B2"),
         "fourth_free": ("residual 4th power, smooth lens fitted", "D", "#D55E00"),
     }
-    kinds = [name for name in NAMES if name in set(table["class"])]
+    kinds = classes_in(table["class"])
     names = list(dict.fromkeys(table["population"]))
     figure, grid = plt.subplots(
         1,
@@ -192,7 +193,7 @@ def populations_compared(table: pd.DataFrame) -> plt.Figure:
             axes.hlines(y, low, high, color=colour, lw=1)
         axes.axvline(0.5, color="0.7", lw=0.8, ls=":")
         axes.set(xlim=(0.3, 1.02), xlabel="ROC-AUC")
-        axes.set_title(NAMES[kind], color=COLOURS[kind])
+        axes.set_title(label_of(kind), color=colour_of(kind))
     grid[0][0].set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
     figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
@@ -217,7 +218,7 @@ def draw_image(axes: plt.Axes, example: Example) -> None:
 def draw_difference(axes: plt.Axes, example: Example, limit: float) -> Any:
     """Draw the difference of an example and its substructure; return the coloured image."""
     shown = axes.imshow(example.difference, cmap="RdBu_r", vmin=-limit, vmax=limit)
-    if example.kind == "axion":
+    if CLASSES[example.kind].line:
         axes.plot(example.x[[0, -1]], example.y[[0, -1]], "k-", lw=1.2)
     elif len(example.masses):
         sizes = 60 * example.masses / example.masses.max()
@@ -251,10 +252,10 @@ def caption(example: Example) -> str:
         "f_sub": (2, lambda value: rf"$f_\mathrm{{sub}}$ {100 * value:.2g} %"),
         "axion_mass": (2, lambda value: f"$m_a$ {_power_of_ten(value)} eV"),
     }
-    hidden = {"no_sub": {*texts} - {"theta_E"}, "axion": {"n_subhalos"}}.get(example.kind, set())
+    of_class = {"theta_E", *CLASSES[example.kind].truth}
     lines: list[list[str]] = [[], [], []]
     for name, (line, text) in texts.items():
-        if name in known and name not in hidden:
+        if name in known and name in of_class:
             lines[line].append(text(known[name]))
     return "\n".join("  ".join(line) for line in lines if line)
 

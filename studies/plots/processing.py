@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
-from studies.plots.style import COLOURS, WIDTH
+from studies.plots.style import BLUE, GREEN, VERMILION, WIDTH
 
 #: label, colour, line style of a procedure
 PROCEDURES = {
-    "derotated": ("turned, cut around the light", COLOURS["no_sub"], "-"),
-    "plain": ("as it is", COLOURS["cdm"], "--"),
-    "precursor": ("the precursor's", COLOURS["axion"], ":"),
+    "derotated": ("turned, cut around the light", BLUE, "-"),
+    "plain": ("as it is", VERMILION, "--"),
+    "precursor": ("the precursor's", GREEN, ":"),
 }
 
 
@@ -193,7 +193,7 @@ def unrolled_rings(rings: Mapping[str, tuple[np.ndarray, Any, Any]], first: int)
             axes.set_ylabel("radius (px)", fontsize=7)
         orders = np.arange(1, ring.power.size)
         row[3].axvspan(0.8, first - 0.5, color="0.92", lw=0)
-        row[3].loglog(orders, ring.power[1:], "o-", ms=2.5, lw=1, color=COLOURS["no_sub"])
+        row[3].loglog(orders, ring.power[1:], "o-", ms=2.5, lw=1, color=BLUE)
         row[3].axhline(1, color="0.4", lw=0.8, ls="--")
         row[3].set(xticks=[1, 2, 5, 10, 20], xticklabels=[1, 2, 5, 10, 20], xlim=(0.8, 28))
         row[3].minorticks_off()

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from studies.plots.selection import GROUPS
-from studies.plots.style import COLOURS, NAMES, WIDTH
+from studies.plots.style import WIDTH, classes_in, colour_of, label_of
 from studies.real_sky import ALL, Answers
 
 MODELS = {"network": ("o", "network"), "boosting": ("D", "gradient boosting")}
@@ -69,7 +69,7 @@ def _order(images: pd.DataFrame) -> list[str]:
 def _histogram(axes: plt.Axes, scores: pd.DataFrame) -> None:
     for kind, table in scores.groupby("class", sort=False):
         edges = np.append(table["low"], table["high"].iloc[-1])
-        axes.stairs(table["n"] / table["n"].sum(), edges, color=COLOURS[kind], lw=1.2)
+        axes.stairs(table["n"] / table["n"].sum(), edges, color=colour_of(kind), lw=1.2)
     axes.set(xlim=(-0.02, 1.02), ylim=(0, None), xticklabels=[], ylabel="share")
     axes.tick_params(labelsize=7)
 
@@ -79,7 +79,7 @@ def _strip(axes: plt.Axes, images: pd.DataFrame, order: list[str]) -> None:
     for shift, (model, (marker, _)) in zip((-0.15, 0.2), MODELS.items(), strict=True):
         table = images[images["model"] == model].set_index("id").loc[order]
         for row, entry in enumerate(table.itertuples()):
-            colour = COLOURS.get(entry[table.columns.get_loc("class") + 1], "black")
+            colour = colour_of(entry[table.columns.get_loc("class") + 1])
             y = row + shift
             axes.plot([entry.low, entry.high], [y, y], color=colour, lw=1, zorder=1)
             face = colour if model == "network" else "white"
@@ -131,9 +131,8 @@ def _verdict(axes: plt.Axes, shift: pd.DataFrame, fdr: float) -> None:
 def _legend(figure: plt.Figure, sets: Mapping[str, Answers]) -> None:
     seen = {kind for a in sets.values() for t in (a.scores, a.images) for kind in t["class"]}
     handles = [
-        plt.Line2D([], [], color=colour, lw=2, label=NAMES[kind])
-        for kind, colour in COLOURS.items()
-        if kind in seen
+        plt.Line2D([], [], color=colour_of(kind), lw=2, label=label_of(kind))
+        for kind in classes_in(seen)
     ]
     handles += [
         plt.Line2D([], [], marker=m, ls="", ms=4, mec="k", mfc="k" if k == "network" else "w")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,26 @@ import matplotlib.pyplot as plt
 import seaborn as sns
 
 from vitdm.provenance import sidecar
+from vitdm.simulation.classes import CLASSES, SUB
 
-COLOURS = {"no_sub": "#0072B2", "cdm": "#D55E00", "axion": "#009E73", "sub": "#CC79A7"}
-NAMES = {"no_sub": "no substructure", "cdm": "CDM subhalos", "axion": "axion vortex"}
-NAMES |= {"sub": "substructure"}
+BLUE, VERMILION, GREEN = "#0072B2", "#D55E00", "#009E73"  # Okabe and Ito's, where no class is meant
 WIDTH = 6.3  # inches: the text width of the article
+
+
+def classes_in(names: Iterable[str]) -> list[str]:
+    """Return the classes among some names in the order of figures: any substructure comes last."""
+    present = set(names)
+    return sorted((name for name in CLASSES if name in present), key=lambda name: name == SUB)
+
+
+def colour_of(name: str, other: str = "black") -> str:
+    """Return the colour of a class; ``other`` for a name that is none."""
+    return CLASSES[name].colour if name in CLASSES else other
+
+
+def label_of(name: str) -> str:
+    """Return a class in words; a name that is none stays as it is."""
+    return CLASSES[name].label if name in CLASSES else name
 
 
 def style() -> None:

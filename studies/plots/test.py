@@ -8,8 +8,10 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
-from studies.plots.style import COLOURS, NAMES, WIDTH
+from studies.plots.style import BLUE, VERMILION, WIDTH, classes_in, colour_of, label_of
+from studies.sensitivity import binning
 from vitdm.lens.fits import middle
+from vitdm.simulation.classes import CLASSES, NO_SUB
 
 
 def _draw_roc(axes: plt.Axes, band: pd.DataFrame, logarithmic: bool = False) -> None:
@@ -19,13 +21,13 @@ def _draw_roc(axes: plt.Axes, band: pd.DataFrame, logarithmic: bool = False) -> 
         rows["tpr_low"],
         rows["tpr_high"],
         step="post",
-        color=COLOURS["no_sub"],
+        color=BLUE,
         alpha=0.3,
         linewidth=0,
         label="range of the seeds",
     )
     label = "mean of the seeds"
-    axes.step(rows["fpr"], rows["tpr"], where="post", color=COLOURS["no_sub"], lw=1.3, label=label)
+    axes.step(rows["fpr"], rows["tpr"], where="post", color=BLUE, lw=1.3, label=label)
     axes.plot(rows["fpr"], rows["fpr"], color="0.6", lw=0.8, ls="--", label="guessing")
     axes.set(xlabel="false-positive rate", ylim=(-0.02, 1.02))
 
@@ -54,7 +56,7 @@ def roc_curve(
         middle.axvline(fpr, color="0.6", lw=0.8, ls=":")
     right.plot([0, 1], [0, 1], color="0.6", lw=0.8, ls="--")
     for (name, table), marker, colour in zip(
-        reliability.items(), "so", (COLOURS["cdm"], COLOURS["no_sub"]), strict=True
+        reliability.items(), "so", (VERMILION, BLUE), strict=True
     ):
         errors = np.abs([table["rate"] - table["rate_low"], table["rate_high"] - table["rate"]])
         right.errorbar(
@@ -84,7 +86,7 @@ def confusion_matrix(counts: pd.DataFrame) -> plt.Figure:
     compare; the number of images stands below. A perfect classifier fills the diagonal.
     """
     fractions = counts.div(counts.sum(axis=1).clip(lower=1), axis=0).to_numpy()
-    names = [NAMES.get(name, name).replace(" ", "\n") for name in counts.columns]
+    names = [label_of(name).replace(" ", "\n") for name in counts.columns]
     side = 1.0 + 0.85 * len(names)
     figure, axes = plt.subplots(figsize=(side + 0.7, side), layout="tight")
     image = axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1, origin="upper")
@@ -101,14 +103,6 @@ def confusion_matrix(counts: pd.DataFrame) -> plt.Figure:
     return figure
 
 
-QUANTITIES = {  # label, scale, unit
-    "substructure_mass": (r"mass in subhalos ($10^{10}$ M$_\odot$)", "log", 1e10),
-    "ring_distance": ("heaviest subhalo to ring (arcsec)", "linear", 1),
-    "total_flux_snr": (r"S/N of the lensed light ($10^3$)", "log", 1e3),
-    "vortex_length": ("length of the vortex (arcsec)", "log", 1),
-    "axion_mass": (r"mass of the axion ($10^{-23}$ eV)", "log", 1e-23),
-    "f_sub": (r"mass fraction in subhalos (%)", "log", 0.01),
-}
 POPULATIONS = {"marginal": "#0072B2", "model_i": "#D55E00", "realistic": "#009E73"}
 
 
@@ -121,7 +115,8 @@ def sensitivity(table: pd.DataFrame, collapse: dict[str, float], fpr: float) -> 
     bins, with equal numbers of images. The dotted line is guessing at the ROC-AUC, 1/2. Vertical
     lines, by population: ``collapse`` (solar masses), below which published sensitivity collapses.
     """
-    shown = [name for name in QUANTITIES if (table["quantity"] == name).any()]
+    known = binning()
+    shown = [name for name in known if (table["quantity"] == name).any()]
     rows, columns = -(-len(shown) // 3), min(3, len(shown))
     figure, grid = plt.subplots(
         rows, columns, figsize=(WIDTH, 0.4 + 2.05 * rows), sharey=True, squeeze=False,
@@ -133,7 +128,8 @@ def sensitivity(table: pd.DataFrame, collapse: dict[str, float], fpr: float) -> 
     populations = dict.fromkeys(table["population"])
     colours = {name: POPULATIONS.get(name) or next(spare) for name in populations}
     for k, (axes, quantity) in enumerate(zip(grid.flat, shown, strict=False)):
-        label, scale, unit = QUANTITIES[quantity]
+        of_axis = known[quantity]
+        unit, scale = of_axis.unit, "log" if of_axis.log else "linear"
         for name, bins in table[table["quantity"] == quantity].groupby("population", sort=False):
             for what, filled in (("rate", True), ("auc", False)):
                 (low, middle, high), value = (
@@ -151,7 +147,7 @@ def sensitivity(table: pd.DataFrame, collapse: dict[str, float], fpr: float) -> 
                 axes.axvline(collapse[name] / unit, color=colours[name], lw=0.9, ls="--")
         axes.axhline(0.5, color="0.6", lw=0.8, ls=":")
         axes.set(xscale=scale, ylim=(-0.03, 1.05))
-        axes.set_xlabel(label, fontsize=8)
+        axes.set_xlabel(of_axis.label, fontsize=8)
         if scale == "log":
             low, high = axes.get_xlim()
             subs = (1, 2, 5) if high / low < 200 else (1,)  # labels must not run into each other
@@ -181,7 +177,7 @@ def neighbours(table: pd.DataFrame, pair: np.ndarray, near: float) -> plt.Figure
     )
     distance = np.clip(table["distance"], 0.1, None)
     edges = np.geomspace(min(distance.min(), 0.9), distance.max(), 40)
-    axes.hist(distance, bins=edges, color=COLOURS["no_sub"])
+    axes.hist(distance, bins=edges, color=BLUE)
     axes.axvline(near, color="0.2", ls="--", lw=1)
     axes.set(xscale="log", xlabel="distance (two exposures of one lens = 1)", ylabel="images")
     axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
@@ -220,7 +216,7 @@ def failures(
     is known, a cross marks the heaviest subhalo and a line the vortex, and their total mass (solar
     masses) or length is told.
     """
-    classes = [name for name in NAMES if (table["class"] == name).any()]
+    classes = classes_in(table["class"])
     figure, grid = plt.subplots(
         max(len(classes), 1), columns, figsize=(WIDTH, 0.1 + 1.5 * max(len(classes), 1)),
         squeeze=False, gridspec_kw={"wspace": 0.06, "hspace": 0.28},
@@ -239,9 +235,9 @@ def failures(
                 _veil(axes.images[0], attention[k])
             told = _mark_truth(axes, entry, images.shape[1:], pixel_scale) if pixel_scale else ""
             axes.set_title(f"$P$ = {score:.3f}{told}", fontsize=7.5, pad=3)
-        kind = "false alarms" if name == "no_sub" else "missed"
-        text = NAMES[name].replace(" ", "\n") + f",\n{kind}"
-        row[0].set_ylabel(text, fontsize=8, color=COLOURS[name])
+        kind = "false alarms" if name == NO_SUB else "missed"
+        text = label_of(name).replace(" ", "\n") + f",\n{kind}"
+        row[0].set_ylabel(text, fontsize=8, color=colour_of(name))
     if not classes:
         grid[0][0].text(0, 0.5, "No image of the test split is classified wrongly.")
     return figure
@@ -268,17 +264,17 @@ def _mark_truth(
     """Mark the substructure of one lens, and return what is to be said of it."""
     middle = np.array([shape[1] - 1, shape[0] - 1]) / 2
     style = {"color": "#56B4E9", "lw": 1.2, "mew": 1.2, "ms": 6}
-    if entry["class"] == "cdm" and np.isfinite(entry.get("max_subhalo_x", np.nan)):
-        place = entry[["max_subhalo_x", "max_subhalo_y"]].to_numpy(float) / pixel_scale + middle
-        axes.plot(*place, "+", **style)
+    known = CLASSES[entry["class"]]
+    if known.middle is None or not np.isfinite(entry.get(known.middle[0], np.nan)):
+        return ""
+    place = entry[list(known.middle)].to_numpy(float)
+    if known.line is None:
+        axes.plot(*(place / pixel_scale + middle), "+", **style)
         return f", $10^{{{np.log10(entry['substructure_mass']):.1f}}}$"
-    if entry["class"] == "axion" and np.isfinite(entry.get("vortex_x", np.nan)):
-        angle, half = float(entry["vortex_angle"]), float(entry["vortex_length"]) / 2
-        along = np.outer([-half, half], [np.cos(angle), np.sin(angle)])
-        ends = (entry[["vortex_x", "vortex_y"]].to_numpy(float) + along) / pixel_scale + middle
-        axes.plot(*ends.T, "-", **style)
-        return f", {2 * half:.1f}″"
-    return ""
+    length, angle = entry[list(known.line)].to_numpy(float)
+    along = np.outer([-length / 2, length / 2], [np.cos(angle), np.sin(angle)])
+    axes.plot(*((place + along) / pixel_scale + middle).T, "-", **style)
+    return f", {length:.1f}″"
 
 
 def headline(
@@ -310,7 +306,7 @@ def headline(
         gridspec_kw={"width_ratios": widths, "bottom": 0.02, "top": 1 - 0.27 / height, **margins},
     )
     for column, name in zip(grid.T, classes, strict=False):
-        column[0].set_title(NAMES.get(name, name), color=COLOURS.get(name, "black"), pad=4)
+        column[0].set_title(label_of(name), color=colour_of(name), pad=4)
     for axes, image in zip(grid[0], rows[0], strict=False):
         _draw_lens(axes, image)
     for axes, residual in zip(grid[-1], rows[1] if len(rows) > 1 else (), strict=False):

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
-from studies.plots.style import COLOURS, WIDTH
+from studies.plots.style import BLUE, GREEN, VERMILION, WIDTH
 from studies.plots.words import setting_name
 
 COLLAPSED = 0.6  # a trial whose ROC-AUC stays below has learnt next to nothing
@@ -131,10 +131,10 @@ def tune_convergence(trials: pd.DataFrame, noise: float | None) -> plt.Figure:
     figure, axes = plt.subplots(figsize=(WIDTH * 0.85, 2.8), layout="tight")
     call, auc = trials["call"].to_numpy() + 1, trials["score"].to_numpy()
     axes.step(call, np.maximum.accumulate(auc), where="post", color="0.35", lw=1.2, label="best")
-    blue = COLOURS["no_sub"]
+    blue = BLUE
     looks = {
-        "start": {"marker": "s", "color": COLOURS["cdm"]},
-        "x0": {"marker": "D", "color": COLOURS["axion"]},
+        "start": {"marker": "s", "color": VERMILION},
+        "x0": {"marker": "D", "color": GREEN},
         "design": {"marker": "o", "facecolor": "white", "edgecolor": blue},
         "process": {"marker": "o", "color": blue},
     }
@@ -151,8 +151,8 @@ def tune_convergence(trials: pd.DataFrame, noise: float | None) -> plt.Figure:
     if noise:
         middle = np.log10(1 - auc[call == 1][0])
         ends = [[1 - 10 ** (middle + sign * noise)] for sign in (1, -1)]
-        axes.plot([0.3, 0.3], np.ravel(ends), color=COLOURS["cdm"], lw=2, clip_on=False)
-        axes.plot([], [], color=COLOURS["cdm"], lw=2, label="noise (±1 s.d.)")
+        axes.plot([0.3, 0.3], np.ravel(ends), color=VERMILION, lw=2, clip_on=False)
+        axes.plot([], [], color=VERMILION, lw=2, label="noise (±1 s.d.)")
     axes.set(xlabel="call", ylabel="ROC-AUC on opt", xlim=(0, len(call) + 0.6))
     axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1), handletextpad=0.3)
@@ -187,7 +187,7 @@ def tune_evaluations(trials: pd.DataFrame, space: dict[str, Any]) -> plt.Figure:
             shown = grid[i][j].scatter(
                 spread[other], spread[name], c=trials["call"] + 1, cmap="viridis", s=13, lw=0
             )
-            star = {"marker": "*", "s": 75, "color": COLOURS["cdm"], "lw": 0.4, "ec": "white"}
+            star = {"marker": "*", "s": 75, "color": VERMILION, "lw": 0.4, "ec": "white"}
             grid[i][j].scatter(spread[other][best], spread[name][best], **star)
     grid[0][0].set_ylabel("trials", fontsize=8)
     if shown is not None:
@@ -221,9 +221,9 @@ def tune_objective(
         axes = grid[i][i]
         mark = "-" if space[name].type == "real" else "o-"
         curve = 1 - 10 ** dependence[(name,)]
-        axes.plot(places[name], curve, mark, ms=3, lw=1.1, color=COLOURS["no_sub"])
+        axes.plot(places[name], curve, mark, ms=3, lw=1.1, color=BLUE)
         _auc_axis(axes, curves)
-        axes.axvline(_place(trials[name], space[name])[best], color=COLOURS["cdm"], lw=0.8, ls="--")
+        axes.axvline(_place(trials[name], space[name])[best], color=VERMILION, lw=0.8, ls="--")
         axes.yaxis.tick_right()
         axes.tick_params(labelright=True, labelsize=7)
         sns.despine(ax=axes, left=True, right=False)
@@ -232,7 +232,7 @@ def tune_objective(
             limits = {"vmin": low, "vmax": high, "cmap": "viridis_r", "shading": "nearest"}
             shown = axes.pcolormesh(places[other], places[name], values, rasterized=True, **limits)
             axes.scatter(tried[other], tried[name], s=7, color="black", lw=0.3, ec="white")
-            star = {"marker": "*", "s": 75, "color": COLOURS["cdm"], "lw": 0.4, "ec": "white"}
+            star = {"marker": "*", "s": 75, "color": VERMILION, "lw": 0.4, "ec": "white"}
             axes.scatter(tried[other][best], tried[name][best], **star)
     if shown is not None:
         bar = _corner_bar(figure, shown, "predicted ROC-AUC")
@@ -293,14 +293,14 @@ def tune_again(candidates: list[dict[str, Any]], chosen: dict[str, Any]) -> plt.
         scores = np.array(entry["scores"])
         shift = np.linspace(-0.08, 0.08, len(scores))
         axes.scatter(k + 0.15 + shift, scores, s=9, color="0.55", zorder=2)
-        look = {"fmt": "_", "ms": 14, "color": COLOURS["no_sub"], "capsize": 3, "zorder": 3}
+        look = {"fmt": "_", "ms": 14, "color": BLUE, "capsize": 3, "zorder": 3}
         axes.errorbar(k + 0.15, entry["mean"], entry["error"], **look)
-        marker = {"marker": "v", "color": COLOURS["cdm"], "s": 28, "zorder": 3}
+        marker = {"marker": "v", "color": VERMILION, "s": 28, "zorder": 3}
         axes.scatter(k - 0.15, entry["found"], **marker)
         labels.append("start" if k == 0 else f"trial {k}")
-    axes.errorbar([], [], [], fmt="_", color=COLOURS["no_sub"], capsize=3, label="mean, its error")
+    axes.errorbar([], [], [], fmt="_", color=BLUE, capsize=3, label="mean, its error")
     axes.scatter([], [], s=9, color="0.55", label="fresh seed")
-    axes.scatter([], [], marker="v", color=COLOURS["cdm"], s=28, label="in the search")
+    axes.scatter([], [], marker="v", color=VERMILION, s=28, label="in the search")
     values = [v for entry in candidates for v in (*entry["scores"], entry["found"])]
     low, high = min(values), max(values)
     margin = 0.08 * max(high - low, 1e-4)
@@ -367,7 +367,7 @@ def tune_rates(trials: pd.DataFrame, labels: dict[str, str]) -> plt.Figure:
     looks = {first: ("0.45", "s")}
     for axes, name in zip(grid.flat, others or [first], strict=False):
         for recipe in dict.fromkeys([first, name]):
-            colour, marker = looks.get(recipe, (COLOURS["cdm"], "o"))
+            colour, marker = looks.get(recipe, (VERMILION, "o"))
             table = trials[trials["recipe"] == recipe]
             middle = table.groupby("learning_rate")["score"].median()
             style = {"color": colour, "lw": 1.2, "zorder": 2}
@@ -381,7 +381,7 @@ def tune_rates(trials: pd.DataFrame, labels: dict[str, str]) -> plt.Figure:
             )
         axes.axhline(COLLAPSED, color="0.6", lw=0.8, ls=":")
         axes.set(xscale="log", ylim=(0.46, 1.01))
-        axes.set_title(labels[name], fontsize=8, color=looks.get(name, (COLOURS["cdm"],))[0])
+        axes.set_title(labels[name], fontsize=8, color=looks.get(name, (VERMILION,))[0])
     for axes in grid[-1]:
         axes.set_xlabel("learning rate")
     for axes in grid[:, 0]:

@@ -315,7 +315,7 @@ def test_workflows_of_the_project_are_valid(name):
         "real_sky",
     ):
         assert set(written[section]) == set(resolved[section]), section  # nothing left to defaults
-    population = load_population(ROOT / settings.population)
+    population = load_population(settings.population)
     assert sum(population.class_fractions.values()) == 1
 
 

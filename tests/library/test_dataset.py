@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 from files import npy
 
-from vitdm.data.dataset import Dataset, assign_splits, merge, new, write
+from vitdm.data.dataset import Dataset, merge_shards, new, write
+from vitdm.data.splits import assign_splits
 from vitdm.errors import InputError
 
 SIZES = {"train": 4, "valid": 2, "opt": 2, "test": 4}
@@ -196,19 +197,19 @@ def test_merge(tmp_path):
     order = generator.permutation(700)
     for k, part in enumerate((order[:600], order[600:])):
         write(tmp_path / str(k), images[part], whole.iloc[part])
-    merge([tmp_path / "0", tmp_path / "1"], tmp_path / "all", pixel_scale=0.05)
+    merge_shards([tmp_path / "0", tmp_path / "1"], tmp_path / "all", pixel_scale=0.05)
     np.testing.assert_array_equal(np.load(tmp_path / "all" / "images.npy"), images)
     rows = list(csv.reader((tmp_path / "all" / "catalog.csv").open(newline="")))
     assert rows == [list(whole), *([str(value) for value in row] for row in whole.to_numpy())]
     assert json.loads((tmp_path / "all" / "dataset.json").read_text())["pixel_scale"] == 0.05
     with pytest.raises(InputError, match="id .* occurs twice"):
-        merge([tmp_path / "0", tmp_path / "0"], tmp_path / "twice")
+        merge_shards([tmp_path / "0", tmp_path / "0"], tmp_path / "twice")
     write(tmp_path / "2", np.zeros((2, 4, 3)), frame(["a", "b"]).assign(mass="", n=1))
     with pytest.raises(InputError, match="4 x 3 pixels; expected 2 x 3 pixels"):
-        merge([tmp_path / "0", tmp_path / "2"], tmp_path / "sizes")
+        merge_shards([tmp_path / "0", tmp_path / "2"], tmp_path / "sizes")
     write(tmp_path / "2", np.zeros((2, 2, 3)), frame(["a", "b"]).assign(mass=""))
     with pytest.raises(InputError, match=r"columns differ .*: n$"):
-        merge([tmp_path / "0", tmp_path / "2"], tmp_path / "columns")
+        merge_shards([tmp_path / "0", tmp_path / "2"], tmp_path / "columns")
     assert not [path for path in tmp_path.iterdir() if path.name not in ("0", "1", "2", "all")]
 
 
@@ -223,7 +224,7 @@ def test_merge_keeps_what_the_shards_say_alike(tmp_path):
             "rule": "x",
         }
         write(tmp_path / str(k), np.zeros((2, 3, 3)), catalog, **said)
-    merge([tmp_path / "0", tmp_path / "1"], tmp_path / "all")
+    merge_shards([tmp_path / "0", tmp_path / "1"], tmp_path / "all")
     shard, found = (json.loads((tmp_path / k / "dataset.json").read_text()) for k in ("0", "all"))
     assert (found["pixel_scale"], found["seed"], found["rule"], found["n"]) == (0.05, 3, "merge", 4)
     assert found["config_sha256"] == shard["config_sha256"] is not None
@@ -231,7 +232,7 @@ def test_merge_keeps_what_the_shards_say_alike(tmp_path):
     with pytest.raises(
         InputError, match=r"2.dataset\.json: pixel_scale: found 0\.1; expected 0\.05"
     ):
-        merge([tmp_path / "0", tmp_path / "2"], tmp_path / "scales")
+        merge_shards([tmp_path / "0", tmp_path / "2"], tmp_path / "scales")
     (tmp_path / "1" / "dataset.json").write_text("half")
     with pytest.raises(InputError, match=r"1.dataset\.json: cannot be read as JSON"):
-        merge([tmp_path / "0", tmp_path / "1"], tmp_path / "broken")
+        merge_shards([tmp_path / "0", tmp_path / "1"], tmp_path / "broken")

@@ -30,8 +30,9 @@ from files import (
 )
 
 from vitdm.data import layouts
-from vitdm.data.dataset import Dataset, assign_splits, merge, write
+from vitdm.data.dataset import Dataset, merge_shards, write
 from vitdm.data.ingest import ingest
+from vitdm.data.splits import assign_splits
 from vitdm.errors import InputError
 
 SIZES = {"train": 4, "valid": 2, "opt": 2, "test": 4}
@@ -565,7 +566,7 @@ def test_killed_at_any_point_and_run_again(tmp_path, job, monkeypatch):
         if job == "ingest":
             ingest(source, out, SIZES, 0, skip_bad=True, progress=False)
         else:
-            merge(shards, out)
+            merge_shards(shards, out)
 
     def content(folder):
         names = [path.name for path in folder.iterdir() if path.name != "dataset.json"]

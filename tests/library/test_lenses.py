@@ -12,10 +12,10 @@ from matplotlib import pyplot as plt
 from studies import config as workflow
 from vitdm.config.sections import checked
 from vitdm.errors import InputError
+from vitdm.simulation import draw, render
+from vitdm.simulation.noise import eight_bit
 from vitdm.simulation.population import EightBit, Light, load_population
 from vitdm.simulation.priors import Shear
-from vitdm.simulation.render import render
-from vitdm.simulation.simulate import draw, eight_bit
 
 ROOT = Path(__file__).parents[2]
 REAL = Path(os.environ.get("VITDM_REAL_DATA", ROOT.parent / "shared" / "data")) / "deeplense_binary"
@@ -51,7 +51,7 @@ def match():
 
 @pytest.fixture(scope="module")
 def population():
-    return load_population(ROOT / "config/populations/lenses.yaml")
+    return load_population("lenses")
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def test_rectified_noise_leaves_a_sky_of_0_8_sigma():
 def test_configuration_is_valid_and_binary(population):
     settings = workflow.load(ROOT / "config/lenses.yaml")
     assert settings.task == "binary"
-    assert load_population(ROOT / settings.population) == population
+    assert load_population(settings.population) == population
 
 
 def test_figure_shows_both_samples(match, simulated):

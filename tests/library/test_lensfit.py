@@ -17,7 +17,7 @@ from sklearn.metrics import roc_auc_score
 
 from studies import ceiling
 from studies.__main__ import main as studies_main
-from vitdm import config
+from vitdm import config, simulation
 from vitdm.__main__ import main
 from vitdm.config import LensFit
 from vitdm.data import dataset
@@ -26,12 +26,12 @@ from vitdm.features import LENSFIT, definitions
 from vitdm.lens import Fits, estimate_gain, features, fit, noise, residuals, search, settings_for
 from vitdm.lens.fit import FLAGS, POOR
 from vitdm.lens.parameters import parameters
-from vitdm.simulation import render, simulate
-from vitdm.simulation.population import load_population
+from vitdm.simulation import load_population
+from vitdm.simulation.rendering import pixel_axis
 
 ROOT = Path(__file__).parents[2]
-MARGINAL = load_population(ROOT / "config/populations/marginal.yaml")
-MODEL_I = load_population(ROOT / "config/populations/model_i.yaml")
+MARGINAL = load_population("marginal")
+MODEL_I = load_population("model_i")
 SCALE = MARGINAL.instrument.pixel_scale
 KNOWN = LensFit(gain=1.0)
 TRUTH = ("theta_E", "e1", "e2", "gamma1", "gamma2", "source_x", "source_y")
@@ -40,7 +40,7 @@ TRUTH += ("source_e1", "source_e2", "source_R_sersic", "source_n_sersic")
 
 def drawn(n, kind, population=MARGINAL, seed=11):
     """Images of a class, and their truth."""
-    pairs = [simulate.simulate_one(i, kind, seed, population) for i in range(n)]
+    pairs = [simulation.simulate_one(i, kind, seed, population) for i in range(n)]
     images, truth = zip(*pairs, strict=True)
     return np.array(images), pd.DataFrame(truth)
 
@@ -71,7 +71,7 @@ def test_smooth_lenses_are_found(smooth):
 def test_other_minima_are_left():
     """Smooth lenses whose fit once ended elsewhere, with chi^2 from 1.4 to 4.3: false alarms."""
     numbers = (1005, 1801, 1954, 2033, 2156, 3896, 4686, 4851)
-    images = [simulate.simulate_one(i, "no_sub", 2027, MARGINAL)[0] for i in numbers]
+    images = [simulation.simulate_one(i, "no_sub", 2027, MARGINAL)[0] for i in numbers]
     assert (fit(np.array(images), SCALE, KNOWN).chi2 < POOR).sum() >= 7
 
 
@@ -79,11 +79,11 @@ def test_the_residual_is_what_the_simulator_leaves(smooth):
     """Image minus the simulator's image of the fitted lens, over its noise."""
     images, truth, fits = smooth
     for i in range(3):
-        system = simulate.draw(i, "no_sub", 11, MARGINAL)
+        system = simulation.draw(i, "no_sub", 11, MARGINAL)
         names, values = ceiling.PARAMETERS, fits.values[i].copy()
         values[9:12] = np.log([values[9], values[10], values[11] / system.exposure_time])
         assert list(names)[9:] == ["log_R_sersic", "log_n_sersic", "log_amp"]
-        model = render.render(ceiling.with_parameters(system, values[:12]), MARGINAL)
+        model = simulation.render(ceiling.with_parameters(system, values[:12]), MARGINAL)
         model = system.exposure_time * model + values[12] * SCALE**2
         sky = 0.01 * system.exposure_time
         left = (images[i] - model) / np.sqrt(sky**2 + model.clip(0))
@@ -94,14 +94,14 @@ def test_the_residual_is_what_the_simulator_leaves(smooth):
 
 def test_scipy_finds_the_same_minimum(smooth):
     images, _, fits = smooth
-    system = simulate.draw(5, "no_sub", 11, MARGINAL)
+    system = simulation.draw(5, "no_sub", 11, MARGINAL)
     cut = images[5][27:123, 27:123]
     t = system.exposure_time
-    sigma = np.sqrt((0.01 * t) ** 2 + t * render.render(system, MARGINAL)[27:123, 27:123])
+    sigma = np.sqrt((0.01 * t) ** 2 + t * simulation.render(system, MARGINAL)[27:123, 27:123])
 
     def left(values):
         lens = ceiling.with_parameters(system, values[:12])
-        model = t * render.render(lens, MARGINAL)[27:123, 27:123]
+        model = t * simulation.render(lens, MARGINAL)[27:123, 27:123]
         return ((cut - model - values[12] * SCALE**2) / sigma).ravel()
 
     start = np.array([*ceiling.parameters(system), 0.0])
@@ -119,14 +119,16 @@ def test_a_subhalo_is_found_where_it_is():
     images, _ = drawn(12, "no_sub")
     distances, powers = [], []
     for i in range(12):
-        system = simulate.draw(i, "no_sub", 11, MARGINAL)
-        image = render.render(system, MARGINAL)
+        system = simulation.draw(i, "no_sub", 11, MARGINAL)
+        image = simulation.render(system, MARGINAL)
         row, column = np.unravel_index(image.argmax(), image.shape)
-        axis = render.pixel_axis(MARGINAL)
+        axis = pixel_axis(MARGINAL)
         at = {"x": axis[[column]], "y": axis[[row]] + 0.1, "masses": np.array([3e9])}
         perturbed = replace(system, kind="cdm", **at)
         noise = np.random.default_rng(i)
-        image = simulate.add_noise(render.render(perturbed, MARGINAL), system, noise, MARGINAL)
+        image = simulation.add_noise(
+            simulation.render(perturbed, MARGINAL), system, noise, MARGINAL
+        )
         images[i] = image
         powers.append(at)
     table = features(fit(images, SCALE, KNOWN))
@@ -161,10 +163,12 @@ def test_light_of_the_lens_galaxy():
     images, _ = drawn(6, "no_sub")
     light = {"amp": 8.0, "R_sersic": 0.6, "n_sersic": 3.0, "e1": 0.1, "e2": -0.05}
     for i in range(6):
-        system = simulate.draw(i, "no_sub", 11, MARGINAL)
+        system = simulation.draw(i, "no_sub", 11, MARGINAL)
         system = replace(system, lens_light=light | {"center_x": 0.0, "center_y": 0.0})
         noise = np.random.default_rng(i)
-        images[i] = simulate.add_noise(render.render(system, MARGINAL), system, noise, MARGINAL)
+        images[i] = simulation.add_noise(
+            simulation.render(system, MARGINAL), system, noise, MARGINAL
+        )
     fits = fit(images, SCALE, LensFit(gain=1.0, lens_light=True))
     assert fits.converged.all() and (np.abs(fits.chi2 - 1) < 0.1).all()
     column = {name: fits.values[:, k] for k, name in enumerate(fits.names)}
@@ -178,10 +182,10 @@ def test_light_of_the_lens_galaxy():
 
 def test_the_peak_of_a_bright_galaxy_does_not_choose_the_start():
     """Lenses that ended far from the truth when the start looked at the galaxy's peak."""
-    realistic = load_population(ROOT / "config/populations/realistic.yaml")
+    realistic = load_population("realistic")
     chosen = (50, 178, 226, 421, 606, 701, 899, 984)
     images, truth = zip(
-        *(simulate.simulate_one(i, "no_sub", 7, realistic) for i in chosen), strict=True
+        *(simulation.simulate_one(i, "no_sub", 7, realistic) for i in chosen), strict=True
     )
     settings = settings_for(realistic, LensFit())
     fits = fit(np.array(images), realistic.instrument.pixel_scale, settings)
@@ -200,7 +204,7 @@ def drizzled(n=6):
     halo = {"amp": 15.0, "R_sersic": 1.2, "n_sersic": 1.0, "e1": -0.25, "e2": 0.1}
     images = []
     for i in range(n):
-        system = simulate.draw(i, "no_sub", 11, MARGINAL)
+        system = simulation.draw(i, "no_sub", 11, MARGINAL)
         bare = replace(system, source=system.source | {"amp": 0.0})
         centre = {"center_x": 0.0, "center_y": 0.0}
         parts = [system, *(replace(bare, lens_light=light | centre) for light in (core, halo))]

@@ -9,7 +9,9 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
-from vitdm.simulation import render, simulate
+from vitdm import simulation
+from vitdm.data.simulated import class_of_each
+from vitdm.simulation.cosmology import theta_E_point
 from vitdm.simulation.population import load_population
 
 SEED = 20
@@ -18,7 +20,7 @@ MACRO += ("source_R_sersic", "source_n_sersic", "source_e1", "source_e2", "expos
 
 
 def load(name):
-    return load_population(f"config/populations/{name}.yaml")
+    return load_population(name)
 
 
 def separation(values, kinds):
@@ -43,7 +45,7 @@ def einstein_radius(system, population):
     square of its Einstein radius; the critical mass is r^2.
     """
     radii = np.hypot(system.x, system.y)
-    squared = render.theta_E_point(system.masses, population.cosmology) ** 2
+    squared = theta_E_point(system.masses, population.cosmology) ** 2
     r = system.theta_E
     for _ in range(30):
         r = 0.5 * (r + (system.theta_E_halo * r + squared[radii < r].sum()) / r)
@@ -61,18 +63,18 @@ def ring_radius(image, sigma):
 def lenses():
     """6000 lenses of marginal, not rendered, and their classes."""
     population = load("marginal")
-    kinds = simulate.class_of_each(6000, SEED, population)
-    systems = [simulate.draw(i, kind, SEED, population) for i, kind in enumerate(kinds)]
+    kinds = class_of_each(6000, SEED, population)
+    systems = [simulation.draw(i, kind, SEED, population) for i, kind in enumerate(kinds)]
     return population, systems, np.array(kinds)
 
 
 def rings(name, n):
     """Return the ring radii (n, 1) in noisy images of a population, and their classes."""
     population = load(name)
-    kinds = simulate.class_of_each(n, SEED, population)
+    kinds = class_of_each(n, SEED, population)
     radii = []
     for index, kind in enumerate(kinds):
-        image, truth = simulate.simulate_one(index, kind, SEED, population)
+        image, truth = simulation.simulate_one(index, kind, SEED, population)
         sigma = population.instrument.background_rms * truth["exposure_time"]
         radii.append([ring_radius(image, sigma)])
     return np.array(radii), kinds
@@ -98,8 +100,8 @@ def test_the_mass_within_the_ring_tells_nothing(lenses):
 
 def test_the_mass_within_the_ring_of_model_i_tells_all():
     population = load("model_i")
-    kinds = simulate.class_of_each(300, SEED, population)
-    systems = [simulate.draw(i, kind, SEED, population) for i, kind in enumerate(kinds)]
+    kinds = class_of_each(300, SEED, population)
+    systems = [simulation.draw(i, kind, SEED, population) for i, kind in enumerate(kinds)]
     radii = np.array([[einstein_radius(system, population)] for system in systems])
     assert separation(radii, kinds) > 0.95
 

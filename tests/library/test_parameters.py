@@ -8,7 +8,7 @@ import torch
 from vitdm.lens import Camera, SmoothLens
 from vitdm.lens.fit import Bounds
 from vitdm.lens.parameters import BRIGHTNESS, parameters
-from vitdm.simulation.simulate import TRUTH
+from vitdm.simulation.drawing import TRUTH
 
 CAMERA = Camera(96, 0.05)
 

@@ -7,18 +7,18 @@ from conftest import ROOT
 from sklearn.metrics import roc_auc_score
 
 import vitdm
-from vitdm import pretrained
+from vitdm import pretrained, simulation
 from vitdm.__main__ import main
+from vitdm.data.simulated import class_of_each
 from vitdm.predict import predict
-from vitdm.simulation import simulate
-from vitdm.simulation.population import load_population
+from vitdm.simulation import load_population
 
-MARGINAL = load_population(ROOT / "config/populations/marginal.yaml")
+MARGINAL = load_population("marginal")
 
 
 def lenses(n, seed):
-    kinds = simulate.class_of_each(n, seed, MARGINAL)
-    images = [simulate.simulate_one(i, kind, seed, MARGINAL)[0] for i, kind in enumerate(kinds)]
+    kinds = class_of_each(n, seed, MARGINAL)
+    images = [simulation.simulate_one(i, kind, seed, MARGINAL)[0] for i, kind in enumerate(kinds)]
     return np.array(images), np.array(kinds)
 
 

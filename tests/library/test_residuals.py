@@ -43,10 +43,10 @@ def test_the_population_tells_camera_and_noise(population):
     found = lens.settings_for(population, config.LensFit())
     assert (found.psf_fwhm, found.gain, found.lens_light) == (0.17, 2.0, False)  # Model I
     for name, gain, light in (("marginal", 1.0, False), ("realistic", 1.0, True)):
-        other = load_population(ROOT / f"config/populations/{name}.yaml")
+        other = load_population(name)
         found = lens.settings_for(other, config.LensFit())
         assert (found.gain, found.lens_light) == (gain, light)
-    other = load_population(ROOT / "config/populations/lenses.yaml")
+    other = load_population("lenses")
     assert lens.settings_for(other, config.LensFit()).gain is None  # grey levels
 
 

@@ -12,28 +12,30 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 from lenstronomy.Util import image_util
 from scipy import integrate, stats
 
-from vitdm.data.dataset import Dataset, merge
+from vitdm import simulation
+from vitdm.config.sections import read_yaml
+from vitdm.data.dataset import Dataset, merge_shards
+from vitdm.data.simulated import class_of_each, simulate_dataset
 from vitdm.errors import InputError
-from vitdm.simulation import simulate
-from vitdm.simulation.population import Population
-from vitdm.simulation.render import tidal_radius
+from vitdm.simulation import population_file, population_of
+from vitdm.simulation.cosmology import tidal_radius
+from vitdm.simulation.drawing import TRUTH
 
 ROOT = Path(__file__).parents[2]
 
 
 def load(name, **sections):
     """A population of the project, some keys of its sections changed."""
-    content = yaml.safe_load((ROOT / f"config/populations/{name}.yaml").read_text())
+    content = read_yaml(population_file(name))
     for section, change in sections.items():
         if isinstance(change, dict):
             change = (content.get(section) or {}) | change
             change = {key: value for key, value in change.items() if value != "none"}
         content[section] = change
-    return Population(**content)
+    return population_of(content)
 
 
 MODEL_I, MARGINAL, REALISTIC = load("model_i"), load("marginal"), load("realistic")
@@ -42,7 +44,7 @@ THETA = 1.6645e-6  # arcsec: the Einstein radius of the sun between z = 0.5 and 
 
 def table(population, kind, n, seed=0):
     """The truth of n lenses, and the lenses."""
-    systems = [simulate.draw(index, kind, seed, population) for index in range(n)]
+    systems = [simulation.draw(index, kind, seed, population) for index in range(n)]
     return pd.DataFrame([system.truth for system in systems]), systems
 
 
@@ -57,16 +59,16 @@ def uniform(values, low, high):
 def test_the_smooth_lens_is_the_same_whatever_the_class():
     for population in (MODEL_I, MARGINAL):
         smooth, cdm, axion = (
-            simulate.draw(7, kind, 3, population) for kind in ("no_sub", "cdm", "axion")
+            simulation.draw(7, kind, 3, population) for kind in ("no_sub", "cdm", "axion")
         )
         for other in (cdm, axion):
             assert len(other.masses) and other.kind != "no_sub"
             for name in ("theta_E", "e1", "e2", "gamma1", "gamma2", "source", "exposure_time"):
                 assert getattr(other, name) == getattr(smooth, name)
-            bare = simulate.smooth(other)
+            bare = simulation.smooth(other)
             assert bare.theta_E_halo == smooth.theta_E_halo == smooth.theta_E
             np.testing.assert_array_equal(
-                simulate.render(bare, population), simulate.render(smooth, population)
+                simulation.render(bare, population), simulation.render(smooth, population)
             )
 
 
@@ -103,8 +105,8 @@ def test_model_i_has_one_halo():
 def test_light_of_the_lens_galaxy():
     drawn, systems = table(REALISTIC, "no_sub", 10)
     system = systems[0]
-    without = simulate.render(replace(system, lens_light=None), REALISTIC)
-    light = simulate.render(system, REALISTIC) - without
+    without = simulation.render(replace(system, lens_light=None), REALISTIC)
+    light = simulation.render(system, REALISTIC) - without
     assert np.unravel_index(light.argmax(), light.shape)[0] in (49, 50)
     counts = light.sum()  # the field of 8" holds most of it, and a pixel's centre its cusp
     magnitude = 25.96 - 2.5 * np.log10(counts)
@@ -267,14 +269,14 @@ def test_without_compensation_substructure_adds_its_mass():
 def test_more_substructure_than_halo():
     population = load("marginal", subhalos={"number": 100_000})
     with pytest.raises(InputError, match="substructure of .* expected less than all mass there"):
-        simulate.draw(0, "cdm", 0, population)
+        simulation.draw(0, "cdm", 0, population)
 
 
 @pytest.mark.parametrize("kind", ["sub", "cdm"])
 def test_a_class_that_cannot_be_simulated(kind):
     population = MARGINAL.model_copy(update={"subhalos": None})
     with pytest.raises(InputError, match=f"class '{kind}'"):
-        simulate.simulate_one(0, kind, 0, population)
+        simulation.simulate_one(0, kind, 0, population)
 
 
 # ------------------------------------------------------------------------------ detectability
@@ -284,9 +286,9 @@ def signal_to_noise(population, kind, n):
     """Of the matched filter that knows the smooth lens exactly."""
     ratios = []
     for system in table(population, kind, n, seed=11)[1]:
-        smooth = simulate.render(simulate.smooth(system), population)
-        change = simulate.render(system, population) - smooth
-        ratios.append(np.sqrt((change**2 / simulate.variance(smooth, system, population)).sum()))
+        smooth = simulation.render(simulation.smooth(system), population)
+        change = simulation.render(system, population) - smooth
+        ratios.append(np.sqrt((change**2 / simulation.variance(smooth, system, population)).sum()))
     return np.array(ratios)
 
 
@@ -307,11 +309,11 @@ def test_detectability_of_model_i():
 
 def exposed(population, brightness, exposure_time, seed=6, shape=(400, 400)):
     """Counts of an even image, and the variance that they should have in (counts/s)^2."""
-    system = replace(simulate.draw(0, "no_sub", 0, population), exposure_time=exposure_time)
+    system = replace(simulation.draw(0, "no_sub", 0, population), exposure_time=exposure_time)
     image = np.full(shape, brightness)
     rng = np.random.default_rng(seed)
-    counts = simulate.add_noise(image, system, rng, population)
-    return counts, simulate.variance(image, system, population)
+    counts = simulation.add_noise(image, system, rng, population)
+    return counts, simulation.variance(image, system, population)
 
 
 SINGLE = load("model_i", instrument={"noise": "single"})
@@ -372,25 +374,25 @@ def test_double_poisson_is_the_noise_as_coded(brightness):
 
 
 def test_images_of_model_i_have_many_zeros():
-    image, _ = simulate.simulate_one(0, "no_sub", 0, MODEL_I)
+    image, _ = simulation.simulate_one(0, "no_sub", 0, MODEL_I)
     assert image.dtype == np.float32 and image.shape == (150, 150)
     assert (image == 0).mean() >= 0.35
 
 
 def test_the_image_twice_where_the_noise_belongs():
-    system = simulate.draw(0, "cdm", 0, QUIET)
-    image, _ = simulate.simulate_one(0, "cdm", 0, QUIET)
-    clean = simulate.render(system, QUIET)
+    system = simulation.draw(0, "cdm", 0, QUIET)
+    image, _ = simulation.simulate_one(0, "cdm", 0, QUIET)
+    clean = simulation.render(system, QUIET)
     np.testing.assert_allclose(image, 2 * clean, rtol=1e-6)
     forgotten = load("model_ii", instrument={"noise": "single", "double_image": False})
-    noisy, _ = simulate.simulate_one(0, "cdm", 0, forgotten)
-    pulls = (noisy - clean) / np.sqrt(simulate.variance(clean, system, forgotten))
+    noisy, _ = simulation.simulate_one(0, "cdm", 0, forgotten)
+    pulls = (noisy - clean) / np.sqrt(simulation.variance(clean, system, forgotten))
     assert abs(pulls.mean()) < 0.1 and pulls.std() == pytest.approx(1, abs=0.05)
 
 
 def test_eight_bit_images():
-    image, _ = simulate.simulate_one(0, "cdm", 0, SINGLE)
-    grey, _ = simulate.simulate_one(
+    image, _ = simulation.simulate_one(0, "cdm", 0, SINGLE)
+    grey, _ = simulation.simulate_one(
         0, "cdm", 0, load("model_i", eight_bit={}, instrument={"noise": "single"})
     )
     assert grey.dtype == np.float32 and set(np.unique(grey)) <= set(range(256))
@@ -399,7 +401,7 @@ def test_eight_bit_images():
     assert np.abs(grey - scaled).max() <= 0.5001
     settings = {"scaling": [0.0, 100.0], "jpeg_quality": 90}
     population = load("model_i", eight_bit=settings, instrument={"noise": "single"})
-    jpeg, _ = simulate.simulate_one(0, "cdm", 0, population)
+    jpeg, _ = simulation.simulate_one(0, "cdm", 0, population)
     expected = np.rint(np.clip(image * 2.55, 0, 255)).astype(np.uint8)
     assert np.corrcoef(jpeg.ravel(), expected.ravel())[0, 1] > 0.99 and (jpeg != expected).any()
     code = cv2.imencode(".jpg", expected, [cv2.IMWRITE_JPEG_QUALITY, 90])[1]
@@ -412,37 +414,37 @@ def test_eight_bit_images():
 def test_shards_merge_to_the_same_bytes(tmp_path, population, settings, lenses):
     shards = [tmp_path / str(k) for k in range(3)]
     for k, shard in enumerate(shards):
-        simulate.simulate(population, settings.n_images, 7, shard, (k, 3), progress=False)
+        simulate_dataset(population, settings.n_images, 7, shard, (k, 3), progress=False)
     assert [len(Dataset.open(shard).images) for shard in shards] == [16, 16, 16]
-    merge(shards[::-1], tmp_path / "merged")
+    merge_shards(shards[::-1], tmp_path / "merged")
     for name in ("images.npy", "catalog.csv"):
         assert (tmp_path / "merged" / name).read_bytes() == (lenses / name).read_bytes()
 
 
 def test_seed_and_number_give_the_image():
-    first, truth = simulate.simulate_one(3, "cdm", 7, MARGINAL)
-    again, _ = simulate.simulate_one(3, "cdm", 7, MARGINAL)
+    first, truth = simulation.simulate_one(3, "cdm", 7, MARGINAL)
+    again, _ = simulation.simulate_one(3, "cdm", 7, MARGINAL)
     np.testing.assert_array_equal(first, again)
     for index, seed in ((4, 7), (3, 8)):
-        other, different = simulate.simulate_one(index, "cdm", seed, MARGINAL)
+        other, different = simulation.simulate_one(index, "cdm", seed, MARGINAL)
         assert (other != first).mean() > 0.3 and different["source_x"] != truth["source_x"]
 
 
 @pytest.mark.parametrize("n", [48, 1400, 14000])
 def test_classes_are_exact_fractions_in_random_order(n):
-    kinds = simulate.class_of_each(n, 0, MODEL_I)
+    kinds = class_of_each(n, 0, MODEL_I)
     counts = {name: kinds.count(name) for name in ("no_sub", "cdm", "axion")}
     assert counts == {"no_sub": n // 2, "cdm": n // 4, "axion": n // 4}
     assert 0.2 < np.mean([kind == "no_sub" for kind in kinds[: n // 2]]) < 0.8
-    assert simulate.class_of_each(n, 1, MODEL_I) != kinds
+    assert class_of_each(n, 1, MODEL_I) != kinds
 
 
 def test_catalog_tells_the_truth(tmp_path):
     population = load("marginal", num_pix=96)
-    simulate.simulate(population, {"train": 24}, 7, tmp_path / "lenses", progress=False)
+    simulate_dataset(population, {"train": 24}, 7, tmp_path / "lenses", progress=False)
     data = Dataset.open(tmp_path / "lenses")
     catalog = data.catalog
-    assert list(catalog)[4:] == list(simulate.TRUTH)
+    assert list(catalog)[4:] == list(TRUTH)
     assert catalog["id"].tolist() == [f"marginal_{i:06d}" for i in range(24)]
     assert (catalog["seed"] == 7).all() and catalog["n_subhalos"].dtype == int
     groups = dict(list(catalog.groupby("class")))
@@ -453,23 +455,23 @@ def test_catalog_tells_the_truth(tmp_path):
     empty = {"no_sub": of_subhalos + of_vortices, "cdm": of_vortices, "axion": of_subhalos}
     for kind, columns in empty.items():
         columns = [*columns, "f_sub", "axion_mass", "lens_light_amp"]
-        full = list(set(simulate.TRUTH[:13]) | set(of_subhalos + of_vortices) - set(columns))
+        full = list(set(TRUTH[:13]) | set(of_subhalos + of_vortices) - set(columns))
         assert groups[kind][columns].isna().all(axis=None)
         assert groups[kind][full].notna().all(axis=None)
     # a row gives back the lens with all its subhalos, and its image but for the noise
     row = groups["cdm"].iloc[0]
-    system = simulate.draw(int(row["id"][-6:]), row["class"], row["seed"], population)
+    system = simulation.draw(int(row["id"][-6:]), row["class"], row["seed"], population)
     assert system.masses.sum() == pytest.approx(row["substructure_mass"])
-    clean = simulate.render(system, population)
+    clean = simulation.render(system, population)
     pulls = data.images[row.name] / system.exposure_time - clean
-    pulls /= np.sqrt(simulate.variance(clean, system, population))
+    pulls /= np.sqrt(simulation.variance(clean, system, population))
     assert abs(pulls.mean()) < 4 / 96 and pulls.std() == pytest.approx(1, abs=0.04)
 
 
 @pytest.mark.parametrize("shard", [(2, 2), (-1, 3), (0, 0)])
 def test_a_shard_that_does_not_exist(tmp_path, population, settings, shard):
     with pytest.raises(InputError, match=f"shard {shard[0]}/{shard[1]}: expected k/n with 0 <= k"):
-        simulate.simulate(population, settings.n_images, 7, tmp_path / "out", shard)
+        simulate_dataset(population, settings.n_images, 7, tmp_path / "out", shard)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -477,7 +479,7 @@ def test_killed_in_the_middle_and_run_again(tmp_path, config_file):
     """kill -9 while images are written: the same bytes the next time, and nothing left behind."""
     command = [sys.executable, "-m", "vitdm", "simulate", "--config", str(config_file), "--out"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    few = ["--population", str(ROOT / "config/populations/model_i.yaml"), "--n"]
+    few = ["--population", "model_i", "--n"]
 
     def started(out, n):
         everything = [*command, str(out), *few, str(n)]

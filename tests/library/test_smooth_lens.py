@@ -1,6 +1,7 @@
 """The smooth lens against lenstronomy, caustics, analytic lenses and finite differences."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,13 @@ import torch
 from oracle import with_lenstronomy
 
 from studies import ceiling
+from vitdm import simulation
 from vitdm.lens.model import Camera, SmoothLens
 from vitdm.lens.parameters import CENTER, LENS_LIGHT, SECOND_LIGHT, parameters
-from vitdm.simulation import simulate
-from vitdm.simulation.population import Population, load_population
+from vitdm.simulation import load_population, population_of
 
 ROOT = Path(__file__).parents[2]
-MARGINAL = load_population(ROOT / "config/populations/marginal.yaml")
+MARGINAL = load_population("marginal")
 LIGHT = {"amp": 8.0, "R_sersic": 0.6, "n_sersic": 3.0, "e1": 0.1, "e2": -0.05}
 
 
@@ -25,13 +26,13 @@ def of(num_pix, fwhm, truncation=3.0):
     instrument = {"pixel_scale": scale, "psf_fwhm": fwhm, "psf_truncation": truncation}
     content = MARGINAL.model_dump() | {"num_pix": num_pix}
     content["instrument"] |= instrument
-    population = Population.model_validate(content)
+    population = population_of(content)
     return population, Camera.of(num_pix, scale, fwhm, truncation)
 
 
 def drawn(indices, population, light=None):
     """Smooth lenses, and their parameters (n, p)."""
-    systems = [simulate.smooth(simulate.draw(i, "no_sub", 1, population)) for i in indices]
+    systems = [simulation.smooth(simulation.draw(i, "no_sub", 1, population)) for i in indices]
     rows = []
     for k, system in enumerate(systems):
         row = [*ceiling.parameters(system), 0.0]
@@ -68,7 +69,7 @@ def test_light_of_the_lens_galaxy():
     without = values[:, : len(parameters())]
     moved = model.image(values) - model.arcs(values)
     for system, light in zip(systems, moved, strict=True):
-        bare = simulate.replace(system, source=system.source | {"amp": 0.0})
+        bare = replace(system, source=system.source | {"amp": 0.0})
         expected = with_lenstronomy(bare, population) + 0.3 * camera.pixel_scale**2
         inner = np.s_[3:-3, 3:-3]
         np.testing.assert_allclose(light[inner], expected[inner], atol=1e-5 * expected.max())
@@ -89,9 +90,9 @@ def test_two_profiles_of_light_are_the_sum_of_lenstronomys():
     assert model.parameters[-10:] == (*LENS_LIGHT, *SECOND_LIGHT)
     values = torch.cat([values, second.expand(len(values), -1)], 1)
     for system, found in zip(systems, model.image(values) - model.arcs(values), strict=True):
-        bare = simulate.replace(system, source=system.source | {"amp": 0.0})
+        bare = replace(system, source=system.source | {"amp": 0.0})
         centre = {"center_x": 0.03, "center_y": -0.02}
-        wide = simulate.replace(bare, lens_light=halo | centre)
+        wide = replace(bare, lens_light=halo | centre)
         expected = sum(with_lenstronomy(part, population) for part in (bare, wide))
         inner = np.s_[3:-3, 3:-3]
         np.testing.assert_allclose(found[inner], expected[inner], atol=1e-5 * expected.max())

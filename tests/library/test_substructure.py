@@ -10,25 +10,25 @@ import torch
 from scipy import integrate
 
 from studies import ceiling
-from vitdm import config
+from vitdm import config, simulation
 from vitdm.lens import fit, search
 from vitdm.lens.model import Camera, SmoothLens
-from vitdm.simulation import render, simulate
-from vitdm.simulation.population import load_population
+from vitdm.simulation import load_population
+from vitdm.simulation.cosmology import theta_E_point
 
 ROOT = Path(__file__).parents[2]
-MARGINAL = load_population(ROOT / "config/populations/marginal.yaml")
+MARGINAL = load_population("marginal")
 SCALE, N_PIX = MARGINAL.instrument.pixel_scale, 96
 CUT = np.s_[27:123, 27:123]
 CAMERA = Camera.of(N_PIX, SCALE, 0.087, 3.0)
 SEARCH = search.search_of(CAMERA)
 SOURCE = (6, 7)
-DENSITY = render.theta_E_point(1.0, MARGINAL.cosmology) ** 2  # arcsec² per solar mass
+DENSITY = theta_E_point(1.0, MARGINAL.cosmology) ** 2  # arcsec² per solar mass
 
 
 def lens_of(i, masses=(), at=()):
     """The lens ``i``, with point masses [arcsec²] at places of the search."""
-    system = simulate.draw(i, "no_sub", 5, MARGINAL)
+    system = simulation.draw(i, "no_sub", 5, MARGINAL)
     if len(masses):
         x, y = SEARCH.x[list(at)].numpy(), SEARCH.y[list(at)].numpy()
         masses = np.array(masses) / DENSITY
@@ -38,12 +38,14 @@ def lens_of(i, masses=(), at=()):
 
 def rows_of(i, masses=(), at=()):
     """Residual of the true smooth lens and derivatives (1 + p, size, size) in sigma, no noise."""
-    system, t = lens_of(i), simulate.draw(i, "no_sub", 5, MARGINAL).exposure_time
+    system, t = lens_of(i), simulation.draw(i, "no_sub", 5, MARGINAL).exposure_time
     values = np.array([[*ceiling.parameters(system), 0.0]])
     values[0, 11] += math.log(t)
     image, J = SmoothLens(CAMERA, dtype=torch.float64).derivatives(torch.tensor(values))
     sigma = torch.sqrt((0.01 * t) ** 2 + image)
-    left = t * (render.render(lens_of(i, masses, at), MARGINAL) - render.render(system, MARGINAL))
+    left = t * (
+        simulation.render(lens_of(i, masses, at), MARGINAL) - simulation.render(system, MARGINAL)
+    )
     rows = torch.cat([torch.from_numpy(left[CUT])[None], J[0]]) / sigma
     return rows.float()
 
@@ -198,8 +200,8 @@ def test_injected_masses_are_measured_by_the_fit():
     for i in range(12):
         system = lens_of(i, [mass], on_ring(i))
         for lens, out in ((system, images), (lens_of(i), smooth)):
-            image = render.render(lens, MARGINAL)
-            out.append(simulate.add_noise(image, lens, np.random.default_rng(i), MARGINAL))
+            image = simulation.render(lens, MARGINAL)
+            out.append(simulation.add_noise(image, lens, np.random.default_rng(i), MARGINAL))
         known.append(mass / system.theta_E**2)
     fits = fit(np.array(images + smooth), SCALE, config.LensFit(gain=1.0))
     told = dict(zip(search.NAMES, fits.perturbers.T, strict=True))

@@ -19,7 +19,8 @@ from test_tuning_space import SPACE, searching
 from vitdm.errors import InputError
 from vitdm.model.training import Diverged
 from vitdm.tuning import search
-from vitdm.tuning.result import load_best, load_result, load_trials
+from vitdm.tuning.finished import load_best, load_trials
+from vitdm.tuning.result import load_result
 from vitdm.tuning.trials import Log, Trial, hopeless, limits, replay, value_of
 from vitdm.tuning.tuner import Tuner
 

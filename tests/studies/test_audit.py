@@ -202,7 +202,7 @@ def test_gaps_get_the_mean_and_an_indicator():
 
 STEPS = {"scores": ["hard_labels"], "logits": ["softmax_in_loss"], "crop": ["upright_cut"]}
 CHOSEN = {
-    "population": "config/populations/lenses.yaml",
+    "population": "lenses",
     "n_train": 40,
     "n_valid": 20,
     "n_scored": 60,

@@ -11,12 +11,13 @@ from sklearn.metrics import roc_auc_score
 
 from studies import ceiling
 from studies.__main__ import main
+from vitdm import simulation
+from vitdm.data.simulated import class_of_each
 from vitdm.errors import InputError
-from vitdm.simulation import simulate
-from vitdm.simulation.population import Population, load_population
+from vitdm.simulation import load_population, population_of
 
-MARGINAL = load_population("config/populations/marginal.yaml")
-MODEL_I = load_population("config/populations/model_i.yaml")
+MARGINAL = load_population("marginal")
+MODEL_I = load_population("model_i")
 
 
 def noisy(population, noise):
@@ -36,12 +37,12 @@ def tiny(population):
 @pytest.mark.parametrize("noise", ["single", "double_poisson"])
 def test_moments_are_those_of_the_noise(noise):
     population = noisy(MODEL_I, noise)
-    system = simulate.draw(0, "no_sub", 1, population)
+    system = simulation.draw(0, "no_sub", 1, population)
     n = 40_000
     levels = np.array([0.0, 0.002, 0.01, 0.05, 0.3])  # counts/s, around the sky's rms of 0.01
     image = np.repeat(levels[:, None], n, axis=1)
     rng = np.random.default_rng(2)
-    drawn = simulate.add_noise(image, system, rng, population) / system.exposure_time
+    drawn = simulation.add_noise(image, system, rng, population) / system.exposure_time
     mean, variance = ceiling.moments(levels, system, population)
     error = np.sqrt(variance / n)
     assert (np.abs(drawn.mean(axis=1) - mean) < 4 * error).all()
@@ -71,7 +72,7 @@ def flat(system):
 
 
 def test_parameters_and_back():
-    system = simulate.smooth(simulate.draw(1, "cdm", 1, MARGINAL))
+    system = simulation.smooth(simulation.draw(1, "cdm", 1, MARGINAL))
     values = ceiling.parameters(system)
     assert dict(zip(ceiling.PARAMETERS, values, strict=True)) == flat(system)
     for k, name in enumerate(ceiling.PARAMETERS):
@@ -83,7 +84,7 @@ def test_parameters_and_back():
 
 def test_a_different_smooth_lens_is_no_perturbation():
     """With all parameters free, the fit finds a lens that differs in every one of them."""
-    system = simulate.draw(4, "no_sub", 3, MARGINAL)
+    system = simulation.draw(4, "no_sub", 3, MARGINAL)
     lens = ceiling.SmoothLens(system, MARGINAL)
     step = [0.02, 0.01, -0.02, 0.01, 0.005, 0.03, -0.02, 0.03, 0.02, 0.05, -0.1, 0.08]
     other = lens.mean(ceiling.parameters(system) + step)
@@ -95,13 +96,13 @@ def test_a_different_smooth_lens_is_no_perturbation():
 
 def test_what_no_smooth_lens_can_imitate_is_the_rest_of_a_projection():
     """A perturbation small enough to be linear: ordinary least squares gives the same."""
-    system = simulate.draw(4, "cdm", 3, MARGINAL)
+    system = simulation.draw(4, "cdm", 3, MARGINAL)
     # without the mass that a smooth halo would have to make up for
     system = replace(system, masses=1e-3 * system.masses, theta_E_halo=system.theta_E)
     lens = ceiling.SmoothLens(system, MARGINAL)
     lens.sigma = lens.sigma / 100  # so that it matters
     lens.expected = lens.expected * 100
-    image = simulate.render(system, MARGINAL)
+    image = simulation.render(system, MARGINAL)
     target = lens.in_noise(image)
     columns = []
     for k, step in enumerate(ceiling.STEPS):
@@ -110,7 +111,7 @@ def test_what_no_smooth_lens_can_imitate_is_the_rest_of_a_projection():
             values = lens.truth.copy()
             values[k] += sign * step
             moved = ceiling.with_parameters(lens.system, values)
-            ends.append(lens.in_noise(simulate.render(moved, MARGINAL)))
+            ends.append(lens.in_noise(simulation.render(moved, MARGINAL)))
         columns.append((ends[0] - ends[1]) / (2 * step))
     matrix, difference = np.array(columns).T, target - lens.expected
     rest = difference - matrix @ np.linalg.lstsq(matrix, difference)[0]
@@ -120,7 +121,7 @@ def test_what_no_smooth_lens_can_imitate_is_the_rest_of_a_projection():
 
 
 def test_the_position_alone_is_fitted_if_nothing_else_is_free():
-    system = simulate.draw(4, "no_sub", 3, MARGINAL)
+    system = simulation.draw(4, "no_sub", 3, MARGINAL)
     lens = ceiling.SmoothLens(system, MARGINAL)
     moved = lens.truth + 0.03 * np.isin(np.arange(12), ceiling.POSITION)
     fit = lens.fit(lens.mean(moved), ceiling.POSITION)
@@ -150,7 +151,7 @@ def test_the_image_is_that_of_the_data_set(monkeypatch):
 
     monkeypatch.setattr(ceiling.SmoothLens, "fit", spy)
     ceiling.measure(7, "cdm", 5, MARGINAL)
-    image, truth = simulate.simulate_one(7, "cdm", 5, MARGINAL)
+    image, truth = simulation.simulate_one(7, "cdm", 5, MARGINAL)
     counts = seen[1].reshape(image.shape) * truth["exposure_time"]
     assert len(seen) == 3 and np.array_equal(seen[1], seen[2])
     np.testing.assert_allclose(image, counts, rtol=1e-5, atol=1e-3)
@@ -160,7 +161,7 @@ def test_a_string_through_the_centre_looks_smooth():
     """The quadrupole of a short string is that of a slightly more elliptical halo."""
     kind = {"axion_mass": {"log_uniform": [9e-23, 1e-22]}, "mass": 3e10, "position": {"disc": 0}}
     content = MODEL_I.model_dump() | {"vortex": kind}
-    short = Population.model_validate(content)
+    short = population_of(content)
     rows = pd.DataFrame([ceiling.measure(index, "axion", 2, short) for index in range(3)])
     assert (rows["snr_known"] > 20).all() and (rows["snr_free"] < 4).all()
 
@@ -246,7 +247,7 @@ def test_command_line(tiny, tmp_path, capsys):
     table = pd.read_csv(tmp_path / "out" / "ceiling.csv")
     expected = ceiling.ceiling(ceiling.catalog_of(8, 3, tiny), tiny, progress=False)
     pd.testing.assert_frame_equal(table, expected, rtol=1e-4)
-    assert table["class"].tolist() == simulate.class_of_each(8, 3, tiny)
+    assert table["class"].tolist() == class_of_each(8, 3, tiny)
     summary = json.loads((tmp_path / "out" / "ceiling.json").read_text())
     assert summary["no_sub"]["n"] == 4 and summary["sub"]["n"] == 4
     assert json.loads((tmp_path / "out" / "provenance.json").read_text())["seed"] == 3

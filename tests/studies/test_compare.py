@@ -16,7 +16,7 @@ from studies.plots import comparison as comparison_plots
 from vitdm.errors import InputError
 from vitdm.evaluation.metrics import paired_difference
 
-CURVE = {"population": "config/populations/model_i.yaml", "sizes": [60]}
+CURVE = {"population": "model_i", "sizes": [60]}
 ROWS = {
     "image": {"label": "ViT", "model": {"features": False}, "train": {"epochs": 2}},
     "lensfit": {

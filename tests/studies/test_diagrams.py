@@ -100,7 +100,7 @@ def test_pipeline_shows_one_lens_and_its_scores(image):
         kind: patch.get_width()
         for patch in figure.axes[0].patches
         for kind in KINDS
-        if plt.matplotlib.colors.to_hex(patch.get_facecolor()) == style.COLOURS[kind].lower()
+        if plt.matplotlib.colors.to_hex(patch.get_facecolor()) == style.colour_of(kind).lower()
     }
     assert bars["cdm"] == pytest.approx(2 * bars["axion"]) == pytest.approx(2 * bars["no_sub"])
     said = " ".join(text.get_text() for text in figure.axes[0].texts)

@@ -20,7 +20,7 @@ RUNS = {
     "spt_lsa": {"label": "ViT", "model": {"features": False}},
     "spt_lsa_lensfit": {"label": "ViT + lens fit", "model": {"feature_set": "lensfit"}},
 }
-CURVE = {"population": "config/populations/marginal.yaml", "sizes": [40]}
+CURVE = {"population": "marginal", "sizes": [40]}
 CONTENT = SETTINGS | {
     "features": {"groups": ["proposal", "morphology", "lensfit"]},
     "runs": RUNS,

@@ -9,7 +9,7 @@ from studies import subhalo_distance
 from studies.plots import lensfit as lensfit_plots
 from studies.plots import populations as populations_plots
 from studies.plots.populations import caption
-from vitdm.simulation import simulate
+from vitdm import simulation
 from vitdm.simulation.population import load_population
 
 
@@ -21,7 +21,7 @@ def _close():
 
 @pytest.fixture(scope="module")
 def marginal():
-    return load_population("config/populations/marginal.yaml")
+    return load_population("marginal")
 
 
 def rows(population, kinds, index=3):
@@ -134,7 +134,7 @@ def test_perturbations_of_one_lens(marginal):
 
 def test_images_are_drawn_again_from_the_catalog(marginal):
     """The catalog's row alone gives the lens: what is drawn twice is the same."""
-    image, truth = simulate.simulate_one(3, "cdm", 5, marginal)
+    image, truth = simulation.simulate_one(3, "cdm", 5, marginal)
     (lens,) = populations_plots.simulated(rows(marginal, ["cdm"]), marginal, [image])
     assert lens.image is image or np.array_equal(lens.image, image)
     assert lens.truth == truth

@@ -152,7 +152,7 @@ def toy(tmp_path_factory, lenses, population):
     sample.mkdir()
     (sample / "dataset").symlink_to(lenses)
     fit_dataset(lenses, sample / "lensfit", config.LensFit(**fit), progress=False)
-    common = {"population": "config/populations/model_i.yaml", "n_train": 16, "n_scored": 12}
+    common = {"population": "model_i", "n_train": 16, "n_scored": 12}
     common |= {"model": {"feature_set": "all"}, "train": {"epochs": 2}}
     sets = {
         "labelled": common
@@ -283,7 +283,7 @@ def test_what_is_refused(toy, tmp_path, capsys):
     ],
 )
 def test_configuration(change, message):
-    chosen = {"label": "x", "images": "x", "population": "config/populations/lenses.yaml"}
+    chosen = {"label": "x", "images": "x", "population": "lenses"}
     chosen |= {"n_train": 20, "n_scored": 20, "groups": ["morphology"]}
     chosen |= {"model": {"feature_set": "all"}}
     workflow.build(SETTINGS | {"real_sky": {"sets": {"x": chosen}}})

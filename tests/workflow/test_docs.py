@@ -14,16 +14,15 @@ from files import class_folders, fits_bytes, folder, npz, pair, picture, tar
 from studies import config as workflow
 from studies.__main__ import main as studies_main
 from vitdm.__main__ import main, parser
-from vitdm.config.sections import checked
+from vitdm.config.sections import read_yaml
 from vitdm.data import layouts, readers
-from vitdm.simulation import priors, simulate
-from vitdm.simulation.population import Population, load_population
+from vitdm.simulation import load_population, population_file, population_of, priors
+from vitdm.simulation.drawing import LIGHT, TRUTH
+from vitdm.simulation.population import shipped
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/data.md").read_text()
-POPULATIONS = {
-    path.stem: load_population(path) for path in (ROOT / "config/populations").glob("*.yaml")
-}
+POPULATIONS = {name: load_population(name) for name in shipped()}
 
 
 def rows(header):
@@ -95,21 +94,21 @@ def test_default_population():
 
 
 def test_quirks():
-    command = [sys.executable, "-m", "vitdm.simulation.population"]
+    command = [sys.executable, "-m", "vitdm.simulation.quirks"]
     printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert printed in PAGE, f"expected in docs/data.md:\n{printed}"
 
 
 def test_columns_of_the_truth():
     columns = [name for row in rows("| column |")[1:] for name in re.findall(r"`(.*?)`", row[0])]
-    names = [f"{light}_{name}" for light in ("source", "lens_light") for name in simulate.LIGHT]
-    assert sorted(columns) == sorted(simulate.TRUTH)
+    names = [f"{light}_{name}" for light in ("source", "lens_light") for name in LIGHT]
+    assert sorted(columns) == sorted(TRUTH)
     assert set(names) <= set(columns)
 
 
 def test_names_of_classes_and_files():
     aliases = {alias: row[0] for row in rows("| class |")[1:] for alias in row[1].split(", ")}
-    assert {k.strip("`"): v.strip("`") for k, v in aliases.items()} == layouts.ALIASES
+    assert {k.strip("`"): v.strip("`") for k, v in aliases.items()} == layouts.aliases()
     suffixes = {s for row in rows("| suffix |")[1:] for s in re.findall(r"`(.*?)`", row[0])}
     assert suffixes == set(readers.SUFFIXES)
     assert all(f"`{suffix}`" in PAGE for suffix in readers.ARCHIVES)
@@ -218,9 +217,9 @@ def test_python(place, monkeypatch, capsys):
 
 
 def test_settings_of_a_population():
-    content = yaml.safe_load((ROOT / "config/populations/marginal.yaml").read_text())
+    content = read_yaml(population_file("marginal"))
     (block,) = blocks("yaml")
-    checked(Population, content | yaml.safe_load(block), "docs/data.md")
+    population_of(content | yaml.safe_load(block), "docs/data.md")
 
 
 def test_settings_for_small_images():

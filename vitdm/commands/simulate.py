@@ -24,8 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+    from vitdm.data.simulated import simulate_dataset
     from vitdm.simulation.population import load_population
-    from vitdm.simulation.simulate import simulate
 
     settings = commands.read_settings(options)
     population = load_population(options.population)
@@ -35,4 +35,4 @@ def run(options: argparse.Namespace) -> None:
     if options.n_opt:
         n_images = n_images | {"opt": options.n_opt}
     seed = settings.seed if options.seed is None else options.seed
-    simulate(population, n_images, seed, options.out, options.shard)
+    simulate_dataset(population, n_images, seed, options.out, options.shard)

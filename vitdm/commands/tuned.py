@@ -6,7 +6,7 @@ from pathlib import Path
 
 from vitdm.config import Settings
 from vitdm.errors import InputError
-from vitdm.tuning.result import load_best
+from vitdm.tuning.finished import load_best
 
 
 def settings_of_search(settings: Settings, search: Path, *, start: bool = False) -> Settings:

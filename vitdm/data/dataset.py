@@ -1,4 +1,4 @@
-"""Images and their catalog: the dataset on disk, and its splits.
+"""Images and their catalog: the dataset on disk.
 
 A dataset is a folder with ``images.npy`` (n, H, W) float32, ``catalog.csv`` with one row an image
 (``id, class, split, source`` and any truth) and ``dataset.json``, which tells where it came from.
@@ -7,10 +7,8 @@ A dataset is a folder with ``images.npy`` (n, H, W) float32, ``catalog.csv`` wit
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +20,9 @@ import pandas as pd
 from vitdm import provenance
 from vitdm.config import SPLITS
 from vitdm.errors import InputError
+from vitdm.simulation.classes import CLASSES, NO_SUB, SUB
 
-CLASSES = ("no_sub", "sub", "cdm", "axion")
-FILES = ("images.npy", "catalog.csv", "dataset.json")
+DATASET_FILES = ("images.npy", "catalog.csv", "dataset.json")
 REPORTS = ("skipped.csv", "duplicates.csv")  # of images in files: what was left out, what is twice
 COLUMNS = ("id", "class", "split", "source")
 BLOCK = 64  # images copied at a time
@@ -48,7 +46,7 @@ class Dataset:
     def open(cls, folder: str | Path) -> Dataset:
         """Open a dataset; InputError names what is missing or does not match."""
         folder = Path(folder)
-        missing = [name for name in FILES if not (folder / name).is_file()]
+        missing = [name for name in DATASET_FILES if not (folder / name).is_file()]
         if missing:
             raise InputError(f"{folder}: no dataset: {', '.join(missing)} missing")
         images, catalog = _load(folder)
@@ -91,7 +89,7 @@ class Dataset:
         classes = self.catalog["class"]
         check_classes(set(classes), str(self.folder))
         if task == "binary":
-            return (classes != "no_sub").to_numpy().astype(np.int64), ["no_sub", "sub"]
+            return (classes != NO_SUB).to_numpy().astype(np.int64), [NO_SUB, SUB]
         if task != "multiclass":
             raise InputError(f"task: found {task!r}; expected 'multiclass' or 'binary'")
         names = [name for name in CLASSES if name in set(classes)]
@@ -156,7 +154,7 @@ def write(
         target.finish(catalog, **sidecar)
 
 
-def merge(shards: Sequence[str | Path], out: str | Path, **sidecar: Any) -> None:
+def merge_shards(shards: Sequence[str | Path], out: str | Path, **sidecar: Any) -> None:
     """Join datasets into one, sorted by id; neither pixels nor the catalog's text change.
 
     What all the sidecars say alike of the images, such as ``pixel_scale``, is kept. Raises
@@ -194,7 +192,7 @@ def _common(shards: list[Path]) -> dict[str, Any]:
     for shard, other in zip(shards[1:], others, strict=True):
         if other.get("pixel_scale") != first.get("pixel_scale"):
             raise InputError(
-                f"{shard / FILES[2]}: pixel_scale: found {other.get('pixel_scale')}; "
+                f"{shard / DATASET_FILES[2]}: pixel_scale: found {other.get('pixel_scale')}; "
                 f"expected {first.get('pixel_scale')} as in {shards[0]}"
             )
     return {
@@ -205,7 +203,7 @@ def _common(shards: list[Path]) -> dict[str, Any]:
 
 
 def _sidecar(folder: Path) -> dict[str, Any]:
-    path = folder / FILES[2]
+    path = folder / DATASET_FILES[2]
     try:
         return dict(json.loads(path.read_text()))
     except (OSError, ValueError, TypeError) as error:
@@ -258,10 +256,10 @@ def _check_catalog(catalog: pd.DataFrame, where: str | Path) -> None:
 
 
 def check_classes(classes: set[str], where: str, hint: str = "") -> None:
-    if "no_sub" not in classes or len(classes) < 2:
+    if NO_SUB not in classes or len(classes) < 2:
         raise InputError(
             f"{where}: found {' and '.join(sorted(classes)) or 'no images'} only; "
-            f"expected no_sub and at least one class with substructure{hint}"
+            f"expected {NO_SUB} and at least one class with substructure{hint}"
         )
 
 
@@ -308,10 +306,10 @@ class NewDataset:
         self._file.flush()
         os.fsync(self._file.fileno())
         _check_catalog(catalog, "catalog")
-        catalog.to_csv(self.folder / FILES[1], index=False)
+        catalog.to_csv(self.folder / DATASET_FILES[1], index=False)
         counts = {name: int((catalog["class"] == name).sum()) for name in CLASSES}
         provenance.sidecar(
-            self.folder / FILES[2],
+            self.folder / DATASET_FILES[2],
             **{
                 "rule": "dataset",
                 "n": len(catalog),
@@ -328,69 +326,8 @@ def new(folder: str | Path, n: int) -> Iterator[NewDataset]:
 
     Raises InputError if ``folder`` holds files that are not a dataset's.
     """
-    provenance.check_replaceable(folder, (*FILES, *REPORTS))
+    provenance.check_replaceable(folder, (*DATASET_FILES, *REPORTS))
     with provenance.atomic(folder) as temporary:
         temporary.mkdir()
-        with open(temporary / FILES[0], "wb") as file:
+        with open(temporary / DATASET_FILES[0], "wb") as file:
             yield NewDataset(temporary, Path(folder), n, file)
-
-
-# ---------------------------------------------------------------------------------------- splits
-
-
-def assign_splits(
-    ids: Sequence[str], classes: Sequence[str], n_images: dict[str, int], seed: int
-) -> np.ndarray:
-    """Return the split (n,) of each image: stratified, drawn from its id and the seed alone.
-
-    Within a class, images are ranked by sha256 of "seed:id", so neither order nor number of cores
-    matters. If ``n_images`` adds up to the number of images it is met exactly; otherwise it gives
-    the proportions. Every split holds every class, else InputError tells what is needed.
-    """
-    ids, kinds = [str(name) for name in ids], sorted(set(classes))
-    if len(set(ids)) != len(ids):
-        raise InputError(f"id {Counter(ids).most_common(1)[0][0]!r} occurs twice; expected once")
-    names = [split for split in SPLITS if n_images.get(split, 0) > 0]
-    if not names:
-        raise InputError(f"n_images: found {n_images}; expected a number of images of each split")
-    where = {kind: np.flatnonzero(np.asarray(classes) == kind) for kind in kinds}
-    totals = np.array([len(where[kind]) for kind in kinds])
-    for kind, total in zip(kinds, totals, strict=True):
-        if total < len(names):
-            raise InputError(
-                f"class {kind!r}: found {total} images; expected at least {len(names)}, "
-                f"one for each split ({', '.join(names)})"
-            )
-    sizes = np.array([n_images[split] for split in names])
-    if sizes.sum() != len(ids):
-        sizes = _apportion(len(ids) * sizes[None] / sizes.sum(), np.array([len(ids)]), None)[0]
-    for split, size in zip(names, sizes, strict=True):
-        if size < len(kinds):
-            raise InputError(
-                f"n_images: split {split!r} would hold {size} of {len(ids)} images; expected at "
-                f"least {len(kinds)}, one of each class ({', '.join(kinds)}): give more images"
-            )
-    counts = _apportion(totals[:, None] * sizes[None] / len(ids), totals, sizes)
-    for kind, split in np.argwhere(counts == 0):  # swap pairs: the sums stay as they are
-        donor, other = counts[kind].argmax(), counts[:, split].argmax()
-        counts[kind, split] += 1
-        counts[kind, donor] -= 1
-        counts[other, split] -= 1
-        counts[other, donor] += 1
-    result = np.empty(len(ids), dtype=object)
-    for kind, row in zip(kinds, counts, strict=True):
-        digests = {i: hashlib.sha256(f"{seed}:{ids[i]}".encode()).digest() for i in where[kind]}
-        result[sorted(digests, key=digests.get)] = np.repeat(names, row)
-    return result.astype(str)
-
-
-def _apportion(shares: np.ndarray, rows: np.ndarray, columns: np.ndarray | None) -> np.ndarray:
-    """Round shares (rows, columns) to whole numbers with given sums, by largest remainder."""
-    counts = np.floor(shares + 1e-9).astype(int)
-    while (open_rows := counts.sum(1) < rows).any():
-        room = open_rows[:, None] & np.ones_like(counts, bool)
-        if columns is not None:
-            room &= (counts.sum(0) < columns)[None]
-        best = np.where(room, shares - counts, -np.inf).argmax()
-        counts[np.unravel_index(best, counts.shape)] += 1
-    return counts

@@ -18,8 +18,10 @@ from tqdm import tqdm
 from vitdm.config import SPLITS
 from vitdm.data import dataset, layouts, readers
 from vitdm.data.readers import Picture
+from vitdm.data.splits import assign_splits
 from vitdm.errors import InputError
 from vitdm.provenance import atomic
+from vitdm.simulation.classes import CLASSES
 
 SHOWN = 20  # lines of a list in a message
 HELD_OUT = ("test", "opt", "valid", "train", "")  # an image that lies in several splits stays here
@@ -53,11 +55,11 @@ def ingest(
         raise InputError(f"{out}: lies inside {path}; expected a place outside the images' folder")
     if pixel_scale is not None and not 0 < pixel_scale < math.inf:
         raise InputError(f"pixel scale: found {pixel_scale}; expected a positive number of arcsec")
-    if all((path / name).is_file() for name in dataset.FILES):
+    if all((path / name).is_file() for name in dataset.DATASET_FILES):
         if resplit or skip_bad or drop_duplicates or pixel_scale:
             raise InputError(f"{path}: is a dataset already; expected the files it was made of")
-        files = [path / name for name in dataset.FILES]
-        dataset.merge([path], out, rule="ingest", inputs=files, started=started)
+        files = [path / name for name in dataset.DATASET_FILES]
+        dataset.merge_shards([path], out, rule="ingest", inputs=files, started=started)
         return f"{path}: is a dataset already; copied to {out}"
     bar = partial(tqdm, disable=not progress, unit=" images", dynamic_ncols=True)
     layout = layouts.find(path, partial(bar, desc=f"listing {path.name}", leave=False))
@@ -227,7 +229,7 @@ def _splits(
         n_images = {k: n for k, n in n_images.items() if k == "train" or k not in published}
     if len(n_images) > 1 or not published:
         part = table[drawn]
-        splits[drawn] = dataset.assign_splits(part["id"], part["class"], n_images, seed)
+        splits[drawn] = assign_splits(part["id"], part["class"], n_images, seed)
     for split in sorted(set(splits)):
         where = f"{path}: split {split!r}"
         dataset.check_classes(set(table["class"][splits == split]), where)
@@ -247,7 +249,7 @@ def _counts(table: pd.DataFrame, published: list[str]) -> list[str]:
     if published and drawn:
         origin += f"; {', '.join(drawn)} drawn from train"
     return [
-        f"classes: {count('class', dataset.CLASSES)}",
+        f"classes: {count('class', CLASSES)}",
         f"splits: {count('split', SPLITS)} ({origin})",
     ]
 

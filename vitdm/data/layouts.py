@@ -19,13 +19,8 @@ from vitdm.data import readers
 from vitdm.data.dataset import check_classes
 from vitdm.data.readers import Member, Picture
 from vitdm.errors import InputError
+from vitdm.simulation.classes import CLASSES, NO_SUB, SUB
 
-ALIASES = {
-    **dict.fromkeys(("no", "nosub", "no_sub", "no_substructure"), "no_sub"),
-    **dict.fromkeys(("sub", "substructure"), "sub"),
-    **dict.fromkeys(("sphere", "spherical", "cdm"), "cdm"),
-    **dict.fromkeys(("vort", "vortex", "axion"), "axion"),
-}
 SPLIT_ALIASES = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation"), "valid"),
@@ -55,7 +50,12 @@ class Layout(NamedTuple):
 
 def class_of(folder: str) -> str | None:
     """Return the class that the name of a folder stands for, or None if it is unknown."""
-    return ALIASES.get(_plain(folder))
+    return aliases().get(_plain(folder))
+
+
+def aliases() -> dict[str, str]:
+    """Return the class that each known name of a folder stands for."""
+    return {alias: known.name for known in CLASSES.values() for alias in known.aliases}
 
 
 def find(path: Path, listed: Callable[[Iterator[Member]], Iterator[Member]] = iter) -> Layout:
@@ -111,7 +111,7 @@ def _class_folders(path: Path, names: list[str], hint: str) -> list[Entry]:
     images = [PurePosixPath(name).parts for name in names]
     if not images:
         raise InputError(f"{path}: found no image; expected {', '.join(readers.SUFFIXES)}{hint}")
-    known, depth = ", ".join(ALIASES), 0
+    known, depth = ", ".join(aliases()), 0
     while True:  # through folders that only wrap the others
         example, images = images[0], [parts for parts in images if len(parts) > depth + 1]
         folders = sorted({parts[depth] for parts in images})
@@ -240,6 +240,7 @@ def _labels(member: Member) -> list[str]:
     if len(wrong):
         found = values[wrong[0]].tolist()
         raise InputError(
-            f"{member.name}[{wrong[0]}]: found {found}; expected [1, 0] (no_sub) or [0, 1] (sub)"
+            f"{member.name}[{wrong[0]}]: found {found}; "
+            f"expected [1, 0] ({NO_SUB}) or [0, 1] ({SUB})"
         )
-    return np.where(values[:, 0] == 1, "no_sub", "sub").tolist()
+    return np.where(values[:, 0] == 1, NO_SUB, SUB).tolist()

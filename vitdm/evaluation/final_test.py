@@ -50,6 +50,7 @@ from vitdm.model import baselines
 from vitdm.model.inputs import Tables
 from vitdm.model.runs import load_run, predictions_table
 from vitdm.provenance import atomic, check_replaceable, sidecar, write_json
+from vitdm.simulation.classes import SUB
 
 EVALUATION_FILES = ("metrics.json", "predictions*.csv", "rival_*.csv", "held_out_*.csv", "roc.csv")
 EVALUATION_FILES += ("failures.csv", "neighbours.csv", "evaluation.json")
@@ -151,7 +152,7 @@ def failures(
         {
             "id": predictions["id"],
             "class": predictions["class"],
-            "predicted": np.where(scores > threshold, "sub", NULL_CLASS),
+            "predicted": np.where(scores > threshold, SUB, NULL_CLASS),
             "kind": np.where(labels == 1, "miss", "false_alarm"),
             "p_true": np.where(labels == 1, scores, 1 - scores),
         }
@@ -208,7 +209,7 @@ def baselines_on(
     value = features.reindex(columns=[UNTRAINED]).loc[table["id"]].to_numpy().ravel()
     if (known := np.isfinite(value)).any():
         ranks = stats.rankdata(np.where(known, value, np.median(value[known])))
-        tables[UNTRAINED] = about.assign(p_no_sub=1 - ranks / (len(ranks) + 1))
+        tables[UNTRAINED] = about.assign(**{f"p_{NULL_CLASS}": 1 - ranks / (len(ranks) + 1)})
     return tables
 
 

@@ -16,8 +16,9 @@ from sklearn import metrics
 
 from vitdm.errors import InputError
 from vitdm.evaluation.calibration import best_threshold
+from vitdm.simulation.classes import NO_SUB
 
-NULL_CLASS = "no_sub"
+NULL_CLASS = NO_SUB
 CHUNK = 250  # resamplings held in memory at a time
 
 #: of labels (N,), scores (N,) and counts (B, N) to (B,)

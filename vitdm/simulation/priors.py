@@ -9,6 +9,7 @@ from pydantic import AfterValidator, ConfigDict, Field, model_serializer, model_
 
 from vitdm.config.sections import Section
 
+Mass = Annotated[float, Field(gt=0, description="solar masses")]
 FORMS = "a number, {uniform: [low, high]}, {log_uniform: [low, high]}, {normal: [mean, sd]} or "
 FORMS += "{choice: [a, b, ...]}"
 
@@ -17,6 +18,14 @@ class Part(Section):
     """A section of finite numbers."""
 
     model_config = ConfigDict(allow_inf_nan=False)
+
+
+def quirk(published: str, asked: str, reason: str) -> dict[str, dict[str, str]]:
+    """Return the mark of a field at which published code departs from physics, and why.
+
+    ``published`` is the value, or several joined by "or", that follows the code.
+    """
+    return {"quirk": {"published": published, "asked": asked, "reason": reason}}
 
 
 class Prior(Part):

@@ -1,42 +1,20 @@
-"""A finished search, read from its folder: what it chose, and what its process makes of it."""
+"""What the Gaussian process of a finished search makes of the space."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from scipy.optimize import OptimizeResult
 from skopt import space as skopt_space
 
 from vitdm.config import Settings
-from vitdm.errors import InputError
+from vitdm.tuning.finished import load_best, load_trials
 from vitdm.tuning.search import opinion
 from vitdm.tuning.space import dimensions, plain
 from vitdm.tuning.trials import value_of
-
-
-def load_best(folder: str | Path) -> dict[str, Any]:
-    """Return the content of ``best.json``; InputError if the search has not finished."""
-    path = Path(folder) / "best.json"
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; run the search first")
-    try:
-        best = json.loads(path.read_text())
-        return best | {key: dict(best[key]) for key in ("params", "start")}
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: found no parameters ({error}); run the search again") from error
-
-
-def load_trials(folder: str | Path) -> pd.DataFrame:
-    """Return the table of all trials, ``trials.csv``; those trained anew have stage ``again``."""
-    path = Path(folder) / "trials.csv"
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; run the search first")
-    return pd.read_csv(path, keep_default_na=False, na_values=[""]).fillna({"error": ""})
 
 
 def load_result(folder: str | Path, settings: Settings) -> OptimizeResult:

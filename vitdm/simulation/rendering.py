@@ -8,114 +8,15 @@ Sérsic light (SERSIC_ELLIPSE). Angles are in arcsec.
 
 from __future__ import annotations
 
-import functools
 import math
-from dataclasses import dataclass, field, replace
 
 import numpy as np
-from astropy import constants, units
-from astropy.cosmology import FlatLambdaCDM
 from scipy import ndimage
 
 from vitdm.compiled import compiled
-from vitdm.simulation.population import Cosmology, Population
-
-NONE = np.empty(0)
-
-
-@dataclass(frozen=True)
-class System:
-    """One lens, with everything that its image depends on.
-
-    ``theta_E`` ["] is the Einstein radius of all mass, as drawn; ``theta_E_halo`` that of the
-    smooth halo, from which the mean mass of the substructure may have been taken. ``source`` and
-    ``lens_light`` are arguments of lenstronomy's SERSIC_ELLIPSE. ``x``, ``y`` ["] and ``masses``
-    [solar masses] are (n,): the subhalos, or the points of the vortex. ``truth`` is what the
-    catalog tells of the lens.
-    """
-
-    theta_E: float
-    theta_E_halo: float
-    e1: float
-    e2: float
-    gamma1: float
-    gamma2: float
-    source: dict[str, float]
-    lens_light: dict[str, float] | None = None
-    exposure_time: float = 1.0
-    kind: str = "no_sub"
-    x: np.ndarray = field(default_factory=lambda: NONE)
-    y: np.ndarray = field(default_factory=lambda: NONE)
-    masses: np.ndarray = field(default_factory=lambda: NONE)
-    truth: dict[str, float] = field(default_factory=dict)
-
-
-def smooth(system: System) -> System:
-    """Return the lens without substructure, its mass back in the halo."""
-    points = {"x": NONE, "y": NONE, "masses": NONE}
-    return replace(system, kind="no_sub", theta_E_halo=system.theta_E, **points)
-
-
-# -------------------------------------------------------------------------------- mass and angle
-
-
-def theta_E_point(mass: float | np.ndarray, cosmology: Cosmology) -> float | np.ndarray:
-    r"""Return the Einstein radius of point masses ["], ``mass`` in solar masses.
-
-    :math:`\theta_E = \sqrt{4GM/c^2 \cdot D_{LS}/(D_L D_S)}` (Narayan & Bartelmann 1996, eq. 20),
-    times the square root of ``deflection_scale``. With ``distances: luminosity`` the distances are
-    luminosity distances and :math:`D_{LS} = D_S - D_L`, as in the published code of DeepLenseSim.
-    """
-    return np.sqrt(mass) * _theta_E_of_the_sun(cosmology)
-
-
-@functools.cache
-def _theta_E_of_the_sun(cosmology: Cosmology) -> float:
-    universe = FlatLambdaCDM(H0=cosmology.H0, Om0=cosmology.Om0, Ob0=cosmology.Ob0)
-    z_lens, z_source = cosmology.z_lens, cosmology.z_source
-    if cosmology.distances == "luminosity":
-        d_l, d_s = universe.luminosity_distance([z_lens, z_source])
-        d_ls = d_s - d_l
-    else:
-        d_l, d_s = universe.angular_diameter_distance([z_lens, z_source])
-        d_ls = universe.angular_diameter_distance(z_lens, z_source)
-    squared = 4 * constants.G * constants.M_sun / constants.c**2 * d_ls / (d_l * d_s)
-    squared = squared.to_value(units.dimensionless_unscaled) * deflection_scale(cosmology)
-    return math.degrees(math.sqrt(squared)) * 3600
-
-
-@functools.cache
-def deflection_scale(cosmology: Cosmology) -> float:
-    """Return what all deflections are multiplied by, to go from the convention to the source.
-
-    1, unless ``z_source_convention`` names another redshift than that of the source: then
-    D_LS / D_S of the source over that of the convention, as in lenstronomy's multi-plane lensing.
-    """
-    if cosmology.z_source_convention is None:
-        return 1.0
-    universe = FlatLambdaCDM(H0=cosmology.H0, Om0=cosmology.Om0_convention or cosmology.Om0)
-    source, convention = (
-        universe.angular_diameter_distance(cosmology.z_lens, z)
-        / universe.angular_diameter_distance(z)
-        for z in (cosmology.z_source, cosmology.z_source_convention)
-    )
-    return float(source / convention)
-
-
-def mass_within(theta_E: float, cosmology: Cosmology) -> float:
-    """Return the mass within an Einstein radius ["] of any round lens, in solar masses."""
-    return (theta_E / theta_E_point(1.0, cosmology)) ** 2
-
-
-def tidal_radius(theta: np.ndarray, theta_E: float) -> np.ndarray:
-    r"""Return the truncation radius ["] of subhalos of total mass :math:`\theta^2` ["^2].
-
-    An isothermal sphere of Einstein radius b, cut at a, has the mass :math:`\theta^2 = b a`; the
-    tide of an isothermal halo cuts it at :math:`a = \sqrt{b \theta_E}` (Dalal & Kochanek 2002, ApJ
-    572, 25). So :math:`a^3 = \theta_E \theta^2`.
-    """
-    return np.cbrt(theta_E * theta**2)
-
+from vitdm.simulation.cosmology import theta_E_point
+from vitdm.simulation.population import Population
+from vitdm.simulation.system import System
 
 # ---------------------------------------------------------------------------------------- light
 
@@ -142,11 +43,13 @@ def total_flux(light: dict[str, float]) -> float:
 def _shoot(axis, halo, shear, x, y, squared, radius):
     """Return where the rays through the pixels at ``axis`` (n,) meet the source plane, (2, n, n).
 
-    ``halo`` is theta_E, e1, e2; ``squared`` and ``radius`` (k,) are the squared Einstein radii and
-    truncation radii of the clumps at ``x``, ``y``.
+    ``axis`` in arcsec; ``halo`` is theta_E ["], e1, e2; ``shear`` gamma1, gamma2. ``squared`` (k,)
+    ["^2] and ``radius`` (k,) ["] are the squared Einstein radii and the truncation radii, 0 for
+    points, of the clumps at ``x``, ``y`` (k,) ["].
     """
     n = axis.size
     beta = np.empty((2, n, n))
+    # the isothermal ellipsoid in its own axes: q is their ratio, cos and sin turn into them
     theta_E, e1, e2 = halo
     modulus = min(math.hypot(e1, e2), 0.9999)
     q = min((1 - modulus) / (1 + modulus), 0.99999999)  # the formula has no limit at q = 1
@@ -160,9 +63,11 @@ def _shoot(axis, halo, shear, x, y, squared, radius):
         for col in range(n):
             u = axis[col]
             major, minor = cos * u + sin * v, cos * v - sin * u
+            # deflection along the axes (Keeton & Kochanek 1998, eq. 8), with a core near 0
             psi = math.sqrt(q * q * (core * core + major * major) + minor * minor)
             along = strength * math.atan(f * major / (psi + core))
             across = strength * math.atanh(f * minor / (psi + q * q * core))
+            # the lens equation, beta = theta - alpha: the halo turned back, and the shear
             beta_x[col] = u - (cos * along - sin * across) - shear[0] * u - shear[1] * v
             beta_y[col] = v - (sin * along + cos * across) - shear[1] * u + shear[0] * v
         for k in range(x.size):
@@ -211,9 +116,8 @@ def render(system: System, population: Population) -> np.ndarray:
     """Return the image without noise, (num_pix, num_pix), in counts/s and pixel."""
     axis = pixel_axis(population)
     theta = theta_E_point(system.masses, population.cosmology)
-    radius = np.zeros_like(theta)  # of point masses
-    if system.kind == "cdm" and population.subhalos.profile == "pseudo_jaffe":
-        radius = tidal_radius(theta, system.theta_E)
+    # a truncation radius of 0 stands for a point mass
+    radius = np.zeros_like(theta) if system.truncation is None else system.truncation
     halo = (system.theta_E_halo, system.e1, system.e2)
     shear = (system.gamma1, system.gamma2)
     x, y = _shoot(axis, halo, shear, system.x, system.y, theta**2, radius)

@@ -1,0 +1,92 @@
+"""The dataset of a population: simulated lenses with classes, splits and truth.
+
+An image depends on the seed, its index and the number of images (from which its class is drawn),
+whatever the number of shards.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from vitdm.data import dataset
+from vitdm.data.splits import assign_splits
+from vitdm.errors import InputError
+from vitdm.simulation.classes import CLASSES
+from vitdm.simulation.drawing import simulate_one, truth_columns
+from vitdm.simulation.population import Population
+
+
+def class_of_each(n: int, seed: int, population: Population) -> list[str]:
+    """Return the classes of images 0 … n-1: exact fractions, in an order drawn from the seed."""
+    fractions = population.class_fractions
+    names = [name for name in CLASSES if name in fractions]  # whatever the file's order
+    sums = np.cumsum([fractions[name] for name in names])
+    edges = np.round(sums / sums[-1] * n).astype(int)
+    kinds = np.repeat(names, np.diff(edges, prepend=0))
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(n, 0)))
+    return rng.permutation(kinds).tolist()
+
+
+def simulate_dataset(
+    population: Population,
+    n_images: dict[str, int],
+    seed: int,
+    out: str | Path,
+    shard: tuple[int, int] = (0, 1),
+    progress: bool = True,
+) -> None:
+    """Write shard ``(k, of)`` of a data set of ``sum(n_images)`` lenses to the folder ``out``.
+
+    ``n_images`` gives the images of each split, ``seed`` all that is random; ``shard`` is the
+    number of this one, from 0, and how many there are; ``progress``: show a bar. Classes and
+    splits are drawn for the whole data set, so that the shards, merged, are the same whatever their
+    number. Raises InputError for a shard that does not exist.
+    """
+    started = time.time()
+    k, of = shard
+    if not 0 <= k < of:
+        raise InputError(f"shard {k}/{of}: expected k/n with 0 <= k < n")
+    total = sum(n_images.values())
+    kinds = class_of_each(total, seed, population)
+    ids = [f"{population.name}_{i:06d}" for i in range(total)]
+    splits = assign_splits(ids, kinds, n_images, seed)
+    indices = range(total * k // of, total * (k + 1) // of)
+    catalog = pd.DataFrame(
+        {
+            "id": [ids[i] for i in indices],
+            "class": [kinds[i] for i in indices],
+            "split": [splits[i] for i in indices],
+            "source": population.name,
+        }
+    )
+
+    columns = truth_columns(population)
+    truths = np.full((len(indices), len(columns)), np.nan)
+
+    def images() -> Iterator[np.ndarray]:
+        bar = tqdm(indices, desc=f"simulate {k + 1}/{of}", disable=not progress, mininterval=5)
+        for row, i in enumerate(bar):
+            image, truth = simulate_one(i, kinds[i], seed, population)
+            truths[row] = [truth.get(name, np.nan) for name in columns]
+            yield image[None]
+        # The catalog is written after the images: by then the truth is known.
+        catalog[columns] = truths
+        catalog["n_subhalos"] = catalog["n_subhalos"].astype(int)
+        catalog["seed"] = seed
+
+    dataset.write(
+        out,
+        images(),
+        catalog,
+        rule="simulate",
+        seed=seed,
+        config=population,
+        started=started,
+        pixel_scale=population.instrument.pixel_scale,
+    )

@@ -1,0 +1,130 @@
+"""What is drawn for each lens of a population, and its image with noise.
+
+Image ``i`` depends on the seed, its index and its class alone. The smooth lens is drawn before the
+substructure, from random numbers of its own, so that it is the same whatever the class.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from vitdm.errors import InputError
+from vitdm.simulation.classes import CLASSES, NO_SUB, simulated, truth_of
+from vitdm.simulation.cosmology import deflection_scale, theta_E_point
+from vitdm.simulation.noise import add_noise, eight_bit
+from vitdm.simulation.population import Light, Population
+from vitdm.simulation.rendering import render, total_flux
+from vitdm.simulation.system import System
+
+LIGHT = ("amp", "R_sersic", "n_sersic", "e1", "e2")
+#: of the smooth lens, columns of the truth in the catalog: arcsec, counts/s/arcsec^2
+SMOOTH_TRUTH = ("theta_E", "theta_E_halo", "e1", "e2", "gamma1", "gamma2", "source_x", "source_y")
+SMOOTH_TRUTH += tuple(f"source_{name}" for name in LIGHT)
+SMOOTH_TRUTH += tuple(f"lens_light_{name}" for name in LIGHT)
+#: all columns of the truth that the classes of this package have; empty where meaningless
+TRUTH = (*SMOOTH_TRUTH, *truth_of(simulated()), "exposure_time", "seed")
+
+
+def truth_columns(population: Population) -> list[str]:
+    """Return the columns of the truth in the catalog of a population.
+
+    They are the same for all populations; only a class that was registered adds columns of its own.
+    """
+    own = truth_of(list(population.class_fractions))
+    return list(dict.fromkeys((*TRUTH, *own)))
+
+
+def _streams(index: int, seed: int) -> list[np.random.Generator]:
+    """Return the random numbers of the smooth lens, of the substructure and of the noise."""
+    sequence = np.random.SeedSequence(seed, spawn_key=(index,))
+    return [np.random.default_rng(child) for child in sequence.spawn(3)]
+
+
+def draw(index: int, kind: str, seed: int, population: Population) -> System:
+    """Draw lens ``index`` of a population, of a class ``kind`` that the population has.
+
+    Raises InputError for a class that is unknown, or whose section the population lacks.
+    """
+    known, names = CLASSES.get(kind), (NO_SUB, *simulated())
+    if kind not in names:
+        raise InputError(f"class {kind!r} cannot be simulated; expected {', '.join(names)}")
+    if known.section and getattr(population, known.section, None) is None:
+        raise InputError(f"class {kind!r}: population {population.name} has no {known.section}")
+    macro, substructure, _ = _streams(index, seed)
+    system = _draw_smooth(macro, population)
+    if known.draw:
+        system = known.draw(system, substructure, population)
+    truth = {"n_subhalos": 0, "substructure_mass": float(system.masses.sum()), **system.truth}
+    for name in ("theta_E", "theta_E_halo", "e1", "e2", "gamma1", "gamma2", "exposure_time"):
+        truth[name] = getattr(system, name)
+    for name in LIGHT:
+        truth[f"source_{name}"] = system.source[name]
+        if system.lens_light:
+            truth[f"lens_light_{name}"] = system.lens_light[name]
+    truth |= {"source_x": system.source["center_x"], "source_y": system.source["center_y"]}
+    return replace(system, kind=kind, truth=truth | {"seed": seed})
+
+
+def _draw_smooth(rng: np.random.Generator, population: Population) -> System:
+    """Return a lens without substructure: halo, shear, source, exposure, light of its own."""
+    halo, cosmology = population.halo, population.cosmology
+    scale = deflection_scale(cosmology)
+    if halo.theta_E is not None:
+        theta_E = halo.theta_E.draw(rng) * scale
+    else:  # the theta_E of a point mass is given to the halo, whose deflection is linear in it
+        theta_E = theta_E_point(halo.mass, cosmology) * np.sqrt(scale)
+    e1, e2 = halo.draw_ellipticity(rng)
+    gamma1, gamma2 = population.shear.draw(rng) if population.shear else (0.0, 0.0)
+    (x,), (y,) = population.source.position.draw(rng, 1)
+    source = _draw_light(population.source, rng, population)
+    exposure_time = population.instrument.exposure_time.draw(rng)
+    lens_light = None
+    if population.lens_light:
+        lens_light = _draw_light(population.lens_light, rng, population)
+        lens_light |= {"center_x": 0.0, "center_y": 0.0}
+    return System(
+        theta_E=theta_E,
+        theta_E_halo=theta_E,
+        e1=e1,
+        e2=e2,
+        gamma1=gamma1 * scale,
+        gamma2=gamma2 * scale,
+        source=source | {"center_x": x, "center_y": y},
+        lens_light=lens_light,
+        exposure_time=exposure_time,
+    )
+
+
+def _draw_light(light: Light, rng: np.random.Generator, population: Population) -> dict[str, float]:
+    """Return the arguments of lenstronomy's SERSIC_ELLIPSE, but for its place."""
+    drawn = {"R_sersic": light.R_sersic.draw(rng), "n_sersic": light.n_sersic.draw(rng)}
+    drawn["e1"], drawn["e2"] = light.draw_ellipticity(rng)
+    if light.amp is not None:
+        return {"amp": light.amp.draw(rng), **drawn}
+    counts = 10 ** (0.4 * (population.instrument.zero_point - light.magnitude.draw(rng)))
+    return {"amp": counts / total_flux(drawn), **drawn}
+
+
+def simulate_one(
+    index: int, kind: str, seed: int, population: Population
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Return image ``index`` (num_pix, num_pix) float32 as the instrument gives it, and its truth.
+
+    It is in counts, counts/s or whole numbers from 0 to 255, as the population says; ``kind`` is
+    the name of its class. The truth has a value for each column that is known of it. Raises
+    InputError for a class that the population does not have.
+    """
+    system = draw(index, kind, seed, population)
+    instrument = population.instrument
+    image = render(system, population)
+    if instrument.double_image:
+        image = image + image
+    image = add_noise(image, system, _streams(index, seed)[2], population)
+    if instrument.output == "counts_per_second":
+        image = image / system.exposure_time
+    if population.eight_bit:
+        image = eight_bit(image, population.eight_bit)
+    return image.astype(np.float32), system.truth

@@ -1,0 +1,45 @@
+"""One lens: everything that its image depends on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+NO_SUB = "no_sub"  # the class of a lens without substructure
+NONE = np.empty(0)
+
+
+@dataclass(frozen=True)
+class System:
+    """One lens, with everything that its image depends on.
+
+    ``theta_E`` ["] is the Einstein radius of all mass, as drawn; ``theta_E_halo`` that of the
+    smooth halo, from which the mean mass of the substructure may have been taken. ``source`` and
+    ``lens_light`` are arguments of lenstronomy's SERSIC_ELLIPSE. Substructure is made of n masses
+    at ``x``, ``y`` ["] of ``masses`` [solar masses], each (n,): points, or isothermal spheres cut
+    at ``truncation`` (n,) ["]. ``kind`` is the name of the class; ``truth`` is what the catalog
+    tells of the lens.
+    """
+
+    theta_E: float
+    theta_E_halo: float
+    e1: float
+    e2: float
+    gamma1: float
+    gamma2: float
+    source: dict[str, float]
+    lens_light: dict[str, float] | None = None
+    exposure_time: float = 1.0
+    kind: str = NO_SUB
+    x: np.ndarray = field(default_factory=lambda: NONE)
+    y: np.ndarray = field(default_factory=lambda: NONE)
+    masses: np.ndarray = field(default_factory=lambda: NONE)
+    truncation: np.ndarray | None = None
+    truth: dict[str, float] = field(default_factory=dict)
+
+
+def smooth(system: System) -> System:
+    """Return the lens without substructure, its mass back in the halo."""
+    points = {"x": NONE, "y": NONE, "masses": NONE, "truncation": None}
+    return replace(system, kind=NO_SUB, theta_E_halo=system.theta_E, **points)
