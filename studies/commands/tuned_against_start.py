@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> None:
         options.against,
         options.out,
         task=settings.task,
-        n_bootstrap=settings.final.bootstrap,
+        n_bootstrap=settings.evaluation.bootstrap,
         seed=settings.seed,
         fits=options.fits,
     )
