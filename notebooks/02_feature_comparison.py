@@ -14,19 +14,19 @@
 # %% [markdown]
 # # 2. Feature comparison
 #
-# Notebook 01 defined the features. Which of them tells lenses with substructure from smooth ones,
-# how well, and do they say different things? How far do all of them get *together*, without any
-# network? And what do they add to a network that sees the image anyway?
+# Notebook 01 defined the features. This notebook measures how well each of them separates lenses
+# with substructure from smooth ones, how far they are redundant, what all of them reach *together*
+# without any network, and what they add to a network that sees the image.
 #
-# Features are judged, and those for the model chosen, on the images of the **train** and **valid**
-# splits. Classifiers on features alone are trained on train; they and the networks are scored on
-# **opt**. The test split is not touched. All of it was computed by `vitdm select`; this notebook
-# loads what it left, explains it and draws it.
+# Features are ranked, and those for the model selected, on the images of the **train** and
+# **valid** splits. Classifiers on features alone are trained on train; they and the networks are
+# scored on **opt**. The test split is not used. All of it was computed by `vitdm select`; this
+# notebook loads the results, explains and draws them.
 #
 # Features come in three groups: the *proposal's* (areas, bright regions and their separations,
 # after the project's precursor), those of the image's *morphology*, and *lensfit*: the parameters
-# of a smooth lens model fitted to each image, and what it leaves (notebook 01). A configuration
-# without lens fits has the first two.
+# of a smooth lens model fitted to each image, and measures of its residual (notebook 01). A
+# configuration without lens fits has the first two.
 
 # %% tags=["parameters"]
 results = "results/smoke"
@@ -40,15 +40,23 @@ out = notebook.start(results, figures, tables, name="02_feature_comparison")
 
 # %%
 import json
-from pathlib import Path
 
 import pandas as pd
 
-from studies.plots import selection as selection_plots
-from studies.plots import style
+from studies.plots.selection import (
+    feature_auc,
+    feature_correlation,
+    feature_gain,
+    feature_importance,
+    feature_populations,
+)
+from studies.plots.style import label_of
+from studies.story import features, runs
+from studies.story.folders import population_names
 from vitdm.evaluation import metrics
 from vitdm.simulation import CLASSES, NO_SUB
 
+# %%
 folder, settings = out.results / "selection", out.config.selection
 ranking = pd.read_csv(folder / "ranking.csv")
 choice = json.loads((folder / "selection.json").read_text())
@@ -58,38 +66,35 @@ print(ranking["group"].value_counts().to_string())
 # %% [markdown]
 # ## 2.1 Each feature alone
 #
-# Four measures of how a feature $x$ goes with the label $y$ (1 with any substructure, 0 without).
-# Each uses the images in which the feature exists; `measured` is their fraction.
+# Four measures of the association of a feature $x$ with the label $y$ (1 with any substructure, 0
+# without). Each uses the images in which the feature exists; `measured` is their fraction.
 #
 # - **ROC-AUC**: the probability that a random lens with substructure has a larger value than a
-#   random smooth one, ties counting half,
-#   $$A = P(x_1 > x_0) + \tfrac12 P(x_1 = x_0).$$
-#   One half is chance. A feature that gets *smaller* with substructure is as good as one that gets
-#   larger, so the table has $\max(A, 1 - A)$, and the direction as a sign. Units and the shape of
-#   the distributions do not matter.
-# - **Point-biserial correlation**: Pearson's coefficient with a yes-or-no,
-#   $$r = \frac{\bar x_1 - \bar x_0}{s_x} \sqrt{\frac{n_0 n_1}{n^2}},$$
-#   the distance of the two means in units of the scatter. It is what a linear model can use, and a
-#   few outliers spoil it: where $r$ is far below $\rho$, the feature has long tails.
-# - **Spearman's** $\rho$: the same of the ranks instead of the values. With a yes-or-no it tells
-#   what $A$ tells (without ties $\rho = \sqrt{3\,n_0 n_1 / (n^2 - 1)}\,(2A - 1)$), on a scale from
-#   −1 to 1.
-# - **Mutual information**: how much the feature reduces the uncertainty of the label,
-#   $$I = \sum_y \int p(x, y) \ln \frac{p(x, y)}{p(x)\,p(y)}\,\mathrm dx,$$
-#   in nats: 0 if they are independent, $\ln 2 \approx 0.69$ if the feature settles the label of two
-#   equally frequent classes. It sees what the others do not: substructure that makes a feature
-#   *more variable*, at the same mean. Densities are not needed, only the distances to the nearest
-#   neighbours of the same label (Ross 2014). A missing value counts as one more outcome here, so
-#   that an absence that tells something is rewarded. The estimate scatters about 0 if there is
-#   nothing to find, and is cut there.
+#   random smooth one, ties counting half, $$A = P(x_1 > x_0) + \tfrac12 P(x_1 = x_0).$$ One half is
+#   chance. A feature that gets *smaller* with substructure is as good as one that gets larger, so
+#   the table has $\max(A, 1 - A)$, and the direction as a sign. Units and the shape of the
+#   distributions do not matter.
+# - **Point-biserial correlation**: Pearson's coefficient with a binary variable, $$r = \frac{\bar
+#   x_1 - \bar x_0}{s_x} \sqrt{\frac{n_0 n_1}{n^2}},$$ the distance of the two means in units of the
+#   scatter. It measures what a linear model can use, and is sensitive to outliers: where $r$ is far
+#   below $\rho$, the feature has long tails.
+# - **Spearman's** $\rho$: the same of the ranks instead of the values. With a binary variable it is
+#   equivalent to $A$ (without ties $\rho = \sqrt{3\,n_0 n_1 / (n^2 - 1)}\,(2A - 1)$), on a scale
+#   from −1 to 1.
+# - **Mutual information**: how much the feature reduces the uncertainty of the label, $$I = \sum_y
+#   \int p(x, y) \ln \frac{p(x, y)}{p(x)\,p(y)}\,\mathrm dx,$$ in nats: 0 if they are independent,
+#   $\ln 2 \approx 0.69$ if the feature determines the label of two equally frequent classes. It
+#   also measures what the others miss: substructure that makes a feature *more variable*, at the
+#   same mean. Densities are not needed, only the distances to the nearest neighbours of the same
+#   label (Ross 2014). A missing value counts as one more outcome here, so that an informative
+#   absence counts. The estimate scatters about 0 if there is no association, and is cut there.
 #
 # **Intervals** hold 95 %. For the first three they are bootstraps: images are drawn again with
 # replacement, each class to its own number, and the central 95 % of the statistics kept. The
 # direction of $A$ is that of the whole sample, so the interval of a useless feature reaches below
-# 1/2. For the mutual information a bootstrap would be wrong, badly: an image drawn twice is its own
-# nearest neighbour, and there seems to be information where there is none. Its interval is from
-# random *halves* of the images, drawn without replacement, whose scatter equals that of the whole
-# sample.
+# 1/2. For the mutual information a bootstrap would be badly biased: an image drawn twice is its own
+# nearest neighbour, which looks like information where there is none. Its interval is from random
+# *halves* of the images, drawn without replacement, whose scatter equals that of the whole sample.
 #
 # **Significance.** The p-value of a feature is that of the Mann–Whitney test of $A = 1/2$; if it is
 # missing in some images, also that of Fisher's exact test of the missing, and the smaller of the
@@ -120,13 +125,14 @@ ranking.set_index("name")[ends].head(10).round(3)
 # %% [markdown]
 # **The figure** shows the ROC-AUC of each feature with its interval, the best above. The colour is
 # the group; full markers are significant over the whole table, empty ones are not; they point to
-# the right if substructure makes the feature larger. A full marker whose interval holds 1/2 says
-# that the value tells nothing, but whether there is one does. Below the line, two classifiers that
-# see all features at once (section 2.3), scored on images they were not trained with.
+# the right if substructure makes the feature larger. A full marker whose interval contains 1/2
+# means that the value has no class separation, but whether there is one does. Below the line, two
+# classifiers that use all features at once (section 2.3), scored on images they were not trained
+# with.
 
 # %%
 scores = pd.read_csv(folder / "scores.csv")
-out.figure(selection_plots.feature_auc(ranking, scores), "feature_auc")
+out.figure(feature_auc(ranking, scores), "feature_auc")
 best = ranking.iloc[0]
 print(
     f"best: {best['name']}, {best['roc_auc']:.3f} "
@@ -134,30 +140,29 @@ print(
 )
 
 # %% [markdown]
-# What to expect? In DeepLense's Model I the **Einstein radius** of the fit leads by far; of the
-# features of the image the **radius of the ring**, then the **separations** at high levels. The
-# reason is in the lens equation (notebook 01): the images of a source behind an isothermal lens
-# lie, to first order, on a circle of radius $\theta_{\mathrm E}$, and two of them are
-# $2\,\theta_{\mathrm E}$ apart, wherever the source stands, so that the nuisance which rules all
-# the other features, the unknown source position, drops out. Where features of size lead, they see
-# *not the shape of the substructure but its mass*: in Model I it comes on top of a halo that is the
-# same in every image.
+# In DeepLense's Model I the **Einstein radius** of the fit leads by far; of the features of the
+# image the **radius of the ring**, then the **separations** at high levels. The reason is the lens
+# equation (notebook 01): the images of a source behind an isothermal lens lie, to first order, on a
+# circle of radius $\theta_{\mathrm E}$, and two of them are $2\,\theta_{\mathrm E}$ apart, wherever
+# the source stands, so that the unknown source position, which dominates all the other features,
+# drops out. Where features of size lead, they measure *not the shape of the substructure but its
+# mass*: in Model I it is added on top of a halo that is the same in every image.
 #
 # In `marginal`, in which halos and sources differ as they do in nature and the mean mass of the
-# substructure is taken out of the halo, this advantage is gone, and little is left for simple
-# features of the image: each measures a smooth property of the lens, and these are the same in all
-# classes. What the fitted lens *leaves* is another matter: lens and source are taken out of it, and
-# the measures of the residual should lead by far. The parameters of the fit themselves, its
-# $\theta_{\mathrm E}$ among them, should tell nothing.
-# "Significant" is not "useful": with thousands of images an AUC of 0.52 is significant.
+# substructure is taken out of the halo, this advantage is gone, and simple features of the image
+# have little class separation: each measures a smooth property of the lens, and these are the same
+# in all classes. The measures of the *residual* of the fitted lens, from which lens and source are
+# subtracted, should lead by far. The parameters of the fit themselves, its $\theta_{\mathrm E}$
+# among them, should have no class separation. "Significant" is not "useful": with thousands of
+# images an AUC of 0.52 is significant.
 #
-# ## 2.2 Do the features say different things?
+# ## 2.2 Are the features redundant?
 #
 # Spearman's $\rho$ between any two features, over the images in which both exist. Features are
 # merged into clusters, the most similar first, by the distance $1 - |\rho|$ and complete linkage:
 # two clusters are joined only if *all* pairs across them are close enough, so that any two features
-# of a cluster have $|\rho|$ of at least `selection.correlation`. They say the same thing for our
-# purpose; which of them a model gets hardly matters.
+# of a cluster have $|\rho|$ of at least `selection.correlation`. The features of a cluster are
+# redundant for our purpose; which of them a model gets hardly matters.
 #
 # **The figure** has the features in the order of the clustering. Red: they grow together; blue: one
 # falls as the other grows; grey: hardly any image has both. Boxes are clusters of two or more; the
@@ -168,7 +173,7 @@ print(
 
 # %%
 correlation = pd.read_csv(folder / "correlation.csv").set_index("name")
-out.figure(selection_plots.feature_correlation(correlation, ranking), "feature_correlation")
+out.figure(feature_correlation(correlation, ranking), "feature_correlation")
 sizes = ranking["cluster"].value_counts()
 print(f"{len(sizes)} clusters at |rho| >= {settings.correlation}, {(sizes > 1).sum()} of several:")
 for cluster in sizes.index[sizes > 1]:
@@ -177,12 +182,12 @@ for cluster in sizes.index[sizes > 1]:
 # %% [markdown]
 # ## 2.3 All features together
 #
-# Two standard classifiers take the whole table. **Gradient boosting** adds up small decision trees;
-# it can use what single features cannot show (that a separation means one thing at a given ring
-# radius and another at the next), and copes with missing values by itself. **Logistic regression**
-# weighs standardised features linearly; what is missing becomes the median, with an indicator that
-# says so. Where trees are better, combinations matter; where they are no better, a weighted sum is
-# all there is. The settings are defaults and were not tuned.
+# Two standard classifiers use the whole table. **Gradient boosting** adds up small decision trees;
+# it can use combinations of features (a separation that means one thing at a given ring radius and
+# another at the next), and handles missing values by itself. **Logistic regression** weighs
+# standardised features linearly; a missing value becomes the median, with an indicator that marks
+# it. Where trees are better, combinations matter; where they are no better, a weighted sum
+# suffices. The settings are defaults and were not tuned.
 #
 # Below, each is trained on `train` with one group of features, with those kept, and with all; the
 # score is the ROC-AUC on `opt`.
@@ -194,28 +199,27 @@ print(f"trained on {scores['n_train'][0]} images, scored on {scores['n_scored'][
 scores[columns].round(3)
 
 # %% [markdown]
-# Two groups can be said to differ if their intervals are far apart; that these overlap does not say
-# that they are equal, as the intervals are of each score, not of the difference.
+# Two groups differ if their intervals are far apart; overlapping intervals do not show that they
+# are equal, as the intervals are of each score, not of the difference.
 #
-# **Permutation importance** (Breiman 2001): shuffle a feature from image to image in `valid`, so
-# that its distribution stays and its meaning is lost, and see by how much the ROC-AUC falls. Unlike
-# section 2.1 it judges a feature *beside the others*: one that is useless alone can be needed to
-# read another. Features of a cluster are shuffled together, as each would seem dispensable beside
-# its copies.
+# **Permutation importance** (Breiman 2001): a feature is shuffled from image to image in `valid`,
+# which keeps its distribution and removes its relation to the label, and the fall of the ROC-AUC is
+# measured. Unlike section 2.1 it judges a feature *beside the others*: one that is useless alone
+# can be needed to interpret another. Features of a cluster are shuffled together, as each would
+# seem dispensable beside its copies.
 #
-# **The figure** shows the mean fall over the shufflings. To a useless feature its own order is as
-# good as any other, so that the fall scatters about 0 by the s.d. of the shufflings; it exceeds
+# **The figure** shows the mean fall over the shufflings. Shuffling a useless feature changes
+# nothing on average, so that the fall scatters about 0 by the s.d. of the shufflings; it exceeds
 # twice that (the grey bar) in one case of forty. Points right of the bar (full) are more than that.
 
 # %%
 importance = pd.read_csv(folder / "importance.csv")
-figure = selection_plots.feature_importance(importance, settings.importance_sd)
-out.figure(figure, "feature_importance")
+out.figure(feature_importance(importance, settings.importance_sd), "feature_importance")
 
 # %% [markdown]
-# Which classes do the features confuse? The fraction of the images that the trees call
-# "substructure" if they do so for 10 % of the smooth lenses. For a class of substructure, larger is
-# better.
+# Which classes do the features confuse? Below is the fraction of the images that the trees call
+# "substructure" at a false-positive rate of 10 %. For a class of substructure, this is the
+# completeness: larger is better.
 
 # %%
 predictions = pd.read_csv(folder / "predictions.csv", dtype={"id": str})
@@ -224,7 +228,7 @@ trees = predictions["gradient_boosting"].to_numpy()
 called = trees > metrics.threshold_at_fpr(truth, trees, 0.1)
 for name in [name for name in CLASSES if name in set(predictions["class"])]:
     part = (predictions["class"] == name).to_numpy()
-    print(f"{style.label_of(name):16s} {called[part].mean():.3f} of {part.sum()}")
+    print(f"{label_of(name):16s} {called[part].mean():.3f} of {part.sum()}")
 
 # %% [markdown]
 # ## 2.4 Which features are kept for the model
@@ -238,36 +242,26 @@ print(f"kept, {len(choice['features'])} of {choice['n_features']}:", *choice["fe
 
 # %% [markdown]
 # The rule is generous on purpose: a useless feature costs the network a few weights, a lost one
-# cannot be won back. About one cluster in forty passes by chance through the importance alone. What
-# is written in `selection.json` is what every training with `feature_set: selected` joins to the
-# image (notebook 03).
+# cannot be recovered. About one cluster in forty passes by chance through the importance alone. The
+# features in `selection.json` are those that every training with `feature_set: selected` joins to
+# the image (notebook 03).
 #
 # ## 2.5 The same features in other populations
 #
-# How good a feature is depends on what nature, or a simulation, lets it see. The same measures on
+# How well a feature separates the classes depends on the population. These are the same measures on
 # small samples of other populations (column `n` below); all of their images are used, none of them
 # is a training image.
 #
 # **The figure** is a table in colours: the ROC-AUC of each feature (row) in each population
 # (column), sorted by the first. Bold numbers are significant over their column, with the direction
 # of substructure as a sign. A row that is dark in one column and white in another is a *shortcut*:
-# what the feature sees there is how the images were made, not substructure as such.
+# there the feature measures how the images were made, not substructure as such.
 
 # %%
-main = Path(out.config.population).stem if out.config.data == "simulate" else "these images"
-rankings = {main: ranking}
-for file in out.config.populations.files if out.config.data == "simulate" else []:
-    path = out.results / "populations" / Path(file).stem / "selection" / "ranking.csv"
-    rankings.setdefault(Path(file).stem, pd.read_csv(path))
-side = pd.DataFrame({"name": ranking["name"], "group": ranking["group"]})
-for name, one in rankings.items():
-    one = one.set_index("name").loc[side["name"]]
-    side[f"auc_{name}"] = one["roc_auc"].to_numpy()
-    side[f"direction_{name}"] = one["sign"].map({1: "+", -1: "−"}).to_numpy()
-    side[f"significant_{name}"] = one["significant"].map({True: "yes", False: "no"}).to_numpy()
-if out.config.data == "simulate" and out.config.populations.files:
-    out.table(side, "feature_populations")
-    out.figure(selection_plots.feature_populations(rankings), "feature_populations")
+rankings = features.rankings_by_population(out.config, out.results)
+if population_names(out.config):
+    out.table(features.side_by_side(rankings), "feature_populations")
+    out.figure(feature_populations(rankings), "feature_populations")
 else:
     print("No other populations in this configuration.")
 
@@ -282,11 +276,11 @@ for name, one in rankings.items():
 # %% [markdown]
 # ## 2.6 What do the features add to the network?
 #
-# The network sees the image from which the features were measured, so in principle they are
-# nothing new to it. In practice a small network with few images may not find what they say. Three
-# kinds of run are compared (notebook 03 trains and explains them): with the image alone, with the
-# proposal's features beside it, and with the features kept above. The gain is the difference of the
-# ROC-AUC on `opt`, the mean over $S$ seeds,
+# The network sees the image from which the features were measured, so in principle they contain
+# nothing new. In practice a small network with few images may not learn them. Three kinds of run
+# are compared (notebook 03 trains and explains them): with the image alone, with the proposal's
+# features beside it, and with the features kept above. The difference of the ROC-AUC on `opt`, the
+# mean over $S$ seeds, is
 #
 # $$
 # \Delta = \frac1S \sum_{k=1}^{S} \bigl(A_k^{\,\text{with}} - A_k^{\,\text{without}}\bigr), \qquad
@@ -295,81 +289,42 @@ for name, one in rankings.items():
 #
 # Its error is a bootstrap over images and seeds jointly: in each resampling all runs get the same
 # images, so that those which are hard for all of them cancel, and $S$ seeds are drawn from the $S$
-# there are. A gain is beyond its error if $|\Delta| > 2\sigma$. With two seeds the scatter between
-# seeds is itself badly known: what only just exceeds its error is a hint.
+# there are. A difference is beyond its error if $|\Delta| > 2\sigma$. With two seeds the scatter
+# between seeds is itself badly known: a difference that only just exceeds its error is a hint.
 #
 # **The figure** shows $\Delta$ with its 95 % interval, and each seed as a tick below it.
 
 # %%
 pairs = {
-    "features_gain_proposal": ("spt_lsa", "spt_lsa_proposal", "proposal's features"),
-    "features_gain_selected": ("spt_lsa", "spt_lsa_features", "selected features"),
-    "features_gain_over_proposal": (
-        *("spt_lsa_proposal", "spt_lsa_features"),
-        "selected instead of proposal's",
-    ),
+    "proposal": ("spt_lsa", "spt_lsa_proposal"),
+    "selected": ("spt_lsa", "spt_lsa_features"),
+    "over_proposal": ("spt_lsa_proposal", "spt_lsa_features"),
 }
-seeds = range(out.config.run_seeds)
+labels = {"proposal": "proposal's features", "selected": "selected features"}
+labels |= {"over_proposal": "selected instead of proposal's"}
+differences = runs.differences(pairs, out.config.feature_runs, out.config, out.results)
+for key, d in differences.items():
+    verdict, ends = "beyond" if d.beyond_error else "not beyond", f"{d.low:+.4f} to {d.high:+.4f}"
+    print(f"{labels[key]}: {d.value:+.4f} ± {d.sd:.4f} ({ends}), {verdict} its error")
 
-
-def of_run(run):
-    """Return the predictions of a run, a table a seed."""
-    files = [out.results / "runs" / f"{run}_seed{k}" / "predictions.csv" for k in seeds]
-    return [pd.read_csv(file, dtype={"id": str}) for file in files]
-
-
-gains = {
-    key: metrics.paired_difference(
-        of_run(a), of_run(b), out.config.evaluation.bootstrap, out.config.seed
-    )
-    for key, (a, b, _) in pairs.items()
-    if {a, b} <= set(out.config.feature_runs)
-}
-for key, gain in gains.items():
-    verdict = "beyond" if gain.beyond_error else "not beyond"
-    ends = f"{gain.low:+.4f} to {gain.high:+.4f}"
-    print(f"{pairs[key][2]}: {gain.value:+.4f} ± {gain.sd:.4f} ({ends}), {verdict} its error")
-if gains:
-    out.figure(
-        selection_plots.feature_gain({pairs[key][2]: g for key, g in gains.items()}), "feature_gain"
-    )
-    if len(seeds) == 1:
-        print("One seed only: the scatter between trainings is unknown and not in these errors.")
+# %%
+if differences:
+    out.figure(feature_gain({labels[key]: d for key, d in differences.items()}), "feature_gain")
 else:
     print("The configuration has no runs with and without features to compare.")
+if differences and out.config.run_seeds == 1:
+    print("One seed only: the scatter between trainings is unknown and not in these errors.")
 
 # %% [markdown]
 # ## 2.7 Numbers for the article
 
 # %%
-together = scores[scores["features"] == "all"].set_index("model")
-kept = scores[scores["features"] == "selected"].set_index("model")
-numbers = {
-    "n_features": len(ranking),
-    "n_features_significant": choice["n_significant"],
-    "n_feature_clusters": len(sizes),
-    "n_features_selected": len(choice["features"]),
-    "best_feature": best["name"],
-    "best_feature_rho": best["spearman"],
-    "best_feature_point_biserial": best["point_biserial"],
-    "best_feature_information": best["mutual_information"],
-    "best_feature_q": best["q"],
-    "most_important_features": importance.loc[importance["importance"].idxmax(), "features"],
-}
-ends = ("", "_low", "_high")
-numbers |= {f"best_feature_auc{end}": best[f"roc_auc{end}"] for end in ends}
-for key, row in {
-    "features_only_auc": together.loc["gradient boosting"],
-    "features_logistic_auc": together.loc["logistic regression"],
-    "features_selected_auc": kept.loc["gradient boosting"],
-}.items():
-    numbers |= {f"{key}{end}": row[f"roc_auc{end}"] for end in ends}
-for name, one in list(rankings.items())[1:]:
-    numbers |= {f"best_feature_{name}": one["name"][0]}
-    numbers |= {f"best_feature_auc_{name}": one["roc_auc"][0]}
-    numbers |= {f"n_features_significant_{name}": int(one["significant"].sum())}
-for key, gain in gains.items():
-    numbers |= {key: gain.value, f"{key}_low": gain.low, f"{key}_high": gain.high}
-    numbers |= {f"{key}_sd": gain.sd}
+numbers = features.selection_numbers(ranking, choice)
+numbers |= features.best_feature_numbers(ranking) | features.population_numbers(rankings)
+most = importance["importance"].idxmax()
+numbers |= {"most_important_features": importance.loc[most, "features"]}
+numbers |= features.classifier_numbers(scores)
+for key, difference in differences.items():
+    numbers |= runs.difference_numbers(f"features_gain_{key}", difference)
 out.numbers(numbers)
 pd.Series(numbers, dtype=object).to_frame("value")

@@ -14,18 +14,18 @@
 # %% [markdown]
 # # 4. Optimisation
 #
-# A network has settings that its training does not learn: how fast to learn, how wide, how deep.
-# They are usually chosen by hand until the result pleases, which nobody can repeat. Here the
-# choice is left to an algorithm with a fixed budget of short trainings: **Bayesian optimisation**.
-# Its question is:
+# Hyperparameters are the settings of a network that its training does not learn: the learning rate,
+# the width, the depth. Chosen by hand, they cannot be reproduced. Here they are chosen by
+# **Bayesian optimisation** with a fixed budget of short trainings. After each trial it answers one
+# question:
 #
 # > *Given all trials so far, which setting should be tried next?*
 #
 # Each trial trains on images of the **train** split, keeps the weights of its best epoch on
-# **valid**, and is judged by its ROC-AUC on **opt**, images that no training has seen. The test
-# split takes no part, so that the choice made here can be tested honestly afterwards (notebook 5).
+# **valid**, and is scored by its ROC-AUC on **opt**, images that no training has seen. The test
+# split takes no part, so that it remains an unbiased test of the choice made here (notebook 5).
 #
-# The notebook searches nothing; it reads the trials of a finished search, explains and draws.
+# This notebook runs no search. It reads the trials of a finished one, explains and plots them.
 
 # %% tags=["parameters"]
 results = "results/smoke"
@@ -38,21 +38,17 @@ from studies import notebook
 out = notebook.start(results, figures, tables, name="04_optimisation")
 
 # %%
-import json
-from pathlib import Path
-
-import numpy as np
 import pandas as pd
 
 from studies.plots import tuning as tuning_plots
-from studies.plots.words import setting_name
-from vitdm.tuning import finished, result
-from vitdm.tuning.trials import replay
+from studies.story import rates, search, searches
+from vitdm.tuning import result
 
+# %%
 settings = out.config.tune
-space = settings.space
+space, names = settings.space, list(settings.space)
 folder = out.results / "tune"
-everything, best = finished.load_trials(folder), finished.load_best(folder)
+everything, best = result.load_trials(folder), result.load_best(folder)
 trials = everything[everything["stage"] != "again"]
 minutes = best["seconds"] / 60
 print(
@@ -61,36 +57,31 @@ print(
 print(f"to choose among the best: {minutes:.1f} minutes, {settings.parallel} at once")
 
 # %% [markdown]
-# ## 4.1 The space, and why it ends where it ends
+# ## 4.1 The search space and its bounds
 #
-# * **Learning rate**, the step of the descent. Too low, and it has not arrived when the epochs are
-#   over; too high, and it jumps about or collapses to one answer for all images.
-# * **Token width** $D$, the numbers a token. Too few cannot hold what has to be kept; parameters
-#   and time grow as $D^2$.
-# * **Blocks**, the rounds of exchange between tokens. With too few, arcs on opposite sides are
-#   never related to each other; many are slow to train in few epochs.
-# * **Heads**, the patterns of exchange side by side. With too few, one pattern must do for all;
-#   with too many, each has only $D/h$ numbers to work with.
-# * **Patch side** $p$, the pixels a token sees across. Small ones make many tokens, and the time
-#   of the attention grows as $p^{-4}$; in a large one an arc, a few pixels wide, is lost.
+# * **Learning rate**, the step size of the gradient descent. If it is too low, training has not
+#   converged after the given epochs; if too high, it diverges or ends in one answer for all images.
+# * **Token width** $D$, the dimension of a token. A small one limits what a token can represent;
+#   parameters and time grow as $D^2$.
+# * **Blocks**, the depth. With few, arcs on opposite sides of the lens are never related to each
+#   other; many are slow to train in few epochs.
+# * **Heads** $h$, attention patterns in parallel. With few, one pattern must serve all purposes;
+#   with many, each has only $D/h$ dimensions.
+# * **Patch side** $p$, in pixels. Small patches make many tokens, and the time of the attention
+#   grows as $p^{-4}$; large ones blur arcs, which are a few pixels wide.
 #
-# The learning rate is searched on a logarithmic scale, because it acts by its ratio: from 0.001 to
+# The learning rate is searched on a logarithmic scale, because its ratio matters: from 0.001 to
 # 0.002 is as large a change as from 0.0001 to 0.0002. Patches must tile the image and the heads
-# must divide the width; a combination that does not fit is never proposed. The sizes are limited
-# by time: the search, with the rest of the work, is to run on a laptop, and so it asks what is
-# best *within a short training*. A larger network may overtake later.
+# must divide the width; other combinations are never proposed. The sizes are limited by time: the
+# search runs on a laptop, and so it finds what is best *within a short training*. With a longer
+# one, a larger network may be better.
 #
-# All that is not in the space is held at the values of the configuration, and so is the recipe.
+# All other settings, those of the training recipe among them, keep the values of the configuration.
 
 # %%
 # NBVAL_CHECK_OUTPUT
-for name, entry in space.items():
-    if entry.type == "categorical":
-        bounds = "one of " + ", ".join(map(str, entry.choices))
-    else:
-        scale = "logarithmic" if entry.type == "real" and entry.log else "linear"
-        bounds = f"{entry.low:g} to {entry.high:g}, {scale}"
-    print(f"{setting_name(name):18} {bounds}")
+for name, dimension in space.items():
+    print(f"{tuning_plots.setting_name(name):18} {search.bounds(dimension)}")
 
 # %% [markdown]
 # ## 4.2 How the search decides
@@ -101,15 +92,15 @@ for name, entry in space.items():
 # f(\lambda) = \log_{10}\bigl(1 - \mathrm{AUC}(\lambda)\bigr),
 # $$
 #
-# the logarithm of the fraction of pairs of lenses that are put in the wrong order. Near the top
-# the AUC itself hardly moves: from 0.98 to 0.99 is a step of 0.01, as from 0.60 to 0.61, yet the
-# first halves the mistakes and the second does next to nothing. In $f$ they differ as they should.
-# A trial whose loss becomes infinite, or that crashes, is kept with its reason, counted as failed,
-# and given chance (1/2).
+# the logarithm of the fraction of pairs of lenses that are put in the wrong order. The AUC itself
+# is a poor measure near 1: from 0.98 to 0.99 is a step of 0.01, as from 0.60 to 0.61, but the first
+# halves the number of wrong pairs and the second hardly changes it. In $f$ the first step is large
+# and the second small. A trial whose loss becomes infinite, or that crashes, is recorded with its
+# reason, counted as failed, and given the AUC of chance, 1/2.
 #
-# **A Gaussian process** is a probability distribution over functions. It says that the values of
-# $f$ at any settings $\lambda_1, \lambda_2, \dots$ are jointly normal, and the more alike the
-# closer the settings are:
+# **A Gaussian process** is a probability distribution over functions. The values of $f$ at any
+# settings $\lambda_1, \lambda_2, \dots$ are jointly normal, with a correlation that grows as the
+# settings get closer:
 #
 # $$
 # \mathrm{cov}\bigl(f(\lambda_i), f(\lambda_j)\bigr) =
@@ -120,23 +111,22 @@ for name, entry in space.items():
 # r_{ij}^2 = \sum_d \frac{(\lambda_{id} - \lambda_{jd})^2}{\ell_d^2} .
 # $$
 #
-# This $k$ is the Matérn kernel with $\nu = 5/2$: $f$ is taken to be smooth, but not infinitely so.
-# The lengths $\ell_d$ say how far a setting must change before $f$ does, and $\sigma_n$ is the
+# This $k$ is the Matérn kernel with $\nu = 5/2$, for functions that can be differentiated twice.
+# The length scale $\ell_d$ is how far a setting must change before $f$ does, and $\sigma_n$ is the
 # noise of a trial. The lengths and $\sigma_f$ are fitted to the trials; the noise is **measured**:
-# the first trials are all of one setting, the configuration itself, with several seeds, and the
-# standard deviation of their $f$ is $\sigma_n$. Conditioned on $n$ trials with values $\mathbf
-# f$, the prediction at a new $\lambda$ is again normal. With $\mathbf k$ the covariances of
-# $f(\lambda)$ with the trials and $\mathbf K$ those among the trials (and a mean of zero, for
-# short),
+# the first trials all have one setting, that of the configuration, and differ in their seeds, and
+# the standard deviation of their $f$ is $\sigma_n$. Conditioned on $n$ trials with values
+# $\mathbf f$, the prediction at a new $\lambda$ is again normal. With $\mathbf k$ the covariances
+# of $f(\lambda)$ with the trials and $\mathbf K$ those among the trials (for a mean of zero),
 #
 # $$
 # \mu(\lambda) = \mathbf k^{\mathsf T} \mathbf K^{-1} \mathbf f, \qquad
 # s^2(\lambda) = \sigma_f^2 - \mathbf k^{\mathsf T} \mathbf K^{-1} \mathbf k .
 # $$
 #
-# **The next trial** is put where an *acquisition function* is best. Three are at hand, with $f^*$
-# the lowest value so far, $u = (f^* - \mu)/s$, and $\Phi$, $\phi$ the normal distribution and its
-# density:
+# **The next trial** is the setting that optimises an *acquisition function*. Three are common, with
+# $f^*$ the lowest value so far, $u = (f^* - \mu)/s$, and $\Phi$, $\phi$ the normal distribution
+# and its density:
 #
 # $$
 # \begin{aligned}
@@ -147,22 +137,22 @@ for name, entry in space.items():
 # \end{aligned}
 # $$
 #
-# Each trades *exploitation* (where $\mu$ is low) against *exploration* (where $s$ is large) in its
-# own way. None is always the best, so `gp_hedge` lets each of them propose a point, draws one of
-# the proposals with probabilities $\propto e^{\eta g}$, and credits each with the gain $g$ that
-# its proposals have, so far, in the eyes of the model (Brochu, Hoffman and de Freitas 2010,
+# Each is a compromise between *exploitation* (where $\mu$ is low) and *exploration* (where $s$ is
+# large). None is always the best, so `gp_hedge` takes a proposal from each and draws one of them
+# with probabilities $\propto e^{\eta g}$, where $g$ adds up the predictions of $-f$ for all
+# proposals of that function so far (Brochu, Hoffman and de Freitas 2010,
 # [arXiv:1009.5419](https://arxiv.org/abs/1009.5419)). The search here is scikit-optimize's
 # `gp_minimize` with this setting.
 #
-# After the start comes a *design*, points that are spread evenly over the space, so that the
-# process has something to begin with; only then does it decide. Trials that cannot become good need
-# not be trained to the end: one whose validation curve is below the median of the points before it
-# (after as many epochs) by more than twice the noise ends early, and counts with the score that it
-# has by then. The noise is again that of the start. Without it, the plain median rule ended most
-# trials here, the best among them: good settings differ by less than their noise. When
-# several trials run at once, a point is chosen while others are not known yet; these are then taken
-# to come out as the process expects (the *kriging believer* of Ginsbourger, Le Riche and Carraro
-# 2010, [doi:10.1007/978-3-642-10701-6_6](https://doi.org/10.1007/978-3-642-10701-6_6)).
+# After the trials of the start comes a *design*, points spread evenly over the space; the process
+# chooses all later ones. Trials that are clearly worse than others are ended early: those whose
+# validation curve is below the median of the points before (after as many epochs) by more than
+# twice the noise. They count with the score that they have by then. The noise is again that of the
+# start. Without this margin the median rule ended most trials here, the best among them, because
+# good settings differ by less than the noise. When several trials run in parallel, a point is
+# chosen before the results of the others are known; the mean of the process stands for these
+# (the *kriging believer* of Ginsbourger, Le Riche and Carraro 2010,
+# [doi:10.1007/978-3-642-10701-6_6](https://doi.org/10.1007/978-3-642-10701-6_6)).
 
 # %%
 stages = trials["stage"].value_counts()
@@ -174,12 +164,12 @@ if best["noise_sd"] is not None:
 # %% [markdown]
 # ## 4.3 The course of the search
 #
-# **The figure** shows each trial in its order, and the best so far as a line. The axis is $f$,
-# upside down, with the ROC-AUC written at it: equal distances are equal ratios of mistakes. The
-# squares are one and the same setting: what separates them is noise, and differences between other
-# points that are no larger mean nothing. If the points that the process chose (filled) lie above
-# those of the design (open) on the whole, it has learnt something about the space; if the line has
-# long been flat at the end, more trials of this kind would hardly bring more.
+# **The figure** shows each trial in its order, and the best so far as a line. The axis is $-f$,
+# labelled with the ROC-AUC: equal distances are equal ratios of wrong pairs. The squares all have
+# the same setting: their scatter is noise, and smaller differences between other points are not
+# significant. If the points that the process chose (filled) lie above those of the design (open) on
+# average, the process has learnt something about the space; if the line is flat towards the end,
+# more trials of this kind would bring little.
 
 # %%
 out.figure(tuning_plots.tune_convergence(trials, best["noise_sd"]), "tune_convergence")
@@ -190,9 +180,8 @@ summary = trials.groupby(kinds, sort=False)["score"]
 summary.agg(["count", "min", "median", "max"]).round(4)
 
 # %% [markdown]
-# **Hopeless trials.** What did it save to end them early, and might one of them have won? The time
-# saved is estimated from the epochs that were not run. The second question is answered in section
-# 4.7, where the same searches are made with the rule and without.
+# **Trials ended early** save time, which is estimated from the epochs that were not run. Whether
+# the rule would have ended the best trial is answered in section 4.7, from searches without it.
 
 # %%
 spent, saved = best["cpu_seconds"], best["cpu_seconds_saved"]
@@ -200,11 +189,11 @@ print(f"{best['stopped']} of {best['calls']} trials ended early, {best['failed']
 print(f"{spent / 60:.1f} minutes of one core spent, {saved / 60:.1f} saved")
 
 # %% [markdown]
-# **Where it looked.** On the diagonal, how often each value was tried; below it, all pairs of
-# settings, with dark points early and light ones late. The star is the best trial. Points on a
-# choice or a whole number are spread a little, or they would hide each other. Late points that
-# crowd together show where the process expected the best; late ones at the edges show that it was
-# still exploring.
+# **Settings that were tried.** On the diagonal, how often each value was tried; below it, all pairs
+# of settings, with dark points early and light ones late. The star is the best trial. Choices and
+# whole numbers are drawn with a small random shift, so that points do not overlap. Late points
+# close together are where the process expected the best values; late ones at the edges are
+# exploration.
 
 # %%
 out.figure(tuning_plots.tune_evaluations(trials, space), "tune_evaluations")
@@ -212,7 +201,7 @@ out.figure(tuning_plots.tune_evaluations(trials, space), "tune_evaluations")
 # %% [markdown]
 # ## 4.4 What the trials say about the settings
 #
-# The process, fitted to all trials, can be asked for its opinion anywhere. The **partial
+# The Gaussian process, fitted to all trials, predicts $f$ anywhere in the space. The **partial
 # dependence** on a setting $\lambda_d$ is its prediction averaged over all other settings,
 #
 # $$
@@ -222,92 +211,74 @@ out.figure(tuning_plots.tune_evaluations(trials, space), "tune_evaluations")
 # with random $\lambda^{(m)}$. **In the figure** the diagonal shows this average for one setting,
 # all panels on one scale (the dashed line is the best trial); below, for two at a time, with the
 # trials as dots and the best as a star. A steep curve means that the setting matters. A flat one
-# means that it does not, *or that the few trials do not show it*: this is an estimate from an
-# estimate, and an average over settings nobody would use. The best trial may lie where the average
-# is poor.
+# means that it does not, *or that the few trials do not show it*: the curve is computed from a
+# fitted model, and averages over settings that are far from good ones. The best trial may lie where
+# the average is poor.
 
 # %%
-search = result.load_result(folder, out.config)
-grids = {dimension.name: result.setting_grid(dimension) for dimension in search.space.dimensions}
-names = list(space)
-subsets = [(a,) for a in names] + [(a, b) for k, a in enumerate(names) for b in names[k + 1 :]]
-dependence = {s: result.partial_dependence(search, s, seed=out.config.seed) for s in subsets}
+process = result.load_result(folder, out.config)
+dependence = search.dependences(process, names, out.config.seed)
+grids = search.grids(process)
 out.figure(tuning_plots.tune_objective(dependence, grids, trials, space), "tune_objective")
 
 # %% [markdown]
 # The *spread* of a curve, the difference of its highest and its lowest $f$, ranks the settings. A
 # spread of 0.3 is a factor of $10^{0.3} = 2$ in the fraction of pairs in the wrong order. It
-# belongs to this space: with wider bounds every spread grows.
+# depends on the bounds of the space: with wider ones every spread grows.
 
 # %%
-spread = pd.Series({name: np.ptp(dependence[(name,)]) for name in names})
-spread = spread.sort_values(ascending=False)
-spread.rename(setting_name).round(3).to_frame("spread of f")
+spread = search.spreads(dependence)
+spread.rename(tuning_plots.setting_name).round(3).to_frame("spread of f")
 
 # %% [markdown]
 # ### The learning rate
 #
-# The setting that everybody asks about deserves a picture of its own, without any model: **all
-# trials**, by their learning rate. Crosses are trials that failed or ended below the dotted line,
-# having learnt next to nothing. The colour tells another setting, for a bad trial may have been
-# bad for another reason than its rate.
+# The figure shows **all trials** by their learning rate, without any model. Crosses are trials that
+# failed, or whose ROC-AUC stayed below the dotted line, close to chance. The colour is another
+# setting, which may be the reason why a trial is poor.
 
 # %%
-other = next((name for name in ("patch_size", "embed_dim") if name in space), None)
-other = other or next(name for name in names[::-1] if name != "learning_rate" or len(names) == 1)
+by_rate = trials
 if "learning_rate" not in trials:
     print("The learning rate was not searched: all trials share that of the configuration.")
-    trials["learning_rate"] = out.config.train.learning_rate
-out.figure(tuning_plots.tune_learning_rate(trials, other, space[other]), "tune_learning_rate")
-
-# %%
-collapsed = int(((trials["status"] != "failed") & (trials["score"] < tuning_plots.COLLAPSED)).sum())
-print(f"{best['failed']} of {len(trials)} trials failed, {collapsed} more ended below the line.")
+    by_rate = trials.assign(learning_rate=out.config.train.learning_rate)
+colour = search.beside_rate(names)
+out.figure(tuning_plots.tune_learning_rate(by_rate, colour, space[colour]), "tune_learning_rate")
+below = search.collapsed(trials)
+print(f"{best['failed']} of {len(trials)} trials failed, {below} more ended below the line.")
 
 # %% [markdown]
-# ## 4.5 The best, and how much of it is luck
+# ## 4.5 The best trial, and how much of its score is luck
 #
-# A trial is a noisy measurement, and **the best of $N$ noisy numbers is too good**: it won in part
-# because its noise happened to be favourable. If all $N$ settings were equally good, the best
-# would on average exceed the truth by
+# The score of a trial is a noisy measurement, and **the maximum of $N$ noisy scores is biased
+# high**: the noise of the best trial is likely to be favourable. If all $N$ settings were equally
+# good, the best would on average exceed the truth by
 #
 # $$
 # \Delta \approx \sigma_n\,\Phi^{-1}\!\left(\frac{N - 3/8}{N + 1/4}\right)
 # $$
 #
 # (Blom 1958, *Statistical Estimates and Transformed Beta-Variables*, Wiley), two standard
-# deviations for thirty trials. The cure is to measure again: the best trials, and the start, are
-# **trained anew with fresh seeds**, the same for all, and the one with the best mean minus its
-# error is chosen. The start is among them, so that nothing is chosen for the sake of choosing.
+# deviations for thirty trials. Therefore the best trials, and the start, are **trained anew with
+# fresh seeds**, the same for all, and the one with the highest mean minus its error is chosen. The
+# start is among them, so that a trial must be better than the configuration to replace it.
 #
 # **In the figure** triangles are the scores of the search, dots those of the fresh seeds, bars
 # their means with errors. All are scored on the same images of `opt`, on which the candidates were
-# found: what is common to all trainings on these images (a setting that suits them by chance)
-# remains, and so the article's number comes from other images.
+# found. New seeds do not remove what all trainings share on these images (a setting that suits them
+# by chance), and so the article's number comes from other images.
 
 # %%
 out.figure(tuning_plots.tune_again(best["candidates"], best["params"]), "tune_again")
 
 # %%
-again = pd.DataFrame(best["candidates"])
-print("in the search, and with fresh seeds (mean, error):")
-for k, row in again.iterrows():
-    chosen = ", chosen" if row["params"] == best["params"] else ""
-    name = "start" if k == 0 else f"trial {k}"
-    print(f"{name:8} {row['found']:.4f}  {row['mean']:.4f} ± {row['error']:.4f}{chosen}")
-others = again[1:]
-bias = float((others["found"] - others["mean"]).mean()) if len(others) else np.nan
-print(f"the best trials were found {bias:+.4f} too good on average")
+again = search.candidates(best)
+bias = search.found_too_good(again)
+print(f"the ROC-AUC of the best trials is {bias:+.4f} too high in the search, on average")
+again[["setting", "found", "mean", "error", "chosen"]].round(4)
 
 # %%
-rows = []
-for name, entry in space.items():
-    choices = entry.type == "categorical"
-    searched = ", ".join(map(str, entry.choices)) if choices else f"{entry.low:g} to {entry.high:g}"
-    values = [best["start"][name], best["params"][name]]
-    written = [f"{value:.3g}" if entry.type == "real" else str(value) for value in values]
-    rows.append((setting_name(name), searched, *written))
-table = pd.DataFrame(rows, columns=["parameter", "searched", "start", "best"])
+table = search.settings_table(best, space)
 out.table(table, "tune_best")
 print(table.to_string(index=False))
 
@@ -315,126 +286,101 @@ print(table.to_string(index=False))
 # ### What did tuning bring?
 #
 # The precursor of this work claims that Bayesian optimisation raised its ROC-AUC from 0.85 to 0.91.
-# Its log, which it published, tells another story: on equal terms its start scored 0.9005 and its
-# best 0.9135, while five trials that were nearly the same scattered by 0.0049. Here start and
-# choice are trained alike (the final recipe, all development images, the same seeds) and compared
-# **on lenses that no training and no search has seen**, simulated for this; the interval counts
+# Its published log does not support this: on equal terms its start scored 0.9005 and its best
+# 0.9135, while five trials with nearly the same settings scattered by 0.0049. Here start and choice
+# are trained alike (the final recipe, all development images, the same seeds) and compared **on
+# lenses that no training and no search has seen**, simulated for this purpose. The interval counts
 # images and seeds.
 
 # %%
-claimed, start_then, best_then, scatter_then = 0.91 - 0.85, 0.9005, 0.9135, 0.0049
-print(f"the precursor: claimed {claimed:+.3f}, on equal terms {best_then - start_then:+.3f}")
-gain_file = folder / "gain.json"
-gain = json.loads(gain_file.read_text())["result"] if gain_file.exists() else None
+precursor = {
+    "precursor_gain_claimed": 0.91 - 0.85,
+    "precursor_gain_equal": 0.9135 - 0.9005,  # on equal terms
+    "precursor_scatter": 0.0049,
+    "precursor_rate": 1e-4,  # the highest at which it trained, as the proposal found it
+}
+claimed, equal = precursor["precursor_gain_claimed"], precursor["precursor_gain_equal"]
+print(f"the precursor: claimed {claimed:+.3f}, on equal terms {equal:+.3f}")
+
+# %%
+gain = search.against_start(folder)
 if gain:
     print(f"start {gain['against_auc']:.4f}, chosen {gain['auc']:.4f} on {gain['n_images']} lenses")
     print(f"gain {gain['gain']:+.4f} ({gain['low']:+.4f} to {gain['high']:+.4f})")
-    shown = gain["low"] > 0 or gain["high"] < 0
-    print(
-        "The interval excludes zero." if shown else "The interval includes zero: no gain is shown."
-    )
+    clear = gain["low"] > 0 or gain["high"] < 0
+    print("The interval excludes zero." if clear else "It includes zero: no gain is shown.")
 else:
     print("There are no such lenses with this configuration.")
 
 # %% [markdown]
-# ## 4.6 Where training stops to work, and what moved that limit
+# ## 4.6 Learning rates that train, and what moves their limit
 #
 # The proposal found that the precursor's transformer trained only at learning rates between 1e-6
-# and 1e-4; above, trials collapsed. Is it so here? The grid below trains a transformer that sees
-# the image and what the fitted lens leaves of it, without any feature, at learning rates over four
-# decades: with the recipe of this work, and with one of its parts taken away:
+# and 1e-4; above, trials collapsed. The grid below trains a transformer that sees the image and the
+# residual of the fitted lens, without any feature, at learning rates over four decades: with the
+# recipe of this work, and with one of its parts changed:
 #
-# * **warm-up**: the rate rises over the first steps, while the gradients are still wild;
+# * **warm-up**: the rate rises over the first steps, while gradients are still large and erratic;
 # * **clipping**: a gradient longer than 1 is shortened;
-# * **pre-norm**: the LayerNorm stands before attention and perceptron, so that the shortcut runs
-#   from the first block to the last untouched (*post-norm* puts it after their sum; Xiong et al.
-#   2020, [arXiv:2002.04745](https://arxiv.org/abs/2002.04745));
+# * **pre-norm**: the LayerNorm stands before attention and perceptron, so that the residual
+#   connection runs from the first block to the last without any norm (*post-norm* puts it after
+#   their sum; Xiong et al. 2020, [arXiv:2002.04745](https://arxiv.org/abs/2002.04745));
 # * **one softmax**: the precursor gave the loss probabilities, of which it took the softmax again.
 #
 # **In the figure** each panel shows one of these changes (orange) beside the recipe of this work
 # (grey). Dots are trainings, lines medians, crosses failures.
 
 # %%
-studies = {name: out.results / name / f"{name}.csv" for name in ("searches", "rates")}
-for name, path in studies.items():  # of this run; of the article, the committed ones
-    if not path.exists() and out.config.publish:
-        studies[name] = Path("paper/extended") / f"{name}.csv"
-limits, reached = {}, {}
-if studies["rates"].exists():
-    grid = pd.read_csv(studies["rates"])
-    recipes = dict(grid[["recipe", "label"]].drop_duplicates().to_numpy())
-    out.figure(tuning_plots.tune_rates(grid, recipes), "tune_rates")
-    middle = grid.pivot_table(
-        index="recipe", columns="learning_rate", values="score", aggfunc="median", sort=False
-    )
-    reached = middle.max(axis=1).to_dict()
-    works = middle.gt(tuning_plots.COLLAPSED)
-    limits = {name: float(row[row].index.max()) for name, row in works.iterrows() if row.any()}
-    summary = middle.assign(highest_rate=pd.Series(limits)).rename(index=recipes)
-    print(summary.round(3).to_string())
-else:
+of_rates = {}
+grid = rates.rate_trials(out.config, out.results)
+if grid is None:
     print("No grid of learning rates was made with this configuration.")
+else:
+    out.figure(tuning_plots.tune_rates(grid, rates.recipe_labels(grid)), "tune_rates")
+    of_rates = rates.rates_numbers(grid)
+    print(rates.rates_table(grid).round(3).to_string())
 
 # %% [markdown]
 # ## 4.7 Is the Gaussian process worth it?
 #
-# Random search is simpler and a good deal better than its name (Bergstra and Bengio 2012, JMLR 13,
-# 281). Both get the same start, the same design and the same number of calls, on the real network
-# with few training images, and each is repeated with other seeds. **The figure** shows the best
-# score so far, on average over the searches, with its standard error. As the best of noisy scores
-# is too good for all, the table gives what counts: the choice of each search, trained anew with
-# fresh seeds (mean over the searches, standard error, difference from random points). A third kind
-# of search shows what it costs to run two trials at once. What it would have saved, and lost, to
-# end hopeless trials early is told by replaying the searches that ran all of them to their end.
+# Random search is simpler, and often nearly as good (Bergstra and Bengio 2012, JMLR 13, 281). Both
+# get the same start, the same design and the same number of calls, on the real network with few
+# training images, and each is repeated with other seeds. **The figure** shows the best score so
+# far, the mean over the searches with its standard error. The maximum of noisy scores is biased
+# high for all kinds of search.
 
 # %%
-searched, table = None, None
-if studies["searches"].exists():
-    searched = pd.read_csv(studies["searches"])
-    arms = dict(searched[["arm", "label"]].drop_duplicates().to_numpy())
-    calls = searched[searched["stage"] != "again"].copy()
-    calls["best_so_far"] = calls.groupby(["arm", "number"])["score"].cummax()
-    out.figure(tuning_plots.tune_searches(calls, arms), "tune_searches")
-    fresh = searched[searched["stage"] == "again"]
-    keys = ["arm", "number", *space]
-    points = fresh.groupby(keys, sort=False)["score"].agg(["mean", "sem"]).reset_index()
-    points["bound"] = points["mean"] - points["sem"]
-    choice = points.loc[points.groupby(["arm", "number"])["bound"].idxmax()]
-    choice = choice.pivot(index="number", columns="arm", values="mean")[list(arms)]
-    cpu = calls.groupby(["arm", "number"])["cpu_seconds"].sum().groupby("arm").mean()
-    top = calls.groupby(["arm", "number"])["score"].max().unstack(0)
-    table = pd.DataFrame(
-        {
-            "best of trials": top.mean(),
-            "choice, fresh seeds": choice.mean(),
-            "its error": choice.sem(),
-            "minus random": choice.sub(choice.get("random", np.nan), axis=0).mean(),
-            "error of that": choice.sub(choice.get("random", np.nan), axis=0).sem(),
-            "minutes of a core": cpu / 60,
-        }
-    ).loc[list(arms)]
-    out.table(table.rename(index=arms).rename_axis("search").reset_index(), "tune_searches")
-    print(table.rename(index=arms).round(4).to_string())
-    # would the rule have ended the trial that a search without it found best?
-    lost, ended, run = 0, 0, 0
-    full = calls[calls["arm"].isin(["process", "random"])]
-    for _, one in full.groupby(["arm", "number"]):
-        epochs = replay(one, list(space), 0.5, settings.patience)
-        winner = one["score"].to_numpy().argmax()
-        lost += epochs[winner] < one["epochs"].iloc[winner]
-        ended, run = ended + sum(epochs), run + one["epochs"].sum()
-    n_replayed = full.groupby(["arm", "number"]).ngroups
-    print(f"the rule, replayed: {1 - ended / run:.0%} of the epochs saved, and in {lost} of")
-    print(f"{n_replayed} searches the best trial would have ended early")
-else:
+searched = searches.search_trials(out.config, out.results)
+if searched is None:
     print("No searches were compared with this configuration.")
+else:
+    arms, calls = searches.arm_labels(searched), searches.calls_of(searched)
+    out.figure(tuning_plots.tune_searches(calls, arms), "tune_searches")
+
+# %% [markdown]
+# **The table** is not biased by this: it has the choice of each search, trained anew with fresh
+# seeds (mean over the searches, standard error, difference from random points). A third kind of
+# search shows what it costs to run two trials at once. What it would have saved, and lost, to end
+# trials early is found by replaying the searches that ran all of them to their end.
+
+# %%
+of_searches = {}
+if searched is not None:
+    choice = searches.choices(searched, names)
+    table = searches.searches_table(searched, choice)
+    labelled = table.rename(index=arms)
+    out.table(labelled.rename_axis("search").reset_index(), "tune_searches")
+    print(labelled.round(4).to_string())
+    rule = searches.replayed(searched, names, settings.patience)
+    print(f"the rule, replayed: {rule['saved']:.0%} of the epochs saved, and in {rule['lost']} of")
+    print(f"{rule['n']} searches the best trial would have ended early")
+    of_searches = searches.searches_numbers(table, choice, rule)
 
 # %% [markdown]
 # ## 4.8 What the search leaves open
 #
-# * *valid* against *opt*: how well the orders of the trials agree on both (Spearman's rank
-#   correlation) says how far the order can be trusted: at 1 the images do not matter, at 0 the
-#   order is noise.
+# * *valid* against *opt*: Spearman's rank correlation of the trials' scores on both tells how far
+#   their order can be trusted: at 1 it does not depend on the images, at 0 it is noise.
 # * *the runner-up*: if other settings are as good, the settings do not matter much.
 
 # %%
@@ -442,60 +388,23 @@ ok = trials[trials["status"] == "ok"]
 if len(ok) > 2:
     agreement = ok["valid_roc_auc"].corr(ok["score"], method="spearman")
     print(f"rank correlation of valid and opt over the trials: {agreement:.2f}")
-trials.nlargest(min(5, len(trials)), "score")[[*names, "score", "valid_roc_auc"]].round(4)
-
-# %%
 if best["params"] == best["start"]:
     print("No trial beat the start: the final models are trained with the configuration itself.")
 else:
     print("The final models are trained with the settings of the chosen trial.")
+trials.nlargest(5, "score")[[*names, "score", "valid_roc_auc"]].round(4)
 
 # %% [markdown]
-# Whatever the difference, the ROC-AUC printed here is **not** the result of this work. It was used
-# for a choice, it comes from a short training, and on part of the data if the configuration says
-# so. The settings go on to notebook 5, where new models are trained with them on train and opt,
-# and tested on images that no choice has seen.
+# The ROC-AUC printed here is **not** the result of this work: it was used for a choice, and it
+# comes from a short training, on part of the data if the configuration says so. With the chosen
+# settings, notebook 5 trains new models on train and opt, and tests them on images that no choice
+# has used.
 #
 # ## 4.9 Numbers for the article
 
 # %%
-start, chosen = again.iloc[0], again[[p == best["params"] for p in again["params"]]].iloc[0]
-numbers = {
-    "tune_calls": best["calls"],
-    "tune_failed": best["failed"],
-    "tune_stopped": best["stopped"],
-    "tune_noise": best["noise_sd"],
-    "tune_start_auc": start["mean"],
-    "tune_start_error": start["error"],
-    "tune_best_auc": chosen["mean"],
-    "tune_best_error": chosen["error"],
-    "tune_best_of_trials": best["best_of_trials"],
-    "tune_bias": bias,
-    "tune_start_kept": best["params"] == best["start"],
-    "tune_median_auc": trials["score"].median(),
-    "tune_seconds": best["seconds"],
-    "tune_cpu_saved": best["cpu_seconds_saved"] / (spent + best["cpu_seconds_saved"]),
-    "most_sensitive": spread.index[0],
-    "least_sensitive": spread.index[-1],
-    "precursor_gain_claimed": claimed,
-    "precursor_gain_equal": best_then - start_then,
-    "precursor_scatter": scatter_then,
-    "precursor_rate": 1e-4,  # the upper end, as the proposal found it
-}
-numbers |= {f"best_{name}": value for name, value in best["params"].items()}
-if gain:
-    numbers |= {f"tune_gain{end}": gain[key] for end, key in (("", "gain"), ("_low", "low"))}
-    numbers |= {"tune_gain_high": gain["high"], "tune_gain_n": gain["n_images"]}
-numbers |= {f"rates_limit_{name}": limit for name, limit in limits.items()}
-numbers |= {f"rates_best_{name}": score for name, score in reached.items()}
-if limits:
-    numbers["rates_highest"] = float(grid["learning_rate"].max())
-if table is not None:
-    for arm, row in table.iterrows():
-        keys = ("choice, fresh seeds", "minus random", "error of that", "minutes of a core")
-        for key, short in zip(keys, ("auc", "ahead", "ahead_error", "minutes"), strict=True):
-            numbers[f"search_{arm}_{short}"] = row[key]
-    numbers["search_seeds"] = len(choice)
-    numbers |= {"replay_saved": 1 - ended / run, "replay_lost": lost, "replay_n": n_replayed}
+numbers = search.search_numbers(best, trials, again) | precursor
+numbers |= {"most_sensitive": spread.index[0], "least_sensitive": spread.index[-1]}
+numbers |= search.gain_numbers(gain) | of_rates | of_searches
 out.numbers(numbers)
 pd.Series(numbers, dtype=object).to_frame("value")

@@ -42,7 +42,7 @@ from vitdm.model.training import Arrays, Batches
 from vitdm.model.vit import Attention, PatchEmbedding, shift_patches
 from vitdm.provenance import atomic, check_replaceable, sidecar
 
-FILES = ("audit.csv", "audit.json")
+AUDIT_FILES = ("audit.csv", "audit.json")
 PATCH, BATCH, DROPOUT, PATIENCE = 8, 64, 0.1, 3  # as published
 SIZE = (precursor.COLUMNS, precursor.ROWS)  # height and width that the network sees, px
 
@@ -290,7 +290,7 @@ class Outcome(NamedTuple):
     told: dict[str, Any]
 
 
-def measure(folder: str | Path, settings: Config, out: str | Path) -> pd.DataFrame:
+def train_rows(folder: str | Path, settings: Config, out: str | Path) -> pd.DataFrame:
     """Train all rows of the audit on the sample in ``folder``; write ``out``, return its table.
 
     ``audit.csv``, a row each: row, kind, mended (faults that are off), seeds, parameters, epochs,
@@ -300,7 +300,7 @@ def measure(folder: str | Path, settings: Config, out: str | Path) -> pd.DataFra
     small or the audit has no rows.
     """
     started = time.time()
-    check_replaceable(out, FILES)
+    check_replaceable(out, AUDIT_FILES)
     chosen, sample = settings.audit, Sample(Path(folder))
     if not chosen.steps:
         raise InputError("audit.steps: found none; expected at least one fault to mend")

@@ -35,8 +35,8 @@ from vitdm.preprocess import process_dataset
 from vitdm.provenance import atomic, check_replaceable, sidecar
 from vitdm.simulation.classes import NO_SUB
 
-FILES = ("trials.csv", "history.csv", "predictions*.csv", "compare.json")
-MERGED = (
+ROW_FILES = ("trials.csv", "history.csv", "predictions*.csv", "compare.json")
+COMPARISON_FILES = (
     "comparison.csv",
     "comparison_gains.csv",
     "comparison_history.csv",
@@ -88,7 +88,7 @@ class Bench:
         return table
 
 
-def measure(folder: str | Path, settings: Config, name: str, out: str | Path) -> pd.DataFrame:
+def train_row(folder: str | Path, settings: Config, name: str, out: str | Path) -> pd.DataFrame:
     """Tune and train one row of the comparison on the sample in ``folder``; write ``out``.
 
     ``trials.csv``, which is returned, has one line a training: row, kind (``trial`` or ``final``),
@@ -98,7 +98,7 @@ def measure(folder: str | Path, settings: Config, name: str, out: str | Path) ->
     are of these, ``history.csv`` tells their epochs. InputError if there is no such row.
     """
     started = time.time()
-    check_replaceable(out, FILES)
+    check_replaceable(out, ROW_FILES)
     chosen = settings.compare
     if name not in chosen.rows:
         known = ", ".join(chosen.rows) or "none"
@@ -219,7 +219,7 @@ def _boosting(bench: Bench, sample: Sample, settings: Config, row: Row, name: st
     return learn
 
 
-def merge(parts: Sequence[str | Path], settings: Config, out: str | Path) -> None:
+def merge_rows(parts: Sequence[str | Path], settings: Config, out: str | Path) -> None:
     """Join the rows of a comparison; write what is small enough to be kept.
 
     ``comparison.csv`` and ``comparison_history.csv`` are the trials and histories of all rows;
@@ -228,7 +228,7 @@ def merge(parts: Sequence[str | Path], settings: Config, out: str | Path) -> Non
     InputError if a row is missing.
     """
     started = time.time()
-    check_replaceable(out, MERGED)
+    check_replaceable(out, COMPARISON_FILES)
     chosen = settings.compare
     folders = {Path(part).name: Path(part) for part in parts}
     if set(folders) != set(chosen.rows):
@@ -238,7 +238,7 @@ def merge(parts: Sequence[str | Path], settings: Config, out: str | Path) -> Non
     tables, histories, predictions = [], [], {}
     for name in chosen.rows:
         part = folders[name]
-        missing = [file for file in FILES[:2] + FILES[3:] if not (part / file).is_file()]
+        missing = [file for file in ROW_FILES[:2] + ROW_FILES[3:] if not (part / file).is_file()]
         if missing:
             raise InputError(f"{part}: no row of a comparison: {', '.join(missing)} missing")
         tables.append(pd.read_csv(part / "trials.csv"))

@@ -37,7 +37,7 @@ from vitdm.simulation.classes import NO_SUB
 UNTRAINED = ("fit_point_evidence", "fit_fourth_power", "fit_theta_E")
 KEYS = ["population", "model", "n_train", "seed", "scored_on"]  # identify a score
 BOOSTING = "gradient boosting"
-FILES = ("efficiency.csv", "sensitivity.csv", "efficiency.json")
+EFFICIENCY_FILES = ("efficiency.csv", "sensitivity.csv", "efficiency.json")
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def epochs_for(n: int, settings: TrainSettings, min_steps: int) -> int:
     return max(settings.epochs, math.ceil(min_steps / math.ceil(n / settings.batch_size)))
 
 
-def measure(
+def train_and_score(
     folder: str | Path,
     settings: Config,
     n: int,
@@ -114,7 +114,7 @@ def measure(
     are fewer than n images.
     """
     started = time.time()
-    check_replaceable(out, FILES)
+    check_replaceable(out, EFFICIENCY_FILES)
     sample = Sample(Path(folder))
     samples = [sample, *(Sample(Path(other)) for other in also)]
     data = Dataset.open(sample.processed)
@@ -236,19 +236,19 @@ def _scored(sample: Sample, settings: Config) -> tuple[pd.DataFrame, pd.DataFram
     return table, sample.table().iloc[rows]
 
 
-def merge(parts: Sequence[str | Path], out: str | Path) -> None:
+def merge_scores(parts: Sequence[str | Path], out: str | Path) -> None:
     """Join the tables of several trainings; what needs none is in it once.
 
     Of the sensitivity, the models trained on most images are kept. InputError if a part is missing,
     or made with other settings than the first of its population.
     """
     started = time.time()
-    check_replaceable(out, FILES)
+    check_replaceable(out, EFFICIENCY_FILES)
     if not parts:
         raise InputError(f"{out}: nothing to merge; expected at least one folder")
     tables, sensitive, told, first = [], [], [], {}
     for part in map(Path, parts):
-        missing = [file for file in FILES if not (part / file).is_file()]
+        missing = [file for file in EFFICIENCY_FILES if not (part / file).is_file()]
         if missing:
             raise InputError(f"{part}: no scores of vitdm efficiency: {', '.join(missing)} missing")
         tables.append(pd.read_csv(part / "efficiency.csv"))

@@ -21,7 +21,7 @@ from vitdm.tuning.finished import load_trials
 from vitdm.tuning.objective import OnDataset, attempt
 from vitdm.tuning.trials import Trial, table
 
-FILES = ("trials.csv", "rates.json")
+RATE_FILES = ("trials.csv", "rates.json")
 
 
 def softmax_in_loss(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
@@ -29,7 +29,7 @@ def softmax_in_loss(logits: Tensor, labels: Tensor, label_smoothing: float) -> T
     return functional.cross_entropy(logits.softmax(dim=1), labels, label_smoothing=label_smoothing)
 
 
-def measure(
+def train_recipe(
     processed: str | Path,
     features_csv: str | Path | None,
     settings: Config,
@@ -46,7 +46,7 @@ def measure(
     that it needs is missing.
     """
     started, out, grid = time.time(), Path(out), settings.rates
-    check_replaceable(out, FILES)
+    check_replaceable(out, RATE_FILES)
     if recipe not in grid.recipes:
         known = ", ".join(grid.recipes) or "none"
         raise InputError(f"--recipe {recipe}: no such recipe; expected one of: {known}")
@@ -85,7 +85,7 @@ def measure(
     return found
 
 
-def join(folders: Sequence[str | Path], settings: Config, out: str | Path) -> pd.DataFrame:
+def join_trials(folders: Sequence[str | Path], settings: Config, out: str | Path) -> pd.DataFrame:
     """Write the trials of several folders as one table ``out`` (CSV) with its sidecar, return it.
 
     A folder is named after a recipe, or after an arm of the study and its number, ``process_0``.

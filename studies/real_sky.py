@@ -43,9 +43,9 @@ from vitdm.predict import prepare
 from vitdm.preprocess import process_dataset
 from vitdm.provenance import atomic, check_replaceable, sidecar
 
-FILES = ("images.csv", "real_sky.json")
-MERGED = ("real_sky.csv", "real_sky_images.csv", "real_sky_scores.csv")
-MERGED += ("real_sky_shift.csv", "real_sky_ranks.csv", "real_sky.json")
+PREDICTION_FILES = ("images.csv", "real_sky.json")
+REAL_SKY_FILES = ("real_sky.csv", "real_sky_images.csv", "real_sky_scores.csv")
+REAL_SKY_FILES += ("real_sky_shift.csv", "real_sky_ranks.csv", "real_sky.json")
 MODELS = ("network", "boosting")
 ABOUT = ["id", "class", "real", *MODELS]  # columns of images.csv; the others are features
 ANSWERS = ["model", "n_scored", "roc_auc", "low", "high", "n_real", "real_roc_auc"]
@@ -55,7 +55,7 @@ EDGES = np.linspace(0, 1, 26)  # of the bins of the scores
 
 
 class Answers(NamedTuple):
-    """The tables of ``merge``, in the order of ``MERGED``."""
+    """The tables of ``merge_predictions``, in the order of ``REAL_SKY_FILES``."""
 
     table: pd.DataFrame
     images: pd.DataFrame
@@ -65,8 +65,8 @@ class Answers(NamedTuple):
 
     @classmethod
     def read(cls, folder: str | Path) -> Answers:
-        """Read what ``merge`` wrote."""
-        return cls(*(read_catalog(Path(folder) / file) for file in MERGED[:-1]))
+        """Read what ``merge_predictions`` wrote."""
+        return cls(*(read_catalog(Path(folder) / file) for file in REAL_SKY_FILES[:-1]))
 
     def of(self, name: str) -> Answers:
         """Return the tables of one set."""
@@ -133,7 +133,7 @@ class Models(NamedTuple):
         return pd.concat([part.reset_index(drop=True) for part in parts], axis=1)
 
 
-def measure(
+def train_and_predict(
     folder: str | Path, settings: Config, name: str, seed: int, out: str | Path
 ) -> pd.DataFrame:
     """Train the models of a set on the sample in ``folder``; write ``out``, return its table.
@@ -144,7 +144,7 @@ def measure(
     is no such set, its images are not there, or the sample is too small.
     """
     started = time.time()
-    check_replaceable(out, FILES)
+    check_replaceable(out, PREDICTION_FILES)
     if name not in settings.real_sky.sets:
         known = ", ".join(settings.real_sky.sets) or "none"
         raise InputError(f"--set {name}: no such set of real_sky.sets; expected one of: {known}")
@@ -332,10 +332,10 @@ def small_sample_interval(
 def answers(tables: Sequence[pd.DataFrame], settings: Config) -> pd.DataFrame:
     """Return what the models of one set reach, a row each.
 
-    ``tables`` are those of ``measure``, one a seed. Columns: model, n_scored, roc_auc of simulated
-    images with low and high (bootstrap), n_real, and, if their classes are known, real_roc_auc with
-    real_low and real_high, n_right (mean probability above one half), right_low and right_high of
-    their share (Clopper and Pearson 1934).
+    ``tables`` are those of ``train_and_predict``, one a seed. Columns: model, n_scored, roc_auc of
+    simulated images with low and high (bootstrap), n_real, and, if their classes are known,
+    real_roc_auc with real_low and real_high, n_right (mean probability above one half), right_low
+    and right_high of their share (Clopper and Pearson 1934).
     """
     first, rows = tables[0], []
     real = (first["real"] == 1).to_numpy()
@@ -359,8 +359,8 @@ def answers(tables: Sequence[pd.DataFrame], settings: Config) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=ANSWERS)
 
 
-def merge(parts: Sequence[str | Path], settings: Config, out: str | Path) -> None:
-    """Join what ``measure`` wrote into folders ``<set>/seed<k>``; write what is small enough.
+def merge_predictions(parts: Sequence[str | Path], settings: Config, out: str | Path) -> None:
+    """Join the predictions in folders ``<set>/seed<k>``; write what is small enough.
 
     Each table has a column ``set``. real_sky.csv: ``answers``, and label, n_train, seeds, features
     (number of them), shifted (q at most ``selection.fdr``), energy, p; real_sky_images.csv, a row
@@ -370,10 +370,10 @@ def merge(parts: Sequence[str | Path], settings: Config, out: str | Path) -> Non
     real_sky_shift.csv: ``shift``; real_sky_ranks.csv: ``ranks``. InputError if a part is missing.
     """
     started = time.time()
-    check_replaceable(out, MERGED)
+    check_replaceable(out, REAL_SKY_FILES)
     folders: dict[str, list[Path]] = {}
     for part in map(Path, parts):
-        missing = [file for file in FILES if not (part / file).is_file()]
+        missing = [file for file in PREDICTION_FILES if not (part / file).is_file()]
         if missing:
             raise InputError(f"{part}: no answers of vitdm real-sky: {', '.join(missing)} missing")
         folders.setdefault(part.parent.name, []).append(part)
@@ -386,7 +386,7 @@ def merge(parts: Sequence[str | Path], settings: Config, out: str | Path) -> Non
                 f"{those[0].parent}: found {', '.join(found)}; expected a set of {known}, with "
                 f"{', '.join(expected)}"
             )
-    joined: dict[str, list[pd.DataFrame]] = {file: [] for file in MERGED[:-1]}
+    joined: dict[str, list[pd.DataFrame]] = {file: [] for file in REAL_SKY_FILES[:-1]}
     for name, those in folders.items():
         tables = [read_catalog(part / "images.csv") for part in those]
         for file, table in zip(joined, _tables(tables, settings, name), strict=True):

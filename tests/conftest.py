@@ -1,5 +1,7 @@
 """Tiny lenses and a tiny run that several test modules share."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 
@@ -7,6 +9,7 @@ from studies import config as workflow
 from vitdm.config.sections import read_yaml
 from vitdm.simulation import population_file, population_of
 
+ROOT = Path(__file__).parents[1]
 POPULATION = read_yaml(population_file("model_i"))
 POPULATION |= {"name": "tiny", "description": "Model I on 48 pixels", "num_pix": 48}
 POPULATION["instrument"] |= {"pixel_scale": 0.1, "psf_fwhm": 0.17}

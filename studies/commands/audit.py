@@ -21,4 +21,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     from studies import audit
 
-    audit.measure(options.sample, read_config(options), options.out)
+    audit.train_rows(options.sample, read_config(options), options.out)

@@ -22,4 +22,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     from studies import compare
 
-    compare.measure(options.sample, read_config(options), options.row, options.out)
+    compare.train_row(options.sample, read_config(options), options.row, options.out)

@@ -28,7 +28,7 @@ def run(options: argparse.Namespace) -> None:
     from studies import efficiency
 
     settings = read_config(options)
-    efficiency.measure(
+    efficiency.train_and_score(
         options.sample,
         settings,
         options.n,

@@ -25,5 +25,5 @@ def run(options: argparse.Namespace) -> None:
 
     settings = read_config(options)
     n = settings.populations.n_invariance if options.n is None else options.n
-    summary = invariance.write(options.dataset, settings, n, options.out)
+    summary = invariance.write(options.dataset, settings.preprocess, n, settings.seed, options.out)
     print(invariance.in_words(summary), file=sys.stderr)

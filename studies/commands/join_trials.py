@@ -21,4 +21,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     from studies import rates
 
-    rates.join(options.folders, read_config(options), options.out)
+    rates.join_trials(options.folders, read_config(options), options.out)

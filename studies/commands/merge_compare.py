@@ -21,4 +21,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     from studies import compare
 
-    compare.merge(options.folders, read_config(options), options.out)
+    compare.merge_rows(options.folders, read_config(options), options.out)

@@ -19,4 +19,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     from studies import efficiency
 
-    efficiency.merge(options.folders, options.out)
+    efficiency.merge_scores(options.folders, options.out)

@@ -21,4 +21,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     from studies import real_sky
 
-    real_sky.merge(options.folders, read_config(options), options.out)
+    real_sky.merge_predictions(options.folders, read_config(options), options.out)

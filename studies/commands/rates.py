@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     from studies import rates
 
-    rates.measure(
+    rates.train_recipe(
         options.processed,
         options.features,
         read_config(options),

@@ -24,4 +24,4 @@ def run(options: argparse.Namespace) -> None:
     from studies import real_sky
 
     settings = read_config(options)
-    real_sky.measure(options.sample, settings, options.set, options.seed, options.out)
+    real_sky.train_and_predict(options.sample, settings, options.set, options.seed, options.out)

@@ -26,10 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from studies import gain
+    from studies import tuned_against_start
 
     settings = read_config(options)
-    found = gain.measure(
+    found = tuned_against_start.compare_runs(
         options.processed,
         options.features,
         options.runs,

@@ -17,7 +17,7 @@ HEADS = {"alone": "mended alone", "cumulative": "mended with those above", "ours
 
 
 def audit(table: pd.DataFrame) -> plt.Figure:
-    """Draw the rows of ``audit.measure``: what each would have claimed, and what is true.
+    """Draw the rows of ``audit.train_rows``: what each would have claimed, and what is true.
 
     A filled point is the ROC-AUC on images that were not learnt from, with its 95 % interval; an
     open diamond the number that the row would have reported as its ROC-AUC, where it is another; a

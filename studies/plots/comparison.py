@@ -16,9 +16,9 @@ _COLOURS += ("#8C6D31", "#56B4E9", "#777777", "#000000", "#7B3294", "#A6761D", "
 def comparison(trials: pd.DataFrame, history: pd.DataFrame) -> plt.Figure:
     """Draw the mean ROC-AUC of three classes: of each row of the comparison, and against its cost.
 
-    ``trials`` and ``history`` as from ``compare.merge``. Left, on the images that score: a point a
-    seed, a bar their mean. Right, on the images that choose, after each epoch: the mean over the
-    seeds against the seconds of the processor that the training had taken. Both axes are
+    ``trials`` and ``history`` as from ``compare.merge_rows``. Left, on the images that score: a
+    point a seed, a bar their mean. Right, on the images that choose, after each epoch: the mean
+    over the seeds against the seconds of the processor that the training had taken. Both axes are
     logarithmic in 1 - AUC. A row without epochs (gradient boosting) is a mark at its whole cost.
     """
     final = trials[trials["kind"] == "final"].dropna(subset="macro_roc_auc")

@@ -40,7 +40,7 @@ def data_efficiency(
 ) -> plt.Figure:
     """Draw the ROC-AUC against the number of training images: a column a population.
 
-    ``table`` as from ``efficiency.measure``; ``labels`` names the models that are drawn. Above, any
+    ``table`` as from ``efficiency.train_and_score``; ``labels`` names the models drawn. Above, any
     substructure against none; below, the mean over the classes. Points are means over the seeds,
     bands reach from the lowest seed to the highest; dotted lines need no training. The axis is
     logarithmic in 1 - AUC, the pairs that are put in the wrong order, and ends at 0.9999. ``other``

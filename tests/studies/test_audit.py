@@ -227,7 +227,7 @@ def measured(tmp_path_factory):
     (place / "toys").mkdir()
     sample(place / "toys", shortcut=True, seed=0)
     shutil.copytree(place / "toys/processed", place / "toys/dataset")
-    audit.measure(place / "toys", settings_of(), place / "table")
+    audit.train_rows(place / "toys", settings_of(), place / "table")
     return place
 
 
@@ -284,5 +284,5 @@ def test_a_wrong_audit_is_refused(changes, message):
 
 def test_too_few_images_are_refused(measured, tmp_path):
     with pytest.raises(InputError, match="found 60 images in split train; expected at least .* 70"):
-        audit.measure(measured / "toys", settings_of(n_train=50), tmp_path / "x")
+        audit.train_rows(measured / "toys", settings_of(n_train=50), tmp_path / "x")
     assert not (tmp_path / "x").exists()

@@ -54,8 +54,8 @@ def measured(tmp_path_factory):
     sample(place / "model_i", shortcut=True, seed=0)
     shutil.copytree(place / "model_i/processed", place / "model_i/dataset")
     for name in ROWS:
-        compare.measure(place / "model_i", settings_of(), name, place / name)
-    compare.merge([place / name for name in reversed(ROWS)], settings_of(), place / "all")
+        compare.train_row(place / "model_i", settings_of(), name, place / name)
+    compare.merge_rows([place / name for name in reversed(ROWS)], settings_of(), place / "all")
     return place
 
 
@@ -139,7 +139,7 @@ def test_a_macro_gain_is_the_mean_of_three(measured):
 def test_processing_of_its_own(measured, tmp_path):
     rows = {"small": ROWS["image"] | {"preprocess": {"size": 16}, "train": {"epochs": 1}}}
     settings = settings_of(rows=rows, seeds=1)
-    compare.measure(measured / "model_i", settings, "small", tmp_path / "small")
+    compare.train_row(measured / "model_i", settings, "small", tmp_path / "small")
     assert (tmp_path / "small/trials.csv").is_file()
     found = json.loads((tmp_path / "small/compare.json").read_text())
     assert found["rule"] == "compare"
@@ -147,13 +147,13 @@ def test_processing_of_its_own(measured, tmp_path):
 
 def test_a_rate_that_diverges_is_told_and_not_taken(measured, tmp_path):
     settings = settings_of(rates=[1e30, 1e-3], seeds=1)
-    table = compare.measure(measured / "model_i", settings, "image", tmp_path / "image")
+    table = compare.train_row(measured / "model_i", settings, "image", tmp_path / "image")
     trials = table[table["kind"] == "trial"]
     assert trials["valid"].isna().tolist() == [True, False]
     assert "at learning rate" in trials["error"].iloc[0]
     assert table.loc[table["kind"] == "final", "learning_rate"].tolist() == [1e-3]
     with pytest.raises(InputError, match=r"rows\.image: found no learning rate of \[1e\+30\]"):
-        compare.measure(
+        compare.train_row(
             measured / "model_i", settings_of(rates=[1e30]), "image", tmp_path / "other"
         )
     assert not (tmp_path / "other").exists()
@@ -162,20 +162,20 @@ def test_a_rate_that_diverges_is_told_and_not_taken(measured, tmp_path):
 def test_what_does_not_fit_is_refused(measured, tmp_path):
     place = measured / "model_i"
     with pytest.raises(InputError, match="--row mine: no such row .* image, lensfit, boosting"):
-        compare.measure(place, settings_of(), "mine", tmp_path / "x")
+        compare.train_row(place, settings_of(), "mine", tmp_path / "x")
     more = workflow.build(
         CONTENT
         | {"efficiency": {"curves": [CURVE | {"sizes": [90]}]}, "compare": CHOSEN | {"n_valid": 30}}
     )
     with pytest.raises(InputError, match="found 60 images in split train; expected at least .* 70"):
-        compare.measure(place, more, "image", tmp_path / "x")
+        compare.train_row(place, more, "image", tmp_path / "x")
     with pytest.raises(InputError, match="found rows image; expected image, lensfit, boosting"):
-        compare.merge([measured / "image"], settings_of(), tmp_path / "x")
+        compare.merge_rows([measured / "image"], settings_of(), tmp_path / "x")
     shutil.copytree(measured / "image", tmp_path / "lensfit")
     (tmp_path / "lensfit/trials.csv").unlink()
     parts = [measured / "image", tmp_path / "lensfit", measured / "boosting"]
     with pytest.raises(InputError, match=r"lensfit: no row of a comparison: trials\.csv missing"):
-        compare.merge(parts, settings_of(), tmp_path / "x")
+        compare.merge_rows(parts, settings_of(), tmp_path / "x")
     assert not (tmp_path / "x").exists()
 
 

@@ -66,9 +66,9 @@ def measured(tmp_path_factory):
         (place / name).mkdir()
         sample(place / name, shortcut=k == 0, seed=k)
     first, other = place / "model_i", place / "model_i_sizes"
-    efficiency.measure(first, settings_of(), 40, 0, place / "part0", [other])
-    efficiency.measure(other, settings_of(), 40, 0, place / "part1")
-    efficiency.merge([place / "part0", place / "part1"], place / "all")
+    efficiency.train_and_score(first, settings_of(), 40, 0, place / "part0", [other])
+    efficiency.train_and_score(other, settings_of(), 40, 0, place / "part1")
+    efficiency.merge_scores([place / "part0", place / "part1"], place / "all")
     return place
 
 
@@ -120,7 +120,7 @@ def test_networks_on_images_need_nothing_else(measured, tmp_path):
     """The same scores as beside all the others, from a sample that has images only."""
     shutil.copytree(measured / "model_i/processed", tmp_path / "model_i/processed")
     settings = settings_of()
-    found = efficiency.measure(
+    found = efficiency.train_and_score(
         tmp_path / "model_i", settings, 40, 0, tmp_path / "out", runs=["spt_lsa"]
     )
     table = pd.read_csv(measured / "part0/efficiency.csv")
@@ -187,17 +187,17 @@ def test_the_figures_draw_what_the_table_holds(measured):
 
 def test_what_is_refused(measured, tmp_path):
     with pytest.raises(InputError, match="found 60 images in split train; expected at least 90"):
-        efficiency.measure(measured / "model_i", settings_of(), 90, 0, tmp_path / "out")
+        efficiency.train_and_score(measured / "model_i", settings_of(), 90, 0, tmp_path / "out")
     with pytest.raises(InputError, match=r"nothing: no scores .* efficiency.csv, sensitivity"):
-        efficiency.merge([measured / "part0", tmp_path / "nothing"], tmp_path / "out")
+        efficiency.merge_scores([measured / "part0", tmp_path / "nothing"], tmp_path / "out")
     other = tmp_path / "other"
     shutil.copytree(measured / "part1", other)
     told = json.loads((other / "efficiency.json").read_text())
     (other / "efficiency.json").write_text(json.dumps(told | {"config_sha256": "another"}))
     with pytest.raises(InputError, match="other: made with other settings than .*part0"):
-        efficiency.merge([measured / "part0", other], tmp_path / "out")
+        efficiency.merge_scores([measured / "part0", other], tmp_path / "out")
     with pytest.raises(InputError, match="nothing to merge"):
-        efficiency.merge([], tmp_path / "out")
+        efficiency.merge_scores([], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -207,7 +207,7 @@ def test_what_needs_no_training_is_merged_once(measured, tmp_path):
     table = pd.read_csv(again / "efficiency.csv")
     table.loc[table["n_train"] > 0, "seed"] = 1
     table.to_csv(again / "efficiency.csv", index=False)
-    efficiency.merge([measured / "part0", again], tmp_path / "out")
+    efficiency.merge_scores([measured / "part0", again], tmp_path / "out")
     merged = pd.read_csv(tmp_path / "out/efficiency.csv")
     untrained = table["n_train"] == 0
     assert (merged["n_train"] == 0).sum() == untrained.sum() == 2 * len(efficiency.UNTRAINED)

@@ -246,7 +246,7 @@ def test_what_is_refused(toy, tmp_path, capsys):
     settings = workflow.load(path)
     sample = place / "sample"
     with pytest.raises(InputError, match="--set gone: no such set .* cutouts, labelled"):
-        real_sky.measure(sample, settings, "gone", 0, tmp_path / "out")
+        real_sky.train_and_predict(sample, settings, "gone", 0, tmp_path / "out")
     sets = settings.real_sky.sets
     changed = {"gone": sets["labelled"].model_copy(update={"images": str(tmp_path / "no")})}
     changed["large"] = sets["labelled"].model_copy(update={"n_train": 99})
@@ -259,11 +259,11 @@ def test_what_is_refused(toy, tmp_path, capsys):
         ("empty", "found none of .*known.yaml"),
     ):
         with pytest.raises(InputError, match=message):
-            real_sky.measure(sample, altered, name, 0, tmp_path / "out")
+            real_sky.train_and_predict(sample, altered, name, 0, tmp_path / "out")
     with pytest.raises(InputError, match="labelled: found seed0; expected .*, with seed0, seed1"):
-        real_sky.merge([place / "answers/labelled/seed0"], settings, tmp_path / "all")
+        real_sky.merge_predictions([place / "answers/labelled/seed0"], settings, tmp_path / "all")
     with pytest.raises(InputError, match="no answers of vitdm real-sky"):
-        real_sky.merge([tmp_path], settings, tmp_path / "all")
+        real_sky.merge_predictions([tmp_path], settings, tmp_path / "all")
     assert not (tmp_path / "all").exists() and not (tmp_path / "out").exists()
     arguments = ["--config", str(path), "--out", str(tmp_path / "out")]
     assert main(["real-sky", str(sample), "--set", "unknown", *arguments]) == 2

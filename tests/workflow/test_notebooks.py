@@ -17,6 +17,7 @@ SMOKE = {
     "tables": "results/smoke/tables",
 }
 LONGEST = 8  # lines of a function
+THOUGHT = 15  # lines of a code cell, without imports, comments and empty lines
 
 
 @pytest.fixture(params=NAMES)
@@ -56,6 +57,9 @@ def test_notebooks_explain_and_leave_the_work_to_the_library(notebook):
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 lines = node.end_lineno - node.lineno + 1
                 assert lines <= LONGEST, f"{node.name} has {lines} lines"
+        lines = [line.strip() for line in cell.source.splitlines()]
+        lines = [line for line in lines if line and not line.startswith(("#", "import ", "from "))]
+        assert len(lines) <= THOUGHT, f"a cell of {len(lines)} lines: {lines[0]}"
     prose = [cell for cell in notebook.cells if cell.cell_type == "markdown"]
     assert len(prose) >= 0.4 * len(code(notebook))
 

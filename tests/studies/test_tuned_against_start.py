@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 from test_train import MODEL, toy, train
 
 from studies import config as workflow
-from studies import gain, rates
+from studies import rates, tuned_against_start
 from vitdm.data.dataset import Dataset
 from vitdm.errors import InputError
 from vitdm.model.runs import load_run
@@ -35,7 +35,7 @@ def runs(blobs, settings, tmp_path_factory):
 
 def measure(blobs, runs, out, first="good", second="poor"):
     options = {"task": "multiclass", "n_bootstrap": 200, "seed": 0}
-    return gain.measure(blobs, None, runs[first], runs[second], out, **options)
+    return tuned_against_start.compare_runs(blobs, None, runs[first], runs[second], out, **options)
 
 
 def test_the_gain_is_the_difference_of_the_mean_scores(blobs, runs, tmp_path):
@@ -93,10 +93,10 @@ STUDY = {"arms": {"random": {"label": "random points", "random": True}}}
 def test_a_recipe_is_trained_at_each_rate(blobs, tmp_path):
     settings = workflow.build(SETTINGS | {"rates": RATES, "study": STUDY})
     for recipe in RATES["recipes"]:
-        table = rates.measure(blobs, None, settings, recipe, tmp_path / recipe, progress=False)
+        table = rates.train_recipe(blobs, None, settings, recipe, tmp_path / recipe, progress=False)
         assert table["learning_rate"].tolist() == [1e-3, 1e-3, 1e-2, 1e-2]
         assert (table["status"] == "ok").all() and table["seed"].tolist() == [7, 8, 7, 8]
-    joined = rates.join(
+    joined = rates.join_trials(
         [tmp_path / "ours", tmp_path / "post_norm"], settings, tmp_path / "rates.csv"
     )
     assert list(joined)[:2] == ["recipe", "label"] and len(joined) == 8
@@ -107,16 +107,16 @@ def test_a_recipe_is_trained_at_each_rate(blobs, tmp_path):
         pd.read_csv(tmp_path / "rates.csv")[["recipe", "score"]], joined[["recipe", "score"]]
     )
     (tmp_path / "ours").rename(tmp_path / "random_2")
-    joined = rates.join([tmp_path / "random_2"], settings, tmp_path / "searches.csv")
+    joined = rates.join_trials([tmp_path / "random_2"], settings, tmp_path / "searches.csv")
     assert joined["arm"].unique().tolist() == ["random"] and set(joined["number"]) == {"2"}
 
 
 def test_what_is_no_recipe_is_refused(blobs, tmp_path):
     settings = workflow.build(SETTINGS | {"rates": RATES})
     with pytest.raises(InputError, match="--recipe theirs: no such recipe; expected one of: ours"):
-        rates.measure(blobs, None, settings, "theirs", tmp_path / "out")
+        rates.train_recipe(blobs, None, settings, "theirs", tmp_path / "out")
     with pytest.raises(InputError, match="theirs: found neither an arm nor a recipe"):
-        rates.join([tmp_path / "theirs"], settings, tmp_path / "all.csv")
+        rates.join_trials([tmp_path / "theirs"], settings, tmp_path / "all.csv")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -17,7 +17,7 @@ from vitdm.model.runs import load_run, predictions_table
 from vitdm.provenance import sidecar
 
 
-def measure(
+def compare_runs(
     processed: str | Path,
     features_csv: str | Path | None,
     runs: Sequence[str | Path],

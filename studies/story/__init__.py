@@ -1,0 +1,1 @@
+"""What the notebooks show: tables joined from the results, lenses chosen for figures, numbers."""
