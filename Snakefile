@@ -17,7 +17,7 @@ from studies.code import Watched
 from studies.config.part import text_of
 from studies.contents import NOTEBOOKS, figures, tables
 from studies.stages import stages
-from studies.targets import COMPARISON, RUN, SCORES, SKY, Targets
+from studies.targets import ARTICLE, COMPARISON, RUN, SCORES, SKY, Targets
 from vitdm.config import save
 from vitdm.errors import InputError
 
@@ -26,7 +26,7 @@ if not workflow.configfiles:
     configfile: "config/paper.yaml"
 
 
-WATCH_CODE = config.pop("watch_code", True)
+WATCH_CODE = str(config.pop("watch_code", True)).lower() == "true"
 
 try:
     CONFIG = schema.build(config, ", ".join(map(str, workflow.configfiles)))

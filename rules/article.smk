@@ -61,9 +61,9 @@ for notebook in NOTEBOOKS:
 
 rule paper:
     input:
-        expand("paper/{file}", file=["paper.md", "references.bib", "crossref.lua"]),
-        expand("paper/{file}", file=["report.md", "tables.yaml", "claims.yaml", "numbers.json"]),
-        expand("paper/{file}", file=["article.typ", "article.css"]),
+        expand("paper/{file}", file=ARTICLE),
+        expand("paper/{file}", file=["references.bib", "numbers.json"]),
+        expand("paper/{file}", file=["crossref.lua", "article.typ", "article.css"]),
         numbers=expand(f"{OUT}/numbers/{{notebook.number}}.json", notebook=NOTEBOOKS),
         figures=expand(f"{T.figures}/{{figure}}.pdf", figure=figures(T)),
         tables=expand(f"{T.tables}/{{table}}.csv", table=tables(T)),

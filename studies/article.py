@@ -31,6 +31,7 @@ import typst
 import yaml
 
 from studies import config as configuration
+from studies.config.part import load_part
 from vitdm import provenance
 from vitdm.errors import InputError
 from vitdm.simulation.population import load_population
@@ -510,7 +511,7 @@ def build(
     run's ``numbers.json`` and ``tables``; its figures are in ``../figures``.
     """
     started = time.time()
-    settings = configuration.load(config or results / "config.yaml")
+    settings = load_part(config or results / "config.yaml")
     simulated = settings.data == "simulate"
     source = source or HERE / ("paper.md" if simulated else "report.md")
     run = read_run(results, settings)

@@ -10,16 +10,19 @@ one that is trained.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from studies.config import Config
 from studies.contents import NOTEBOOKS
-from studies.targets import Sample, Targets
+from studies.targets import ARTICLE, Sample, Targets
 from vitdm.config import Settings
 
 Content = dict[str, Any]
 
+PAPER = Path(__file__).resolve().parents[1] / "paper"
 #: what a training reads
 MODEL = ("seed", "task", "preprocess", "model", "train")
 #: and what it reads besides if the model joins features, or has residual maps
@@ -34,10 +37,10 @@ def pick(settings: Settings, *keys: str) -> Content:
     found: Content = {}
     for key in keys:
         section, _, name = key.partition(".")
-        if name:
-            found.setdefault(section, {})[name] = everything[section][name]
-        else:
+        if not name:
             found[section] = everything[section]
+        elif section not in keys:
+            found.setdefault(section, {})[name] = everything[section][name]
     return found
 
 
@@ -58,7 +61,7 @@ def stages(config: Config, targets: Targets | None = None) -> dict[str, Content]
         "train_final": _training(config, epochs=config.final.epochs) | pick(config, "tune"),
         "evaluate": pick(config, "seed", "task", "evaluation"),
         "join_trials": _labels(config),
-        "paper": config.model_dump(mode="json"),  # an article may name any setting
+        "paper": _article(config),
     }
     for name, sample in targets.samples.items():
         found[f"simulate_{name.replace('/', '_')}"] = _sample(sample)
@@ -159,6 +162,18 @@ def _rates(config: Config, name: str) -> Content:
     rates = config.rates.model_dump(mode="json", exclude={"recipes"}) | {"model": {}}
     own = config.rates.recipes[name].model_dump(mode="json", exclude={"label"})
     return content | {"rates": rates | {"recipes": {name: own | DONE}}}
+
+
+def _article(config: Config) -> Content:
+    """Return the settings that the article's sources name, such as ``config.model.depth``."""
+    everything = config.model_dump(mode="json")
+    text = "".join((PAPER / name).read_text() for name in ARTICLE)
+    named = sorted(set(re.findall(r"\bconfig\.(\w+)(?:\.(\w+))?", text)))
+    keys = ["name", "publish", "data", "population"]
+    for section, name in named:
+        whole = not name or name not in everything.get(section, {})
+        keys += [section if whole else f"{section}.{name}"] if section in everything else []
+    return pick(config, *keys)
 
 
 def _labels(config: Config) -> Content:

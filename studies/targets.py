@@ -14,6 +14,7 @@ from studies.config import Config, Curve, RealSet, load_cutouts
 from vitdm import simulation
 from vitdm.config import by_section
 from vitdm.simulation import load_population, population_name
+from vitdm.simulation.classes import truth_of
 
 #: what folders of the results hold
 DATASET = ("images.npy", "catalog.csv", "dataset.json")  # also of processed images
@@ -25,6 +26,8 @@ SCORES = ("efficiency.csv", "sensitivity.csv", "efficiency.json")
 COMPARISON = tuple(f"comparison{end}" for end in (".csv", "_gains.csv", "_history.csv", ".json"))
 SKY_TABLES = tuple(f"real_sky{end}.csv" for end in ("", "_images", "_scores", "_shift", "_ranks"))
 SKY = (*SKY_TABLES, "real_sky.json")
+#: sources of the article and of the report on a user's own images, which name settings
+ARTICLE = ("paper.md", "report.md", "tables.yaml", "claims.yaml")
 #: what is known of real lenses
 CUTOUTS = "config/slacs.yaml"
 #: committed results of config/extended.yaml, which the article shows
@@ -154,7 +157,7 @@ class Targets:
         return [
             name
             for name, file in self.populations.items()
-            if "cdm" in load_population(file).class_fractions
+            if "max_subhalo_mass" in truth_of(list(load_population(file).class_fractions))
         ]
 
     @property

@@ -1,6 +1,7 @@
 """The Snakefile: what it plans for simulated lenses and for images in files; what it refuses."""
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 import yaml
 
 from studies import config as workflow
+from studies.stages import stages
 
 ROOT = Path(__file__).resolve().parents[2]
 SMOKE = workflow.load(ROOT / "config/smoke.yaml")
@@ -21,15 +23,19 @@ SMOKE = workflow.load(ROOT / "config/smoke.yaml")
 def folder(tmp_path_factory):
     """An empty working directory with the repository's inputs and none of its results."""
     place = tmp_path_factory.mktemp("workflow")
-    for name in ("config", "notebooks", "paper", "environment.yml", "vitdm", "studies"):
-        (place / name).symlink_to(ROOT / name)
+    link(place)
     return place
 
 
-def plan(folder, *options):
-    """A dry run: exit status, what it said, and the number of jobs of each rule."""
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "-n"]
-    command += ["--quiet", "rules"] if "--quiet" in options else []
+def link(place):
+    """Link the inputs of the workflow into a folder."""
+    for name in ("config", "notebooks", "paper", "environment.yml", "vitdm", "studies"):
+        (place / name).symlink_to(ROOT / name)
+
+
+def snakemake(folder, *options):
+    """Call Snakemake on a folder: exit status, and what it said."""
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
     answer = subprocess.run(
         [*command, "--directory", str(folder), *options],
         capture_output=True,
@@ -37,10 +43,15 @@ def plan(folder, *options):
         cwd=folder,
         check=False,
     )
-    text = answer.stdout + answer.stderr
+    return answer.returncode, answer.stdout + answer.stderr
+
+
+def plan(folder, *options):
+    """A dry run: exit status, what it said, and the number of jobs of each rule."""
+    status, text = snakemake(folder, "-n", *options)
     # the table of jobs is printed before and after the plan
     jobs = dict(re.findall(r"^(\w+) +(\d+)$", text, re.M))
-    return answer.returncode, text, {name: int(count) for name, count in jobs.items()}
+    return status, text, {name: int(count) for name, count in jobs.items()}
 
 
 NOTEBOOKS = {f"notebook_0{k}": 1 for k in range(1, 6)}
@@ -74,6 +85,9 @@ def test_plan_of_simulated_lenses(folder):
     extra |= {"efficiency": trainings, "merge_efficiency": 1}
     extra |= {"compare": len(SMOKE.compare.rows), "merge_compare": 1}
     extra |= {"known_model": 1, "audit": 1, "gain": 1, "train_final": 2}
+    settings = jobs.pop("settings")
+    assert settings == len(stages(SMOKE)) - 1  # nothing is ingested
+    total -= settings
     assert jobs == REST | {"simulate": SMOKE.shards, "merge": 1} | extra
     assert total == sum(jobs.values())
     assert not (folder / "results").exists()  # a dry run leaves nothing
@@ -111,7 +125,8 @@ def test_plan_of_images_in_files(folder, tmp_path):
     options = ("--configfile", "config/smoke.yaml", "--config", f"data={layout}")
     status, text, jobs = plan(folder, *options)
     assert status == 0, text
-    jobs.pop("total")
+    for name in ("total", "settings"):
+        jobs.pop(name)
     # without a pixel scale no lens is fitted
     fitted = {"spt_lsa_lensfit", "spt_lsa_residual", "spt_lsa_all"}
     runs = {"train": len(set(SMOKE.runs) - fitted)}
@@ -130,6 +145,78 @@ def test_what_the_workflow_refuses(folder, tmp_path):
         status, text, _ = plan(folder, "--configfile", "config/smoke.yaml", "--config", setting)
         assert status != 0 and message in text and "Traceback" not in text
     assert sorted(path.name for path in (folder / "results").glob("*")) == before
+
+
+# ----------------------------------------------------------------------- what is run again, and why
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A workflow that is finished, as far as Snakemake knows: its files are there, and empty."""
+    place = tmp_path_factory.mktemp("finished")
+    link(place)
+    _, text = snakemake(place, "-n", "--configfile", "config/smoke.yaml")
+    for line in re.findall(r"^    output: (.*)$", text, re.M):
+        for name in line.split(", "):
+            (place / name).parent.mkdir(parents=True, exist_ok=True)
+            (place / name).touch()
+    options = ("--touch", "--forceall", "--cores", "1", "--configfile", "config/smoke.yaml")
+    status, text = snakemake(place, *options)
+    assert status == 0, text
+    return place
+
+
+ARTICLE = {"convert_notebook", "paper", "all"}
+AFTER_TEST = {"evaluate", "known_model", "notebook_05"} | ARTICLE
+AFTER_TUNE = {"train_final", "gain", "notebook_04"} | AFTER_TEST
+
+
+@pytest.mark.parametrize(
+    ("change", "rules"),
+    [
+        (
+            {"evaluation": {"bootstrap": 201}},
+            {"audit", "merge_compare", "gain"}
+            | {f"notebook_0{k}" for k in range(2, 5)}
+            | AFTER_TEST,
+        ),
+        ({"tune": {"metric": "average_precision"}}, {"rates", "tune", "search", "join_trials"}),
+        ({"runs": {"plain": {"label": "plain"}}}, {"notebook_02", "notebook_03"} | ARTICLE),
+        ({"compare": {"rows": {"resnet": {"label": "R"}}}}, {"compare", "merge_compare"}),
+        ({"final": {"epochs": 3}}, {"train_final", "gain", "notebook_04"} | AFTER_TEST),
+        ({"ingest": {"resplit": True}}, set()),  # nothing is ingested
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_change_runs_again_what_reads_it(finished, tmp_path, change, rules):
+    (tmp_path / "more.yaml").write_text(yaml.safe_dump(change))
+    status, text, jobs = plan(
+        finished, "--configfile", "config/smoke.yaml", str(tmp_path / "more.yaml")
+    )
+    assert status == 0, text
+    jobs.pop("total", None)
+    if "tune" in rules:
+        rules = rules | AFTER_TUNE
+    if "compare" in rules:
+        rules = rules | {"notebook_03"} | ARTICLE
+        assert jobs["compare"] == 1
+    assert set(jobs) == (rules | {"settings"} if rules else set())
+
+
+def test_nothing_is_run_again_without_a_change(finished):
+    assert "Nothing to be done" in snakemake(finished, "-n", "--configfile", "config/smoke.yaml")[1]
+
+
+def test_an_edit_of_the_code_runs_again_what_runs_it(finished):
+    """Here of the hash that is kept for runs that do not watch the code."""
+    kept = finished / "results/smoke/code.json"
+    hashes = {"vitdm.commands.evaluate": "another"}
+    kept.write_text(json.dumps({"hashes": hashes, "parsed": {}}))
+    options = ("--configfile", "config/smoke.yaml")
+    status, text, jobs = plan(finished, *options, "--config", "watch_code=false")
+    assert status == 0, text
+    assert set(jobs) - {"total"} == AFTER_TEST
+    assert "Nothing to be done" in snakemake(finished, "-n", *options)[1]
 
 
 # ------------------------------------------------------------------------ who reads the test split
