@@ -77,8 +77,7 @@ def collapse_masses(config: Config, bins: pd.DataFrame, theta_E: float) -> dict[
     """
     masses, main = {}, population_name(config.population)
     for name in dict.fromkeys(bins["population"]):
-        file = config.population if name == main else f"config/populations/{name}.yaml"
-        population = load_population(file)
+        population = load_population(config.population if name == main else name)
         halo = population.halo.mass or mass_within(theta_E, population.cosmology)
         masses[name] = COLLAPSE * halo
     return masses
