@@ -200,13 +200,12 @@ class Training:
         return int(np.argmax(self.aucs)) + 1 if self.aucs else None
 
     def finished(self, watch: Watch | None = None) -> bool:
-        """Return whether no further epoch is to be run."""
-        if len(self.history) >= self.train.epochs:
-            return True
-        if self.best_epoch is None:
-            return False
-        stale = len(self.history) - self.best_epoch
-        return stale >= self.train.patience or (watch is not None and watch(self.aucs))
+        """Return whether no further epoch is to be run; ``watch`` is asked after each."""
+        if self.best_epoch is not None:
+            stale = len(self.history) - self.best_epoch
+            if stale >= self.train.patience or (watch is not None and watch(self.aucs)):
+                return True
+        return len(self.history) >= self.train.epochs
 
     def epoch(self, valid: Arrays | None, bar: tqdm) -> None:
         """Show the network each training image once, then validate it."""
