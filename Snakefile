@@ -148,7 +148,7 @@ NOTEBOOKS = {
         + expand(f"{OUT}/populations/{{name}}/lensfit/fits.csv", name=POPULATIONS if FITTED else [])
         + expand(f"{OUT}/populations/{{name}}/dataset/catalog.csv", name=POPULATIONS)
         + expand(f"{OUT}/populations/{{name}}/features.csv", name=POPULATIONS)
-        + expand(f"{OUT}/populations/{{name}}/ceiling/ceiling.json", name=NOISY),
+        + expand(f"{OUT}/populations/{{name}}/ideal_observer/ideal_observer.json", name=NOISY),
         "figures": ["lens_gallery", "noise", "processing_steps", "invariance", "unrolled_rings"]
         + ["feature_distributions"]
         + ["perturbations"] * SIMULATED
@@ -403,7 +403,11 @@ if SIMULATED:
         input:
             lambda wildcards: POPULATIONS[wildcards.name],
         output:
-            multiext(f"{OUT}/populations/{{name}}/ceiling/", "ceiling.csv", "ceiling.json"),
+            multiext(
+                f"{OUT}/populations/{{name}}/ideal_observer/",
+                "ideal_observer.csv",
+                "ideal_observer.json",
+            ),
         log:
             f"{OUT}/logs/ceiling_{{name}}.log",
         conda:

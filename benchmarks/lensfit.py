@@ -38,7 +38,8 @@ import torch
 from matplotlib.ticker import LogLocator
 from sklearn.metrics import roc_auc_score
 
-from studies import ceiling, plots
+from studies import plots
+from studies.ideal_observer import true_values
 from vitdm import config
 from vitdm.config import LensFit
 from vitdm.lens import Camera, Fits, SmoothLens, estimate_gain, features, fit, settings_for
@@ -82,10 +83,9 @@ def milliseconds(function: Callable, repeats: int = REPEATS) -> float:
 
 
 def caustics_image(values: torch.Tensor) -> torch.Tensor:
-    """Return the image (96, 96) of ``studies.ceiling.PARAMETERS`` and a sky by functions of
-    caustics.
+    """Return the image (96, 96) of ``vitdm.lens.parameters.parameters()`` by functions of caustics.
 
-    Without batch dimension, for ``torch.vmap``.
+    ``values`` (13,) are without batch dimension, for ``torch.vmap``.
     """
     from caustics.lenses import func as lens
     from caustics.light import func as light
@@ -119,7 +119,7 @@ def smooth_values(n: int) -> torch.Tensor:
     """Return the parameters (n, 13) of lenses of ``marginal``."""
     population = population_of("marginal")
     systems = [simulate.smooth(simulate.draw(i, "no_sub", 0, population)) for i in range(n)]
-    rows = [[*ceiling.parameters(system), 0.0] for system in systems]
+    rows = np.array([true_values(system) for system in systems])
     return torch.tensor(rows, dtype=torch.float32)
 
 

@@ -640,7 +640,7 @@ for file in out.config.populations.files if simulated else []:
     print(f"{other.name}: {other.description}")
     out.figure(plots.population_gallery(examples, scale), f"gallery_{folder.name}")
     radius = dataset.read_catalog(folder / "features.csv")["ring_radius"]
-    answer = folder / "ceiling" / "ceiling.json"
+    answer = folder / "ideal_observer" / "ideal_observer.json"
     limits = json.loads(answer.read_text()) if answer.exists() else {}
     for kind in [name for name in plots.NAMES if name in set(shown["class"]) - {"no_sub"}]:
         there = sample.catalog["class"].isin(["no_sub", kind]) & radius.notna()
@@ -681,8 +681,8 @@ else:
 # %% [markdown]
 # Points are areas under the ROC curve of one kind of substructure against smooth lenses, with 95 %
 # intervals. Where *size alone* lies far from 1/2, the population has a shortcut. The residual
-# scores are the ceiling. Where they lie far above 1/2 and size does not, a classifier has to see
-# the substructure itself, and can.
+# scores are those of an observer who knows the smooth lens. Where they lie far above 1/2 and size
+# does not, a classifier has to see the substructure itself, and can.
 
 # %%
 numbers = {

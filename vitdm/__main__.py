@@ -282,17 +282,17 @@ def _run(arguments: argparse.Namespace) -> int:
                 inputs=[folder / "images.npy" for folder in arguments.shards],
             )
         case "ceiling":
-            from studies import ceiling
+            from studies import ideal_observer
 
             population, seed = config.load_population(arguments.population), arguments.seed
             if arguments.of:
-                auc = ceiling.write_known(
+                auc = ideal_observer.write_known(
                     population, arguments.of, seed, arguments.out, jobs=arguments.jobs
                 )
                 print(f"smooth lens known: ROC-AUC of chi2 {auc:.4f}", file=sys.stderr)
             else:
-                summary = ceiling.write(population, arguments.n, seed, arguments.out)
-                print(ceiling.in_words(summary), file=sys.stderr)
+                summary = ideal_observer.write(population, arguments.n, seed, arguments.out)
+                print(ideal_observer.in_words(summary), file=sys.stderr)
         case "preprocess":
             from vitdm.preprocess.process import process_dataset
 

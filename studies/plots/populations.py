@@ -46,7 +46,7 @@ def simulated(
     of its peak if the population has no noise.
     """
     # lenstronomy takes seconds to load, and most notebooks draw no lens again
-    from studies.ceiling import index_of
+    from studies.ideal_observer import index_of
     from vitdm.simulation import simulate
 
     examples = []
@@ -162,7 +162,7 @@ def populations_compared(table: pd.DataFrame) -> plt.Figure:
 
     ``table`` has a row for each population and class of substructure, with the ROC-AUC against
     smooth lenses and its 95 % interval in ``auc_<score>_value, _low, _high``. A population whose
-    images have no noise has no ceiling. How to read it: size beyond 1/2 is a shortcut; residual
+    images have no noise has no such bound. How to read it: size beyond 1/2 is a shortcut; residual
     scores beyond 1/2 are substructure that can be seen by one who knows the smooth lens.
     """
     scores = {
