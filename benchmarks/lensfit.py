@@ -38,22 +38,14 @@ import torch
 from matplotlib.ticker import LogLocator
 from sklearn.metrics import roc_auc_score
 
-from studies import ceiling
-from studies.plots import style as plots
+from studies import plots
+from studies.ideal_observer import true_values
 from vitdm import simulation
 from vitdm.config import LensFit
 from vitdm.data.simulated import class_of_each
-from vitdm.lens import (
-    Camera,
-    Fits,
-    SmoothLens,
-    estimate_gain,
-    features,
-    fit,
-    settings_for,
-)
+from vitdm.lens import Camera, Fits, SmoothLens, estimate_gain, features, fit, settings_for
 from vitdm.lens.fit import POOR, LensProblem
-from vitdm.simulation.population import load_population, shipped
+from vitdm.simulation import load_population
 
 ROOT = Path(__file__).resolve().parents[1]
 GAIN = {"marginal": 1.0, "model_i": 2.0}
@@ -92,10 +84,9 @@ def milliseconds(function: Callable, repeats: int = REPEATS) -> float:
 
 
 def caustics_image(values: torch.Tensor) -> torch.Tensor:
-    """Return the image (96, 96) of ``studies.ceiling.PARAMETERS`` and a sky by functions of
-    caustics.
+    """Return the image (96, 96) of ``vitdm.lens.parameters.parameters()`` by functions of caustics.
 
-    Without batch dimension, for ``torch.vmap``.
+    ``values`` (13,) are without batch dimension, for ``torch.vmap``.
     """
     from caustics.lenses import func as lens
     from caustics.light import func as light
@@ -129,7 +120,7 @@ def smooth_values(n: int) -> torch.Tensor:
     """Return the parameters (n, 13) of lenses of ``marginal``."""
     population = population_of("marginal")
     systems = [simulation.smooth(simulation.draw(i, "no_sub", 0, population)) for i in range(n)]
-    rows = [[*ceiling.parameters(system), 0.0] for system in systems]
+    rows = np.array([true_values(system) for system in systems])
     return torch.tensor(rows, dtype=torch.float32)
 
 
@@ -333,8 +324,8 @@ def simplex(image: np.ndarray, start: np.ndarray, exposure: float, population) -
 
 def quality(n: int) -> None:
     """Print how many fits of n smooth images converge, and their pulls, for each population."""
-    for name in shipped():
-        population = population_of(name)
+    for file in sorted((ROOT / "config/populations").glob("*.yaml")):
+        name, population = file.stem, population_of(file.stem)
         images, truth = drawn(name, 2 * n, 7)
         scale = population.instrument.pixel_scale
         settings = settings_for(population, LensFit())

@@ -1,14 +1,14 @@
 """What the article measures beside its model: each study, and the tables that join its parts."""
 
 
-rule ceiling:
+rule ideal_observer:
     input:
         population=lambda wildcards: T.populations[wildcards.name],
         settings=f"{OUT}/config/ideal_observer.yaml",
     output:
-        multiext(f"{OUT}/populations/{{name}}/ceiling/", "ceiling.csv", "ceiling.json"),
+        multiext(f"{OUT}/populations/{{name}}/ideal_observer/", "ideal_observer.csv", "ideal_observer.json"),
     log:
-        f"{OUT}/logs/ceiling_{{name}}.log",
+        f"{OUT}/logs/ideal_observer_{{name}}.log",
     conda:
         "../environment.yml"
     params:

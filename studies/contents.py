@@ -191,7 +191,10 @@ def population_fits(t: Targets) -> list[str]:
 
 
 def populations(t: Targets) -> list[str]:
-    limits = [f"{t.out}/populations/{name}/ceiling/ceiling.json" for name in t.noisy_populations]
+    limits = [
+        f"{t.out}/populations/{name}/ideal_observer/ideal_observer.json"
+        for name in t.noisy_populations
+    ]
     return [*population_images(t), *of_populations(t, "features.csv"), *limits]
 
 

@@ -54,7 +54,7 @@ def stages(config: Config, targets: Targets | None = None) -> dict[str, Content]
         "fit": pick(config, "lensfit"),
         "features": pick(config, "features", "preprocess.threshold"),
         "select": pick(config, "seed", "selection", "features"),
-        "ideal_observer": pick(config, "seed", "populations.n_ceiling"),
+        "ideal_observer": pick(config, "seed", "populations.n_ideal_observer"),
         "invariance": pick(config, "seed", "preprocess", "populations.n_invariance"),
         "known_lens": pick(config, "seed"),
         "tune": _searching(config),

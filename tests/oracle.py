@@ -1,5 +1,7 @@
 """The image of a lens by lenstronomy, called for it as DeepLenseSim calls it."""
 
+from dataclasses import replace
+
 import numpy as np
 from lenstronomy.Data.imaging_data import ImageData
 from lenstronomy.Data.psf import PSF
@@ -7,6 +9,7 @@ from lenstronomy.ImSim.image_model import ImageModel
 from lenstronomy.LensModel.lens_model import LensModel
 from lenstronomy.LightModel.light_model import LightModel
 
+from vitdm.lens.parameters import parameters
 from vitdm.simulation.cosmology import theta_E_point
 
 
@@ -57,3 +60,15 @@ def with_lenstronomy(system, population):
     )
     lens_light = [system.lens_light] if system.lens_light else None
     return image.image(lenses, [system.source], kwargs_lens_light=lens_light)
+
+
+def with_values(system, values):
+    """The simulator's lens with other values of the fit's parameters, logarithms as such."""
+    named = {
+        row.name: np.exp(value) if row.logarithmic else value
+        for row, value in zip(parameters(), values, strict=True)
+    }
+    halo = {name: named[name] for name in ("e1", "e2", "gamma1", "gamma2")}
+    source = {name: named[f"source_{name}"] for name in ("e1", "e2", "R_sersic", "n_sersic", "amp")}
+    source |= {"center_x": named["source_x"], "center_y": named["source_y"]}
+    return replace(system, theta_E_halo=named["theta_E"], source=source, **halo)

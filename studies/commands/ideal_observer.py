@@ -22,16 +22,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from studies import ceiling
+    from studies import ideal_observer
     from vitdm.simulation.population import load_population
 
     n, seed = options.n, options.seed
     if options.config is not None:
         settings = read_config(options)
-        n = settings.populations.n_ceiling if n is None else n
+        n = settings.populations.n_ideal_observer if n is None else n
         seed = settings.seed if seed is None else seed
     if n is None:
         raise InputError("found neither --n nor --config; expected one")
     population = load_population(options.population)
-    summary = ceiling.write(population, n, seed or 0, options.out)
-    print(ceiling.in_words(summary), file=sys.stderr)
+    summary = ideal_observer.write(population, n, seed or 0, options.out)
+    print(ideal_observer.in_words(summary), file=sys.stderr)

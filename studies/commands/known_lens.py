@@ -23,11 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from studies import ceiling
+    from studies import ideal_observer
     from vitdm.simulation.population import load_population
 
     population, seed = load_population(options.population), options.seed or 0
     if options.seed is None and options.config is not None:
         seed = read_config(options).seed
-    auc = ceiling.write_known(population, options.predictions, seed, options.out, jobs=options.jobs)
+    auc = ideal_observer.write_known(
+        population, options.predictions, seed, options.out, jobs=options.jobs
+    )
     print(f"smooth lens known: ROC-AUC of chi2 {auc:.4f}", file=sys.stderr)

@@ -23,11 +23,11 @@ class Override(Section):
 
 
 class Populations(Section):
-    """Lens populations shown side by side: gallery, shortcut, ceiling, single features."""
+    """Lens populations shown side by side: gallery, shortcut, ideal observer, single features."""
 
     files: list[str] = Field([], description="names of populations, or files")
     n_images: int = Field(600, ge=12, description="images simulated of each")
-    n_ceiling: int = Field(300, ge=12, description="images of each for the known-model ceiling")
+    n_ideal_observer: int = Field(300, ge=12, description="images of each for the ideal observer")
     n_invariance: int = Field(
         200, ge=2, description="images of each, turned, mirrored and moved, to test the processing"
     )

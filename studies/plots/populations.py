@@ -14,8 +14,8 @@ from matplotlib.colors import PowerNorm
 from matplotlib.ticker import MaxNLocator
 
 from studies.plots.style import WIDTH, classes_in, colour_of, label_of
+from vitdm.simulation import Population
 from vitdm.simulation.classes import CLASSES, NO_SUB
-from vitdm.simulation.population import Population
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ def simulated(
     of its peak if the population has no noise.
     """
     # lenstronomy takes seconds to load, and most notebooks draw no lens again
-    from studies.ceiling import index_of
     from vitdm import simulation
+from vitdm.data.simulated import index_of
 
     examples = []
     for k, row in enumerate(catalog.to_dict("records")):
@@ -163,7 +163,7 @@ def populations_compared(table: pd.DataFrame) -> plt.Figure:
 
     ``table`` has a row for each population and class of substructure, with the ROC-AUC against
     smooth lenses and its 95 % interval in ``auc_<score>_value, _low, _high``. A population whose
-    images have no noise has no ceiling. How to read it: size beyond 1/2 is a shortcut; residual
+    images have no noise has no such bound. How to read it: size beyond 1/2 is a shortcut; residual
     scores beyond 1/2 are substructure that can be seen by one who knows the smooth lens.
     """
     scores = {

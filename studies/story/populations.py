@@ -78,7 +78,7 @@ def population_table(
         folder = folders[name]
         classes = Dataset.open(folder / "dataset").catalog["class"]
         radius = read_catalog(folder / "features.csv")["ring_radius"]
-        answer = folder / "ceiling" / "ceiling.json"
+        answer = folder / "ideal_observer" / "ideal_observer.json"
         ideal = json.loads(answer.read_text()) if answer.exists() else {}
         for kind in [kind for kind in CLASSES if kind in set(classes) - {NO_SUB}]:
             compared = classes.isin([NO_SUB, kind]) & radius.notna()

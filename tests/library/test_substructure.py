@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import integrate
 
-from studies import ceiling
+from studies.ideal_observer import true_values
 from vitdm import config, simulation
 from vitdm.lens import fit, search
 from vitdm.lens.model import Camera, SmoothLens
@@ -39,7 +39,7 @@ def lens_of(i, masses=(), at=()):
 def rows_of(i, masses=(), at=()):
     """Residual of the true smooth lens and derivatives (1 + p, size, size) in sigma, no noise."""
     system, t = lens_of(i), simulation.draw(i, "no_sub", 5, MARGINAL).exposure_time
-    values = np.array([[*ceiling.parameters(system), 0.0]])
+    values = true_values(system)[None]
     values[0, 11] += math.log(t)
     image, J = SmoothLens(CAMERA, dtype=torch.float64).derivatives(torch.tensor(values))
     sigma = torch.sqrt((0.01 * t) ** 2 + image)

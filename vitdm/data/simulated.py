@@ -90,3 +90,8 @@ def simulate_dataset(
         started=started,
         pixel_scale=population.instrument.pixel_scale,
     )
+
+
+def index_of(image_id: str) -> int:
+    """Return the index that a simulated image was drawn with: the end of its id."""
+    return int(image_id.rpartition("_")[2])

@@ -33,7 +33,8 @@ from torch import Tensor
 from vitdm.lens.parameters import SKY, SOURCE_PROFILE, Parameter, parameters, profiles
 
 FAINTEST = -30.0  # logarithm of the faintest brightness, in units of that at R_sersic
-ROUND = 1e-3  # ellipticity below which the direction of the axes is lost in rounding
+#: ellipticity below which the direction of the axes is lost in rounding
+ROUND = {torch.float32: 1e-3, torch.float64: 1e-6}
 CACHED = 2**16  # pixels of images whose derivatives stay in the processor's cache
 TINY = 1e-4  # arcsec, radius within which a Sérsic profile has no cusp: the limit of lenstronomy
 
@@ -118,12 +119,14 @@ class SmoothLens:
         rows = torch.cat(parts)
         return rows[:, 0], rows[:, 1:]
 
-    def image_and_derivatives(self, values: Tensor) -> Tensor:
+    def image_and_derivatives(self, values: Tensor, columns: Sequence[int] | None = None) -> Tensor:
         """Return the images and their derivatives in one array (n, 1 + p, size, size).
 
-        The next call of any method overwrites it.
+        ``columns`` are those of the parameters to derive by; by default all. The next call of any
+        method overwrites the array.
         """
-        return self._evaluate(values, derivatives=True, lens_light=True)
+        columns = range(len(self.names)) if columns is None else columns
+        return self._evaluate(values, columns, lens_light=True)
 
     def arcs(self, values: Tensor) -> Tensor:
         """Return the images (n, size, size) of the sources alone, without sky and lens light."""
@@ -133,16 +136,16 @@ class SmoothLens:
 
     def _images(self, values: Tensor, lens_light: bool) -> Tensor:
         parts = [
-            self._evaluate(some, derivatives=False, lens_light=lens_light)[:, 0].clone()
+            self._evaluate(some, (), lens_light=lens_light)[:, 0].clone()
             for some in values.split(self.chunk)
         ]
         return torch.cat(parts)
 
-    def _evaluate(self, values: Tensor, derivatives: bool, lens_light: bool) -> Tensor:
-        """Return the images and, if so wanted, their derivatives: (n, 1 [+ p], size, size)."""
+    def _evaluate(self, values: Tensor, columns: Sequence[int], lens_light: bool) -> Tensor:
+        """Return the images and their derivatives by some parameters, (n, 1 + k, size, size)."""
         values = values.to(self.dtype)
         p = {name: column[:, None] for name, column in zip(self.names, values.T, strict=True)}
-        n_rows = 1 + derivatives * len(self.names)
+        n_rows = 1 + len(self.names) if columns else 1
         rows = self._buffer("rows", len(values), n_rows, self._x.shape[1])
         # the mass, and the light of the lens galaxy, lie around a free centre or the middle
         moved = "center_x" in p
@@ -163,7 +166,7 @@ class SmoothLens:
         torch.add(source.brightness, p["sky"], out=rows[:, 0])
         for light in lights:
             rows[:, 0] += light.brightness
-        if derivatives:
+        if columns:
             by = dict(zip(self.names, rows[:, 1:].unbind(1), strict=True))
             # -S . d(position in the source plane) / dp, S the gradient of the source
             S_x, S_y = source.gradient()
@@ -181,9 +184,11 @@ class SmoothLens:
                 by["center_x"] -= L_x
                 by["center_y"] -= L_y
                 light.shape_derivatives([by[row.name] for row in shape])
+        if 0 < len(columns) < len(self.names):
+            rows = rows[:, [0, *(1 + column for column in columns)]]
         # the PSF is linear: it blurs images and derivatives alike
         blurred = self._blur(rows.view(-1, self._side, self._side))
-        return blurred.view(len(values), n_rows, self.camera.size, self.camera.size)
+        return blurred.view(len(values), -1, self.camera.size, self.camera.size)
 
     def _blur(self, images: Tensor) -> Tensor:
         """Convolve images (m, side, side) with the PSF, and weigh with the area of a pixel."""
@@ -213,7 +218,7 @@ class _Sie:
     """
 
     def __init__(self, theta_E: Tensor, e1: Tensor, e2: Tensor, x: Tensor, y: Tensor) -> None:
-        modulus = torch.hypot(e1, e2).clamp(min=ROUND)
+        modulus = torch.hypot(e1, e2).clamp(min=ROUND[x.dtype])
         angle = torch.atan2(e2, e1) / 2  # 0 where there is none
         q = (1 - modulus) / (1 + modulus)
         f = torch.sqrt(1 - q * q)
