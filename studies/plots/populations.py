@@ -14,6 +14,8 @@ from matplotlib.colors import PowerNorm
 from matplotlib.ticker import MaxNLocator
 
 from studies.plots.style import WIDTH, classes_in, colour_of, label_of
+from vitdm import simulation
+from vitdm.data.simulated import index_of
 from vitdm.simulation import Population
 from vitdm.simulation.classes import CLASSES, NO_SUB
 
@@ -46,10 +48,6 @@ def simulated(
     rendered. The difference that substructure makes is in units of the noise of the smooth lens, or
     of its peak if the population has no noise.
     """
-    # lenstronomy takes seconds to load, and most notebooks draw no lens again
-    from vitdm import simulation
-from vitdm.data.simulated import index_of
-
     examples = []
     for k, row in enumerate(catalog.to_dict("records")):
         system = simulation.draw(index_of(row["id"]), row["class"], row["seed"], population)

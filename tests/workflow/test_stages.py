@@ -163,7 +163,7 @@ EXPECTED = {
     "rates.recipes.*.label": ("join_trials",),
     "rates.*": ("rates_*",),
     "populations.n_images": ("simulate_populations_*",),
-    "populations.n_ceiling": ("ideal_observer",),
+    "populations.n_ideal_observer": ("ideal_observer",),
     "populations.n_invariance": ("invariance",),
     "final.epochs": ("train_final", NB[5]),
     # these say what there is to be made; the article, and notebooks, say it too

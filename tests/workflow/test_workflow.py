@@ -77,7 +77,7 @@ def test_plan_of_simulated_lenses(folder):
     curves = SMOKE.efficiency.curves
     fitted = sum(curve.runs is None for curve in curves)
     samples = shown + len(curves) + 1  # that of the audit
-    extra = {"simulate_sample": samples, "ceiling": shown, "features": 1 + shown + fitted}
+    extra = {"simulate_sample": samples, "ideal_observer": shown, "features": 1 + shown + fitted}
     extra |= {"rank_population": shown, "invariance": shown, "preprocess": 2 + len(curves)}
     extra |= {"lensfit": SMOKE.shards, "merge_fits": 1, "lensfit_sample": shown + fitted}
     default = SMOKE.efficiency.seeds
