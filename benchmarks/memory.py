@@ -24,10 +24,10 @@ ROOT = Path(__file__).resolve().parents[1]
 SIDE = 150
 
 
-def peak(*command: str) -> int:
-    """Run vitdm in a process of its own and return the most memory it held, in MB."""
+def peak(*command: str, program: str = "vitdm") -> int:
+    """Run a command in a process of its own and return the most memory it held, in MB."""
     code = (
-        "import resource, sys; from vitdm.__main__ import main; status = main(sys.argv[1:]); "
+        f"import resource, sys; from {program}.__main__ import main; status = main(sys.argv[1:]); "
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); sys.exit(status)"
     )
     done = subprocess.run(
@@ -69,7 +69,8 @@ def main() -> None:
                 )
             print(f"{n} images: simulate {used} MB (one shard of two)", flush=True)
             shards = [str(folder / f"shard{k}") for k in range(2)]
-            used = peak("merge", *shards, "--out", str(folder / "merged"))
+            merged = str(folder / "merged")
+            used = peak("merge-shards", *shards, "--out", merged, program="studies")
             rows = json.loads((folder / "merged/dataset.json").read_text())["n"]
             assert rows == n, rows
             print(f"{n} images: merge {used} MB", flush=True)

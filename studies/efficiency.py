@@ -250,7 +250,7 @@ def merge_scores(parts: Sequence[str | Path], out: str | Path) -> None:
     for part in map(Path, parts):
         missing = [file for file in EFFICIENCY_FILES if not (part / file).is_file()]
         if missing:
-            raise InputError(f"{part}: no scores of vitdm efficiency: {', '.join(missing)} missing")
+            raise InputError(f"{part}: no scores of efficiency: {', '.join(missing)} missing")
         tables.append(pd.read_csv(part / "efficiency.csv"))
         sensitive.append(pd.read_csv(part / "sensitivity.csv"))
         told.append(json.loads((part / "efficiency.json").read_text()))

@@ -375,7 +375,7 @@ def merge_predictions(parts: Sequence[str | Path], settings: Config, out: str | 
     for part in map(Path, parts):
         missing = [file for file in PREDICTION_FILES if not (part / file).is_file()]
         if missing:
-            raise InputError(f"{part}: no answers of vitdm real-sky: {', '.join(missing)} missing")
+            raise InputError(f"{part}: no answers of real-sky: {', '.join(missing)} missing")
         folders.setdefault(part.parent.name, []).append(part)
     expected = sorted(f"seed{k}" for k in range(settings.real_sky.seeds))
     for name, those in folders.items():

@@ -10,8 +10,10 @@ import pytest
 
 from studies import invariance, precursor
 from studies.__main__ import main
+from studies.config.part import text_of
 from studies.invariance import Perturbation, Sky
 from studies.plots import processing as processing_plots
+from studies.stages import stages
 from vitdm.config import Preprocess
 from vitdm.data.dataset import Dataset
 from vitdm.errors import InputError
@@ -235,8 +237,9 @@ def test_images_are_spread_evenly_and_none_is_of_the_test_split():
         invariance.rows_of(catalog, 0)
 
 
-def test_command_line(lenses, config_file, tmp_path, capsys):
-    command = ["invariance", str(lenses), "--config", str(config_file), "--n", "6"]
+def test_command_line(lenses, settings, tmp_path, capsys):
+    (tmp_path / "stage.yaml").write_text(text_of(stages(settings)["invariance"]))
+    command = ["invariance", str(lenses), "--config", str(tmp_path / "stage.yaml"), "--n", "6"]
     out = tmp_path / "out"
     assert main([*command, "--out", str(out)]) == 0
     assert "6 images" in capsys.readouterr().err

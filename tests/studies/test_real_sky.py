@@ -13,7 +13,9 @@ from sklearn.metrics import roc_auc_score
 from studies import config as workflow
 from studies import real_sky
 from studies.__main__ import main
+from studies.config.part import text_of
 from studies.plots import real_sky as real_sky_plots
+from studies.stages import stages
 from vitdm import config
 from vitdm.data import dataset
 from vitdm.errors import InputError
@@ -168,18 +170,16 @@ def toy(tmp_path_factory, lenses, population):
     content |= {"real_sky": {"seeds": 2, "permutations": 99, "sets": sets}}
     path = place / "toy.yaml"
     path.write_text(yaml.safe_dump(content))
+    for name, stage in stages(workflow.build(content)).items():
+        (place / f"{name}.yaml").write_text(text_of(stage))
     for name in sets:
         for seed in ("0", "1"):
-            arguments = [
-                "--config",
-                str(path),
-                "--out",
-                str(place / "answers" / name / f"seed{seed}"),
-            ]
+            arguments = ["--config", str(place / f"real_sky_{name}.yaml")]
+            arguments += ["--out", str(place / "answers" / name / f"seed{seed}")]
             assert main(["real-sky", str(sample), "--set", name, "--seed", seed, *arguments]) == 0
     parts = sorted(map(str, (place / "answers").glob("*/seed*")))
-    command = ["merge-real-sky", *parts, "--config", str(path), "--out", str(place / "all")]
-    assert main(command) == 0
+    command = ["merge-real-sky", *parts, "--config", str(place / "merge_real_sky.yaml")]
+    assert main([*command, "--out", str(place / "all")]) == 0
     return place, path, data, held_out
 
 
@@ -262,10 +262,11 @@ def test_what_is_refused(toy, tmp_path, capsys):
             real_sky.train_and_predict(sample, altered, name, 0, tmp_path / "out")
     with pytest.raises(InputError, match="labelled: found seed0; expected .*, with seed0, seed1"):
         real_sky.merge_predictions([place / "answers/labelled/seed0"], settings, tmp_path / "all")
-    with pytest.raises(InputError, match="no answers of vitdm real-sky"):
+    with pytest.raises(InputError, match="no answers of real-sky"):
         real_sky.merge_predictions([tmp_path], settings, tmp_path / "all")
     assert not (tmp_path / "all").exists() and not (tmp_path / "out").exists()
-    arguments = ["--config", str(path), "--out", str(tmp_path / "out")]
+    stage = place / "real_sky_labelled.yaml"
+    arguments = ["--config", str(stage), "--out", str(tmp_path / "out")]
     assert main(["real-sky", str(sample), "--set", "unknown", *arguments]) == 2
     assert "unknown" in capsys.readouterr().err
 

@@ -52,7 +52,6 @@ def settings_file(tmp_path_factory):
     """The settings of the commands: of a model with features, of one without, of the last one."""
     folder = tmp_path_factory.mktemp("settings")
     common = {key: SETTINGS[key] for key in Settings.model_fields.keys() & SETTINGS.keys()}
-    common |= {"evaluation": {"bootstrap": 20}}
     plain = {"model": common["model"] | {"spt": False, "lsa": False, "features": False}}
     files = {"tiny": common, "plain": common | plain}
     files |= {"final": common | {"train": common["train"] | {"epochs": 2}}}

@@ -12,6 +12,7 @@ import yaml
 from files import class_folders, fits_bytes, folder, npz, pair, picture, tar
 
 from studies import config as workflow
+from studies.__main__ import main as studies_main
 from vitdm.__main__ import main, parser
 from vitdm.config.sections import read_yaml
 from vitdm.data import layouts, readers
@@ -179,6 +180,9 @@ def test_commands(place, monkeypatch, capsys):
             given = [word for word in words if word.endswith(".yaml") or word.startswith("data=")]
             for path in (word.partition("=")[2] or word for word in given):
                 assert Path(path).exists(), path
+        elif program == "python" and words[:2] == ["-m", "studies"]:
+            few = re.sub(r"--n \d+", "--n 12", shlex.join(words[2:]))
+            assert studies_main(shlex.split(few)) == 0, capsys.readouterr().err
         elif program == "vitdm" and words[0] == "predict":
             parser().parse_args(words)  # needs a trained model
         elif program == "vitdm":
@@ -191,7 +195,7 @@ def test_commands(place, monkeypatch, capsys):
 @pytest.mark.parametrize("name", ["lenses.tgz", "model_i", "splits"])
 def test_data_given_to_the_workflow(name, place, tmp_path, capsys):
     out = tmp_path / "out"
-    command = ["ingest", str(place / name), "--config", f"{ROOT}/config/lenses.yaml"]
+    command = ["ingest", str(place / name)]
     assert main([*command, "--out", str(out)]) == 0
     said = capsys.readouterr().err
     expected = {

@@ -29,7 +29,6 @@ FOLDERS = {
     "vitdm": (),
     "studies": ("paper",),
     "notebooks": ("paper",),
-    "paper": ("paper",),
     "tests": tuple(EXTRAS),
     "benchmarks": tuple(EXTRAS),
 }

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 from vitdm.errors import InputError
 
 if TYPE_CHECKING:
-    from vitdm.config.settings import Settings
+    from vitdm.config import Settings
 
 
 class Command(Protocol):

@@ -29,9 +29,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where they run (joblib): loky, dask, ray, threading, such as dask=tcp://host:8786"
         " (default: %(default)s)",
     )
-    parser.add_argument(
-        "--random", action="store_true", help="draw every point at random, to compare with"
-    )
     commands.add_out(parser, "search folder")
 
 
@@ -46,8 +43,6 @@ def run(options: argparse.Namespace) -> None:
     search = settings.tune.model_dump()
     if options.parallel is not None:
         search["parallel"] = options.parallel
-    if options.random:
-        search["random"] = True
     settings = settings.model_copy(update={"tune": checked(Tune, search, "--parallel")})
     tune(
         options.processed,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vitdm.config.settings import Settings
+from vitdm.config import Settings
 from vitdm.errors import InputError
 from vitdm.tuning.finished import load_best
 

@@ -114,6 +114,6 @@ def read_fits(path: str | Path, ids: pd.Series) -> pd.DataFrame:
     absent = [str(name) for name in ids if name not in table.index]
     if absent or not set(LENSFIT) < set(table):
         what = f"no fit of {len(absent)} images, such as {absent[0]!r}" if absent else "no fits"
-        raise InputError(f"{path}: found {what}; expected one row an image, of vitdm lensfit")
+        raise InputError(f"{path}: found {what}; expected one row an image, of vitdm fit")
     table = table.loc[ids].reset_index(drop=True)
     return table[list(LENSFIT)].where(table["fit_converged"] == 1)
