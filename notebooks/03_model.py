@@ -46,7 +46,7 @@ from studies.plots.diagrams import Head, pipeline, spt_lsa
 from studies.plots.efficiency import data_efficiency, shortcut_loss, shortcut_table
 from studies.plots.model import attention, position_similarity, training_history
 from studies.plots.model import runs as draw_runs
-from studies.plots.tuning import setting_name
+from studies.plots.words import setting_name
 from studies.story import comparison, efficiency, model, runs
 from vitdm.data import dataset
 from vitdm.evaluation import metrics

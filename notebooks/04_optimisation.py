@@ -41,6 +41,7 @@ out = notebook.start(results, figures, tables, name="04_optimisation")
 import pandas as pd
 
 from studies.plots import tuning as tuning_plots
+from studies.plots.words import setting_name
 from studies.story import rates, search, searches
 from vitdm.tuning import result
 
@@ -81,7 +82,7 @@ print(f"to choose among the best: {minutes:.1f} minutes, {settings.parallel} at 
 # %%
 # NBVAL_CHECK_OUTPUT
 for name, dimension in space.items():
-    print(f"{tuning_plots.setting_name(name):18} {search.bounds(dimension)}")
+    print(f"{setting_name(name):18} {search.bounds(dimension)}")
 
 # %% [markdown]
 # ## 4.2 How the search decides
@@ -228,7 +229,7 @@ out.figure(tuning_plots.tune_objective(dependence, grids, trials, space), "tune_
 
 # %%
 spread = search.spreads(dependence)
-spread.rename(tuning_plots.setting_name).round(3).to_frame("spread of f")
+spread.rename(setting_name).round(3).to_frame("spread of f")
 
 # %% [markdown]
 # ### The learning rate

@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import OptimizeResult
 
-from studies.plots.tuning import COLLAPSED, setting_name
+from studies.plots.tuning import COLLAPSED
+from studies.plots.words import setting_name
 from vitdm.tuning import result
 
 #: beside the learning rate, the setting that says most about a trial: the first that was searched

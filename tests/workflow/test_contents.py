@@ -72,41 +72,73 @@ def test_every_plot_is_in_the_article_and_says_what_it_shows():
 
 @pytest.mark.parametrize("known", contents.NOTEBOOKS, ids=lambda known: known.name)
 def test_a_notebook_imports_the_plots_that_it_draws(known):
-    nodes = [n for n in ast.walk(tree(known.name)) if isinstance(n, ast.ImportFrom)]
-    assert not [n for n in nodes if n.module == "studies" and "plots" in [a.name for a in n.names]]
-    imported = {a.name for n in nodes if n.module == "studies.plots" for a in n.names}
+    """And no others, whose edit would run it again; ``style`` and ``words`` draw nothing."""
+    imported = set()
+    for node in ast.walk(tree(known.name)):
+        if isinstance(node, ast.ImportFrom):
+            assert node.module != "studies" or "plots" not in [a.name for a in node.names]
+            module = node.module.removeprefix("studies.plots.")
+            imported |= {module} if module != node.module else set()
+            imported |= {a.name for a in node.names if node.module == "studies.plots"}
     modules = {e.drawn_by.split(".")[0] for e in known.entries if e.drawn_by}
-    assert imported - {"style"} == modules
+    assert imported - {"style", "words"} == modules
 
 
-def read_of_the_configuration(name):
-    """Sections, and keys in sections, that a notebook reads of ``out.config``."""
-    aliases = {"out.config"}
-    for node in ast.walk(tree(name)):
-        if isinstance(node, ast.Assign) and ast.unparse(node.value) == "out.config":
-            aliases |= {ast.unparse(target) for target in node.targets}
+def names_of_the_configuration(tree):
+    """The names of the configuration in a notebook: ``out.config``, and what it is assigned to."""
+    assigned = [node for node in ast.walk(tree) if isinstance(node, ast.Assign)]
+    aliases = [n.targets for n in assigned if ast.unparse(n.value) == "out.config"]
+    return {"out.config", *(ast.unparse(target) for targets in aliases for target in targets)}
+
+
+def read_of(tree, names):
+    """Keys, such as ("tune", "space"), that are read of the configuration under these names."""
     found = set()
-    for node in ast.walk(tree(name)):
-        if isinstance(node, ast.Attribute):
-            path, deeper = ast.unparse(node), None
-            for alias in aliases:
-                if path.startswith(f"{alias}."):
-                    deeper = path.removeprefix(f"{alias}.").split(".")
-            found |= {tuple(deeper[:2])} if deeper and all(map(str.isidentifier, deeper)) else set()
+    for node in ast.walk(tree):
+        path = ast.unparse(node) if isinstance(node, ast.Attribute) else ""
+        for name in names:
+            keys = path.removeprefix(f"{name}.").split(".")
+            if path.startswith(f"{name}.") and all(map(str.isidentifier, keys)):
+                found.add(tuple(keys[:2]))
+    return found
+
+
+def handed_to(tree, names):
+    """The functions that get the configuration as an argument."""
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    return {
+        ast.unparse(call.func).split(".")[-1]
+        for call in calls
+        if names & {ast.unparse(argument) for argument in call.args}
+    }
+
+
+def read_by_notebook(name):
+    """Keys that a notebook reads, itself or by the functions of ``studies.story``."""
+    story = [ast.parse(path.read_text()) for path in (ROOT / "studies/story").glob("*.py")]
+    nodes = [node for module in story for node in module.body]
+    functions = {node.name: node for node in nodes if isinstance(node, ast.FunctionDef)}
+    names = names_of_the_configuration(tree(name))
+    found, left, done = read_of(tree(name), names), handed_to(tree(name), names), set()
+    while left:
+        called = left.pop()
+        if called in functions and called not in done:
+            done.add(called)
+            found |= read_of(functions[called], {"config", "settings"})
+            left |= handed_to(functions[called], {"config", "settings"})
     return found
 
 
 @pytest.mark.parametrize("known", contents.NOTEBOOKS, ids=lambda known: known.name)
 def test_a_notebook_declares_the_settings_that_it_reads(known):
-    properties = {"feature_runs": "runs"}
-    found = read_of_the_configuration(known.name)
+    found = read_by_notebook(known.name)
+    assert len(found) > 3
     for section, *key in found:
-        name = properties.get(section, section)
-        parts = {
-            entry.partition(".")[2] for entry in known.settings if entry.startswith(f"{name}.")
-        }
-        assert name in known.settings or parts, section
-        assert name in known.settings or not key or key[0] in parts, (section, key)
+        name = {"feature_runs": "runs"}.get(section, section)  # a property of the runs' names
+        declared = [entry.partition(".") for entry in known.settings]
+        parts = {part for whole, _, part in declared if whole == name}
+        assert parts, (known.name, section)
+        assert "" in parts or not key or key[0] in parts, (known.name, section, key)
     assert "seed" in known.settings  # of the sidecars
 
 

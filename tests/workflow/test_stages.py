@@ -45,6 +45,7 @@ OTHERS = {
     "cutouts": [SMOKE],
     "real_images": ["real"],
     "against": ["resnet"],
+    "population": ["model_ii", "model_iii"],
     "type": [],  # of a dimension: it has other keys, too
 }
 
@@ -89,7 +90,7 @@ def other(name, value):
         case list():
             return value[:-1] if value else ["spt"]
         case None:
-            return ["plain"] if name == "runs" else "none" if name == "population" else 3
+            return ["plain"] if name == "runs" else 3
 
 
 def changed(content, path, value):
