@@ -1,6 +1,6 @@
 """Build the article: numbers, tables and figures of a run into paper.pdf, .html and .tex.
 
-``python -m studies.article --results R --figures F --made NAMES --tables T --out O`` fills
+``python -m studies article --results R --figures F --made NAMES --tables T --out O`` fills
 ``paper.md``, or ``report.md`` for a user's own images, with the numbers, tables and figures of the
 run, then hands it to pandoc, and its Typst text to Typst. What a rebuild does not make, such as the
 longer studies, comes from the committed reference run, and the article says so. What neither has
@@ -9,7 +9,6 @@ fails the build, and nothing is written.
 
 from __future__ import annotations
 
-import argparse
 import collections
 import contextlib
 import csv
@@ -20,7 +19,6 @@ import operator
 import os
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -531,27 +529,3 @@ def build(
     provenance.sidecar(
         out / "paper.json", rule="paper", config=settings, inputs=inputs, started=started
     )
-
-
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--source", type=Path, help="Markdown in place of paper.md or report.md")
-    for name, text in (
-        ("results", "folder of the run"),
-        ("figures", "folder of its figures"),
-        ("tables", "folder of its tables"),
-        ("out", "folder that receives paper.pdf, paper.html and paper.tex"),
-    ):
-        parser.add_argument(f"--{name}", type=Path, required=True, help=text)
-    parser.add_argument("--made", nargs="+", required=True, help="names of the figures of the run")
-    options = parser.parse_args(arguments)
-    try:
-        build(**vars(options))
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

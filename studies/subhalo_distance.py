@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from vitdm.simulation import CDM
+
 NEAR = 0.3  # arcsec: a subhalo so close to the ring acts on the arcs
 MASS_BINS = (9.25, 9.75, 9.9, 10)  # log10 of solar masses; of 25 subhalos the most massive one
 FOUND = 0.2  # arcsec between a subhalo and where the residual peaks
@@ -25,7 +27,7 @@ def distance_to_subhalo(catalog: pd.DataFrame, fits: pd.DataFrame) -> pd.DataFra
     """
     x, y = catalog["max_subhalo_x"], catalog["max_subhalo_y"]
     near = (np.hypot(x, y) - catalog["theta_E"]).abs() < NEAR
-    chosen = near & (catalog["class"] == "cdm") & (fits["fit_converged"] == 1)
+    chosen = near & (catalog["class"] == CDM.name) & (fits["fit_converged"] == 1)
     chosen &= fits["fit_peak_x"].notna()
     at = (x + 1j * y)[chosen].to_numpy()
     peak = (fits["fit_peak_x"] + 1j * fits["fit_peak_y"])[chosen].to_numpy()
