@@ -16,10 +16,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+    from studies import reference_model
     from studies.check import fill_numbers, read_numbers, write_reference
-    from vitdm import pretrained
 
     numbers = read_numbers(options.results)
     write_reference(numbers, options.reference)
     fill_numbers("README.md", numbers)
-    pretrained.write(options.results, numbers)
+    reference_model.write(options.results, numbers)

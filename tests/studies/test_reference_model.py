@@ -21,7 +21,7 @@ def test_the_card_says_what_the_run_is(run_folder, tmp_path):
     settings = yaml.safe_load((source / "config.yaml").read_text())
     settings |= {"pixel_scale": 0.05, "lensfit": {"gain": 2.0, "psf_fwhm": 0.09}}
     (source / "config.yaml").write_text(yaml.safe_dump(settings))
-    workflow = {"name": "tiny", "population": "config/populations/tiny.yaml"}
+    workflow = {"name": "tiny", "population": "mine/tiny.yaml"}
     (tmp_path / "results/config.yaml").write_text(yaml.safe_dump(workflow))
     reference_model.write(tmp_path / "results", NUMBERS, tmp_path / "reference")
     assert {file.name for file in (tmp_path / "reference").iterdir()} == {*RUN_FILES, "README.md"}

@@ -28,7 +28,7 @@ def test_rankings_side_by_side_keep_the_order_of_the_first(ranking):
 
 def test_rankings_are_read_once_a_population(ranking, settings, tmp_path):
     assert main_population(settings) == "marginal"
-    files = ["config/populations/marginal.yaml", "config/populations/model_i.yaml"]
+    files = ["marginal", "model_i"]
     shown = settings.populations.model_copy(update={"files": files})
     config = settings.model_copy(update={"populations": shown})
     for folder in (tmp_path, tmp_path / "populations" / "model_i"):

@@ -5,22 +5,26 @@ from __future__ import annotations
 import ast
 import functools
 import importlib.metadata
+import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
-from astropy.io import fits
 from dependencies import ALL, CORE, EXTRAS, PROJECT, ROOT, closure, names
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from studies import check
-from vitdm import __version__
+from vitdm import __version__, config
+from vitdm.__main__ import COMMANDS, main
+from vitdm.features import feature_names
 
 REQUIRED = ("torch", "opencv-python-headless", "numpy", "scikit-optimize", "matplotlib")
 REQUIRED += ("seaborn", "jupytext", "papermill", "nbval", "pandas")
@@ -203,7 +207,9 @@ def code(document: str) -> list[str]:
     return re.findall(r"```.*?```|`[^`\n]+`", (ROOT / document).read_text(), re.DOTALL)
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/design.md", "docs/data.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", "docs/design.md", "docs/data.md", "docs/tuning.md"]
+)
 def test_links_of_the_documents_lead_somewhere(document):
     links = re.findall(r"\]\(([^)#\s]+)", (ROOT / document).read_text())
     local = [link for link in links if "://" not in link]
@@ -253,26 +259,84 @@ def test_numbers_of_the_readme_are_those_of_the_reference_run():
             assert float(text) == round(reference[key]["value"], digits), key
 
 
-def test_readme_code_runs(tmp_path, monkeypatch, capsys):
-    """What the README shows: a lens found and measured; the whole way, on few images."""
-    readme = (ROOT / "README.md").read_text()
-    look, fit, block = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
-    y, x = np.mgrid[:100, :100]
-    ring = 50 * np.exp(-0.5 * ((np.hypot(x - 50, y - 50) - 20) / 2) ** 2)
-    ring += np.random.default_rng(0).normal(0, 1, ring.shape)
-    fits.writeto(tmp_path / "lens.fits", ring.astype(np.float32))
-    exec(compile(look.replace("lens.fits", f"{tmp_path}/lens.fits"), "README.md", "exec"), {})
-    first, radius = capsys.readouterr().out.splitlines()
-    assert first.startswith("True") and float(radius) == pytest.approx(20, abs=0.7)
-    exec(compile(fit.replace("lens.fits", f"{tmp_path}/lens.fits"), "README.md", "exec"), {})
-    theta_E = float(re.search(r"'theta_E': np.float64\((.*?)\)", capsys.readouterr().out)[1])
-    assert theta_E == pytest.approx(20 * 0.05, rel=0.03)
-    few = block.replace('"train": 1000, "test": 500', '"train": 24, "test": 12')
-    assert few != block
-    monkeypatch.chdir(ROOT)
-    exec(compile(few.replace('"mine/', f'"{tmp_path}/mine/'), "README.md", "exec"), {})
+def blocks(language: str) -> list[str]:
+    """Return the blocks of the README in a language."""
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    """Return the words of each command of vitdm in the README that needs no user's images."""
+    lines = [
+        shlex.split(line, comments=True) for block in blocks("sh") for line in block.split("\n")
+    ]
+    return [words[1:] for words in lines if words[:1] == ["vitdm"] and "IMAGES…" not in words]
+
+
+def run(words: list[str], capsys) -> None:
+    assert main(words) == 0, capsys.readouterr().err
+
+
+def test_what_lies_where_names_all_that_is_at_the_top():
+    command = ["git", "ls-files", "-z"]
+    listing = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if listing.returncode:
+        pytest.skip("not a git repository")
+    paths = [Path(name) for name in listing.stdout.split("\0") if name]
+    top = {path.parts[0] + "/" * (len(path.parts) > 1) for path in paths}
+    table = (ROOT / "README.md").read_text().split("## What lies where")[1].split("\n## ")[0]
+    firsts = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
+    named = re.findall(r"`(.+?)`", " ".join(firsts))
+    assert sorted(named) == sorted(top - {"README.md", ".gitignore", ".gitattributes"})
+
+
+def test_readme_lenses_are_simulated_measured_and_fitted(tmp_path, monkeypatch, capsys):
+    """The fit of the first lens is compared with the truth of the simulation."""
+    monkeypatch.chdir(tmp_path)
+    simulate, *_ = commands()
+    run([word if word != "1000" else "2" for word in simulate], capsys)
+    code, _ = blocks("python")
+    exec(compile(code, "README.md", "exec"), {})
+    region, measured, fitted = capsys.readouterr().out.strip().split("\n")
+    assert region.startswith("(96, 96) True")
+    assert set(re.findall(r"'(\w+)'", measured)) == set(feature_names(config.Features()))
+    truth = pd.read_csv("data/lenses/catalog.csv").iloc[0]
+    theta_E = float(re.search(r"'theta_E': np.float64\((.*?)\)", fitted)[1])
+    assert theta_E == pytest.approx(truth["theta_E"], rel=0.03) and "(1, 96, 96)" in fitted
+
+
+def test_readme_commands_lead_from_images_to_a_test(tmp_path, monkeypatch, capsys):
+    """All stages as they stand, on few images."""
+    monkeypatch.chdir(tmp_path)
+    (block,) = blocks("yaml")
+    settings = yaml.safe_load(block)
+    few = {"n_images": {"train": 32, "valid": 12, "opt": 12, "test": 16}, "train": {"epochs": 2}}
+    few |= {"selection": {"n_bootstrap": 10, "n_subsamples": 2, "n_repeats": 2}}
+    few |= {"evaluation": {"bootstrap": 20}}
+    assert settings.keys() - few.keys() == {"features", "model"}
+    Path("data").mkdir()
+    Path("data/example.yaml").write_text(yaml.safe_dump(settings | few))
+    _, *stages = commands()
+    for words in stages:
+        run(words, capsys)
+    assert [words[0] for words in stages[-2:]] == ["train", "evaluate"]
+    metrics = json.loads(Path("data/example/test/metrics.json").read_text())
+    assert metrics["n_test"] == 16 and metrics["n_seeds"] == 2
+
+
+def test_readme_names_the_commands():
+    listed = re.search(r"Ten commands.*?: (.*?)\. ", (ROOT / "README.md").read_text())[1]
+    assert re.findall(r"`(\w+)`", listed) == list(COMMANDS) and len(COMMANDS) == 10
+
+
+def test_readme_classifier_runs(tmp_path, monkeypatch, capsys):
+    """The whole way in Python, on few images."""
+    _, code = blocks("python")
+    few = code.replace('"train": 1000, "test": 500', '"train": 24, "test": 12')
+    assert few != code
+    monkeypatch.chdir(tmp_path)
+    exec(compile(few, "README.md", "exec"), {})
     out = capsys.readouterr().out
     assert "no_sub" in out
     *rows, score = np.array(re.findall(r"\d\.\d+(?:e-?\d+)?", out), float)
     np.testing.assert_allclose(np.reshape(rows, (12, 3)).sum(axis=1), 1, atol=1e-6)
-    assert 0 <= score <= 1 and (tmp_path / "mine/run/model.safetensors").is_file()
+    assert 0 <= score <= 1 and Path("data/mine/run/model.safetensors").is_file()
