@@ -24,8 +24,9 @@ from vitdm.simulation.population import shipped
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/data.md").read_text()
+DOCS = ("data", "design", "tuning", "benchmarks")
 TUNING = (ROOT / "docs/tuning.md").read_text()
-PAGES = ("README.md", "CHANGELOG.md", "docs/data.md", "docs/tuning.md", "docs/benchmarks.md")
+PAGES = ("README.md", "CHANGELOG.md", *(f"docs/{name}.md" for name in DOCS))
 #: folders of the repository that hold code and documents
 FOLDERS = ("vitdm", "studies", "rules", "config", "notebooks", "tests", "benchmarks", "docs")
 POPULATIONS = {name: load_population(name) for name in shipped()}
@@ -322,5 +323,5 @@ def test_names_in_code_are_those_of_the_repository(page):
     paths = re.findall(rf"(?<![\w/.<>])(?:{'|'.join(FOLDERS)})/[\w./-]*\.\w+", text)
     assert not [path for path in paths if not (ROOT / path).exists()]
     code = " ".join(re.findall(r"```sh\n.*?```|`[^`\n]+`", text, re.S))
-    assert set(re.findall(r"(?<![\w/.-])vitdm ([a-z][\w-]*)", code)) <= COMMANDS.keys()
+    assert set(re.findall(r"(?<!from )(?<![\w/.-])vitdm ([a-z][\w-]*)", code)) <= COMMANDS.keys()
     assert set(re.findall(r"-m studies ([a-z][\w-]*)", code)) <= STUDIES.keys()
