@@ -3,8 +3,8 @@
 ``python benchmarks/model.py``: some two minutes, one thread. vit-pytorch asks for torchvision,
 which does not fit beside the torch that is pinned here; the module that is compared needs it not:
 
-    pip download --no-deps vit-pytorch einops && pip install --no-deps --target build/peer *.whl
-    python benchmarks/model.py --peer build/peer
+    pip download --no-deps vit-pytorch einops && pip install --no-deps --target build/vit *.whl
+    python benchmarks/model.py --vit-pytorch build/vit
 
 Both networks have SPT and LSA, the same width, depth, heads, patches and batch; ours without
 dropout, its default, the other with 0.1 in all places, as its page shows it. Steps of both
@@ -58,7 +58,7 @@ SETTINGS = (  # patch_size, embed_dim, depth, num_heads, mlp_ratio
 )
 
 
-def peer_of(folder: Path, model: Model) -> torch.nn.Module:
+def vit_pytorch(folder: Path, model: Model) -> torch.nn.Module:
     """Return vit-pytorch's ViT for small data sets with the same dimensions."""
     sys.path.insert(0, str(folder))
     file = folder / "vit_pytorch" / "vit_for_small_dataset.py"
@@ -120,12 +120,12 @@ def products(model: Model) -> float:
     return 2 * ((n - 1) * kernel * d + (model.depth - 1) * block(n) + block(1))
 
 
-def compare(model: Model, peer: Path | None, repeats: int) -> None:
+def compare(model: Model, package: Path | None, repeats: int) -> None:
     torch.manual_seed(0)
     images, labels = torch.randn(BATCH, 1, SIDE, SIDE), torch.randint(CLASSES, (BATCH,))
     nets = {"ours": ViT(model, SIDE, CLASSES)}
-    if peer:
-        nets["vit-pytorch"] = peer_of(peer, model)
+    if package:
+        nets["vit-pytorch"] = vit_pytorch(package, model)
     matrix = torch.randn(1024, 1024)
     work: dict[str, Callable[[], None]] = {"sgemm": lambda: matrix @ matrix}
     for name, net in nets.items():
@@ -135,7 +135,7 @@ def compare(model: Model, peer: Path | None, repeats: int) -> None:
     shape = f"patch {model.patch_size}, width {model.embed_dim}, depth {model.depth}"
     print(f"{shape}: training, images/s:", end=" ")
     print({name: round(BATCH / found[name]) for name in nets}, end="")
-    print(f", ratio {found['vit-pytorch'] / found['ours']:.2f}" if peer else "")
+    print(f", ratio {found['vit-pytorch'] / found['ours']:.2f}" if package else "")
     rate = 2 * 1024**3 / found["sgemm"]
     # backward: twice the forward products, but for the embedding, whose input needs no gradient
     n = (SIDE // model.patch_size) ** 2
@@ -148,7 +148,7 @@ def compare(model: Model, peer: Path | None, repeats: int) -> None:
     with torch.inference_mode():
         found = medians({name: lambda net=net: net(images) for name, net in nets.items()}, repeats)
     print("  inference, images/s:", {name: round(BATCH / found[name]) for name in nets}, end="")
-    print(f", ratio {found['vit-pytorch'] / found['ours']:.2f}" if peer else "")
+    print(f", ratio {found['vit-pytorch'] / found['ours']:.2f}" if package else "")
 
 
 def where_time_goes(model: Model) -> None:
@@ -293,7 +293,7 @@ def power_law(axes: plt.Axes, x: np.ndarray, y: np.ndarray) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--peer", type=Path, help="folder with vit_pytorch and einops")
+    parser.add_argument("--vit-pytorch", type=Path, help="folder with vit_pytorch and einops")
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--profile", action="store_true", help="of the first setting")
     parser.add_argument("--scaling", action="store_true", help="draw docs/model_cost.png, only")
@@ -317,7 +317,7 @@ def main() -> None:
         if arguments.profile:
             where_time_goes(model)
             return
-        compare(model, arguments.peer, arguments.repeats)
+        compare(model, arguments.vit_pytorch, arguments.repeats)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 The network and the training of github.com/SVJLucas/ViT-for-Dark-Matter-Morphology (notebook 3), in
 our own words, in its initial settings (307 827 parameters, Adam at 5e-5, 20 epochs). The rows of
-the table: the precursor as it was; each step of ``audit.steps`` mended alone; the steps mended one
+the table: the precursor as it was; each step of ``audit.steps`` fixed alone; the steps fixed one
 after the other; ours. All rows learn from the same images with the same seeds, and are scored on
 split ``opt``. "claimed" is the number that a row would have reported as its ROC-AUC: the precursor
 computed it from decisions, and thereby the balanced accuracy; "believed" is what it showed for
@@ -79,7 +79,7 @@ class OneTemperature(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and a perceptron, each with a shortcut and a LayerNorm after it; mended, before."""
+    """Attention and a perceptron, each with a shortcut and a LayerNorm after it; fixed, before."""
 
     def __init__(self, width: int, heads: int, hidden: int, num_tokens: int, faults: Faults):
         super().__init__()
@@ -106,7 +106,7 @@ class Block(nn.Module):
 class Network(nn.Module):
     """The precursor's ViT: logits (B, 2) of images (B, 1, 88, 64) and features (B, F).
 
-    Tokens, blocks, one hidden layer on all tokens (or on the class token: mended), the features
+    Tokens, blocks, one hidden layer on all tokens (or on the class token: fixed), the features
     beside it, a perceptron of ``1 + layers`` hidden layers.
     """
 

@@ -13,7 +13,7 @@ KINDS = {
     "cumulative": "with those above",
     "ours": "our recipe",
 }
-HEADS = {"alone": "mended alone", "cumulative": "mended with those above", "ours": "our recipe"}
+HEADS = {"alone": "fixed alone", "cumulative": "fixed with those above", "ours": "our recipe"}
 
 
 def audit(table: pd.DataFrame) -> plt.Figure:

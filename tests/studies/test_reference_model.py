@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from studies import reference_model
+from studies.__main__ import main
 from vitdm.errors import InputError
 from vitdm.model.runs import RUN_FILES, load_run
 
@@ -44,3 +45,16 @@ def test_only_a_run_with_fits_can_take_its_place(run_folder, tmp_path):
     with pytest.raises(InputError, match="found no pixel_scale"):
         reference_model.write(tmp_path, {}, tmp_path / "reference")
     assert not (tmp_path / "reference").exists()
+
+
+def test_the_command_writes_numbers_page_and_model(tmp_path, monkeypatch):
+    (tmp_path / "results/numbers").mkdir(parents=True)
+    (tmp_path / "results/numbers/05.json").write_text(json.dumps(NUMBERS))
+    (tmp_path / "README.md").write_text("<!-- number: test_auc -->0.5")
+    written = []
+    monkeypatch.setattr(reference_model, "write", lambda *arguments: written.append(arguments))
+    monkeypatch.chdir(tmp_path)
+    assert main(["write-reference", "--results", "results", "--reference", "reference.json"]) == 0
+    assert written == [("results", NUMBERS)]
+    assert (tmp_path / "README.md").read_text() == "<!-- number: test_auc -->0.900"
+    assert json.loads((tmp_path / "reference.json").read_text())["test_auc"]["value"] == 0.9

@@ -1,4 +1,4 @@
-"""docs/data.md tells the truth: its tables are those of the code, and its commands run."""
+"""The pages in docs/: their tables are those of the code, their commands and their code run."""
 
 import re
 import shlex
@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import yaml
 from files import class_folders, fits_bytes, folder, npz, pair, picture, tar
+from snakemake.utils import update_config
 
 from studies import config as workflow
+from studies.__main__ import COMMANDS as STUDIES
 from studies.__main__ import main as studies_main
-from vitdm.__main__ import main, parser
+from vitdm.__main__ import COMMANDS, main, parser
 from vitdm.config.sections import read_yaml
 from vitdm.data import layouts, readers
 from vitdm.simulation import load_population, population_file, population_of, priors
@@ -22,6 +24,11 @@ from vitdm.simulation.population import shipped
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/data.md").read_text()
+DOCS = ("data", "design", "tuning", "benchmarks")
+TUNING = (ROOT / "docs/tuning.md").read_text()
+PAGES = ("README.md", "CHANGELOG.md", *(f"docs/{name}.md" for name in DOCS))
+#: folders of the repository that hold code and documents
+FOLDERS = ("vitdm", "studies", "rules", "config", "notebooks", "tests", "benchmarks", "docs")
 POPULATIONS = {name: load_population(name) for name in shipped()}
 
 
@@ -159,13 +166,13 @@ def place(tmp_path_factory):
     return root
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", PAGE, re.S)
+def blocks(language, page=PAGE):
+    return re.findall(rf"```{language}\n(.*?)```", page, re.S)
 
 
-def commands():
-    """Return the words of all shell commands of the page, in their order."""
-    lines = "".join(blocks("sh")).splitlines()
+def commands(page=PAGE):
+    """Return the words of all shell commands of a page, in their order."""
+    lines = "".join(blocks("sh", page)).replace("\\\n", " ").splitlines()
     return [shlex.split(line, comments=True) for line in lines]
 
 
@@ -238,8 +245,7 @@ def test_settings_for_small_images():
 
 
 def test_the_code_of_the_page_on_tuning_runs():
-    page = (ROOT / "docs/tuning.md").read_text()
-    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (block,) = blocks("python", TUNING)
     generator = np.random.default_rng(0)
     y, x = np.mgrid[:96, :96] - 47.5
     labels = np.repeat(["no_sub", "cdm"], 24)
@@ -254,8 +260,68 @@ def test_the_code_of_the_page_on_tuning_runs():
 
 
 def test_the_space_of_the_page_on_tuning_is_one():
-    page = (ROOT / "docs/tuning.md").read_text()
-    (block,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    (block,) = blocks("yaml", TUNING)
     content = yaml.safe_load((ROOT / "config/smoke.yaml").read_text())
     settings = workflow.build(content | yaml.safe_load(block) | {"study": {}})
     assert settings.tune.n_calls == 24 and set(settings.tune.space) >= {"depth", "stretch"}
+
+
+def test_the_commands_of_the_page_on_tuning(tmp_path, capsys, monkeypatch):
+    """They are read as they stand; of a wrong space they say what the page says."""
+    program, *words = commands(TUNING)[0]
+    assert program == "vitdm" and [words[0], commands(TUNING)[1][1]] == ["tune", "train"]
+    options = [parser().parse_args(command[1:]) for command in commands(TUNING)]
+    assert options[1].final and options[1].tuned == options[0].out
+    monkeypatch.chdir(tmp_path)
+    (space,) = blocks("yaml", TUNING)
+    Path("mine.yaml").write_text(space.replace("depth: {", "depht: {"))
+    assert main(words) == 2
+    shown = re.search(r"^vitdm tune: error: .*$", TUNING, re.M)[0]
+    assert capsys.readouterr().err.startswith(shown.removesuffix("…"))
+
+
+# ------------------------------------------------------------------------------------- all pages
+
+
+def snakemake_commands(page):
+    """Return the words of the calls of snakemake on a page, those set within a line among them."""
+    text = (ROOT / page).read_text()
+    inline = re.findall(r"(?<!`)`((?:snakemake |--config \w+=)[^`\n]+)`(?!`)", text)
+    found = [words for words in commands(text) if words[:1] == ["snakemake"]]
+    return found + [shlex.split(line.replace("…", "")) for line in inline]
+
+
+def values(words, option):
+    """Return the words that follow an option, up to the next."""
+    if option not in words:
+        return []
+    after = words[words.index(option) + 1 :]
+    end = next((k for k, word in enumerate(after) if word.startswith("--")), len(after))
+    return after[:end]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/data.md", "docs/tuning.md"])
+def test_settings_given_to_snakemake_are_settings(page):
+    calls = snakemake_commands(page)
+    assert calls
+    for words in calls:
+        content = {}
+        files = values(words, "--configfile") or ["config/paper.yaml"]
+        for name in files:
+            update_config(content, yaml.safe_load((ROOT / name).read_text()))
+        for word in values(words, "--config"):
+            key, _, value = word.partition("=")
+            update_config(content, {key: yaml.safe_load(value)})
+        content.pop("watch_code", None)
+        workflow.build(content, " ".join(words))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_names_in_code_are_those_of_the_repository(page):
+    """Files that a page names exist, and so do commands."""
+    text = (ROOT / page).read_text()
+    paths = re.findall(rf"(?<![\w/.<>])(?:{'|'.join(FOLDERS)})/[\w./-]*\.\w+", text)
+    assert not [path for path in paths if not (ROOT / path).exists()]
+    code = " ".join(re.findall(r"```sh\n.*?```|`[^`\n]+`", text, re.S))
+    assert set(re.findall(r"(?<!from )(?<![\w/.-])vitdm ([a-z][\w-]*)", code)) <= COMMANDS.keys()
+    assert set(re.findall(r"-m studies ([a-z][\w-]*)", code)) <= STUDIES.keys()
