@@ -67,7 +67,7 @@ test: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
-	$(BIN)/snakefmt --check Snakefile
+	$(BIN)/snakefmt --check Snakefile rules/*.smk
 	$(BIN)/snakemake --lint
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) tests
 	rm -rf results/smoke

@@ -14,7 +14,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("Snakefile", "config", "environment.yml", "notebooks", "paper", "vitdm", "studies")
-PARTS += ("pyproject.toml",)
+PARTS += ("pyproject.toml", "rules")
 
 
 @pytest.fixture(scope="module")
