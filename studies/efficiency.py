@@ -138,17 +138,16 @@ def train_and_score(
             sensitive.append(sensitivity.binned(table, values).assign(**about))
     table = pd.DataFrame(rows)
     inputs = [file for each in samples for file in each.inputs if file.exists()]
-    told = {"started": started, "seed": seed, "config": _recipe(settings, runs)}
-    _write(table, pd.concat(sensitive), out, inputs=inputs, **told)
+    told = {"started": started, "seed": seed, "config": _recipe(settings)}
+    trained = {name: settings.runs[name] for name in runs or settings.efficiency.runs}
+    _write(table, pd.concat(sensitive), out, inputs=inputs, runs=trained, **told)
     return table
 
 
-def _recipe(settings: Config, runs: Sequence[str] | None) -> dict[str, Any]:
-    """Return all settings that the scores depend on, but for the images."""
-    chosen = settings.efficiency
-    trained = {name: settings.runs[name] for name in runs or chosen.runs}
+def _recipe(settings: Config) -> dict[str, Any]:
+    """Return the settings that the scores of all networks depend on, but for the images."""
     sections = {name: getattr(settings, name) for name in ("task", "model", "train", "seed")}
-    return sections | {"runs": trained, "min_steps": chosen.min_steps}
+    return sections | {"min_steps": settings.efficiency.min_steps}
 
 
 def scores(predictions: pd.DataFrame) -> dict[str, float]:
@@ -240,13 +239,13 @@ def merge_scores(parts: Sequence[str | Path], out: str | Path) -> None:
     """Join the tables of several trainings; what needs none is in it once.
 
     Of the sensitivity, the models trained on most images are kept. InputError if a part is missing,
-    or made with other settings than the first of its population.
+    or made with other settings, or with another network of the same name.
     """
     started = time.time()
     check_replaceable(out, EFFICIENCY_FILES)
     if not parts:
         raise InputError(f"{out}: nothing to merge; expected at least one folder")
-    tables, sensitive, told, first = [], [], [], {}
+    tables, sensitive, told, runs = [], [], [], {}
     for part in map(Path, parts):
         missing = [file for file in EFFICIENCY_FILES if not (part / file).is_file()]
         if missing:
@@ -254,9 +253,10 @@ def merge_scores(parts: Sequence[str | Path], out: str | Path) -> None:
         tables.append(pd.read_csv(part / "efficiency.csv"))
         sensitive.append(pd.read_csv(part / "sensitivity.csv"))
         told.append(json.loads((part / "efficiency.json").read_text()))
-        same = first.setdefault(tables[-1]["population"].iloc[0], (part, told[-1]))
-        if told[-1]["config_sha256"] != same[1]["config_sha256"]:
-            raise InputError(f"{part}: made with other settings than {same[0]}; expected the same")
+        trained = told[-1]["runs"]
+        same = all(runs.setdefault(name, run) == run for name, run in trained.items())
+        if not same or told[-1]["config_sha256"] != told[0]["config_sha256"]:
+            raise InputError(f"{part}: made with other settings than {parts[0]}; expected the same")
     table = pd.concat(tables).drop_duplicates(KEYS, ignore_index=True)
     bins = pd.concat(sensitive).drop_duplicates([*KEYS, "quantity", "median"], ignore_index=True)
     most = bins.groupby(["population", "model"])["n_train"].transform("max")
@@ -267,6 +267,7 @@ def merge_scores(parts: Sequence[str | Path], out: str | Path) -> None:
         inputs=[Path(part) / "efficiency.csv" for part in parts],
         started=started,
         config_sha256=told[0]["config_sha256"],
+        runs=runs,
         cpu_seconds=round(sum(entry["seconds"] for entry in told), 1),
     )
 

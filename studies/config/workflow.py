@@ -168,7 +168,8 @@ class Config(Settings):
             ("efficiency.curves", name) for name in images_only
         ]:
             if run not in self.runs:
-                lines.append((key, f"runs: found {run!r}; expected some of: {known}"))
+                place = "" if key == "efficiency.runs" else "runs: "
+                lines.append((key, f"{place}found {run!r}; expected some of: {known}"))
                 continue
             settings, wrong_run = self._settings_of(key, self.runs[run])
             if wrong_run:

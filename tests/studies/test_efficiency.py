@@ -193,9 +193,10 @@ def test_what_is_refused(measured, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(measured / "part1", other)
     told = json.loads((other / "efficiency.json").read_text())
-    (other / "efficiency.json").write_text(json.dumps(told | {"config_sha256": "another"}))
-    with pytest.raises(InputError, match="other: made with other settings than .*part0"):
-        efficiency.merge_scores([measured / "part0", other], tmp_path / "out")
+    for changed in ({"config_sha256": "another"}, {"runs": {"spt_lsa": {"label": "another"}}}):
+        (other / "efficiency.json").write_text(json.dumps(told | changed))
+        with pytest.raises(InputError, match="other: made with other settings than .*part0"):
+            efficiency.merge_scores([measured / "part0", other], tmp_path / "out")
     with pytest.raises(InputError, match="nothing to merge"):
         efficiency.merge_scores([], tmp_path / "out")
     assert not (tmp_path / "out").exists()
