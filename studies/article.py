@@ -137,9 +137,13 @@ def write_compute(results: Path, tables: Path) -> None:
     with provenance.atomic(tables / "compute.csv") as temporary, temporary.open("w") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(COMPUTE)
-        for rule, found in sorted(costs.items(), key=lambda item: -sum(s for s, _ in item[1])):
-            seconds, memory = zip(*found, strict=True)
-            writer.writerow([rule, len(found), f"{sum(seconds) / 60:.1f}", round(max(memory))])
+        for rule, costs_of_rule in sorted(
+            costs.items(), key=lambda item: -sum(s for s, _ in item[1])
+        ):
+            seconds, memory = zip(*costs_of_rule, strict=True)
+            writer.writerow(
+                [rule, len(costs_of_rule), f"{sum(seconds) / 60:.1f}", round(max(memory))]
+            )
 
 
 def _json(file: Path) -> dict[str, Any]:
@@ -325,12 +329,12 @@ class Sources:
             with contextlib.suppress(KeyError):
                 return lookup(self.run, key)
         try:
-            found = lookup(self.reference or {}, key)
+            expected = lookup(self.reference or {}, key)
         except KeyError:
             raise InputError(f"found no number or setting {key!r}") from None
         self._borrow("number", key)
         self.used.append(self.home / "numbers.json")
-        return found
+        return expected
 
     def figure(self, name: str) -> Path:
         """Return the path of a figure, without its suffix."""

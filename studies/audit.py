@@ -196,10 +196,10 @@ def learn(training: Arrays, valid: Arrays, faults: Faults, chosen: Audit, seed: 
             if faults.never_stops:
                 continue
             logits = logits_of(model, *checked[:2])
-            found = loss_of(logits, checked[2], faults).item()
+            valid_loss = loss_of(logits, checked[2], faults).item()
             stale += 1
-            if found < best:
-                best, stale = found, 0
+            if valid_loss < best:
+                best, stale = valid_loss, 0
                 weights = {name: value.clone() for name, value in model.state_dict().items()}
         if weights is not None:
             model.load_state_dict(weights)
@@ -357,7 +357,7 @@ class Precursor:
                 settings = self.settings.audit, self.settings.seed + seed
                 self._learnt[key] = learn(training, valid, faults, *settings)
             model, epochs, train_loss, seconds = self._learnt[key]
-            found = self.bench.predictions(
+            predictions = self.bench.predictions(
                 self.bench.scored, logits_of(model, *scored[:2]).softmax(dim=1).numpy()
             )
             checked = training if faults.validation_on_training else valid
@@ -365,7 +365,7 @@ class Precursor:
             told = {"parameters": sum(p.numel() for p in model.parameters()), "epochs": epochs}
             told |= {"learning_rate": self.settings.audit.learning_rate}
             told |= {"cpu_seconds": seconds, "train_loss": train_loss, "believed": believed}
-            yield Outcome(found, told)
+            yield Outcome(predictions, told)
 
     def _arrays(self, faults: Faults) -> Iterator[Arrays]:
         """Return images, features and labels to learn from, to validate on, and to score."""
@@ -385,15 +385,15 @@ def _ours(bench: Bench, sample: Sample, settings: Config, override: Override) ->
     recipe = network(bench, sample, settings, override, override.label)
     rate = settings.override(override).train.learning_rate
     for seed in range(settings.audit.seeds):
-        found = recipe(rate, settings.seed + seed, 1.0)
-        table = bench.predictions(bench.scored, found.probabilities(bench.scored))
-        told = {"parameters": found.parameters, "epochs": len(found.history)}
+        learnt = recipe(rate, settings.seed + seed, 1.0)
+        table = bench.predictions(bench.scored, learnt.probabilities(bench.scored))
+        told = {"parameters": learnt.parameters, "epochs": len(learnt.history)}
         told |= {"learning_rate": rate}
         told |= {
-            "cpu_seconds": found.cpu_seconds,
-            "train_loss": found.history["train_loss"].iloc[-1],
+            "cpu_seconds": learnt.cpu_seconds,
+            "train_loss": learnt.history["train_loss"].iloc[-1],
         }
-        yield Outcome(table, told | {"believed": found.history["valid_roc_auc"].max()})
+        yield Outcome(table, told | {"believed": learnt.history["valid_roc_auc"].max()})
 
 
 def _line(

@@ -220,12 +220,12 @@ def write_reference(
     """Write the headline numbers of a run with their tolerances, in the form ``check`` reads."""
     reference = {}
     for key in numbers:
-        found = tolerance_of(key, tolerances)
-        if found is None:
+        tolerance = tolerance_of(key, tolerances)
+        if tolerance is None:
             continue
         if not _is_number(numbers[key]):
             raise InputError(f"{key}: found {numbers[key]!r}; expected a finite number")
-        reference[key] = {"value": numbers[key], "tolerance": found[0], "kind": found[1]}
+        reference[key] = {"value": numbers[key], "tolerance": tolerance[0], "kind": tolerance[1]}
     if not reference:
         raise InputError(f"{path}: found none of the headline numbers; expected e.g. test_auc")
     write_json(path, reference)

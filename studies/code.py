@@ -41,13 +41,13 @@ class Code:
         script = name.endswith(".py")
         if not script and self.file_of(name) is None:
             raise ValueError(f"{name}: found no such module below {self.root}")
-        found, left = set(), [self.root / name] if script else self._executed(name)
+        modules, left = set(), [self.root / name] if script else self._executed(name)
         while left:
             path = left.pop()
-            if path not in found:
-                found.add(path)
+            if path not in modules:
+                modules.add(path)
                 left += self._read(path)[1]
-        return found
+        return modules
 
     def file_of(self, module: str) -> Path | None:
         """Return the file of a module, None if it is none of ours."""

@@ -118,13 +118,13 @@ def train_row(folder: str | Path, settings: Config, name: str, out: str | Path) 
         def attempt(rate: float, seed: int, kind: str, share: float = 1.0) -> Trained | None:
             line = {"row": name, "kind": kind, "learning_rate": rate, "seed": seed}
             try:
-                found = learn(rate, settings.seed + seed, share)
-                table = bench.predictions(bench.valid, found.probabilities(bench.valid))
-                line |= {"epochs": len(found.history), "valid": macro(table)}
+                trained = learn(rate, settings.seed + seed, share)
+                table = bench.predictions(bench.valid, trained.probabilities(bench.valid))
+                line |= {"epochs": len(trained.history), "valid": macro(table)}
             except Diverged as error:
-                found, line = None, line | {"valid": np.nan, "error": str(error)}
+                trained, line = None, line | {"valid": np.nan, "error": str(error)}
             lines.append(line)
-            return found
+            return trained
 
         rates = chosen.boosting_rates if row.boosting else chosen.rates
         for rate in rates:
@@ -134,17 +134,17 @@ def train_row(folder: str | Path, settings: Config, name: str, out: str | Path) 
             raise InputError(f"compare.rows.{name}: found no learning rate of {rates} that trains")
         best, histories = rates[int(np.nanargmax(valid))], []
         for seed in range(chosen.seeds):
-            found = attempt(best, seed, "final")
-            if found is None:
+            trained = attempt(best, seed, "final")
+            if trained is None:
                 continue
-            table = bench.predictions(bench.scored, found.probabilities(bench.scored))
+            table = bench.predictions(bench.scored, trained.probabilities(bench.scored))
             table.to_csv(temporary / f"predictions_seed{seed}.csv", index=False)
-            lines[-1] |= {"parameters": found.parameters, "cpu_seconds": found.cpu_seconds}
+            lines[-1] |= {"parameters": trained.parameters, "cpu_seconds": trained.cpu_seconds}
             lines[-1] |= {"roc_auc": roc_auc(table["label"] > 0, 1 - table[f"p_{NO_SUB}"])}
             lines[-1] |= {"macro_roc_auc": macro(table)}
-            share = found.history["epoch"] / len(found.history)
-            spent = {"row": name, "seed": seed, "cpu_seconds": share * found.cpu_seconds}
-            histories.append(found.history.assign(**spent))
+            share = trained.history["epoch"] / len(trained.history)
+            spent = {"row": name, "seed": seed, "cpu_seconds": share * trained.cpu_seconds}
+            histories.append(trained.history.assign(**spent))
         trials = pd.DataFrame(lines).assign(label=row.label)
         trials.to_csv(temporary / "trials.csv", index=False)
         pd.concat(histories).to_csv(temporary / "history.csv", index=False)
@@ -276,7 +276,7 @@ def _gain(
 ) -> dict[str, float]:
     """Return the paired gain over the seeds that both have."""
     both = sorted(set(without) & set(with_))
-    tables = [[found[seed] for seed in both] for found in (without, with_)]
+    tables = [[scores[seed] for seed in both] for scores in (without, with_)]
     gain = paired_difference(
         *tables, settings.evaluation.bootstrap, settings.seed, macro=score == "macro_roc_auc"
     )

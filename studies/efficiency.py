@@ -125,11 +125,11 @@ def train_and_score(
         )
     rows, sensitive = [], []
     known = [each.known() for each in samples]
-    found = _networks(runs or settings.efficiency.runs, sample, samples, settings, n, seed)
+    learners = _networks(runs or settings.efficiency.runs, sample, samples, settings, n, seed)
     if not runs:
         others = (_boosted(data, samples, settings, n, seed), *_untrained(samples, settings))
-        found = itertools.chain(found, others)
-    for name, label, told, tables in found:
+        learners = itertools.chain(learners, others)
+    for name, label, told, tables in learners:
         for scored, table, values in zip(samples, tables, known, strict=True):
             row = {"population": sample.name, "model": name, "label": label, "n_train": n}
             row |= {"seed": seed, "scored_on": scored.name} | told
@@ -152,12 +152,12 @@ def _recipe(settings: Config) -> dict[str, Any]:
 
 def scores(predictions: pd.DataFrame) -> dict[str, float]:
     """Return n_scored, roc_auc, and of several classes macro_roc_auc and roc_auc_<class>."""
-    found = {"n_scored": len(predictions), "roc_auc": roc_auc(*binary_scores(predictions))}
+    row = {"n_scored": len(predictions), "roc_auc": roc_auc(*binary_scores(predictions))}
     classes = per_class_auc(predictions)
     if len(classes) > 2:
-        found |= {"macro_roc_auc": float(np.mean(list(classes.values())))}
-        found |= {f"roc_auc_{name}": value for name, value in classes.items()}
-    return found
+        row |= {"macro_roc_auc": float(np.mean(list(classes.values())))}
+        row |= {f"roc_auc_{name}": value for name, value in classes.items()}
+    return row
 
 
 Scored = tuple[str, str, dict[str, Any], list[pd.DataFrame]]

@@ -394,8 +394,8 @@ def summarise(table: pd.DataFrame, n_bootstrap: int = 1000, seed: int = 0) -> di
             entry[name.replace("snr", "auc_ideal")] = Interval(value, *bounds)._asdict()
         for name in SCORES:
             scores = [part[name].to_numpy()]
-            found = bootstrap_interval(weighted_auc, labels, scores, n_bootstrap, seed)
-            entry[f"auc_{name}"] = found._asdict()
+            interval = bootstrap_interval(weighted_auc, labels, scores, n_bootstrap, seed)
+            entry[f"auc_{name}"] = interval._asdict()
         summary[kind] = entry
     return summary
 

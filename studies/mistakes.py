@@ -48,13 +48,13 @@ def properties(catalog: pd.DataFrame, features: pd.DataFrame, of_class: str) -> 
         known["source_offset"] = distance("source_x", "source_y")
     if {"e1", "e2"} <= set(known):
         known["ellipticity"] = distance("e1", "e2")
-    found = pd.DataFrame(index=known.index)
+    table = pd.DataFrame(index=known.index)
     for quantity in (*own.explained_by, *SHARED):
         if quantity.column in known:
             value = known[quantity.column].astype(float)
-            found[quantity.column] = np.log10(value.where(value > 0)) if quantity.log else value
-    found.loc[(known["class"] != of_class).to_numpy()] = np.nan
-    return found.loc[:, found.std() > 0]
+            table[quantity.column] = np.log10(value.where(value > 0)) if quantity.log else value
+    table.loc[(known["class"] != of_class).to_numpy()] = np.nan
+    return table.loc[:, table.std() > 0]
 
 
 def _regression() -> Pipeline:

@@ -89,8 +89,8 @@ def _contours(
 
     With RETR_CCOMP every outer contour is an outermost one, within a ring too.
     """
-    found = cv2.findContours(cv2.convertScaleAbs(bright), mode, cv2.CHAIN_APPROX_NONE)
-    contours, hierarchy = found
+    bright = cv2.convertScaleAbs(bright)
+    contours, hierarchy = cv2.findContours(bright, mode, cv2.CHAIN_APPROX_NONE)
     return list(zip(contours, hierarchy[0, :, 3], strict=True)) if contours else []
 
 
@@ -216,13 +216,13 @@ def _features(
         ]
         for name, level in LEVELS.items()
     }
-    distances = {name: _distances(found, faults) for name, found in objects.items()}
+    distances = {name: _distances(contours, faults) for name, contours in objects.items()}
     counted = objects | ({"very_low": objects["low"]} if faults.low_level_twice else {})  # (6)
     return (
         {"area": area}
         | {f"dmax_{name}": largest / DIAGONAL for name, (largest, _) in distances.items()}
         | {f"dmin_{name}": smallest / DIAGONAL for name, (_, smallest) in distances.items()}
-        | {f"number_{name}": (len(found) - 3) / 3 for name, found in counted.items()}
+        | {f"number_{name}": (len(contours) - 3) / 3 for name, contours in counted.items()}
     )
 
 

@@ -70,10 +70,10 @@ def train_recipe(
     tasks = [(rate, settings.seed + k) for rate in grid.values for k in range(grid.seeds)]
     for rate, seed in tqdm(tasks, desc=recipe, unit="trial", ncols=100, disable=not progress):
         trials.append(attempt(objective, {"learning_rate": rate}, seed, ()))
-    found = table(trials)
+    rows = table(trials)
     with atomic(out) as temporary:
         temporary.mkdir()
-        found.to_csv(temporary / "trials.csv", index=False)
+        rows.to_csv(temporary / "trials.csv", index=False)
         sidecar(
             temporary / "rates.json",
             rule="rates",
@@ -82,7 +82,7 @@ def train_recipe(
             inputs=inputs_of(processed, tables.needed_by(model)),
             started=started,
         )
-    return found
+    return rows
 
 
 def join_trials(folders: Sequence[str | Path], settings: Config, out: str | Path) -> pd.DataFrame:
@@ -105,9 +105,9 @@ def join_trials(folders: Sequence[str | Path], settings: Config, out: str | Path
         for place, (name, value) in enumerate((told | {"label": label}).items()):
             table.insert(place, name, value)
         tables.append(table)
-    found = pd.concat(tables, ignore_index=True)
+    rows = pd.concat(tables, ignore_index=True)
     with atomic(out) as temporary:
-        found.to_csv(temporary, index=False)
+        rows.to_csv(temporary, index=False)
     inputs = [folder / "trials.csv" for folder in folders]
     sidecar(out.with_suffix(".json"), rule="join_trials", inputs=inputs, started=started)
-    return found
+    return rows

@@ -37,17 +37,17 @@ def fit_cutouts(
     table = pd.DataFrame({"name": [lens.name for lens in cutouts]})
     for step, (changed, masks) in STEPS.items():
         settings = known.lensfit.model_copy(update=changed)
-        found = fit(masked if masks else plain, known.pixel_scale, settings)
-        table[f"chi2_{step}"] = found.chi2
-    value = {name: found.values[:, k] for k, name in enumerate(found.names)}
-    axis = np.arange(found.residual.shape[1]) - (found.residual.shape[1] - 1) / 2
+        fits = fit(masked if masks else plain, known.pixel_scale, settings)
+        table[f"chi2_{step}"] = fits.chi2
+    value = {name: fits.values[:, k] for k, name in enumerate(fits.names)}
+    axis = np.arange(fits.residual.shape[1]) - (fits.residual.shape[1] - 1) / 2
     x, y = (axis - value[f"center_{c}"][:, None] / known.pixel_scale for c in "xy")
     beyond = np.hypot(y[:, :, None], x[:, None]) > CORE
-    beyond &= ~found.lensed.astype(bool) & (found.residual != 0)
-    squares = np.where(beyond, found.residual, np.nan) ** 2
+    beyond &= ~fits.lensed.astype(bool) & (fits.residual != 0)
+    squares = np.where(beyond, fits.residual, np.nan) ** 2
     table["chi2_beyond"] = np.nanmean(squares.reshape(len(table), -1), axis=1)
     table["theta_E"] = value["theta_E"]
-    table["theta_E_error"] = found.errors[:, found.names.index("theta_E")]
+    table["theta_E_error"] = fits.errors[:, fits.names.index("theta_E")]
     table["theta_E_published"] = [lens.theta_E for lens in cutouts]
-    table["flags"] = found.flags
-    return table, masked, found
+    table["flags"] = fits.flags
+    return table, masked, fits

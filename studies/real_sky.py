@@ -252,14 +252,14 @@ def energy_test(
         apart = 2 * between / (n * others)
         return 1 - (within / n**2 + rest / others**2) / apart if apart else 0.0
 
-    found = share(np.flatnonzero(real))
+    distance = share(np.flatnonzero(real))
     generator = np.random.default_rng(np.random.SeedSequence(seed))
     drawn = [
         share(generator.choice(len(values), n, replace=False, shuffle=False))
         for _ in range(permutations)
     ]
-    larger = int((np.array(drawn) >= found * (1 - 1e-12)).sum())
-    return float(found), (1 + larger) / (1 + permutations)
+    larger = int((np.array(drawn) >= distance * (1 - 1e-12)).sum())
+    return float(distance), (1 + larger) / (1 + permutations)
 
 
 def shift(
@@ -344,15 +344,15 @@ def answers(tables: Sequence[pd.DataFrame], settings: Config) -> pd.DataFrame:
     labelled = set(labels[real & (kinds != "")]) == {0, 1}
     chosen = settings.evaluation.bootstrap, settings.seed
     for name in MODELS:
-        found = [table[name].to_numpy() for table in tables]
-        held_out = [s[~real] for s in found]
+        columns = [table[name].to_numpy() for table in tables]
+        held_out = [s[~real] for s in columns]
         auc = bootstrap_interval(weighted_auc, labels[~real], held_out, *chosen)
         row = {"model": name, "n_scored": int((~real).sum()), "roc_auc": auc.value}
         row |= {"low": auc.low, "high": auc.high, "n_real": int(real.sum())}
         if labelled:
-            auc = small_sample_interval(labels[real], [s[real] for s in found])
+            auc = small_sample_interval(labels[real], [s[real] for s in columns])
             row |= {"real_roc_auc": auc.value, "real_low": auc.low, "real_high": auc.high}
-            right = int(((np.mean(found, axis=0) > 0.5) == labels)[real].sum())
+            right = int(((np.mean(columns, axis=0) > 0.5) == labels)[real].sum())
             share = stats.binomtest(right, int(real.sum())).proportion_ci(method="exact")
             row |= {"n_right": right, "right_low": share.low, "right_high": share.high}
         rows.append(row)

@@ -43,17 +43,17 @@ def quantities(catalog: pd.DataFrame, features: pd.DataFrame | None = None) -> p
     ``ring_distance`` ["] is how far the most massive subhalo lies inside or outside the Einstein
     radius, near which the arcs are; ``total_flux_snr`` is a feature, measured and not the truth.
     """
-    found = pd.DataFrame(index=range(len(catalog)))
+    values_of = pd.DataFrame(index=range(len(catalog)))
     for name in binning():
         for table in (catalog, features):
             if table is not None and name in table:
-                found[name] = table[name].to_numpy(float)
+                values_of[name] = table[name].to_numpy(float)
     for known in CLASSES.values():
         distance = ring_distance(catalog, known)
         if distance is not None and _is_binned(known, "ring_distance"):
-            of_others = found.get("ring_distance", np.nan)
-            found["ring_distance"] = np.where(np.isfinite(distance), distance, of_others)
-    return found
+            of_others = values_of.get("ring_distance", np.nan)
+            values_of["ring_distance"] = np.where(np.isfinite(distance), distance, of_others)
+    return values_of
 
 
 def binned(predictions: pd.DataFrame, values: pd.DataFrame, bins: int = BINS) -> pd.DataFrame:
@@ -66,7 +66,7 @@ def binned(predictions: pd.DataFrame, values: pd.DataFrame, bins: int = BINS) ->
     rate_low, rate_high (Wilson); auc, auc_low, auc_high (DeLong); all intervals 95 %.
     """
     labels, scores = binary_scores(predictions)
-    found = scores > threshold_at_fpr(labels, scores, FPR)
+    detected = scores > threshold_at_fpr(labels, scores, FPR)
     rows = []
     for name in values:
         of_class = [known.name for known in CLASSES.values() if _is_binned(known, name)]
@@ -84,7 +84,7 @@ def binned(predictions: pd.DataFrame, values: pd.DataFrame, bins: int = BINS) ->
             chosen = inside | (labels == 0) if of_class else inside
             if with_sub.sum() < 2 or (labels[chosen] == 0).sum() < 2:
                 continue
-            n, hits = int(with_sub.sum()), int(found[with_sub].sum())
+            n, hits = int(with_sub.sum()), int(detected[with_sub].sum())
             rate = stats.binomtest(hits, n).proportion_ci(method="wilson")
             auc = delong_interval(labels[chosen], [scores[chosen]])
             bin_ = (np.median(value[inside]), value[inside].min(), value[inside].max(), n)

@@ -34,20 +34,20 @@ DONE: Content = {"model": {}, "train": {}}
 def pick(settings: Settings, *keys: str) -> Content:
     """Return some sections of the configuration, and some keys of sections: ``final.epochs``."""
     everything = settings.model_dump(mode="json")
-    found: Content = {}
+    chosen: Content = {}
     for key in keys:
         section, _, name = key.partition(".")
         if not name:
-            found[section] = everything[section]
+            chosen[section] = everything[section]
         elif section not in keys:
-            found.setdefault(section, {})[name] = everything[section][name]
-    return found
+            chosen.setdefault(section, {})[name] = everything[section][name]
+    return chosen
 
 
 def stages(config: Config, targets: Targets | None = None) -> dict[str, Content]:
     """Return the contents of the file of each stage by its name."""
     targets = targets or Targets(config)
-    found = {
+    contents = {
         "simulate": pick(config, "seed", "n_images"),
         "ingest": pick(config, "seed", "n_images", "ingest"),
         "preprocess": pick(config, "preprocess"),
@@ -64,29 +64,29 @@ def stages(config: Config, targets: Targets | None = None) -> dict[str, Content]
         "paper": _article(config),
     }
     for name, sample in targets.samples.items():
-        found[f"simulate_{name.replace('/', '_')}"] = _sample(sample)
+        contents[f"simulate_{name.replace('/', '_')}"] = _sample(sample)
     for name in config.runs:
-        found[f"train_{name}"] = _training(config.run(name))
+        contents[f"train_{name}"] = _training(config.run(name))
     for name in targets.curves:
-        found[f"efficiency_{name}"] = _efficiency(config, targets.networks(name))
+        contents[f"efficiency_{name}"] = _efficiency(config, targets.networks(name))
     for name in config.compare.rows:
-        found[f"compare_{name}"] = _row(config, name)
+        contents[f"compare_{name}"] = _row(config, name)
     if targets.rows:
-        found["merge_compare"] = _merged_rows(config)
+        contents["merge_compare"] = _merged_rows(config)
     if targets.audited:
-        found["audit"] = _audit(config)
+        contents["audit"] = _audit(config)
     for name in targets.sky:
-        found[f"real_sky_{name}"] = _real_set(config, name)
+        contents[f"real_sky_{name}"] = _real_set(config, name)
     if targets.sky:
-        found["merge_real_sky"] = _merged_sets(config, targets.sky)
+        contents["merge_real_sky"] = _merged_sets(config, targets.sky)
     for name in config.study.arms:
         for k in range(config.study.seeds):
-            found[f"search_{name}_{k}"] = _searching(config.arm(name, k))
+            contents[f"search_{name}_{k}"] = _searching(config.arm(name, k))
     for name in config.rates.recipes:
-        found[f"rates_{name}"] = _rates(config, name)
+        contents[f"rates_{name}"] = _rates(config, name)
     for notebook in NOTEBOOKS:
-        found[f"notebook_{notebook.number}"] = pick(config, *notebook.settings)
-    return found
+        contents[f"notebook_{notebook.number}"] = pick(config, *notebook.settings)
+    return contents
 
 
 def _sample(sample: Sample) -> Content:

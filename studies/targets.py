@@ -184,26 +184,26 @@ class Targets:
     @cached_property
     def samples(self) -> dict[str, Sample]:
         """The samples by their folders below the results."""
-        settings, found = self.config, {}
+        settings, drawn = self.config, {}
         if not self.simulated:
             return {}
         n_images = {"train": settings.populations.n_images}
         for name, file in self.populations.items():
-            found[f"populations/{name}"] = Sample(file, n_images, settings.seed)
+            drawn[f"populations/{name}"] = Sample(file, n_images, settings.seed)
         for name, curve in self.curves.items():
             n_images = {"train": self._largest(curve), "opt": settings.efficiency.n_scored}
             file = population_file(curve.population)
-            found[f"efficiency/{name}"] = Sample(file, n_images, settings.seed + 1)
+            drawn[f"efficiency/{name}"] = Sample(file, n_images, settings.seed + 1)
         if self.audited:
             chosen = settings.audit
             n_images = {"train": chosen.n_train + chosen.n_valid, "opt": chosen.n_scored}
             file = population_file(chosen.population)
-            found[f"audit/{self.audited}"] = Sample(file, n_images, settings.seed + 1)
+            drawn[f"audit/{self.audited}"] = Sample(file, n_images, settings.seed + 1)
         for name, chosen in self.sky.items():
             n_images = {"train": chosen.n_train, "opt": chosen.n_scored}
             sample = Sample(population_file(chosen.population), n_images, settings.seed + 1)
-            found.setdefault(self.sky_samples[name], sample)
-        return found
+            drawn.setdefault(self.sky_samples[name], sample)
+        return drawn
 
     def sample_settings(self, sample: str) -> str:
         """Return the file of the settings with which a sample is simulated."""
@@ -370,7 +370,7 @@ class Targets:
             "searches": [f"{self.out}/searches/{arm}_{k}" for arm in arms for k in seeds],
             "rates": [f"{self.out}/rates/{recipe}" for recipe in self.config.rates.recipes],
         }
-        return {name: found for name, found in folders.items() if found}
+        return {name: paths for name, paths in folders.items() if paths}
 
     # ---------------------------------------------------------------- the search and the final test
 
@@ -461,13 +461,13 @@ class Targets:
     @property
     def to_commit(self) -> list[str]:
         """The same as it is made."""
-        found = self.files("efficiency/all", SCORES)
-        found += self.files("compare/all", COMPARISON) if self.rows else []
-        found += self.files("audit/table", ("audit.csv", "audit.json")) if self.audited else []
-        found += self.files("sky/all", SKY) if self.sky else []
+        paths = self.files("efficiency/all", SCORES)
+        paths += self.files("compare/all", COMPARISON) if self.rows else []
+        paths += self.files("audit/table", ("audit.csv", "audit.json")) if self.audited else []
+        paths += self.files("sky/all", SKY) if self.sky else []
         for name in self.studies:
-            found += self.files(name, (f"{name}.csv", f"{name}.json"))
-        return found
+            paths += self.files(name, (f"{name}.csv", f"{name}.json"))
+        return paths
 
     @property
     def efficiency(self) -> list[str]:

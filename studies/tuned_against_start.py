@@ -50,8 +50,10 @@ def compare_runs(
                     f"{folder}: found a model of classes {list(run.classes)}; expected "
                     f"{list(classes)} as in {processed}"
                 )
-            found = predictions_table(run, data, rows, Tables(features_csv, None, fits))
-            tables[-1].append(found.assign(**{"class": data.catalog["class"].to_numpy()[rows]}))
+            predictions = predictions_table(run, data, rows, Tables(features_csv, None, fits))
+            tables[-1].append(
+                predictions.assign(**{"class": data.catalog["class"].to_numpy()[rows]})
+            )
     gain = paired_difference(*tables, n_bootstrap, seed)
     aucs = [[roc_auc(*binary_scores(table)) for table in group] for group in tables]
     result = {

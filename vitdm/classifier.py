@@ -195,13 +195,13 @@ class ViTClassifier(ClassifierMixin, BaseEstimator):
 
     def _settings(self, images: Sequence[np.ndarray], names: list[str]) -> RunSettings:
         """Return what the run must know to be used again; InputError if it does not fit."""
-        found = {name: checked(SECTIONS[name], self._changed(name), name) for name in SECTIONS}
+        sections = {name: checked(SECTIONS[name], self._changed(name), name) for name in SECTIONS}
         groups = ["proposal", "morphology"] + ["lensfit"] * (self.pixel_scale is not None)
-        measured, cut, fitted = Features(groups=groups), found["preprocess"], found["lensfit"]
-        config.check_patches(found["model"], cut.size)
-        if found["model"].residual and self.pixel_scale is None:
+        measured, cut, fitted = Features(groups=groups), sections["preprocess"], sections["lensfit"]
+        config.check_patches(sections["model"], cut.size)
+        if sections["model"].residual and self.pixel_scale is None:
             raise InputError("model.residual is on: found no pixel_scale; expected arcsec a pixel")
-        config.check_joined(found["model"], measured, cut, fitted)
+        config.check_joined(sections["model"], measured, cut, fitted)
         if self.pixel_scale is not None and fitted.gain is None:
             if len({image.shape for image in images}) > 1:
                 raise InputError(
@@ -210,7 +210,7 @@ class ViTClassifier(ClassifierMixin, BaseEstimator):
                 )
             some = np.stack(images[:: -(-len(images) // SAMPLE)])
             gain = estimate_gain(some, self.pixel_scale, fitted)
-            found["lensfit"] = fitted.model_copy(update={"gain": gain})
+            sections["lensfit"] = fitted.model_copy(update={"gain": gain})
         return RunSettings(
             classes=names,
             image_size=cut.size,
@@ -221,7 +221,7 @@ class ViTClassifier(ClassifierMixin, BaseEstimator):
             train_splits=[],
             n_train=len(images),
             seed=0,
-            **found,
+            **sections,
         )
 
     def predict_proba(self, images: ArrayLike | Sequence[ArrayLike]) -> np.ndarray:
@@ -280,29 +280,29 @@ class ViTClassifier(ClassifierMixin, BaseEstimator):
 
 def as_images(images: ArrayLike | Sequence[ArrayLike]) -> Sequence[np.ndarray]:
     """Return the images as a sequence of arrays (H, W); InputError names the one that is none."""
-    found = [np.asarray(image) for image in images] if hasattr(images, "__len__") else []
-    if not found:
+    arrays = [np.asarray(image) for image in images] if hasattr(images, "__len__") else []
+    if not arrays:
         raise InputError("images: found none; expected at least one, (n, H, W)")
-    for k, image in enumerate(found):
+    for k, image in enumerate(arrays):
         if image.ndim != 2 or image.dtype.kind not in "buif" or not image.size:
             raise InputError(
                 f"images: found {image.dtype} values of shape {image.shape} at {k}; "
                 "expected (n, H, W) real numbers"
             )
-    return found
+    return arrays
 
 
 def as_labels(labels: ArrayLike, n: int) -> np.ndarray:
     """Return the labels (n,) of at least two classes."""
-    found = np.asarray(labels)
-    if found.shape != (n,):
-        raise InputError(f"labels: found shape {found.shape}; expected ({n},), one for each image")
-    if missing := np.flatnonzero(pd.isna(found)).tolist():
+    names = np.asarray(labels)
+    if names.shape != (n,):
+        raise InputError(f"labels: found shape {names.shape}; expected ({n},), one for each image")
+    if missing := np.flatnonzero(pd.isna(names)).tolist():
         raise InputError(f"labels: found none (NaN) at {missing[0]}; expected a class")
     try:
-        check_classification_targets(found)
+        check_classification_targets(names)
     except ValueError as error:
         raise InputError(f"labels: {error}; expected classes") from error
-    if len(kinds := np.unique(found)) < 2:
+    if len(kinds := np.unique(names)) < 2:
         raise InputError(f"labels: found {kinds.tolist()[0]!r} only; expected at least two classes")
-    return found
+    return names

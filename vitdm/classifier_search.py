@@ -71,8 +71,8 @@ class OnImages:
             prepared, self.rows["train"], self.rows["valid"], seed=seed, watch=watch
         )
         images, features, targets = prepared.arrays(self.rows["opt"])
-        found = probabilities(learnt.model, images, features)
-        return learnt, METRICS[self.metric](targets.numpy(), found)
+        predicted = probabilities(learnt.model, images, features)
+        return learnt, METRICS[self.metric](targets.numpy(), predicted)
 
 
 def with_params(classifier: ViTClassifier, params: Params) -> ViTClassifier:
@@ -117,14 +117,14 @@ def tune(
     """
     classifier = ViTClassifier() if classifier is None else classifier
     settings = _settings(classifier, entries(space), random_state, search)
-    found = as_images(images)
-    labels = as_labels(labels, len(found))
+    arrays = as_images(images)
+    labels = as_labels(labels, len(arrays))
     rows = _rows(labels, valid_fraction, opt_fraction, random_state)
     metric, epochs = settings.tune.metric, settings.tune.epochs
-    objective = OnImages(classifier, found, labels, rows, metric, epochs)
+    objective = OnImages(classifier, arrays, labels, rows, metric, epochs)
     objective.prepare({})
     digest = hashlib.sha256("".join(map(str, labels)).encode())
-    for image in found:
+    for image in arrays:
         digest.update(np.ascontiguousarray(image).tobytes())
     identity = {
         "data": digest.hexdigest(),

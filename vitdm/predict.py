@@ -28,11 +28,11 @@ def predict(runs: Sequence[Run], images: Sequence[np.ndarray]) -> tuple[np.ndarr
     """
     needed = [name for run in runs for name in run.feature_names]
     residual = any(run.settings.model.residual for run in runs)
-    crops, measured, maps, found = prepare(images, runs[0].settings, needed, residual)
+    crops, measured, maps, lens_found = prepare(images, runs[0].settings, needed, residual)
     answers = [
         run.predict(crops, measured[run.feature_names].to_numpy(np.float32), maps) for run in runs
     ]
-    return np.mean(answers, axis=0), found
+    return np.mean(answers, axis=0), lens_found
 
 
 def prepare(
@@ -86,13 +86,13 @@ def predict_files(paths: Iterable[str | Path], folders: Sequence[str | Path]) ->
     for path, image in load_images(paths):
         names.append(str(path))
         images.append(image)
-    probability, found = predict(runs, images)
+    probability, lens_found = predict(runs, images)
     classes = runs[0].classes
     table = pd.DataFrame({"file": names})
     for k, name in enumerate(classes):
         table[f"p_{name}"] = probability[:, k].round(6)
     table["class"] = np.array(classes)[probability.argmax(axis=1)]
-    table["lens_found"] = found.astype(int)
+    table["lens_found"] = lens_found.astype(int)
     return table
 
 

@@ -29,7 +29,7 @@ def run(options: argparse.Namespace) -> None:
     from studies import tuned_against_start
 
     settings = read_config(options)
-    found = tuned_against_start.compare_runs(
+    comparison = tuned_against_start.compare_runs(
         options.processed,
         options.features,
         options.runs,
@@ -41,4 +41,4 @@ def run(options: argparse.Namespace) -> None:
         fits=options.fits,
     )
     text = "difference in ROC-AUC {gain:+.4f} ({low:+.4f} to {high:+.4f})"
-    print(text.format(**found), file=sys.stderr)
+    print(text.format(**comparison), file=sys.stderr)

@@ -109,8 +109,8 @@ class Config(Settings):
     @property
     def feature_runs(self) -> list[str]:
         """The runs of FEATURE_RUNS that there are; none if nothing can be compared."""
-        found = [run for run in FEATURE_RUNS if run in self.runs]
-        return found if found[:1] == [FEATURE_RUNS[0]] and len(found) > 1 else []
+        runs = [run for run in FEATURE_RUNS if run in self.runs]
+        return runs if runs[:1] == [FEATURE_RUNS[0]] and len(runs) > 1 else []
 
     @property
     def results(self) -> str:
@@ -153,8 +153,8 @@ class Config(Settings):
         return settings, []
 
     def _wrong_runs(self) -> Wrong:
-        found = [self._settings_of(f"runs.{name}", run)[1] for name, run in self.runs.items()]
-        return [line for lines in found for line in lines]
+        problems = [self._settings_of(f"runs.{name}", run)[1] for name, run in self.runs.items()]
+        return [line for lines in problems for line in lines]
 
     def _wrong_curves(self) -> Wrong:
         """Return what is wrong with the runs and populations of ``efficiency``."""

@@ -191,12 +191,12 @@ def shortcut_table(table: pd.DataFrame, population: str, other: str) -> pd.DataF
             "there": (population, other),
             "learnt": (other, other),
         }.items():
-            found = part[(part["population"] == learnt) & (part["scored_on"] == scored)]
+            curve = part[(part["population"] == learnt) & (part["scored_on"] == scored)]
             if (part["n_train"] > 0).any():
-                found = found[found["n_train"] == most]
+                curve = curve[curve["n_train"] == most]
                 row["n_train"] = most
             for score in _SCORES:
-                row[f"{score}_{kind}"] = found[score].mean()
-                row[f"{score}_{kind}_sd"] = np.nan_to_num(found[score].std())
+                row[f"{score}_{kind}"] = curve[score].mean()
+                row[f"{score}_{kind}_sd"] = np.nan_to_num(curve[score].std())
         rows.append(row)
     return pd.DataFrame(rows)

@@ -93,13 +93,13 @@ def einstein_radii(populations: Mapping[str, pd.DataFrame]) -> plt.Figure:
 
 
 def subhalo_distance(
-    populations: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]], found: float
+    populations: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]], threshold: float
 ) -> plt.Figure:
     """Draw where the residual peaks beside the most massive subhalo near the ring, by its mass.
 
     A column a population: the tables of ``distance_to_subhalo`` and ``found_by_mass`` of
     ``studies.subhalo_distance``. Above, the distance [arcsec] of each image against the mass of
-    that subhalo, and the line at ``found`` [arcsec] within which it counts as found. Below, the
+    that subhalo, and the line at ``threshold`` [arcsec] within which it counts as found. Below, the
     fraction found by mass (points; horizontal bars are bins, vertical ones 95 % intervals) and by
     chance (grey steps).
     """
@@ -111,7 +111,7 @@ def subhalo_distance(
     for column, (name, (each, binned)) in zip(grid.T, populations.items(), strict=True):
         above, below = column
         above.scatter(each["mass"] / 1e9, each["distance"], s=7, color=colour, alpha=0.6, lw=0)
-        above.axhline(found, color="0.3", lw=0.8, ls="--")
+        above.axhline(threshold, color="0.3", lw=0.8, ls="--")
         above.set(xscale="log", yscale="log", title=name)
         middle, rate = 10 ** ((binned["low"] + binned["high"]) / 2 - 9), binned["rate"]
         edges = [10 ** (binned[side] - 9) for side in ("low", "high")]
@@ -125,7 +125,7 @@ def subhalo_distance(
         below.hlines(binned["chance"], *edges, color="0.5", lw=1.5, label="by chance")
         below.set(xlabel=r"most massive subhalo ($10^9\,M_\odot$)", ylim=(-0.03, 1.03))
     grid[0][0].set_ylabel("distance to the residual's\npeak (arcsec)")
-    grid[1][0].set_ylabel(f"fraction within\n{found:g} arcsec")
+    grid[1][0].set_ylabel(f"fraction within\n{threshold:g} arcsec")
     grid[1][0].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     for axis in (grid[1][0].xaxis, grid[0][0].yaxis):
         axis.set_major_formatter("{x:g}")
@@ -178,8 +178,8 @@ def real_residuals(lenses: Sequence[RealFit]) -> plt.Figure:
             axes.set(xticks=[], yticks=[], facecolor="0.6")
             sns.despine(ax=axes, left=True, bottom=True)
         flags = textwrap.fill(lens.flags.replace(" ", ", ").replace("_", " "), 26)
-        found = rf"$\theta_\mathrm{{E}}$ = {lens.theta_E:.2f}″, $\chi^2$/dof = {lens.chi2:.1f}"
-        column[0].set_title(f"{lens.name}\n{found}\n{flags}", fontsize=6, pad=3, va="bottom")
+        title = rf"$\theta_\mathrm{{E}}$ = {lens.theta_E:.2f}″, $\chi^2$/dof = {lens.chi2:.1f}"
+        column[0].set_title(f"{lens.name}\n{title}\n{flags}", fontsize=6, pad=3, va="bottom")
     labels = ("image", "model", "without lens light", "residual")
     for axes, text in zip(grid[:, 0], labels, strict=True):
         axes.set_ylabel(text, fontsize=8)

@@ -95,5 +95,5 @@ def missed_but_visible(
     if chi2 is None or not missed.any():
         return None
     false_positive_rate = (scores > threshold)[labels == 0].mean()
-    found = chi2 > metrics.threshold_at_fpr(labels, chi2, false_positive_rate)
-    return float(found[missed].mean())
+    visible = chi2 > metrics.threshold_at_fpr(labels, chi2, false_positive_rate)
+    return float(visible[missed].mean())

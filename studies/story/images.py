@@ -137,8 +137,8 @@ def unrolled_rings(
 
 def real_files(folder: str | None) -> list[Path]:
     """Return the images in a folder and those below; none if there is no such folder."""
-    found = sorted(Path(folder).rglob("*")) if folder and Path(folder).is_dir() else []
-    return [file for file in found if readers.suffix_of(file.name)]
+    paths = sorted(Path(folder).rglob("*")) if folder and Path(folder).is_dir() else []
+    return [file for file in paths if readers.suffix_of(file.name)]
 
 
 def real_lens(path: Path, image: np.ndarray, settings: Preprocess) -> RealLens:

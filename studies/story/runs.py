@@ -37,12 +37,12 @@ def differences(
 
     ``pairs`` are by any key; those with a run that is not ``there`` are left out.
     """
-    found = {}
+    compared = {}
     for key, pair in pairs.items():
         if set(pair) <= set(there):
             tables = [predictions_of(name, config, results) for name in pair]
-            found[key] = paired_difference(*tables, config.evaluation.bootstrap, config.seed)
-    return found
+            compared[key] = paired_difference(*tables, config.evaluation.bootstrap, config.seed)
+    return compared
 
 
 def difference_numbers(key: str, difference: Difference) -> dict[str, float]:

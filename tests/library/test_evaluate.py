@@ -330,7 +330,9 @@ class FakeRun:
 
     def __init__(self, feature_names=()):
         self.feature_names = list(feature_names)
-        self.settings = SimpleNamespace(model=Model(), train_splits=["train"], seed=3)
+        self.settings = SimpleNamespace(
+            model=Model(), train_splits=["train"], seed=3, task="multiclass"
+        )
         self.seen = []
 
     def predict(self, images, features, residuals):

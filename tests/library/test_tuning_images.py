@@ -11,6 +11,7 @@ import vitdm
 from studies import config as workflow
 from vitdm.data.dataset import Dataset
 from vitdm.errors import InputError
+from vitdm.model.inputs import NO_TABLES
 from vitdm.tuning.objective import METRICS, OnDataset, attempt, chance
 from vitdm.tuning.tuner import tune
 
@@ -187,7 +188,7 @@ def test_trials_do_not_depend_on_where_they_run(folder, settings, tmp_path):
 
 def test_a_trial_trains_as_configured(folder, settings):
     chosen = searching(settings, fixed={"dropout": 0.25}, epochs=2, n_train=9)
-    objective = OnDataset(chosen, folder, None, None, None, None, folder)
+    objective = OnDataset(chosen, folder, NO_TABLES, folder)
     seen = []
 
     def watch(curve):

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from studies.story import fits, folders, images, populations
+from vitdm import preprocess
 from vitdm.config import Preprocess
-from vitdm.preprocess import process as preprocess
 
 
 def summary(rotation, flux):

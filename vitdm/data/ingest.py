@@ -157,8 +157,8 @@ def _look(
     pictures = (entry for entry in layouts.pictures(path) if entry[0] in wanted)
     facts = {name: _facts(name, read) for name, read in bar(pictures)}
     vanished = _Facts("vanished while it was read")
-    found = pd.DataFrame([facts.get(name, vanished) for name in table["name"]])
-    table[list(_Facts._fields)] = found
+    facts_of_files = pd.DataFrame([facts.get(name, vanished) for name in table["name"]])
+    table[list(_Facts._fields)] = facts_of_files
     table["source"] = path.resolve().name + "/" + table["name"]
     shapes = Counter(table["shape"][table["reason"] == ""])
     if len(shapes) > 1:
@@ -241,8 +241,8 @@ def _splits(
 
 def _counts(table: pd.DataFrame, published: list[str]) -> list[str]:
     def count(column: str, names: Iterable[str]) -> str:
-        found = table[column].value_counts()
-        return ", ".join(f"{name} {found[name]}" for name in names if name in found)
+        counts = table[column].value_counts()
+        return ", ".join(f"{name} {counts[name]}" for name in names if name in counts)
 
     drawn = [split for split in SPLITS if split in set(table["split"]) - set(published)]
     origin = f"published: {', '.join(published)}" if published else "drawn"

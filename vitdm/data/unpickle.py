@@ -53,10 +53,10 @@ def _load(content: bytes) -> Any:
 
 class _Restricted(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        found = _ADMITTED.get((re.sub(r"^numpy\._core\.", "numpy.core.", module), name))
-        if found is None:
+        admitted = _ADMITTED.get((re.sub(r"^numpy\._core\.", "numpy.core.", module), name))
+        if admitted is None:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is not admitted")
-        return found
+        return admitted
 
 
 class _Name:

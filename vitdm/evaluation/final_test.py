@@ -109,8 +109,10 @@ def summarise(
         key: str, statistic: Statistic, truth: np.ndarray, entries: list[np.ndarray]
     ) -> None:
         strata = both["class"].to_numpy()
-        found = bootstrap_interval(statistic, truth, entries, n_bootstrap, seed, strata=strata)
-        result.update({key: found.value, f"{key}_low": found.low, f"{key}_high": found.high})
+        value, low, high = bootstrap_interval(
+            statistic, truth, entries, n_bootstrap, seed, strata=strata
+        )
+        result.update({key: value, f"{key}_low": low, f"{key}_high": high})
 
     interval("test_auc", weighted_auc, labels, scores)
     _, *ends = delong_interval(labels, scores)
@@ -204,8 +206,8 @@ def baselines_on(
     trees = baselines.trained(
         "gradient boosting", features.to_numpy()[learnt], labels[learnt], seed
     )
-    found = pd.DataFrame(trees(features.loc[table["id"]].to_numpy()), columns=list(classes))
-    tables = {BASELINE: about.join(found.add_prefix("p_"))}
+    predictions = pd.DataFrame(trees(features.loc[table["id"]].to_numpy()), columns=list(classes))
+    tables = {BASELINE: about.join(predictions.add_prefix("p_"))}
     value = features.reindex(columns=[UNTRAINED]).loc[table["id"]].to_numpy().ravel()
     if (known := np.isfinite(value)).any():
         ranks = stats.rankdata(np.where(known, value, np.median(value[known])))
@@ -263,8 +265,8 @@ def evaluate(
         if features_csv is not None:
             learnt = dataset.rows(*run.settings.train_splits)
             about = pd.concat([unseen[-1], table], ignore_index=True)
-            found = baselines_on(dataset, learnt, about, features_csv, run.settings.seed, task)
-            others |= {f"rival_{name}_{folder.name}.csv": t for name, t in found.items()}
+            baselines = baselines_on(dataset, learnt, about, features_csv, run.settings.seed, task)
+            others |= {f"rival_{name}_{folder.name}.csv": t for name, t in baselines.items()}
 
     predictions = list(tables.values())
     mean = ensemble(predictions)

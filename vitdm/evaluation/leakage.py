@@ -72,8 +72,8 @@ def _components(vectors: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]
     some = vectors[generator.permutation(len(vectors))[:LEARNT]]
     every = np.concatenate(list(_orientations(some)))
     middle = every.mean(axis=0)
-    _, found = np.linalg.eigh(np.cov((every - middle).T))  # the largest last
-    return middle, found[:, ::-1][:, :COMPONENTS]
+    _, components = np.linalg.eigh(np.cov((every - middle).T))  # the largest last
+    return middle, components[:, ::-1][:, :COMPONENTS]
 
 
 def _orientations(vectors: np.ndarray) -> Iterator[np.ndarray]:

@@ -185,8 +185,8 @@ def _cumulative(
     order = np.argsort(-scores, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)  # of equal scores
     positive = labels[order] == 1
-    found = (np.cumsum(weights[:, order] * side, axis=1)[:, ends] for side in (positive, ~positive))
-    true, false = (np.pad(counts, ((0, 0), (1, 0))) for counts in found)
+    sums = (np.cumsum(weights[:, order] * side, axis=1)[:, ends] for side in (positive, ~positive))
+    true, false = (np.pad(counts, ((0, 0), (1, 0))) for counts in sums)
     return true, false
 
 

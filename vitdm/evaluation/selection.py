@@ -182,24 +182,24 @@ def _judge(
     values = np.where(np.isfinite(values), values, np.nan)
     known = np.isfinite(values)
     x, y = values[known], labels[known]
-    found: dict[str, float] = {"measured": float(known.mean()), "sign": 1}
+    row: dict[str, float] = {"measured": float(known.mean()), "sign": 1}
     names = ("roc_auc", "point_biserial", "spearman", "mutual_information")
-    found |= {f"{name}{end}": np.nan for name in names for end in ("", "_low", "_high")}
-    found["p"] = p_value(values, labels)
+    row |= {f"{name}{end}": np.nan for name in names for end in ("", "_low", "_high")}
+    row["p"] = p_value(values, labels)
     if len(np.unique(y)) < 2 or len(np.unique(x)) < 2:
-        return found
-    found["sign"] = 1 if roc_auc_score(y, x) >= 0.5 else -1
+        return row
+    row["sign"] = 1 if roc_auc_score(y, x) >= 0.5 else -1
     for name, statistic, scores in (
-        ("roc_auc", weighted_auc, found["sign"] * x),
+        ("roc_auc", weighted_auc, row["sign"] * x),
         ("point_biserial", weighted_pearson, x),
         ("spearman", weighted_spearman, x),
     ):
         interval = bootstrap_interval(statistic, y, [scores], settings.n_bootstrap, seed)
-        found |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+        row |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
     low, high = mutual_information_interval(values, labels, settings.n_subsamples, seed)
     value = mutual_information(values, labels, seed)
-    found |= {"mutual_information": value}
-    return found | {"mutual_information_low": low, "mutual_information_high": high}
+    row |= {"mutual_information": value}
+    return row | {"mutual_information_low": low, "mutual_information_high": high}
 
 
 # ------------------------------------------------------------------------------- the redundancy
@@ -224,9 +224,9 @@ def clusters(matrix: pd.DataFrame, correlation: float) -> dict[str, int]:
     if len(matrix) < 2:
         return dict.fromkeys(matrix.index, 1)
     # the tolerance keeps copies together at a threshold of 1, in spite of rounding
-    found = hierarchy.fcluster(_linkage(matrix), 1 - correlation + 1e-9, criterion="distance")
-    number = {label: k for k, label in enumerate(dict.fromkeys(found), start=1)}
-    return {name: number[label] for name, label in zip(matrix.index, found, strict=True)}
+    numbers = hierarchy.fcluster(_linkage(matrix), 1 - correlation + 1e-9, criterion="distance")
+    number = {label: k for k, label in enumerate(dict.fromkeys(numbers), start=1)}
+    return {name: number[label] for name, label in zip(matrix.index, numbers, strict=True)}
 
 
 def _linkage(matrix: pd.DataFrame) -> np.ndarray:

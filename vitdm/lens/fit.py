@@ -245,8 +245,8 @@ class State:
 
     @classmethod
     def of(cls, problem: Problem, values: Tensor) -> State:
-        found = problem.normal_equations(values, torch.arange(len(values)))
-        return cls(values, *found, torch.zeros(len(values), dtype=torch.bool))
+        equations = problem.normal_equations(values, torch.arange(len(values)))
+        return cls(values, *equations, torch.zeros(len(values), dtype=torch.bool))
 
 
 def _best(states: list[State]) -> State:
@@ -461,11 +461,11 @@ def _fit(images: _Images, model: SmoothLens, gain: Tensor) -> dict[str, Tensor]:
     Fits that leave more than noise may be local minima: they are tried again from other starts.
     """
     start = _coarse(images, model, gain)
-    found = _refined(start.values, images, model, gain)
-    rows = torch.nonzero(~(found["chi2"] < RETRY) | ~found["converged"])[:, 0]
+    best = _refined(start.values, images, model, gain)
+    rows = torch.nonzero(~(best["chi2"] < RETRY) | ~best["converged"])[:, 0]
     if not len(rows):
-        return found
-    before = found["values"][rows]
+        return best
+    before = best["values"][rows]
     other = _coarse(_select(images, rows), model, gain[rows], before)
     places = model.columns([*MASS, *SOURCE_POSITION])
     moved = (other.values - start.values[rows])[:, places].abs().amax(1)
@@ -474,10 +474,10 @@ def _fit(images: _Images, model: SmoothLens, gain: Tensor) -> dict[str, Tensor]:
     if len(rows):
         values = other.values[elsewhere]
         again = _refined(values, _select(images, rows), model, gain[rows])
-        better = again["chi2"] < found["chi2"][rows]
-        for name, values in found.items():
+        better = again["chi2"] < best["chi2"][rows]
+        for name, values in best.items():
             values[rows[better]] = again[name][better]
-    return found
+    return best
 
 
 def _coarse(
@@ -575,11 +575,11 @@ def fit(
         gain = estimate_gain(images, pixel_scale, settings)
     camera = Camera.of(settings.size, pixel_scale, settings.psf_fwhm, settings.psf_truncation)
     model = SmoothLens(camera, settings.n_lights)
-    found = [
+    batches = [
         _fit_batch(images[start : start + settings.batch], model, settings, gain)
         for start in range(0, len(images), settings.batch)
     ]
-    parts = {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+    parts = {name: np.concatenate([part[name] for part in batches]) for name in batches[0]}
     return Fits(
         names=model.names,
         flags=parts.pop("flags").tolist(),
@@ -630,13 +630,13 @@ def _fit_batch(
     seen = torch.isfinite(prepared.radius)
     if seen.any():
         rows = torch.nonzero(seen)[:, 0]
-        found = _fit(_select(prepared, rows), model, gain / prepared.unit[rows])
-        values[rows], errors[rows] = _natural(found, model, _select(prepared, rows))
+        fitted = _fit(_select(prepared, rows), model, gain / prepared.unit[rows])
+        values[rows], errors[rows] = _natural(fitted, model, _select(prepared, rows))
         rows = rows.numpy()
-        chi2[rows], converged[rows] = found["chi2"], found["converged"]
-        residual[rows], lensed[rows] = found["residual"], found["lensed"] > 0
-        perturbers[rows] = found["perturbers"]
-        for row, at_bound in zip(rows, found["bound"], strict=True):
+        chi2[rows], converged[rows] = fitted["chi2"], fitted["converged"]
+        residual[rows], lensed[rows] = fitted["residual"], fitted["lensed"] > 0
+        perturbers[rows] = fitted["perturbers"]
+        for row, at_bound in zip(rows, fitted["bound"], strict=True):
             flags = prepared.flags[row]
             theta_E, error = values[row, at_theta], errors[row, at_theta]
             source = np.hypot(*values[row, model.columns(SOURCE_POSITION)])
@@ -659,10 +659,10 @@ def _fit_batch(
 
 
 def _natural(
-    found: dict[str, Tensor], model: SmoothLens, images: _Images
+    fitted: dict[str, Tensor], model: SmoothLens, images: _Images
 ) -> tuple[NDArray, NDArray]:
     """Return values and errors (k, p) in the units of the images, and without logarithms."""
-    values, errors = found["values"].clone(), found["errors"].clone()
+    values, errors = fitted["values"].clone(), fitted["errors"].clone()
     for k, row in enumerate(model.parameters):
         if row.logarithmic:
             values[:, k] = torch.exp(values[:, k])
@@ -707,9 +707,9 @@ def estimate_gain(images: ArrayLike, pixel_scale: float, settings: LensFit) -> f
     gain = photon_noise(prepared.data - smooth, smooth, settings.noise_lag) * prepared.unit
     for _ in range(2):
         middle = gain.median().item()
-        found = _fit(prepared, model, middle / prepared.unit)
+        fitted = _fit(prepared, model, middle / prepared.unit)
         gain = (
-            photon_noise(found["misfit"], found["brightness"], settings.noise_lag) * prepared.unit
+            photon_noise(fitted["misfit"], fitted["brightness"], settings.noise_lag) * prepared.unit
         )
-        gain = gain[found["chi2"] <= max(POOR, found["chi2"].median().item())]
+        gain = gain[fitted["chi2"] <= max(POOR, fitted["chi2"].median().item())]
     return gain.median().item()

@@ -208,9 +208,9 @@ def read_residuals(fits: str | Path, ids: pd.Series, size: int) -> NDArray[np.fl
     missing = [name for name in FITS_FILES if not (Path(fits) / name).is_file()]
     if missing:
         raise InputError(f"{fits}: no fits of lenses: {', '.join(missing)} missing")
-    found = dataset.read_catalog(Path(fits) / "fits.csv")["id"]
+    fitted = dataset.read_catalog(Path(fits) / "fits.csv")["id"]
     maps = np.load(Path(fits) / "residuals.npy", mmap_mode="r")
-    if list(found) != list(ids):
+    if list(fitted) != list(ids):
         raise InputError(f"{fits}: found fits of other images than those of the dataset")
     rim = (maps.shape[-1] - size) // 2
     if maps.shape != (len(ids), size + 2 * rim, size + 2 * rim) or rim < 0:

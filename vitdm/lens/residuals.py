@@ -52,9 +52,9 @@ def features(fits: Fits) -> pd.DataFrame:
 
 def usable_features(fits: Fits) -> pd.DataFrame:
     """Return ``features``; of a fit that did not converge none."""
-    found = features(fits)
-    found[~fits.converged] = np.nan
-    return found
+    table = features(fits)
+    table[~fits.converged] = np.nan
+    return table
 
 
 def _statistics(residual: NDArray, lensed: NDArray, pixel_scale: float) -> dict[str, float]:

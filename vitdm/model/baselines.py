@@ -57,9 +57,9 @@ def trained(
     model = BASELINES[name](seed, **settings).fit(values[:, useful], labels)
 
     def probabilities(others: np.ndarray) -> np.ndarray:
-        found = np.zeros((len(others), len(shares)))
-        found[:, model.classes_] = model.predict_proba(others[:, useful])
-        return found
+        scores = np.zeros((len(others), len(shares)))
+        scores[:, model.classes_] = model.predict_proba(others[:, useful])
+        return scores
 
     return probabilities
 

@@ -56,13 +56,13 @@ def probabilities(
 ) -> np.ndarray:
     """Return a network's probability of each class, (n, K), of images (n, C, H, W)."""
     network.eval()
-    found = []
+    batches = []
     with torch.inference_mode():
         for start in range(0, len(images), batch):
             rows = slice(start, start + batch)
             extra = None if features is None else features[rows]
-            found.append(network(images[rows], extra).softmax(dim=1).numpy())
-    return np.concatenate(found).astype(np.float64)
+            batches.append(network(images[rows], extra).softmax(dim=1).numpy())
+    return np.concatenate(batches).astype(np.float64)
 
 
 register("vit")(ViT)

@@ -67,15 +67,15 @@ class Run:
         self._check(images, features, residuals)
         if not self.settings.model.residual:
             residuals = None
-        found = []
+        batches = []
         for start in range(0, len(images), 256):
             rows = slice(start, start + 256)
             batch = channels(images[rows], None if residuals is None else residuals[rows])
             extra = None
             if self.feature_names:
                 extra = torch.from_numpy(np.array(features[rows], dtype=np.float32))
-            found.append(probabilities(self.model, batch, extra))
-        return np.concatenate(found)
+            batches.append(probabilities(self.model, batch, extra))
+        return np.concatenate(batches)
 
     def _check(
         self, images: np.ndarray, features: np.ndarray | None, residuals: np.ndarray | None
@@ -257,10 +257,10 @@ def predictions_table(
         features = columns_of(read_features(tables.features, ids), names, tables.features)
     residuals = residuals_of(run.settings.model, tables.fits, data)
     residuals = None if residuals is None else residuals[rows]
-    found = run.predict(data.images[rows], features, residuals)
+    probabilities = run.predict(data.images[rows], features, residuals)
     table = pd.DataFrame({"id": ids.to_numpy(), "label": labels[rows]})
     for k, name in enumerate(run.classes):
-        table[f"p_{name}"] = found[:, k]
+        table[f"p_{name}"] = probabilities[:, k]
     return table
 
 

@@ -89,16 +89,16 @@ class Learnt:
 
     def metrics(self, n_train: int) -> dict[str, Any]:
         """Return what the training came to: the same whenever it is repeated."""
-        found = {
+        scores = {
             "epochs": len(self.history),
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "n_train": n_train,
         }
         if self.history["valid_roc_auc"].notna().any():
             best = self.history["valid_roc_auc"].idxmax()
-            found["best_epoch"] = int(self.history["epoch"][best])
-            found["valid_roc_auc"] = float(self.history["valid_roc_auc"][best])
-        return found
+            scores["best_epoch"] = int(self.history["epoch"][best])
+            scores["valid_roc_auc"] = float(self.history["valid_roc_auc"][best])
+        return scores
 
     def timing(self, n_train: int) -> dict[str, float]:
         """Return what it cost: seconds, cpu_seconds and images_per_second."""
@@ -259,11 +259,11 @@ class Training:
             parts.append(self.network(images.to(self.device), features.to(self.device)))
         self.network.train()
         logits, labels = torch.cat(parts).cpu(), valid[2].numpy()
-        found = logits.softmax(dim=1).numpy()  # (n, K)
-        each = [_auc(labels == k, found[:, k]) for k in range(found.shape[1])]
+        probabilities = logits.softmax(dim=1).numpy()  # (n, K)
+        each = [_auc(labels == k, probabilities[:, k]) for k in range(probabilities.shape[1])]
         scores = {
             "valid_loss": functional.cross_entropy(logits, valid[2]).item(),
-            "valid_roc_auc": _auc(labels > 0, 1 - found[:, 0]),
+            "valid_roc_auc": _auc(labels > 0, 1 - probabilities[:, 0]),
             "valid_macro_roc_auc": float(np.mean(each)),
         }
         # the network answers in single precision: further digits are noise

@@ -53,10 +53,10 @@ def _written(section: Part, path: tuple[str, ...]) -> str | None:
 
 
 if __name__ == "__main__":
-    found = quirks([load_population(name) for name in sys.argv[1:] or shipped()])
+    table = quirks([load_population(name) for name in sys.argv[1:] or shipped()])
     for name in ("setting", "published", "asked"):
-        found[name] = "`" + found[name].str.replace(" or ", "` or `") + "`"
+        table[name] = "`" + table[name].str.replace(" or ", "` or `") + "`"
     print("| setting | published code | physics | populations with the former | reason |")
     print("|---|---|---|---|---|")
-    for row in found.itertuples(index=False):
+    for row in table.itertuples(index=False):
         print("|", " | ".join(row), "|")

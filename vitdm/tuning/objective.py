@@ -24,20 +24,20 @@ from vitdm.tuning.trials import Trial, hopeless
 Params = dict[str, Any]
 
 
-def _macro(labels: np.ndarray, found: np.ndarray) -> float:
-    rest = [metrics.roc_auc_score(labels == k, found[:, k]) for k in range(found.shape[1])]
+def _macro(labels: np.ndarray, predicted: np.ndarray) -> float:
+    rest = [metrics.roc_auc_score(labels == k, predicted[:, k]) for k in range(predicted.shape[1])]
     return float(np.mean(rest))
 
 
 #: of labels (n,), 0 for no substructure, and the probability of each class (n, K); 1 is best
 METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
-    "roc_auc": lambda labels, found: metrics.roc_auc_score(labels > 0, 1 - found[:, 0]),
+    "roc_auc": lambda labels, predicted: metrics.roc_auc_score(labels > 0, 1 - predicted[:, 0]),
     "macro_roc_auc": _macro,
-    "average_precision": lambda labels, found: metrics.average_precision_score(
-        labels > 0, 1 - found[:, 0]
+    "average_precision": lambda labels, predicted: metrics.average_precision_score(
+        labels > 0, 1 - predicted[:, 0]
     ),
-    "balanced_accuracy": lambda labels, found: metrics.balanced_accuracy_score(
-        labels, found.argmax(axis=1)
+    "balanced_accuracy": lambda labels, predicted: metrics.balanced_accuracy_score(
+        labels, predicted.argmax(axis=1)
     ),
 }
 
@@ -148,5 +148,5 @@ class OnDataset:
             progress=False,
         )
         images, features, labels = arrays(data.rows("opt"))
-        found = probabilities(learnt.model, images, features)
-        return learnt, METRICS[search.metric](labels.numpy(), found)
+        predicted = probabilities(learnt.model, images, features)
+        return learnt, METRICS[search.metric](labels.numpy(), predicted)

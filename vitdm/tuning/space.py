@@ -29,7 +29,7 @@ SAMPLERS = {
 
 def dimensions(space: Mapping[str, Dimension]) -> list[skopt_space.Dimension]:
     """Return scikit-optimize's dimensions for the ``tune.space`` section of a configuration."""
-    found = []
+    built = []
     for name, entry in space.items():
         match entry:
             case Real():
@@ -40,8 +40,8 @@ def dimensions(space: Mapping[str, Dimension]) -> list[skopt_space.Dimension]:
                 dimension = skopt_space.Integer(entry.low, entry.high, prior=prior, name=name)
             case Categorical():
                 dimension = skopt_space.Categorical(entry.choices, name=name)
-        found.append(dimension)
-    return found
+        built.append(dimension)
+    return built
 
 
 def entries(

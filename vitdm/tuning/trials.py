@@ -123,20 +123,20 @@ def limits(trials: Sequence[Trial], quantile: float, patience: int) -> list[floa
         if trial.curve:
             values = np.array([value_of(auc) for auc in trial.curve])
             points.setdefault(_key(trial.params, 0), []).append(np.minimum.accumulate(values))
-    found = []
+    highest = []
     for epoch in range(
         max((len(curve) for group in points.values() for curve in group), default=0)
     ):
         there = [[c[epoch] for c in group if len(c) > epoch] for group in points.values()]
         there = [group for group in there if group]
         if not quantile or epoch < patience or len(there) < LEAST:
-            found.append(-math.inf)
+            highest.append(-math.inf)
             continue
         repeated = [group for group in there if len(group) > 1]
         scatter = np.sqrt(np.mean([np.var(group, ddof=1) for group in repeated] or [0.0]))
         middle = np.quantile([np.mean(group) for group in there], 1 - quantile)
-        found.append(float(1 - 10 ** (middle + SURE * scatter)))
-    return found
+        highest.append(float(1 - 10 ** (middle + SURE * scatter)))
+    return highest
 
 
 def hopeless(curve: Sequence[float], limits: Sequence[float]) -> bool:
@@ -155,14 +155,14 @@ def table(trials: Sequence[Trial]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def replay(found: pd.DataFrame, names: Sequence[str], quantile: float, patience: int) -> list[int]:
+def replay(trials: pd.DataFrame, names: Sequence[str], quantile: float, patience: int) -> list[int]:
     """Return after how many epochs each trial of a search would have ended with this rule.
 
-    ``found`` is a table of trials in the order of a search that ended none early, ``names`` its
+    ``trials`` is a table in the order of a search that ended none early, ``names`` its
     parameters. Points chosen later would have been others; here they are those of the table.
     """
     before: list[Trial] = []
-    for row in found.to_dict("records"):
+    for row in trials.to_dict("records"):
         text = "" if pd.isna(row["curve"]) else str(row["curve"])
         curve = [float(auc) for auc in text.split()]
         rule = limits(before, quantile, patience)

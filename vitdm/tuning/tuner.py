@@ -167,13 +167,13 @@ class Tuner:
     def table(self) -> pd.DataFrame:
         """Return all trials, with the stage at which each was made (``trials.csv``)."""
         calls = sorted(self.trials)
-        found = table([*(self.trials[k] for k in calls), *self.again])
+        rows = table([*(self.trials[k] for k in calls), *self.again])
         given = self.search.start_seeds + len(self.search.x0)
         edges = [0, self.search.start_seeds, given, len(self.first)]
         names = ["start", "x0", "design", "random" if self.search.random else "process"]
         stages = [names[np.searchsorted(edges, k, side="right") - 1] for k in calls]
-        found.insert(1, "stage", stages + ["again"] * len(self.again))
-        return found
+        rows.insert(1, "stage", stages + ["again"] * len(self.again))
+        return rows
 
     # ------------------------------------------------------------------------------------ stages
 
