@@ -3,49 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import importlib
+import pkgutil
 import sys
 
-from studies.commands import (
-    article,
-    audit,
-    check,
-    compare,
-    efficiency,
-    ideal_observer,
-    invariance,
-    join_trials,
-    known_lens,
-    merge_compare,
-    merge_efficiency,
-    merge_fits,
-    merge_real_sky,
-    merge_shards,
-    rates,
-    real_sky,
-    tuned_against_start,
-    write_reference,
-)
+from studies import commands
 from vitdm.commands import build_parser, run_command
 
 COMMANDS = {
-    "merge-shards": merge_shards,
-    "merge-fits": merge_fits,
-    "ideal-observer": ideal_observer,
-    "known-lens": known_lens,
-    "invariance": invariance,
-    "tuned-against-start": tuned_against_start,
-    "efficiency": efficiency,
-    "merge-efficiency": merge_efficiency,
-    "compare": compare,
-    "merge-compare": merge_compare,
-    "audit": audit,
-    "real-sky": real_sky,
-    "merge-real-sky": merge_real_sky,
-    "rates": rates,
-    "join-trials": join_trials,
-    "article": article,
-    "check": check,
-    "write-reference": write_reference,
+    module.name.replace("_", "-"): importlib.import_module(f"studies.commands.{module.name}")
+    for module in pkgutil.iter_modules(commands.__path__)
 }
 
 
