@@ -6,7 +6,11 @@ rule ideal_observer:
         population=lambda wildcards: T.populations[wildcards.name],
         settings=f"{OUT}/config/ideal_observer.yaml",
     output:
-        multiext(f"{OUT}/populations/{{name}}/ideal_observer/", "ideal_observer.csv", "ideal_observer.json"),
+        multiext(
+            f"{OUT}/populations/{{name}}/ideal_observer/",
+            "ideal_observer.csv",
+            "ideal_observer.json",
+        ),
     log:
         f"{OUT}/logs/ideal_observer_{{name}}.log",
     conda:
