@@ -20,7 +20,7 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -409,6 +409,14 @@ def contradictions(file: Path, value: Callable[[str], Any]) -> list[str]:
             if not all(COMPARISONS[sign](left, right) for sign, left, right in pairs):
                 against.append(f"{words}: needs `{claim}`; found {values}")
     return against
+
+
+def contradictions_of_run(file: Path, numbers: Mapping[str, Any], results: str | Path) -> list[str]:
+    """Return the ``contradictions`` of a run; what needs real images is as in the reference."""
+    settings = load_part(Path(results) / "config.yaml")
+    known = (read_reference(file.with_name("numbers.json")) or {}) | dict(numbers)
+    known["config"] = settings.model_dump(mode="json")
+    return contradictions(file, lambda key: lookup(known, key))
 
 
 def _term(term: str, value: Callable[[str], Any]) -> Any:

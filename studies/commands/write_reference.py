@@ -18,10 +18,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from studies import reference_model
+    from studies.article import contradictions_of_run
     from studies.check import fill_numbers, read_numbers, write_reference
+    from vitdm.errors import InputError
     from vitdm.provenance import write_json
 
     numbers = read_numbers(options.results)
+    claims = Path(options.reference).with_name("claims.yaml")
+    if claims.is_file() and (against := contradictions_of_run(claims, numbers, options.results)):
+        raise InputError(f"{options.results}: contradicts the article. {against[0]}")
     write_reference(numbers, options.reference)
     write_json(Path(options.reference).with_name("numbers.json"), numbers)
     fill_numbers("README.md", numbers)

@@ -58,3 +58,15 @@ def test_the_command_writes_numbers_page_and_model(tmp_path, monkeypatch):
     assert written == [("results", NUMBERS)]
     assert (tmp_path / "README.md").read_text() == "<!-- number: test_auc -->0.900"
     assert json.loads((tmp_path / "reference.json").read_text())["test_auc"]["value"] == 0.9
+
+
+def test_a_run_that_contradicts_the_article_is_refused(tmp_path, monkeypatch, capsys):
+    (tmp_path / "results/numbers").mkdir(parents=True)
+    (tmp_path / "results/numbers/05.json").write_text(json.dumps(NUMBERS))
+    (tmp_path / "results/config.yaml").write_text("name: tiny\n")
+    (tmp_path / "claims.yaml").write_text("It is good: test_auc > 0.95\n")
+    (tmp_path / "numbers.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    assert main(["write-reference", "--results", "results", "--reference", "reference.json"]) != 0
+    assert "It is good: needs `test_auc > 0.95`; found [0.9, 0.95]" in capsys.readouterr().err
+    assert not (tmp_path / "reference.json").exists()
