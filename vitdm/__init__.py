@@ -4,9 +4,9 @@ from importlib import import_module
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["ViTClassifier", "load_pretrained", "tune"]
+__all__ = ["Observation", "ViTClassifier", "load_pretrained", "tune"]
 _MODULES = {"ViTClassifier": "vitdm.classifier", "load_pretrained": "vitdm.pretrained"}
-_MODULES |= {"tune": "vitdm.classifier_search"}
+_MODULES |= {"tune": "vitdm.classifier_search", "Observation": "vitdm.data.observation"}
 
 
 def __getattr__(name: str) -> Any:
