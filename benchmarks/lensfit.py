@@ -44,7 +44,8 @@ from vitdm import simulation
 from vitdm.config import LensFit
 from vitdm.data.simulated import class_of_each
 from vitdm.lens import Camera, Fits, SmoothLens, estimate_gain, features, fit, settings_for
-from vitdm.lens.fit import POOR, LensProblem
+from vitdm.lens.fit import POOR
+from vitdm.lens.problem import LensProblem
 from vitdm.simulation import load_population
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -105,7 +106,7 @@ def caustics_image(values: torch.Tensor) -> torch.Tensor:
     bright = light.brightness_sersic(
         sx, sy, q, phi, n, R, torch.exp(log_amp), *at, light.k_lenstronomy(n)
     )
-    kernel = torch.tensor(CAMERA.kernel, dtype=values.dtype)
+    kernel = torch.tensor(CAMERA.weights, dtype=values.dtype)
     image = (bright + sky)[None, None] * CAMERA.pixel_scale**2
     image = torch.nn.functional.conv2d(image, kernel[None, None, :, None])
     return torch.nn.functional.conv2d(image, kernel[None, None, None])[0, 0]
@@ -172,9 +173,9 @@ def speed(n: int) -> None:
         scale, costs = population.instrument.pixel_scale, {}
         for size in sizes:
             settings = settings_for(population, LensFit(size=size))
-            fit(images[:2], scale, settings)
+            fit(images[:2], settings, pixel_scale=scale)
             used = time.process_time()
-            fits = fit(images, scale, settings)
+            fits = fit(images, settings, pixel_scale=scale)
             costs[size] = 1e3 * (time.process_time() - used) / n
         line(right, costs, style, f"{len(fits.names)} parameters ({name})", "a fit")
     for axes, title in ((left, "one step: model, derivatives, sums"), (right, "a whole fit")):
@@ -227,9 +228,9 @@ def others(n: int) -> None:
     chosen = np.flatnonzero(truth["kind"] == "no_sub")[:n]
     images, truth = images[chosen], truth.iloc[chosen]
     settings = LensFit(gain=1.0)
-    fit(images[:2], 0.05, settings)
+    fit(images[:2], settings, pixel_scale=0.05)
     started = time.perf_counter()
-    fits = fit(images, 0.05, settings)
+    fits = fit(images, settings, pixel_scale=0.05)
     ours = (time.perf_counter() - started) / n
     print(f"ours: {1e3 * ours:.1f} ms an image, chi2 {np.round(fits.chi2, 3)}")
     seconds, chi2 = [], []
@@ -331,9 +332,9 @@ def quality(n: int) -> None:
         settings = settings_for(population, LensFit())
         gain = settings.gain
         if gain is None:
-            gain = estimate_gain(images[:64], scale, settings)
+            gain = estimate_gain(images[:64], settings, pixel_scale=scale)
         used = time.process_time()
-        fits = fit(images, scale, settings, gain)
+        fits = fit(images, settings, pixel_scale=scale, gain=gain)
         cost = 1e3 * (time.process_time() - used) / len(images)
         smooth = (truth["kind"] == "no_sub").to_numpy()
         good = fits.converged & (fits.chi2 < POOR)

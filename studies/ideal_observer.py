@@ -13,7 +13,7 @@ if it is not: what the best smooth lens cannot imitate,
     s^2 = \sum [\mu(m_1) - \mu(m(p_0))]^2 / v_0, \qquad
     s_\mathrm{free}^2 = \min_p \sum [\mu(m_1) - \mu(m(p))]^2 / v_0
 
-over the twelve ``FREE`` parameters. (Close to :math:`p_0` the second is s of the perturbation
+over the fourteen ``FREE`` parameters. (Close to :math:`p_0` the second is s of the perturbation
 without its projection on the derivatives of the smooth model: the matched subspace detector of
 Scharf & Friedlander 1994, IEEE Trans. Signal Process. 42, 2146. Substructure that adds mass is not
 close.)
@@ -75,14 +75,14 @@ from vitdm.evaluation.metrics import (
     weighted_auc,
 )
 from vitdm.lens import Camera, SmoothLens
-from vitdm.lens.fit import CONVERGED, MAX_STEPS, Bounds, State, minimise
+from vitdm.lens.minimise import CONVERGED, MAX_STEPS, Bounds, State, minimise
 from vitdm.lens.noise import clipped_normal, clipped_variance
-from vitdm.lens.parameters import MASS, SOURCE, SOURCE_POSITION, Parameter, parameters
+from vitdm.lens.parameters import CENTER, MASS, SOURCE, SOURCE_POSITION, Parameter, parameters
 from vitdm.lens.residuals import fourth_power
 from vitdm.provenance import atomic, check_replaceable, sidecar, write_json
 from vitdm.simulation import Population, System
 
-FREE = (*MASS, *SOURCE)
+FREE = (*MASS, *SOURCE, *CENTER)
 BATCH = 16  # images that are fitted at once, and by one process
 #: columns of the table that are scores of an actual image: larger, more like substructure
 SCORES = ("chi2_known", "fourth_known", "chi2_free", "fourth_free")
@@ -166,7 +166,7 @@ def true_values(system: System) -> np.ndarray:
     names = ("e1", "e2", "gamma1", "gamma2")
     values = {"theta_E": system.theta_E_halo} | {name: getattr(system, name) for name in names}
     values |= {f"source_{name.removeprefix('center_')}": v for name, v in system.source.items()}
-    values["sky"] = 0.0
+    values |= {"sky": 0.0, "center_x": system.center[0], "center_y": system.center[1]}
     return np.array(
         [
             math.log(values[row.name]) if row.logarithmic else values[row.name]

@@ -37,7 +37,7 @@ def fit_cutouts(
     table = pd.DataFrame({"name": [lens.name for lens in cutouts]})
     for step, (changed, masks) in STEPS.items():
         settings = known.lensfit.model_copy(update=changed)
-        fits = fit(masked if masks else plain, known.pixel_scale, settings)
+        fits = fit(masked if masks else plain, settings, pixel_scale=known.pixel_scale)
         table[f"chi2_{step}"] = fits.chi2
     value = {name: fits.values[:, k] for k, name in enumerate(fits.names)}
     axis = np.arange(fits.residual.shape[1]) - (fits.residual.shape[1] - 1) / 2

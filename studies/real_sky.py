@@ -107,7 +107,7 @@ def real_images(chosen: RealSet) -> Real:
     fitted = None
     if "lensfit" in chosen.groups:
         masked = [without(image, lens.mask) for image, lens in zip(images, lenses, strict=True)]
-        fits = fit(np.stack(masked), known.pixel_scale, known.lensfit)
+        fits = fit(np.stack(masked), known.lensfit, pixel_scale=known.pixel_scale)
         fitted = usable_features(fits)
     return Real([lens.name for lens in lenses], [""] * len(lenses), images, fitted)
 

@@ -139,7 +139,7 @@ def real_fits(
     Einstein radii, and how many fits converged and how many are flagged as poor.
     """
     table, images, fit = fit_cutouts(cutouts, known)
-    maps = zip(images, *modelled(fit, known.lensfit), fit.residual, strict=True)
+    maps = zip(images, *modelled(fit), fit.residual, strict=True)
     labels = table[["name", "theta_E", "chi2_full", "flags"]].itertuples(index=False)
     drawn = [RealFit(*label, *lens) for label, lens in zip(labels, maps, strict=True)]
     numbers = {}

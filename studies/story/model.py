@@ -43,8 +43,8 @@ def fitted_lens(image: NDArray, results: Path) -> tuple[NDArray, NDArray]:
     """
     camera = json.loads((results / "lensfit" / "provenance.json").read_text())["camera"]
     settings = LensFit(**camera["lensfit"])
-    fit = lens.fit(image[None], camera["pixel_scale"], settings)
-    return lens.modelled(fit, settings)[0][0], fit.residual[0]
+    fit = lens.fit(image[None], settings, pixel_scale=camera["pixel_scale"])
+    return lens.modelled(fit)[0][0], fit.residual[0]
 
 
 def lens_with_scores(row: int, run: str, classes: list[str], config: Config, results: Path) -> Lens:

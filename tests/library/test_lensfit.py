@@ -56,7 +56,7 @@ def logarithms(values, exposure_time):
 @pytest.fixture(scope="module")
 def smooth():
     images, truth = drawn(120, "no_sub")
-    return images, truth, fit(images, SCALE, KNOWN)
+    return images, truth, fit(images, KNOWN, pixel_scale=SCALE)
 
 
 # -------------------------------------------------------------------------------------- correctness
@@ -80,7 +80,7 @@ def test_other_minima_are_left():
     """Smooth lenses whose fit once ended elsewhere, with chi^2 from 1.4 to 4.3: false alarms."""
     numbers = (1005, 1801, 1954, 2033, 2156, 3896, 4686, 4851)
     images = [simulation.simulate_one(i, "no_sub", 2027, MARGINAL)[0] for i in numbers]
-    assert (fit(np.array(images), SCALE, KNOWN).chi2 < POOR).sum() >= 7
+    assert (fit(np.array(images), KNOWN, pixel_scale=SCALE).chi2 < POOR).sum() >= 7
 
 
 def test_the_residual_is_what_the_simulator_leaves(smooth):
@@ -135,7 +135,7 @@ def test_a_subhalo_is_found_where_it_is():
         )
         images[i] = image
         powers.append(at)
-    table = features(fit(images, SCALE, KNOWN))
+    table = features(fit(images, KNOWN, pixel_scale=SCALE))
     x = table["fit_peak_x"] - [at["x"][0] for at in powers]
     y = table["fit_peak_y"] - [at["y"][0] for at in powers]
     distances = np.hypot(x, y)
@@ -145,7 +145,7 @@ def test_a_subhalo_is_found_where_it_is():
 
 def test_one_number_tells_substructure(smooth):
     perturbed, _ = drawn(60, "cdm")
-    left = features(fit(perturbed, SCALE, KNOWN))["fit_fourth_power"]
+    left = features(fit(perturbed, KNOWN, pixel_scale=SCALE))["fit_fourth_power"]
     none = features(smooth[2])["fit_fourth_power"]
     assert abs(none.mean() - 2.8) < 0.3 and none.max() < 6
     labels = np.repeat([0, 1], [len(none), len(left)])
@@ -156,7 +156,7 @@ def test_published_classes_differ_in_their_radius():
     """Model I adds the substructure's mass to a halo that is the same in every image."""
     values = {}
     for kind in ("no_sub", "axion"):
-        fits = fit(drawn(16, kind, MODEL_I)[0], SCALE, LensFit(gain=2.0))
+        fits = fit(drawn(16, kind, MODEL_I)[0], LensFit(gain=2.0), pixel_scale=SCALE)
         assert fits.converged.all() and (fits.chi2 < 1.3).all()
         values[kind] = fits.values[:, 0]
     assert np.median(values["no_sub"]) == pytest.approx(1.2815, abs=0.003)
@@ -173,7 +173,7 @@ def test_light_of_the_lens_galaxy():
         images[i] = simulation.add_noise(
             simulation.render(system, MARGINAL), system, noise, MARGINAL
         )
-    fits = fit(images, SCALE, LensFit(gain=1.0, lens_light=True))
+    fits = fit(images, LensFit(gain=1.0, lens_light=True), pixel_scale=SCALE)
     assert fits.converged.all() and (np.abs(fits.chi2 - 1) < 0.1).all()
     column = {name: fits.values[:, k] for k, name in enumerate(fits.names)}
     error = {name: fits.errors[:, k] for k, name in enumerate(fits.names)}
@@ -192,7 +192,7 @@ def test_the_peak_of_a_bright_galaxy_does_not_choose_the_start():
         *(simulation.simulate_one(i, "no_sub", 7, realistic) for i in chosen), strict=True
     )
     settings = settings_for(realistic, LensFit())
-    fits = fit(np.array(images), realistic.instrument.pixel_scale, settings)
+    fits = fit(np.array(images), settings, pixel_scale=realistic.instrument.pixel_scale)
     assert fits.converged.all() and (fits.chi2 < 1.15).all()
     for k, name in enumerate(("theta_E", "e1", "e2", "gamma1", "gamma2")):
         pull = (fits.values[:, k] - [row[name] for row in truth]) / fits.errors[:, k]
@@ -227,22 +227,26 @@ DRIZZLED = {"lens_light": True, "gain": 0.0}
 def test_two_profiles_of_light_and_shared_noise():
     """The fit that expects both finds the radius and noise alone; others are poor."""
     images, theta_E = drizzled()
-    fits = fit(images, SCALE, LensFit(**DRIZZLED, light_profiles=2, noise_lag=2))
+    fits = fit(images, LensFit(**DRIZZLED, light_profiles=2, noise_lag=2), pixel_scale=SCALE)
     good = np.abs(fits.chi2 - 1) < 0.1
     assert good.sum() >= 5  # a minimum may be a local one
     np.testing.assert_allclose(fits.values[:, 0], theta_E, atol=0.02)
     halo, core = (fits.names.index(f"{name}_R_sersic") for name in ("lens_light", "lens_light2"))
     assert np.median(fits.values[good, halo]) == pytest.approx(1.2, rel=0.1)
     assert np.median(fits.values[good, core]) == pytest.approx(0.15, rel=0.1)
-    single = fit(images, SCALE, LensFit(**DRIZZLED, noise_lag=2))
+    single = fit(images, LensFit(**DRIZZLED, noise_lag=2), pixel_scale=SCALE)
     assert (single.chi2[good] > fits.chi2[good] + 0.1).all()
-    white = fit(images, SCALE, LensFit(**DRIZZLED, light_profiles=2))
+    white = fit(images, LensFit(**DRIZZLED, light_profiles=2), pixel_scale=SCALE)
     assert (white.chi2 > 5).all() and all("poor" in flags for flags in white.flags)
 
 
 def test_bad_images_are_flagged_with_two_profiles(smooth):
     bad = bad_images(smooth[0])
-    found = fit(np.array(list(bad.values())), SCALE, LensFit(**DRIZZLED, light_profiles=2, size=48))
+    found = fit(
+        np.array(list(bad.values())),
+        LensFit(**DRIZZLED, light_profiles=2, size=48),
+        pixel_scale=SCALE,
+    )
     for name, flags in zip(bad, found.flags, strict=True):
         assert flags and set(flags.split()) <= set(FLAGS), name
         assert ("blank" in name) == ("blank" in flags), name
@@ -259,13 +263,13 @@ def test_settings_out_of_range(key):
 
 
 def test_photon_noise_is_estimated(smooth):
-    estimated = estimate_gain(smooth[0][:48], SCALE, LensFit())
+    estimated = estimate_gain(smooth[0][:48], LensFit(), pixel_scale=SCALE)
     assert estimated == pytest.approx(1, abs=0.2)
     # in other units: half the counts, half the variance per count
-    assert estimate_gain(smooth[0][:48] / 2, SCALE, LensFit()) == pytest.approx(
+    assert estimate_gain(smooth[0][:48] / 2, LensFit(), pixel_scale=SCALE) == pytest.approx(
         estimated / 2, rel=0.02
     )
-    assert estimate_gain(np.zeros((2, 96, 96)), SCALE, LensFit()) == 0
+    assert estimate_gain(np.zeros((2, 96, 96)), LensFit(), pixel_scale=SCALE) == 0
 
 
 def test_light_everywhere_is_no_noise():
@@ -309,7 +313,7 @@ def test_clipped_noise():
 
 def test_units_and_sky_do_not_matter(smooth):
     images, _, fits = smooth
-    scaled = fit(0.01 * images[:8] + 5, SCALE, LensFit(gain=0.01))
+    scaled = fit(0.01 * images[:8] + 5, LensFit(gain=0.01), pixel_scale=SCALE)
     names = [fits.names.index(name) for name in TRUTH]
     shift = (scaled.values - fits.values[:8]) / fits.errors[:8]
     assert (np.abs(shift[:, names]) < 0.2).all()
@@ -351,7 +355,7 @@ def test_bad_images_are_flagged(smooth):
     images, _, fits = smooth
     bad = bad_images(images)
     mixed = np.concatenate([np.array(list(bad.values()), np.float32), images[:4]])
-    found = fit(mixed, SCALE, KNOWN)
+    found = fit(mixed, KNOWN, pixel_scale=SCALE)
     for name, flags in zip(bad, found.flags, strict=False):
         assert set(flags.split()) <= set(FLAGS)
         for word in set(name.split()) & set(FLAGS):
@@ -372,7 +376,7 @@ def test_a_hole_in_the_image_is_left_out(smooth):
     images, _, fits = smooth
     holes = images[:4].copy()
     holes[:, 70:80, 100:110] = np.nan
-    found = fit(holes, SCALE, KNOWN)
+    found = fit(holes, KNOWN, pixel_scale=SCALE)
     assert (found.residual[:, 43:53, 73:83] == 0).all()
     assert all(flags.startswith("not_finite") for flags in found.flags)
     assert (np.abs(found.values - fits.values[:4]) < 4 * found.errors).all()
@@ -381,7 +385,7 @@ def test_a_hole_in_the_image_is_left_out(smooth):
 
 def test_no_steps_are_no_error(smooth, monkeypatch):
     monkeypatch.setattr(sys.modules["vitdm.lens.fit"], "MAX_STEPS", 0)
-    found = fit(smooth[0][:3], SCALE, KNOWN)
+    found = fit(smooth[0][:3], KNOWN, pixel_scale=SCALE)
     assert not found.converged.any()
     assert all("not_converged" in flags for flags in found.flags)
 
@@ -392,7 +396,7 @@ def test_images_of_any_size(smooth, shape):
     height, width = shape
     rows, columns = (150 - height) // 2, (150 - width) // 2
     images = smooth[0][:2, rows : rows + height, columns : columns + width]
-    found = fit(images, SCALE, KNOWN)
+    found = fit(images, KNOWN, pixel_scale=SCALE)
     assert found.residual.shape == (2, 96, 96) and np.isfinite(found.residual).all()
     assert np.count_nonzero(found.residual[0]) == min(height, 96) * min(width, 96)
 
@@ -409,7 +413,7 @@ def test_images_of_any_size(smooth, shape):
 )
 def test_what_is_no_stack_of_images(images, scale, message):
     with pytest.raises(InputError, match=message):
-        fit(images, scale, KNOWN)
+        fit(images, KNOWN, pixel_scale=scale)
 
 
 # ----------------------------------------------------------------------------------------- features

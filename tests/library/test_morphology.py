@@ -8,6 +8,7 @@ import statmorph
 from scipy import optimize
 
 from vitdm.features import morphology
+from vitdm.preprocess.circle import fit_circle
 
 SIDE = 151
 Y, X = np.mgrid[:SIDE, :SIDE].astype(float)
@@ -101,7 +102,7 @@ def test_points_on_an_arc_give_its_circle(span):
     azimuth = np.linspace(0.3, 0.3 + span, 40)
     x, y = 12 + 25 * np.cos(azimuth), -7 + 25 * np.sin(azimuth)
     weight = np.linspace(1, 3, 40)
-    assert morphology.fit_circle(x, y, weight) == pytest.approx((12, -7, 25), abs=1e-6)
+    assert fit_circle(x, y, weight) == pytest.approx((12, -7, 25), abs=1e-6)
 
 
 def test_a_noisy_arc_gives_the_circle_of_the_geometric_fit():
@@ -111,12 +112,12 @@ def test_a_noisy_arc_gives_the_circle_of_the_geometric_fit():
     x, y = radius * np.cos(azimuth), radius * np.sin(azimuth)
     distance = lambda p: np.hypot(x - p[0], y - p[1]) - p[2]  # noqa: E731
     expected = optimize.least_squares(distance, (1.0, 1.0, 20.0)).x
-    assert morphology.fit_circle(x, y, np.ones(300)) == pytest.approx(expected, abs=0.02)
+    assert fit_circle(x, y, np.ones(300)) == pytest.approx(expected, abs=0.02)
 
 
 def test_points_on_a_line_or_too_few_have_no_circle():
     for x, y in (([0.0, 1, 2, 3], [0.0, 2, 4, 6]), ([0.0, 1], [1.0, 0]), ([5.0] * 4, [5.0] * 4)):
-        fit = morphology.fit_circle(np.array(x), np.array(y), np.ones(len(x)))
+        fit = fit_circle(np.array(x), np.array(y), np.ones(len(x)))
         assert all(math.isnan(value) for value in fit)
 
 

@@ -30,7 +30,7 @@ def test_each_row_is_a_column_that_changes_the_image(lens_light):
 
 def test_names_are_those_of_the_catalog():
     names = {row.name for row in parameters(1)}
-    assert names - set(TRUTH) == {"sky", "center_x", "center_y"}
+    assert names - set(TRUTH) == {"sky", "lens_light_x", "lens_light_y"}
 
 
 def test_bounds_and_steps_are_those_of_the_rows():

@@ -150,5 +150,5 @@ def test_what_is_no_lens_is_flagged(kind):
     if kind == "two":
         for x0 in (-22, 22):
             image += 60 * np.exp(-0.5 * ((np.hypot(x - x0, y) - 13) / 2) ** 2)
-    fits = lens.fit(image[None], 0.05, config.LensFit(gain=0.0))
+    fits = lens.fit(image[None], config.LensFit(gain=0.0), pixel_scale=0.05)
     assert fits.flags[0], kind

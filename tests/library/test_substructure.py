@@ -203,7 +203,7 @@ def test_injected_masses_are_measured_by_the_fit():
             image = simulation.render(lens, MARGINAL)
             out.append(simulation.add_noise(image, lens, np.random.default_rng(i), MARGINAL))
         known.append(mass / system.theta_E**2)
-    fits = fit(np.array(images + smooth), SCALE, config.LensFit(gain=1.0))
+    fits = fit(np.array(images + smooth), config.LensFit(gain=1.0), pixel_scale=SCALE)
     told = dict(zip(search.NAMES, fits.perturbers.T, strict=True))
     assert np.median(told["point_mass"][:12] / known) == pytest.approx(1, abs=0.3)
     assert (told["point_evidence"][:12] > 5).mean() >= 0.75
@@ -213,7 +213,7 @@ def test_injected_masses_are_measured_by_the_fit():
 
 def test_of_a_blank_image_nothing_is_told():
     images = np.random.default_rng(0).normal(0, 1, (2, 96, 96))
-    fits = fit(images, SCALE, config.LensFit(gain=1.0))
+    fits = fit(images, config.LensFit(gain=1.0), pixel_scale=SCALE)
     assert np.isnan(fits.perturbers).all()
 
 

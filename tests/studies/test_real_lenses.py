@@ -53,7 +53,7 @@ def test_each_step_takes_away_what_it_is_for(made):
 
 def test_the_model_is_what_the_residual_was_taken_from(made):
     known, _, _, masked, fits = made
-    model, arcs = modelled(fits, known.lensfit)
+    model, arcs = modelled(fits)
     for k in range(3):
         light = preprocess.detect(masked[k].astype(np.float32), config.Preprocess())
         level = light.sky + light.residual  # the fit takes a slope of the sky away
@@ -65,7 +65,7 @@ def test_the_model_is_what_the_residual_was_taken_from(made):
 
 def test_the_figure_shows_what_was_fitted(made):
     known, _, table, masked, fits = made
-    maps = zip(masked, *modelled(fits, known.lensfit), fits.residual, strict=True)
+    maps = zip(masked, *modelled(fits), fits.residual, strict=True)
     told = table[["name", "theta_E", "chi2_full", "flags"]].itertuples(index=False)
     lenses = [lensfit_plots.RealFit(*row, *shown) for row, shown in zip(told, maps, strict=True)]
     figure = lensfit_plots.real_residuals(lenses)

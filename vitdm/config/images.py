@@ -82,7 +82,14 @@ class LensFit(Section):
     gain: float | None = Field(
         None, ge=0, description="photon noise: variance per brightness; null: from the images"
     )
-    lens_light: bool = Field(False, description="fit the light of the lens galaxy, and its centre")
+    lens_light: bool = Field(False, description="fit the light of the lens galaxy")
+    # Priors, normal ones, of the centre of the mass, which is always free.
+    center_offset: float = Field(
+        0.25, gt=0, description="s.d. of the centre of mass about the middle of the image, arcsec"
+    )
+    light_offset: float = Field(
+        0.05, gt=0, description="s.d. of the galaxy's light about its centre of mass, arcsec"
+    )
     light_profiles: int = Field(1, ge=1, le=2, description="Sérsic profiles of that light")
     noise_lag: int = Field(
         1, ge=1, le=8, description="px between pixels that share no noise; 2 for drizzled images"

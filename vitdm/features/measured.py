@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from vitdm.features import morphology
 from vitdm.preprocess import Detection, Roi
+from vitdm.preprocess.circle import fit_circle
 
 
 class Region(NamedTuple):
@@ -107,7 +108,7 @@ class Measured:
             radii = np.hypot(x - x[brightest], y - y[brightest])
             outside = radii > morphology.hole_radius(radii, weight)  # none, if there is no hole
             x, y, weight = x[outside], y[outside], weight[outside]
-        x0, y0, radius = morphology.fit_circle(x, y, weight)
+        x0, y0, radius = fit_circle(x, y, weight)
         # A circle far larger than the region, or beside it, means that the light is no part of one.
         if not (
             1 < radius < 2 * roi.radius and math.hypot(x0 - roi.x, y0 - roi.y) < 2 * roi.radius

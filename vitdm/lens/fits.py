@@ -60,7 +60,7 @@ def fit_dataset(
     if gain is None:
         known = np.flatnonzero(source.catalog["split"].isin(SPLITS[:-1]))
         spread = known[np.unique(np.linspace(0, len(known) - 1, SAMPLE).round().astype(int))]
-        gain = estimate_gain(source.images[spread], pixel_scale, settings)
+        gain = estimate_gain(source.images[spread], settings, pixel_scale=pixel_scale)
     batches = math.ceil(n / settings.batch)
     first, last = (min(n, batches * i // of * settings.batch) for i in (k, k + 1))
     bar = tqdm(
@@ -76,7 +76,7 @@ def fit_dataset(
             _header(file, last - first, size)
             for start in bar:
                 rows = slice(start, min(start + settings.batch, last))
-                fits = fit(source.images[rows], pixel_scale, settings, gain)
+                fits = fit(source.images[rows], settings, pixel_scale=pixel_scale, gain=gain)
                 file.write(fits.residual.astype("<f4").tobytes())
                 tables.append(_rows(fits, source.catalog["id"].to_numpy()[rows]))
         table = pd.concat(tables or [_rows(_nothing(settings), np.empty(0, str))])
@@ -116,8 +116,9 @@ def _nothing(settings: LensFit) -> Fits:
         perturbers=perturbers,
         residual=images,
         lensed=images,
-        pixel_scale=1.0,
-        gain=0.0,
+        cameras=[],
+        gain=np.empty(0),
+        unknown=[],
     )
 
 

@@ -1,10 +1,10 @@
 r"""A smooth lens as a function of its parameters: batched images and their derivatives.
 
 The conventions are those of lenstronomy and of ``simulation.rendering``: a singular isothermal
-ellipsoid (SIE) with external shear (SHEAR) in front of an elliptical Sérsic source
-(SERSIC_ELLIPSE), at the pixel centres, convolved with a Gaussian that is cut at some of its sigmas;
-a constant sky; on demand an elliptical Sérsic profile for the light of the lens galaxy, and a free
-centre of both.
+ellipsoid (SIE) with external shear (SHEAR) about the same centre in front of an elliptical Sérsic
+source (SERSIC_ELLIPSE), at the pixel centres, convolved with the PSF: a Gaussian that is cut at
+some of its sigmas, or a kernel; a constant sky; on demand elliptical Sérsic profiles for the light
+of the lens galaxy, with a centre of their own.
 
 Derivatives are analytic, the chain rule :math:`dI/dp = -\nabla S \cdot d\alpha/dp`. They are short
 because the deflection :math:`\alpha` of an isothermal lens has a potential of degree 1, so that its
@@ -28,9 +28,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from vitdm.lens.parameters import SKY, SOURCE_PROFILE, Parameter, parameters, profiles
+from vitdm.lens.parameters import (
+    LIGHT_POSITION,
+    SKY,
+    SOURCE_PROFILE,
+    Parameter,
+    parameters,
+    profiles,
+)
 
 FAINTEST = -30.0  # logarithm of the faintest brightness, in units of that at R_sersic
 #: ellipticity below which the direction of the axes is lost in rounding
@@ -41,15 +49,19 @@ TINY = 1e-4  # arcsec, radius within which a Sérsic profile has no cusp: the li
 
 @dataclass(frozen=True)
 class Camera:
-    """A square of ``size`` pixels of ``pixel_scale`` ["] around the origin, and its Gaussian PSF.
+    """A square of ``size`` pixels of ``pixel_scale`` ["], and the PSF through which it is seen.
 
-    ``psf_sigma`` [px] is cut at a distance of ``psf_radius`` [px].
+    ``offset`` [px] is where the middle of the square lies, as seen from the origin: the middle of
+    the image that it was cut from. The PSF is a Gaussian of ``psf_sigma`` [px], cut at a distance
+    of ``psf_radius`` [px], or else the rows of a ``kernel``, whose sum is 1.
     """
 
     size: int
     pixel_scale: float
     psf_sigma: float = 0.0
     psf_radius: int = 0
+    offset: tuple[float, float] = (0.0, 0.0)
+    kernel: tuple[tuple[float, ...], ...] | None = None
 
     @classmethod
     def of(cls, size: int, pixel_scale: float, fwhm: float, truncation: float) -> Camera:
@@ -57,8 +69,16 @@ class Camera:
         sigma = fwhm / math.sqrt(8 * math.log(2)) / pixel_scale
         return cls(size, pixel_scale, sigma, int(truncation * sigma + 0.5))
 
+    @classmethod
+    def with_kernel(cls, size: int, pixel_scale: float, kernel: NDArray) -> Camera:
+        """Return the camera with a PSF of any shape, (h, w) of odd or even sides."""
+        # the width of the Gaussian that averages noise as much: sum of squares 1 / (4 pi sigma^2)
+        sigma = 1 / math.sqrt(4 * math.pi * float((kernel**2).sum()))
+        rows = tuple(map(tuple, kernel.tolist()))
+        return cls(size, pixel_scale, sigma, kernel=rows)
+
     def binned(self, k: int) -> Camera:
-        """Return the camera that sees the means of k x k pixels.
+        """Return the camera that sees the means of k x k pixels, through a Gaussian PSF.
 
         It samples the light at the centres of its pixels; to a PSF that is no narrower than they
         are, the mean adds the variance of k places in a row, (k² - 1) / 12 [px²].
@@ -66,16 +86,24 @@ class Camera:
         if k == 1:
             return self
         sigma = math.sqrt(self.psf_sigma**2 + (k**2 - 1) / 12) / k
-        return Camera(self.size // k, k * self.pixel_scale, sigma, int(3 * sigma + 0.5))
+        offset = (self.offset[0] / k, self.offset[1] / k)
+        return Camera(self.size // k, k * self.pixel_scale, sigma, int(3 * sigma + 0.5), offset)
 
     @property
-    def kernel(self) -> list[float]:
-        """The weights of the PSF along each axis."""
+    def weights(self) -> list[float]:
+        """The weights of a Gaussian PSF along each axis."""
         if not self.psf_radius:
             return [1.0]
         steps = range(-self.psf_radius, self.psf_radius + 1)
         weights = [math.exp(-0.5 * (step / self.psf_sigma) ** 2) for step in steps]
         return [weight / math.fsum(weights) for weight in weights]
+
+    def axes(self, rim: tuple[int, int] = (0, 0)) -> tuple[Tensor, Tensor]:
+        """Return x and y ["] of all columns and rows, with ``rim`` (x, y) more on both sides."""
+        return tuple(
+            self.pixel_scale * (torch.arange(n, dtype=torch.float64) - (n - 1) / 2 + self.offset[k])
+            for k, n in enumerate((self.size + rim[0], self.size + rim[1]))
+        )
 
 
 class SmoothLens:
@@ -98,12 +126,19 @@ class SmoothLens:
         self.chunk = max(1, CACHED // camera.size**2)  # images that are evaluated at once
         self.parameters = parameters(lens_light)
         self.names = tuple(row.name for row in self.parameters)
-        self._kernel, self._buffers = camera.kernel, {}
-        self._side = camera.size + 2 * camera.psf_radius  # with the light from beyond the edge
-        axis = torch.arange(self._side, dtype=torch.float64) - (self._side - 1) / 2
-        y, x = torch.meshgrid(axis, axis, indexing="ij")
-        self._x = (camera.pixel_scale * x).reshape(1, -1).to(dtype)
-        self._y = (camera.pixel_scale * y).reshape(1, -1).to(dtype)
+        self._weights, self._buffers = camera.weights, {}
+        if camera.kernel is None:
+            height = width = 2 * camera.psf_radius + 1
+        else:
+            kernel = torch.tensor(camera.kernel, dtype=dtype)
+            height, width = kernel.shape
+        # with the light from beyond the edge; an even kernel sees it at the corners of the pixels
+        self._rows, self._columns = camera.size + height - 1, camera.size + width - 1
+        if camera.kernel is not None:
+            self._spectrum = torch.fft.rfft2(kernel, s=(self._rows, self._columns))
+        x, y = camera.axes((width - 1, height - 1))
+        y, x = torch.meshgrid(y, x, indexing="ij")
+        self._x, self._y = (grid.reshape(1, -1).to(dtype) for grid in (x, y))
 
     def columns(self, rows: Sequence[Parameter]) -> list[int]:
         """Return the columns of some parameters."""
@@ -147,22 +182,21 @@ class SmoothLens:
         p = {name: column[:, None] for name, column in zip(self.names, values.T, strict=True)}
         n_rows = 1 + len(self.names) if columns else 1
         rows = self._buffer("rows", len(values), n_rows, self._x.shape[1])
-        # the mass, and the light of the lens galaxy, lie around a free centre or the middle
-        moved = "center_x" in p
-        dx = self._x - p["center_x"] if moved else self._x
-        dy = self._y - p["center_y"] if moved else self._y
+        dx, dy = self._x - p["center_x"], self._y - p["center_y"]  # all is seen from the mass
         sie = _Sie(p["theta_E"], p["e1"], p["e2"], dx, dy)
-        gamma1, gamma2, x, y = p["gamma1"], p["gamma2"], self._x, self._y
+        gamma1, gamma2 = p["gamma1"], p["gamma2"]
         alpha_x, alpha_y = sie.deflection()
         # the lens equation: where each ray meets the source plane, from the source's centre
         source = _Sersic(
-            x - alpha_x - gamma1 * x - gamma2 * y - p["source_x"],
-            y - alpha_y - gamma2 * x + gamma1 * y - p["source_y"],
+            dx - alpha_x - gamma1 * dx - gamma2 * dy - p["source_x"],
+            dy - alpha_y - gamma2 * dx + gamma1 * dy - p["source_y"],
             *(p[row.name] for row in SOURCE_PROFILE),
             self.core,
         )
         shapes = profiles(self.lens_light * lens_light)
-        lights = [_Sersic(dx, dy, *(p[row.name] for row in shape), self.core) for shape in shapes]
+        if shapes:
+            u, v = (d - p[row.name] for d, row in zip((dx, dy), LIGHT_POSITION, strict=True))
+        lights = [_Sersic(u, v, *(p[row.name] for row in shape), self.core) for shape in shapes]
         torch.add(source.brightness, p["sky"], out=rows[:, 0])
         for light in lights:
             rows[:, 0] += light.brightness
@@ -171,32 +205,42 @@ class SmoothLens:
             # -S . d(position in the source plane) / dp, S the gradient of the source
             S_x, S_y = source.gradient()
             by["theta_E"][:], by["e1"][:], by["e2"][:] = sie.along(S_x, S_y)
-            by["gamma1"][:] = S_y * y - S_x * x
-            by["gamma2"][:] = -S_x * y - S_y * x
+            by["gamma1"][:] = S_y * dy - S_x * dx
+            by["gamma2"][:] = -S_x * dy - S_y * dx
             torch.neg(S_x, out=by["source_x"])
             torch.neg(S_y, out=by["source_y"])
             source.shape_derivatives([by[row.name] for row in SOURCE_PROFILE])
             by["sky"][:] = 1
+            # all moves with the mass: minus the gradient of what is seen
+            tangential_x, tangential_y = sie.tangential(S_x, S_y)
+            by["center_x"][:] = tangential_x - (1 - gamma1) * S_x + gamma2 * S_y
+            by["center_y"][:] = tangential_y - (1 + gamma1) * S_y + gamma2 * S_x
             if lights:
-                by["center_x"][:], by["center_y"][:] = sie.tangential(S_x, S_y)
+                by["lens_light_x"].zero_(), by["lens_light_y"].zero_()
             for light, shape in zip(lights, shapes, strict=True):
-                L_x, L_y = light.gradient()
-                by["center_x"] -= L_x
-                by["center_y"] -= L_y
+                for axis, gradient in zip("xy", light.gradient(), strict=True):
+                    by[f"center_{axis}"] -= gradient
+                    by[f"lens_light_{axis}"] -= gradient
                 light.shape_derivatives([by[row.name] for row in shape])
         if 0 < len(columns) < len(self.names):
             rows = rows[:, [0, *(1 + column for column in columns)]]
         # the PSF is linear: it blurs images and derivatives alike
-        blurred = self._blur(rows.view(-1, self._side, self._side))
-        return blurred.view(len(values), -1, self.camera.size, self.camera.size)
+        blurred = self._blur(rows.view(-1, self._rows, self._columns))
+        return blurred.reshape(len(values), -1, self.camera.size, self.camera.size)
 
     def _blur(self, images: Tensor) -> Tensor:
-        """Convolve images (m, side, side) with the PSF, and weigh with the area of a pixel."""
-        size, side, area = self.camera.size, self._side, self.camera.pixel_scale**2
-        rows = self._buffer("blurred rows", len(images), size, side)
+        """Convolve images (m, rows, columns) with the PSF, and weigh with the area of a pixel."""
+        size, area = self.camera.size, self.camera.pixel_scale**2
+        if self.camera.kernel is not None:
+            rows, columns = self._rows, self._columns
+            spectra = torch.fft.rfft2(images).mul_(area * self._spectrum)
+            whole = torch.fft.irfft2(spectra, s=(rows, columns))
+            # what wraps around the edge lies before the rest
+            return whole[:, rows - size :, columns - size :]
+        rows = self._buffer("blurred rows", len(images), size, self._columns)
         blurred = self._buffer("blurred", len(images), size, size)
         for out, axis, scale in ((rows, 1, area), (blurred, 2, 1.0)):
-            first, *others = (weight * scale for weight in self._kernel)
+            first, *others = (weight * scale for weight in self._weights)
             torch.mul(images.narrow(axis, 0, size), first, out=out)
             for k, weight in enumerate(others, 1):
                 out.add_(images.narrow(axis, k, size), alpha=weight)

@@ -1,8 +1,10 @@
 """The parameters of a smooth lens: one table, of which a row says all that the fit knows of one.
 
 Columns of the arrays of values, errors and derivatives are in the order of ``parameters(...)``.
-Angles are in arcsec about the middle of the image. Ellipticities are those of lenstronomy: of axis
-ratio q and position angle phi, (1 - q) / (1 + q) times cos 2 phi and sin 2 phi.
+Angles are in arcsec. The centre of the mass is measured from the middle of the image; shear, source
+and the light of the lens galaxy are measured from the centre of the mass, so that a lens elsewhere
+in its image differs in its centre only. Ellipticities are those of lenstronomy: of axis ratio q and
+position angle phi, (1 - q) / (1 + q) times cos 2 phi and sin 2 phi.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ class Parameter:
     ``name`` and ``unit`` are those of the catalog; a ``logarithmic`` parameter is fitted as its
     natural logarithm. ``bounds`` are those of a fit, ``start_bounds`` those of a fit's coarse start
     (default: the same), both in ``unit``. ``step`` is the largest step of the fit, in ``unit`` or,
-    of a logarithm, in e-folds.
+    of a logarithm, in e-folds. ``prior`` names the key of ``LensFit`` that has the standard
+    deviation of a normal prior about 0.
     """
 
     name: str
@@ -43,6 +46,7 @@ class Parameter:
     start_bounds: Range | None = None
     logarithmic: bool = False
     pair: Pair | None = None
+    prior: str | None = None
 
 
 def _pair(name: str, meaning: str, step: float, pair: Pair) -> tuple[Parameter, ...]:
@@ -51,7 +55,9 @@ def _pair(name: str, meaning: str, step: float, pair: Pair) -> tuple[Parameter, 
     )
 
 
-def _position(name: str, meaning: str, share: float) -> tuple[Parameter, ...]:
+def _position(
+    name: str, meaning: str, share: float, prior: str | None = None
+) -> tuple[Parameter, ...]:
     """Return x and y of a point that stays within a ``share`` of the field on each side."""
     return tuple(
         Parameter(
@@ -60,6 +66,7 @@ def _position(name: str, meaning: str, share: float) -> tuple[Parameter, ...]:
             f"{axis} of {meaning}",
             0.25,
             lambda pixel, field: (-share * field, share * field),
+            prior=prior,
         )
         for axis in "xy"
     )
@@ -105,12 +112,17 @@ MASS = (
     *_pair("e", "ellipticity of the mass", 0.15, Pair("e", 0.8)),
     *_pair("gamma", "external shear", 0.1, Pair("gamma", 0.5)),
 )
-SOURCE_POSITION = _position("source", "the source", 1 / 2)
+SOURCE_POSITION = _position("source", "the source, from the centre of the mass", 1 / 2)
 SOURCE_PROFILE = _sersic("source", "the source", 0.8)
 SOURCE = (*SOURCE_POSITION, *SOURCE_PROFILE)
 SKY = (Parameter("sky", BRIGHTNESS, "constant brightness of the sky", math.inf),)
-#: of a lens galaxy that shines: mass and light have the same centre, else it is the middle
-CENTER = _position("center", "the lens galaxy", 1 / 8)
+CENTER = _position(
+    "center", "the centre of the mass, from the middle of the image", 1 / 8, "center_offset"
+)
+#: all profiles of the light of a lens galaxy have the same centre
+LIGHT_POSITION = _position(
+    "lens_light", "the light of the lens galaxy, from the centre of the mass", 1 / 8, "light_offset"
+)
 LENS_LIGHT = _sersic("lens_light", "the lens galaxy", 0.9)
 #: a second profile with the same centre: one is too simple for a nearby elliptical
 SECOND_LIGHT = _sersic("lens_light2", "the second profile of the lens galaxy", 0.9)
@@ -124,4 +136,4 @@ def profiles(lens_light: int) -> tuple[tuple[Parameter, ...], ...]:
 def parameters(lens_light: int = 0) -> tuple[Parameter, ...]:
     """Return the parameters of a lens with ``lens_light`` profiles (0, 1 or 2), in their order."""
     lights = [row for profile in profiles(lens_light) for row in profile]
-    return (*MASS, *SOURCE, *SKY, *(CENTER if lights else ()), *lights)
+    return (*MASS, *SOURCE, *SKY, *CENTER, *(LIGHT_POSITION if lights else ()), *lights)

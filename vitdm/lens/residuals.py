@@ -13,6 +13,7 @@ from scipy import ndimage
 
 from vitdm.lens import search
 from vitdm.lens.fit import Fits
+from vitdm.lens.model import Camera
 from vitdm.lens.parameters import BRIGHTNESS, MASS, SOURCE
 
 SCALES = (1.0, 2.0, 4.0)  # px, sigma of the wider Gaussian of each band-pass; of the narrower, half
@@ -38,9 +39,12 @@ def features(fits: Fits) -> pd.DataFrame:
     "The arcs" are the pixels where the fitted source is brighter than the noise of the sky, and
     their neighbours.
     """
+    centers = zip(fits.column("center_x"), fits.column("center_y"), strict=True)
     rows = [
-        _statistics(residual, lensed, fits.pixel_scale)
-        for residual, lensed in zip(fits.residual, fits.lensed, strict=True)
+        _statistics(residual, lensed, camera, center)
+        for residual, lensed, camera, center in zip(
+            fits.residual, fits.lensed, fits.cameras, centers, strict=True
+        )
     ]
     table = pd.DataFrame(rows, columns=list(COLUMNS), dtype=float)
     for name in PARAMETERS:
@@ -57,14 +61,17 @@ def usable_features(fits: Fits) -> pd.DataFrame:
     return table
 
 
-def _statistics(residual: NDArray, lensed: NDArray, pixel_scale: float) -> dict[str, float]:
+def _statistics(
+    residual: NDArray, lensed: NDArray, camera: Camera, center: tuple[float, float]
+) -> dict[str, float]:
     """Return the statistics of a residual (size, size) in sigma, within the arcs ``lensed``.
 
-    ``lensed`` (size, size) is bool; without arcs there are none. ``pixel_scale`` is in arcsec.
+    ``lensed`` (size, size) is bool; without arcs there are none. Places are measured from the
+    ``center`` ["] of the lens.
     """
     if not lensed.any():
         return {}
-    axis = (np.arange(len(residual)) - (len(residual) - 1) / 2) * pixel_scale
+    x, y = (axis.numpy() - middle for axis, middle in zip(camera.axes(), center, strict=True))
     rows, columns = np.nonzero(lensed)
     r = residual[rows, columns].astype(np.float64)
     # sums over 3 x 3 pixels, / 3: white noise of variance 1 keeps it
@@ -77,14 +84,15 @@ def _statistics(residual: NDArray, lensed: NDArray, pixel_scale: float) -> dict[
         "fit_third_power": np.mean(s**3),
         "fit_peak": abs(s[peak]),
         "fit_peak_signed": s[peak],
-        "fit_peak_x": axis[columns[peak]],
-        "fit_peak_y": axis[rows[peak]],
+        "fit_peak_x": x[columns[peak]],
+        "fit_peak_y": y[rows[peak]],
     }
     for sigma in SCALES:
         filtered = _band_pass(residual, sigma)[rows, columns]
         values[f"fit_power_{sigma:g}px"] = np.mean(filtered**2) / _white_power(sigma)
     # power of the azimuthal orders: |sum of r exp(i m phi)|² / number of pixels, and of r² likewise
-    turn = (axis[columns] + 1j * axis[rows]) / np.hypot(axis[columns], axis[rows]).clip(1e-9)
+    x, y = x[columns], y[rows]
+    turn = (x + 1j * y) / np.hypot(x, y).clip(1e-9)
     powers = turn ** np.arange(1, ORDERS[-1][1] + 1)[:, None]
     for name, signal in (("", r), ("abs_", (r**2 - 1) / math.sqrt(2))):
         spectrum = np.abs(powers @ signal) ** 2 / r.size

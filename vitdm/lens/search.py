@@ -51,10 +51,14 @@ COMPARED = (1, 3, POINTS)  # numbers of points that a string is compared with
 NAMES += tuple(f"string_gain_{k}" for k in COMPARED)
 
 
-@functools.lru_cache(maxsize=8)
 def search_of(camera: Camera) -> Search:
     """Return the search in images of a camera, whose kernels are made but once."""
-    return Search(camera)
+    return _search_of(camera.size, camera.pixel_scale, camera.offset)
+
+
+@functools.lru_cache(maxsize=8)
+def _search_of(size: int, pixel_scale: float, offset: tuple[float, float]) -> Search:
+    return Search(Camera(size, pixel_scale, offset=offset))
 
 
 class Search:
@@ -66,9 +70,9 @@ class Search:
             k -= 1
         self.binning, self.n, step = k, camera.size // k, k * camera.pixel_scale
         self.side = 2 * self.n  # zero padded: no place sees the opposite edge
-        axis = (torch.arange(self.n) - (self.n - 1) / 2) * step
-        self.y, self.x = (grid.flatten() for grid in torch.meshgrid(axis, axis, indexing="ij"))
-        self.inside = torch.hypot(self.x, self.y) <= self.n * step / 2
+        x, y = (axis.float() for axis in camera.binned(k).axes())
+        self.y, self.x = (grid.flatten() for grid in torch.meshgrid(y, x, indexing="ij"))
+        self.reach = self.n * step / 2  # arcsec, from the centre of the lens
         self.soft2 = (SOFTENING * step) ** 2
         d = torch.fft.fftfreq(self.side, 1 / self.side, dtype=torch.float64) * step
         a_y, a_x = torch.meshgrid(d, d, indexing="ij")
@@ -88,23 +92,31 @@ class Search:
         spread = torch.fft.irfft2(spread, s=(self.side, self.side))
         self.string_squares = torch.stack([self._spectra(b)[1] for b in spread], 1)
         self.strings = self.strings.float()
-        self.string_inside = self.inside.view(self.n, self.n)[::2, ::2]
 
-    def __call__(self, rows: Tensor, source: tuple[int, int], theta_E: Tensor) -> Tensor:
+    def __call__(
+        self,
+        rows: Tensor,
+        source: tuple[int, int],
+        theta_E: Tensor,
+        center_x: Tensor,
+        center_y: Tensor,
+    ) -> Tensor:
         """Return the ``NAMES`` (n, names) of images, NaN where no mass could be told.
 
         ``rows`` (n, 1 + p, size, size) are the residual and the derivatives by the p parameters, in
         units of the noise, of few images at a time; ``source`` tells which of the rows are those by
-        the source's x and y, ``theta_E`` (n,) is in arcsec.
+        the source's x and y; ``theta_E``, ``center_x`` and ``center_y`` (n,) are in arcsec.
         """
         seen, pairs, D = self._point_maps(rows, source)
-        D, theta_E = torch.where(self.inside, D, 0.0), theta_E.float()
+        distance = torch.hypot(self.x - center_x[:, None], self.y - center_y[:, None])
+        inside = distance <= self.reach
+        D = torch.where(inside, D, 0.0)
         told = torch.full((len(rows), len(NAMES)), math.nan)
         column = {name: told[:, k] for k, name in enumerate(NAMES)}
         best = _best(seen[:, 0], D, theta_E, POINT)
         column["point_snr"][:], column["point_mass"][:], column["point_evidence"][:] = best
         gains = self._pursue(seen, pairs, D)
-        N, D_string = self._string_maps(seen, pairs)
+        N, D_string = self._string_maps(seen, pairs, inside)
         best = _best(N, D_string, theta_E, STRING)
         snr, column["string_mass"][:], column["string_evidence"][:] = best
         for k in COMPARED:
@@ -152,8 +164,8 @@ class Search:
         whole = self._back((self._forward(pairs) * self.squares).sum(1)).flatten(1)
         return seen, pairs, _sure(whole, (seen[:, 1:] ** 2).sum(1))
 
-    def _string_maps(self, seen: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
-        """Return N and D (n, strings) of all strings at all places."""
+    def _string_maps(self, seen: Tensor, pairs: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
+        """Return N and D (n, strings) of all strings at all places ``inside`` (n, places)."""
         n, rows, _ = seen.shape
         every = seen.view(-1, 1, self.n, self.n)[..., ::2, ::2]
         reach = self.strings.shape[-1] // 2
@@ -161,7 +173,8 @@ class Search:
         seen = seen.view(n, rows, *seen.shape[1:])
         whole = (self._forward(pairs)[:, :, None] * self.string_squares).sum(1)
         D = _sure(self._back(whole)[..., ::2, ::2], (seen[:, 1:] ** 2).sum(1))
-        D = torch.where(self.string_inside, D, 0.0)
+        inside = inside.view(n, 1, self.n, self.n)[..., ::2, ::2]
+        D = torch.where(inside, D, 0.0)
         return seen[:, 0].flatten(1), D.flatten(1)
 
     def _pursue(self, seen: Tensor, pairs: Tensor, D: Tensor) -> list[Tensor]:

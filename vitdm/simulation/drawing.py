@@ -22,6 +22,7 @@ from vitdm.simulation.system import System
 LIGHT = ("amp", "R_sersic", "n_sersic", "e1", "e2")
 #: of the smooth lens, columns of the truth in the catalog: arcsec, counts/s/arcsec^2
 SMOOTH_TRUTH = ("theta_E", "theta_E_halo", "e1", "e2", "gamma1", "gamma2", "source_x", "source_y")
+SMOOTH_TRUTH += ("center_x", "center_y")
 SMOOTH_TRUTH += tuple(f"source_{name}" for name in LIGHT)
 SMOOTH_TRUTH += tuple(f"lens_light_{name}" for name in LIGHT)
 #: all columns of the truth that the classes of this package have; empty where meaningless
@@ -65,6 +66,7 @@ def draw(index: int, kind: str, seed: int, population: Population) -> System:
         if system.lens_light:
             truth[f"lens_light_{name}"] = system.lens_light[name]
     truth |= {"source_x": system.source["center_x"], "source_y": system.source["center_y"]}
+    truth |= {"center_x": system.center[0], "center_y": system.center[1]}
     return replace(system, kind=kind, truth=truth | {"seed": seed})
 
 
@@ -85,6 +87,10 @@ def _draw_smooth(rng: np.random.Generator, population: Population) -> System:
     if population.lens_light:
         lens_light = _draw_light(population.lens_light, rng, population)
         lens_light |= {"center_x": 0.0, "center_y": 0.0}
+    center = (0.0, 0.0)
+    if population.center:
+        (x0,), (y0,) = population.center.draw(rng, 1)
+        center = (float(x0), float(y0))
     return System(
         theta_E=theta_E,
         theta_E_halo=theta_E,
@@ -94,6 +100,7 @@ def _draw_smooth(rng: np.random.Generator, population: Population) -> System:
         gamma2=gamma2 * scale,
         source=source | {"center_x": x, "center_y": y},
         lens_light=lens_light,
+        center=center,
         exposure_time=exposure_time,
     )
 

@@ -175,6 +175,9 @@ class Population(Part):
     eight_bit: EightBit | None = None
     cosmology: Cosmology
     halo: Halo
+    center: Position | None = Field(
+        None, description="where the lens lies, from the middle of the image; null: in the middle"
+    )
     shear: Shear | None = None
     lens_light: Light | None = None
     source: Source

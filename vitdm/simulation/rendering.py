@@ -40,14 +40,14 @@ def total_flux(light: dict[str, float]) -> float:
 
 
 @compiled
-def _shoot(axis, halo, shear, x, y, squared, radius):
-    """Return where the rays through the pixels at ``axis`` (n,) meet the source plane, (2, n, n).
+def _shoot(columns, rows, halo, shear, x, y, squared, radius):
+    """Return where the rays through n x n pixels meet the source plane, (2, n, n).
 
-    ``axis`` in arcsec; ``halo`` is theta_E ["], e1, e2; ``shear`` gamma1, gamma2. ``squared`` (k,)
-    ["^2] and ``radius`` (k,) ["] are the squared Einstein radii and the truncation radii, 0 for
-    points, of the clumps at ``x``, ``y`` (k,) ["].
+    The pixels are at ``columns`` (n,) and ``rows`` (n,) ["]; ``halo`` is theta_E ["], e1, e2;
+    ``shear`` gamma1, gamma2. ``squared`` (k,) ["^2] and ``radius`` (k,) ["] are the squared
+    Einstein radii and the truncation radii, 0 for points, of the clumps at ``x``, ``y`` (k,) ["].
     """
-    n = axis.size
+    n = columns.size
     beta = np.empty((2, n, n))
     # the isothermal ellipsoid in its own axes: q is their ratio, cos and sin turn into them
     theta_E, e1, e2 = halo
@@ -59,9 +59,9 @@ def _shoot(axis, halo, shear, x, y, squared, radius):
     core = 1e-10 / math.sqrt(q)
     for row in range(n):
         beta_x, beta_y = beta[0, row], beta[1, row]
-        v = axis[row]
+        v = rows[row]
         for col in range(n):
-            u = axis[col]
+            u = columns[col]
             major, minor = cos * u + sin * v, cos * v - sin * u
             # deflection along the axes (Keeton & Kochanek 1998, eq. 8), with a core near 0
             psi = math.sqrt(q * q * (core * core + major * major) + minor * minor)
@@ -74,13 +74,13 @@ def _shoot(axis, halo, shear, x, y, squared, radius):
             dy, mass, cut = v - y[k], squared[k], radius[k]
             if cut == 0:
                 for col in range(n):
-                    dx = axis[col] - x[k]
+                    dx = columns[col] - x[k]
                     pull = mass / max(dx * dx + dy * dy, 1e-50)
                     beta_x[col] -= pull * dx
                     beta_y[col] -= pull * dy
             else:  # b (a + r - sqrt(a^2 + r^2)) / r with b = mass / a, without the cancellation
                 for col in range(n):
-                    dx = axis[col] - x[k]
+                    dx = columns[col] - x[k]
                     r = math.sqrt(max(dx * dx + dy * dy, 1e-50))
                     pull = 2 * mass / (r * (cut + r + math.sqrt(cut * cut + r * r)))
                     beta_x[col] -= pull * dx
@@ -115,16 +115,17 @@ def pixel_axis(population: Population) -> np.ndarray:
 def render(system: System, population: Population) -> np.ndarray:
     """Return the image without noise, (num_pix, num_pix), in counts/s and pixel."""
     axis = pixel_axis(population)
+    columns, rows = (axis - middle for middle in system.center)
     theta = theta_E_point(system.masses, population.cosmology)
     # a truncation radius of 0 stands for a point mass
     radius = np.zeros_like(theta) if system.truncation is None else system.truncation
     halo = (system.theta_E_halo, system.e1, system.e2)
     shear = (system.gamma1, system.gamma2)
-    x, y = _shoot(axis, halo, shear, system.x, system.y, theta**2, radius)
+    x, y = _shoot(columns, rows, halo, shear, system.x, system.y, theta**2, radius)
     image = np.zeros_like(x)
     _light(image, x, y, system.source)
     if system.lens_light:
-        _light(image, *np.meshgrid(axis, axis), system.lens_light)
+        _light(image, *np.meshgrid(columns, rows), system.lens_light)
     instrument = population.instrument
     sigma = instrument.psf_fwhm / math.sqrt(8 * math.log(2)) / instrument.pixel_scale
     image = ndimage.gaussian_filter(

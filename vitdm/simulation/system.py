@@ -15,7 +15,8 @@ class System:
     """One lens, with everything that its image depends on.
 
     ``theta_E`` ["] is the Einstein radius of all mass, as drawn; ``theta_E_halo`` that of the
-    smooth halo, from which the mean mass of the substructure may have been taken. ``source`` and
+    smooth halo, from which the mean mass of the substructure may have been taken. ``center`` ["] is
+    where it lies in its image; all other places are measured from there. ``source`` and
     ``lens_light`` are arguments of lenstronomy's SERSIC_ELLIPSE. Substructure is made of n masses
     at ``x``, ``y`` ["] of ``masses`` [solar masses], each (n,): points, or isothermal spheres cut
     at ``truncation`` (n,) ["]. ``kind`` is the name of the class; ``truth`` is what the catalog
@@ -30,6 +31,7 @@ class System:
     gamma2: float
     source: dict[str, float]
     lens_light: dict[str, float] | None = None
+    center: tuple[float, float] = (0.0, 0.0)
     exposure_time: float = 1.0
     kind: str = NO_SUB
     x: np.ndarray = field(default_factory=lambda: NONE)
