@@ -97,7 +97,6 @@ class Tune(Section):
         [], description="tried first, after the configuration itself; what is left out is as there"
     )
     n_calls: int = Field(20, ge=2, le=MOST_PARTS, description="trials, those of the start included")
-    minutes: float | None = Field(None, gt=0, description="no trial starts later; null: no limit")
     n_initial_points: int = Field(
         6, ge=0, le=MOST_PARTS, description="drawn by the generator, after x0"
     )
