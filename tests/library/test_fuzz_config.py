@@ -7,6 +7,7 @@ times as many.
 import copy
 import math
 import os
+import re
 
 import hypothesis
 import pytest
@@ -19,8 +20,10 @@ from studies.config.part import load_part
 from vitdm import config
 from vitdm.config import reading
 from vitdm.config.reading import read_yaml
+from vitdm.config.search import Constraint
 from vitdm.errors import InputError, cut, shown
-from vitdm.simulation.population import load_population
+from vitdm.simulation.drawing import simulate_one
+from vitdm.simulation.population import load_population, population_of
 
 RUN = {
     "classes": ["no_sub", "sub"],
@@ -339,3 +342,30 @@ def test_a_message_is_never_built_whole():
     assert shown(b"x" * 10**6).startswith("b'xxx") and shown(10**6000) == "<integer of 19932 bits>"
     assert shown("two\nlines") == r"'two\nlines'" and cut("two\n lines") == "two lines"
     assert reading.MOST_NODES < 10**5
+
+
+def test_a_constraint_that_cannot_be_computed_is_named():
+    for text in ("embed_dim % (depth - 1) == 0", "pool > 3", "1e3 ** embed_dim > 1"):
+        with pytest.raises(InputError, match=f"the constraint '{re.escape(text)}': "):
+            Constraint(text)({"embed_dim": 4096, "depth": 1, "pool": "cls"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"subhalos": {"f_sub": 1, "mass_range": [1e-10, 1e-9], "position": {"disc": 2}}},
+            r"subhalos: f_sub = 1 makes .* of them in a lens; expected up to 1000000, so a larger",
+        ),
+        ({"source": {"amp": 1e15}}, r"tiny: found .* counts in a pixel; expected less than 1e\+18"),
+    ],
+)
+def test_lenses_beyond_bounds_are_not_drawn(changes, message):
+    content = copy.deepcopy(POPULATION)
+    for section, keys in changes.items():
+        content[section] |= keys
+    if "subhalos" in changes:
+        del content["subhalos"]["number"]
+    content["instrument"]["exposure_time"] = 1e6
+    with pytest.raises(InputError, match=message):
+        simulate_one(0, "cdm", 1, population_of(content))
