@@ -19,6 +19,7 @@ from studies.contents import NOTEBOOKS, figures, tables
 from studies.stages import stages
 from studies.targets import ARTICLE, COMPARISON, RUN, SCORES, SKY, Targets
 from vitdm.config import save
+from vitdm.config.reading import read_yaml
 from vitdm.errors import InputError
 
 if not workflow.configfiles:
@@ -29,6 +30,8 @@ if not workflow.configfiles:
 WATCH_CODE = str(config.pop("watch_code", True)).lower() == "true"
 
 try:
+    for file in workflow.configfiles:
+        read_yaml(file)  # refuses what Snakemake lets pass, such as a key that occurs twice
     CONFIG = schema.build(config, ", ".join(map(str, workflow.configfiles)))
     schema.check_data(CONFIG)
 except InputError as error:

@@ -1,14 +1,19 @@
 """Tiny lenses and a tiny run that several test modules share."""
 
+import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 import yaml
 
 from studies import config as workflow
-from vitdm.config.sections import read_yaml
+from vitdm.config.reading import read_yaml
 from vitdm.simulation import population_file, population_of
 
+# the same inputs in each run, on machines of any speed
+hypothesis.settings.register_profile("vitdm", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("vitdm")
 ROOT = Path(__file__).parents[1]
 POPULATION = read_yaml(population_file("model_i"))
 POPULATION |= {"name": "tiny", "description": "Model I on 48 pixels", "num_pix": 48}
@@ -35,6 +40,15 @@ SETTINGS = {
     "final": {"seeds": 1, "epochs": 2},
     "evaluation": {"bootstrap": 20},
 }
+
+
+def fuzz(examples):
+    """Settings of a test with generated inputs; with VITDM_FUZZ=100 a hundred times as many."""
+    return hypothesis.settings(
+        max_examples=examples * int(os.environ.get("VITDM_FUZZ", "1")),
+        suppress_health_check=list(hypothesis.HealthCheck),
+        phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
+    )
 
 
 @pytest.fixture(scope="session")

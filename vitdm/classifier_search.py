@@ -104,7 +104,7 @@ def tune(
     ``space``: scikit-optimize's dimensions, each named after a key of the sections model, train or
     preprocess of the configuration, or a dictionary from such names to dimensions or to what the
     configuration would say. ``classifier`` has all other settings (default: ``ViTClassifier()``).
-    ``search`` are further keys of the section ``tune``: n_calls, minutes, fixed, constraints, x0,
+    ``search`` are further keys of the section ``tune``: n_calls, fixed, constraints, x0,
     metric, parallel and others (``vitdm.config.Tune``); its epochs are by default those of the
     classifier. Of the images, ``opt_fraction`` score the trials, ``valid_fraction`` choose their
     epoch, the others are learnt from, all stratified. ``out`` is a folder that keeps the trials

@@ -7,6 +7,7 @@ import sys
 
 from studies.commands import add_config, read_config
 from vitdm import commands
+from vitdm.bounds import LARGEST_SEED, MOST_IMAGES
 from vitdm.errors import InputError
 
 HELP = "Bound the class separation of a population by the ideal observer."
@@ -16,8 +17,16 @@ EXAMPLE = "python -m studies ideal-observer marginal --n 300 --out bound"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("population", help="name of one that comes with vitdm, or a file (YAML)")
     add_config(parser, required=False)
-    parser.add_argument("--n", type=int, help="number of images; default: the configuration's")
-    parser.add_argument("--seed", type=int, help="of the dataset; default: the configuration's, 0")
+    parser.add_argument(
+        "--n",
+        type=commands.whole(12, MOST_IMAGES),
+        help="number of images; default: the configuration's",
+    )
+    parser.add_argument(
+        "--seed",
+        type=commands.whole(0, LARGEST_SEED),
+        help="of the dataset; default: the configuration's, 0",
+    )
     commands.add_out(parser, "folder")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from studies.commands import add_config, read_config
 from vitdm import commands
+from vitdm.bounds import MOST_IMAGES
 
 HELP = "Compare rotated, shifted, brighter images with themselves after processing."
 EXAMPLE = "python -m studies invariance dataset --config stage.yaml --out invariance"
@@ -16,7 +17,11 @@ EXAMPLE = "python -m studies invariance dataset --config stage.yaml --out invari
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dataset", type=Path)
     add_config(parser)
-    parser.add_argument("--n", type=int, help="number of images; default: the configuration's")
+    parser.add_argument(
+        "--n",
+        type=commands.whole(2, MOST_IMAGES),
+        help="number of images; default: the configuration's",
+    )
     commands.add_out(parser, "folder")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from studies.commands import add_config, read_config
 from vitdm import commands
+from vitdm.bounds import LARGEST_SEED, MOST_PROCESSES
 
 HELP = "Score classified images by chi-squared with the true smooth lens."
 EXAMPLE = "python -m studies known-lens marginal predictions.csv --out known"
@@ -17,8 +18,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("population", help="name of one that comes with vitdm, or a file (YAML)")
     parser.add_argument("predictions", type=Path, help="predictions.csv of vitdm evaluate")
     add_config(parser, required=False)
-    parser.add_argument("--seed", type=int, help="of the dataset; default: the configuration's, 0")
-    parser.add_argument("--jobs", type=int, default=1, help="processes (default: %(default)s)")
+    parser.add_argument(
+        "--seed",
+        type=commands.whole(0, LARGEST_SEED),
+        help="of the dataset; default: the configuration's, 0",
+    )
+    parser.add_argument(
+        "--jobs",
+        type=commands.whole(1, MOST_PROCESSES),
+        default=1,
+        help="processes (default: %(default)s)",
+    )
     commands.add_out(parser, "folder")
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from studies.config.studies import Cutouts
 from studies.config.workflow import Config
-from vitdm.config.sections import checked, read_yaml
+from vitdm.config.reading import read_yaml
+from vitdm.config.sections import checked
 from vitdm.errors import InputError
 from vitdm.simulation.population import load_population
 

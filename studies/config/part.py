@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import typing
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -13,8 +13,9 @@ from pydantic import TypeAdapter, ValidationError
 from studies.config.files import load
 from studies.config.workflow import Config
 from vitdm.config import Settings
-from vitdm.config.sections import Section, read_yaml, report
-from vitdm.errors import InputError
+from vitdm.config.reading import read_yaml
+from vitdm.config.sections import Section, report, value_type
+from vitdm.errors import InputError, cut, shown
 
 Content = dict[str, Any]
 
@@ -37,8 +38,11 @@ def part_of(schema: type[Section], content: Content, source: str) -> Any:
 
 def _part(schema: type[Section], content: Content, source: str, prefix: str) -> Any:
     values = {}
+    if not isinstance(content, dict):
+        key = prefix.removesuffix(".")
+        raise InputError(f"{source}: {key}: expected keys and values, found {shown(content)}")
     for name, value in content.items():
-        key = f"{prefix}{name}"
+        key = cut(f"{prefix}{name}")
         if name not in schema.model_fields:
             known = ", ".join(schema.model_fields)
             raise InputError(f"{source}: {key}: unknown key; expected some of: {known}")
@@ -61,14 +65,15 @@ def _value(field: Any, value: Any, source: str, key: str) -> Any:
     kind = field.annotation
     inner = typing.get_args(kind)[-1] if typing.get_origin(kind) in (dict, list) else kind
     if isinstance(inner, type) and issubclass(inner, Section):
-        if typing.get_origin(kind) is dict:
+        if typing.get_origin(kind) is dict and isinstance(value, dict):
             entries = value.items()
             return {name: _part(inner, e, source, f"{key}.{name}.") for name, e in entries}
-        if typing.get_origin(kind) is list:
+        if typing.get_origin(kind) is list and isinstance(value, list):
             return [_part(inner, e, source, f"{key}.{k}.") for k, e in enumerate(value)]
-        return _part(inner, value, source, f"{key}.")
+        if kind is inner:
+            return _part(inner, value, source, f"{key}.")
     try:
-        return TypeAdapter(Annotated[kind, field]).validate_python(value)
+        return TypeAdapter(value_type(field), config=Section.model_config).validate_python(value)
     except ValidationError as error:
         lines = report(error, None, key)
         raise InputError("\n".join(f"{source}: {k}: {m}" for k, m in lines)) from error

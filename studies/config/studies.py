@@ -8,9 +8,11 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
+from vitdm.bounds import MOST_EPOCHS, MOST_IMAGES, MOST_PARTS, MOST_STEPS, PIXEL_SCALES
 from vitdm.config import LensFit
 from vitdm.config.network import Name
 from vitdm.config.sections import Section
+from vitdm.errors import shown
 from vitdm.simulation import population_name
 
 
@@ -26,10 +28,15 @@ class Populations(Section):
     """Lens populations shown side by side: gallery, shortcut, ideal observer, single features."""
 
     files: list[str] = Field([], description="names of populations, or files")
-    n_images: int = Field(600, ge=12, description="images simulated of each")
-    n_ideal_observer: int = Field(300, ge=12, description="images of each for the ideal observer")
+    n_images: int = Field(600, ge=12, le=MOST_IMAGES, description="images simulated of each")
+    n_ideal_observer: int = Field(
+        300, ge=12, le=MOST_IMAGES, description="images of each for the ideal observer"
+    )
     n_invariance: int = Field(
-        200, ge=2, description="images of each, turned, mirrored and moved, to test the processing"
+        200,
+        ge=2,
+        le=MOST_IMAGES,
+        description="images of each, turned, mirrored and moved, to test the processing",
     )
 
     @field_validator("files")
@@ -54,7 +61,9 @@ class Cutout(Section):
 class Cutouts(Section):
     """Real images that a smooth lens is fitted to, by file name (``config/slacs.yaml``)."""
 
-    pixel_scale: float = Field(gt=0, description="arcsec per pixel")
+    pixel_scale: float = Field(
+        ge=PIXEL_SCALES[0], le=PIXEL_SCALES[1], description="arcsec per pixel"
+    )
     lensfit: LensFit
     cutouts: dict[str, Cutout]
 
@@ -71,7 +80,7 @@ class Study(Section):
     """Kinds of search on equal terms: is the Gaussian process worth it? (``vitdm.tuning``)"""
 
     tune: dict[str, Any] = Field({}, description="what all of them change of ``tune``")
-    seeds: int = Field(5, ge=1, description="searches of each kind")
+    seeds: int = Field(5, ge=1, le=MOST_PARTS, description="searches of each kind")
     arms: dict[Name, Arm] = {}
 
 
@@ -87,9 +96,11 @@ class Rates(Section):
     """Learning rate against recipe: where training stops to work, and what moves that limit."""
 
     values: list[Annotated[float, Field(gt=0)]] = Field([1e-4, 1e-3, 1e-2], min_length=1)
-    seeds: int = Field(2, ge=1, description="trainings at each rate")
-    n_train: int | None = Field(None, ge=1, description="training images; null: all")
-    epochs: int = Field(6, ge=1)
+    seeds: int = Field(2, ge=1, le=MOST_PARTS, description="trainings at each rate")
+    n_train: int | None = Field(
+        None, ge=1, le=MOST_IMAGES, description="training images; null: all"
+    )
+    epochs: int = Field(6, ge=1, le=MOST_EPOCHS)
     model: dict[str, Any] = Field({}, description="what all recipes change of ``model``")
     recipes: dict[Name, Recipe] = {}
 
@@ -98,14 +109,14 @@ class Curve(Section):
     """The curve of one population."""
 
     population: str
-    sizes: list[Annotated[int, Field(ge=3)]] = Field(
+    sizes: list[Annotated[int, Field(ge=3, le=MOST_IMAGES)]] = Field(
         min_length=1, description="numbers of training images"
     )
     also: list[str] = Field([], description="populations on which its models are scored, too")
     runs: list[str] | None = Field(
         None, description="networks on images alone: nothing is fitted; null: efficiency.runs"
     )
-    seeds: int | None = Field(None, ge=1, description="null: efficiency.seeds")
+    seeds: int | None = Field(None, ge=1, le=MOST_PARTS, description="null: efficiency.seeds")
 
     @property
     def name(self) -> str:
@@ -118,9 +129,13 @@ class Efficiency(Section):
 
     curves: list[Curve] = Field([], description="none: no images are simulated for it")
     runs: list[str] = Field([], description="networks: names of runs")
-    n_scored: int = Field(3000, ge=3, description="images that score")
-    seeds: int = Field(3, ge=1, description="trainings of each, on other images each")
-    min_steps: int = Field(300, ge=1, description="of the optimiser, however few the images")
+    n_scored: int = Field(3000, ge=3, le=MOST_IMAGES, description="images that score")
+    seeds: int = Field(
+        3, ge=1, le=MOST_PARTS, description="trainings of each, on other images each"
+    )
+    min_steps: int = Field(
+        300, ge=1, le=MOST_STEPS, description="of the optimiser, however few the images"
+    )
 
 
 class Row(Override):
@@ -135,12 +150,14 @@ class Comparison(Section):
     """Models on equal terms: images, tuning, time of the processor (``studies.compare``)."""
 
     population: str | None = Field(None, description="one with a curve in efficiency; null: none")
-    n_train: int = Field(8000, ge=3)
-    n_valid: int = Field(1000, ge=3, description="images that choose learning rate and epoch")
+    n_train: int = Field(8000, ge=3, le=MOST_IMAGES)
+    n_valid: int = Field(
+        1000, ge=3, le=MOST_IMAGES, description="images that choose learning rate and epoch"
+    )
     rates: list[Annotated[float, Field(gt=0)]] = Field([1e-3, 3e-3, 1e-2], min_length=1)
     boosting_rates: list[Annotated[float, Field(gt=0)]] = Field([0.02, 0.05, 0.1], min_length=1)
     trial: float = Field(0.5, gt=0, le=1, description="share of the epochs when rates are tried")
-    seeds: int = Field(3, ge=1)
+    seeds: int = Field(3, ge=1, le=MOST_PARTS)
     rows: dict[Name, Row] = {}
 
 
@@ -180,12 +197,14 @@ class Audit(Section):
     """The precursor's recipe, its faults fixed one by one; then ours (``studies.audit``)."""
 
     population: str | None = Field(None, description="of a sample of its own; null: no audit")
-    n_train: int = Field(4500, ge=3)
-    n_valid: int = Field(500, ge=3, description="that may stop a training, or choose its epoch")
-    n_scored: int = Field(3000, ge=3)
-    epochs: int = Field(20, ge=1, description="of the precursor's recipe")
+    n_train: int = Field(4500, ge=3, le=MOST_IMAGES)
+    n_valid: int = Field(
+        500, ge=3, le=MOST_IMAGES, description="that may stop a training, or choose its epoch"
+    )
+    n_scored: int = Field(3000, ge=3, le=MOST_IMAGES)
+    epochs: int = Field(20, ge=1, le=MOST_EPOCHS, description="of the precursor's recipe")
     learning_rate: float = Field(5e-5, gt=0, description="of the precursor's recipe")
-    seeds: int = Field(2, ge=1)
+    seeds: int = Field(2, ge=1, le=MOST_PARTS)
     steps: dict[str, list[str]] = Field(
         {},
         description="label: faults (config.Faults) fixed together; alone, and after those above",
@@ -201,7 +220,7 @@ class Audit(Section):
         )
         for name in named:
             if name not in known:
-                raise ValueError(f"found {name!r}; expected some of {', '.join(known)}")
+                raise ValueError(f"found {shown(name)}; expected some of {', '.join(known)}")
             if named.count(name) > 1:
                 raise ValueError(f"found {name!r} twice; expected each fault once")
         return steps
@@ -215,8 +234,8 @@ class RealSet(Override):
         None, description="what is known of lenses without labels (YAML); null: class folders"
     )
     population: str = Field(description="simulated lenses to train on")
-    n_train: int = Field(ge=3)
-    n_scored: int = Field(ge=12, description="others, held out")
+    n_train: int = Field(ge=3, le=MOST_IMAGES)
+    n_scored: int = Field(ge=12, le=MOST_IMAGES, description="others, held out")
     groups: list[str] = Field(description="of features; lensfit for cutouts only")
     preprocess: dict[str, Any] = {}
 
@@ -224,8 +243,10 @@ class RealSet(Override):
 class RealSky(Section):
     """Models of simulated lenses on real ones, and how unlike these are (``studies.real_sky``)."""
 
-    seeds: int = Field(5, ge=1, description="trainings of each model, on other images each")
-    permutations: int = Field(9999, ge=19, description="of the two-sample test")
+    seeds: int = Field(
+        5, ge=1, le=MOST_PARTS, description="trainings of each model, on other images each"
+    )
+    permutations: int = Field(9999, ge=19, le=MOST_STEPS, description="of the two-sample test")
     sets: dict[Name, RealSet] = {}
 
     @property
@@ -237,5 +258,7 @@ class RealSky(Section):
 class Final(Section):
     """The final test: the best settings, trained on ``train`` and ``opt``, ``valid`` held out."""
 
-    seeds: int = Field(5, ge=1, description="models that differ in their random seed only")
-    epochs: int = Field(16, ge=1)
+    seeds: int = Field(
+        5, ge=1, le=MOST_PARTS, description="models that differ in their random seed only"
+    )
+    epochs: int = Field(16, ge=1, le=MOST_EPOCHS)

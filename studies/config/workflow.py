@@ -18,10 +18,11 @@ from studies.config.studies import (
     RealSky,
     Study,
 )
+from vitdm.bounds import MOST_IMAGES, MOST_PARTS
 from vitdm.config import SPLITS, Features, Model, Preprocess, Settings, Split, Train, Tune
 from vitdm.config.network import Name
 from vitdm.config.sections import report, wrong
-from vitdm.errors import InputError
+from vitdm.errors import InputError, shown
 
 #: runs by which the features are judged: images alone, then with features beside them
 FEATURE_RUNS = ("spt_lsa", "spt_lsa_proposal", "spt_lsa_features")
@@ -40,16 +41,16 @@ class Config(Settings):
     publish: bool = Field(False, description="figures, tables and paper into figures/ and paper/")
     data: str = Field("simulate", description="'simulate', or a folder or archive of images")
     population: str = Field("marginal", description="its name, or a file")
-    n_images: dict[Split, Annotated[int, Field(ge=2)]] = Field(
+    n_images: dict[Split, Annotated[int, Field(ge=2, le=MOST_IMAGES)]] = Field(
         description="images of each split; for data from files, their proportions"
     )
     populations: Populations = Populations()
     real_images: str | None = Field(
         None, description="folder of real lenses, shown in notebook 01 if it is there"
     )
-    shards: int = Field(8, ge=1)
+    shards: int = Field(8, ge=1, le=MOST_PARTS)
     runs: dict[Name, Override] = Field(min_length=1, description="compared in notebooks 02 and 03")
-    run_seeds: int = Field(1, ge=1, description="seeds of each comparison run")
+    run_seeds: int = Field(1, ge=1, le=MOST_PARTS, description="seeds of each comparison run")
     efficiency: Efficiency = Efficiency()
     compare: Comparison = Comparison()
     audit: Audit = Audit()
@@ -169,14 +170,14 @@ class Config(Settings):
         ]:
             if run not in self.runs:
                 place = "" if key == "efficiency.runs" else "runs: "
-                lines.append((key, f"{place}found {run!r}; expected some of: {known}"))
+                lines.append((key, f"{place}found {shown(run)}; expected some of: {known}"))
                 continue
             settings, wrong_run = self._settings_of(key, self.runs[run])
             if wrong_run:
                 continue  # _wrong_runs names it
             model = settings.model
             if key == "efficiency.curves" and (model.features or model.residual):
-                found = f"runs: found {run!r}, which needs lens fits; expected images alone"
+                found = f"runs: found {shown(run)}, which needs lens fits; expected images alone"
                 lines.append((key, found))
             elif model.features and model.feature_set == "selected":
                 lines.append((key, f"{run}: found feature_set 'selected'; expected another"))
@@ -210,7 +211,9 @@ class Config(Settings):
         for name, row in chosen.rows.items():
             key = f"compare.rows.{name}"
             if row.against is not None and row.against not in chosen.rows:
-                lines.append((f"{key}.against", f"found {row.against!r}; expected another row"))
+                lines.append(
+                    (f"{key}.against", f"found {shown(row.against)}; expected another row")
+                )
             if "learning_rate" in row.train:
                 found = "learning_rate has no effect: compare.rates are tried"
                 lines.append((f"{key}.train", found))

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from vitdm.classifier import ViTClassifier
-from vitdm.config.sections import read_yaml
+from vitdm.config.reading import read_yaml
 from vitdm.data import layouts
 from vitdm.data.dataset import Dataset
 from vitdm.data.simulated import simulate_dataset

@@ -55,7 +55,7 @@ def with_change(key, value, content=SETTINGS):
         ("train.lr", 4, "train.lr: unknown key; expected one of: .*learning_rate"),
         ("model.depth", "four", "model.depth: .*valid integer.*found 'four'"),
         ("train.learning_rate", -1, "train.learning_rate: .*greater than 0, found -1"),
-        ("train.learning_rate", float("nan"), "train.learning_rate: .*greater than 0"),
+        ("train.learning_rate", float("nan"), "train.learning_rate: .*finite number, found nan"),
         ("model", [1], r"model: .*dictionary.*found \[1\]"),
         ("seed", None, "seed: .*valid integer, found None"),
         ("name", "a/b", "name: .*found 'a/b'"),

@@ -16,7 +16,7 @@ from lenstronomy.Util import image_util
 from scipy import integrate, stats
 
 from vitdm import simulation
-from vitdm.config.sections import read_yaml
+from vitdm.config.reading import read_yaml
 from vitdm.data.dataset import Dataset, merge_shards
 from vitdm.data.simulated import class_of_each, simulate_dataset
 from vitdm.errors import InputError

@@ -21,7 +21,7 @@ from sklearn.metrics import roc_auc_score
 from torch.nn import functional
 
 from vitdm import config
-from vitdm.config import Model, Settings, Train
+from vitdm.config import ARCHITECTURES, Model, Settings, Train
 from vitdm.data import dataset
 from vitdm.data.dataset import Dataset, read_features
 from vitdm.errors import InputError
@@ -187,6 +187,10 @@ def test_a_training_that_is_watched_ends_when_told(blobs):
 
 def test_a_network_of_ones_own_is_trained_by_its_name(blobs, tmp_path, monkeypatch):
     monkeypatch.setattr("vitdm.model.networks.NETWORKS", dict(NETWORKS))
+    names = list(ARCHITECTURES)
+    assert set(names) == set(NETWORKS)
+    for module in ("config.network", "model.networks"):
+        monkeypatch.setattr(f"vitdm.{module}.ARCHITECTURES", names)
 
     @register("brightness")
     class Brightness(torch.nn.Linear):
@@ -204,6 +208,9 @@ def test_a_network_of_ones_own_is_trained_by_its_name(blobs, tmp_path, monkeypat
     assert isinstance(load_run(tmp_path / "run").model, Brightness)
     with pytest.raises(AssertionError, match="there is a network 'brightness' already"):
         register("brightness")(Brightness)
+    assert Settings(model={"architecture": "brightness"}).model.architecture == "brightness"
+    with pytest.raises(ValueError, match="expected one of: brightness, resnet, vit, vit_pytorch"):
+        Settings(model={"architecture": "brightnes"})
     model = MODEL.model_copy(update={"architecture": "brightnes"})
     expected = "found 'brightnes'; expected one of: brightness, resnet, vit, vit_pytorch"
     with pytest.raises(InputError, match=rf"model\.architecture: {expected}"):

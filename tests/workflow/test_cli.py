@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -300,10 +301,6 @@ WRONG = {
         "ingest {tmp}/gone --config {config} --out {tmp}/out",
         "gone: does not exist; expected a folder or archive",
     ),
-    "shard": (
-        "simulate --population {population} --config {config} --shard 2/2 --out {tmp}/out",
-        "shard 2/2: expected k/n with 0 <= k < n",
-    ),
     "features needed": (
         "train {done}/processed --config {config} --selection {selection} --out {tmp}/out",
         "model.features is on: a feature table is needed",
@@ -417,12 +414,52 @@ def test_a_fault_of_the_disk_is_no_traceback(jpgs, tmp_path, monkeypatch, capsys
         ("trian", "invalid choice: 'trian'"),
         ("tune images --out x", "required: --config"),
         ("simulate --population p --out x --shard one", "found 'one'; expected k/n, such as 0/8"),
+        ("simulate --population p --out x --shard 2/2", "found '2/2'; .* with 0 <= k < n <= 10000"),
+        ("simulate --population p --out x --n -5", "--n: found '-5'; expected a whole number from"),
+        ("simulate --population p --out x --n 0", "--n: found '0'; expected a whole number from 1"),
+        ("simulate --population p --out x --n-opt -3", "--n-opt: found '-3'; expected .* from 0"),
+        ("train x --out y --seed 0 -1", "--seed: found '-1'; expected a whole number from 0"),
+        ("tune x --config c --out y --parallel 0", "--parallel: found '0'; .* from 1 to 1024"),
+        ("ingest x --out y --pixel-scale nan", "--pixel-scale: found 'nan'; expected a number fr"),
     ],
 )
 def test_wrong_usage(capsys, command, message):
     with pytest.raises(SystemExit) as stopped:
         main(command.split())
-    assert stopped.value.code == 2 and message in capsys.readouterr().err
+    assert stopped.value.code == 2 and re.search(message, capsys.readouterr().err)
+
+
+VALUES = ("-1", "0", "1000000000", "1e9", "1" * 5000, "nan", "inf", "", "x", "1/0", "-1/2")
+
+
+def numeric_options():
+    """Every option of every command that is no text: its parser, what is required, itself."""
+    for module in (vitdm_main, studies_main):
+        listed = next(a for a in module.parser()._actions if isinstance(a.choices, dict))
+        for name, parser in listed.choices.items():
+            needed = [a for a in parser._actions if a.required]
+            words = [word for a in needed for word in (*a.option_strings[:1], "12")]
+            for action in parser._actions:
+                if action.type not in (None, str, Path):
+                    yield pytest.param(parser, words, action, id=f"{name}{action.option_strings}")
+
+
+@pytest.mark.parametrize(("parser", "words", "action"), numeric_options())
+def test_no_number_is_taken_that_makes_no_sense(parser, words, action, capsys):
+    """A traceback, a result of other images than asked for, or a full memory: none of these."""
+    option, taken = action.option_strings[0], []
+    for value in VALUES:
+        try:
+            found = getattr(parser.parse_args([*words, f"{option}={value}"]), action.dest)
+        except SystemExit as stopped:
+            said = capsys.readouterr().err
+            assert stopped.code == 2 and f"{option}: found " in said and len(said) < 2000
+            assert "; expected " in said
+        else:
+            taken.append(value)
+            assert found in (int(value), [int(value)])
+    assert set(taken) <= ({"0", "1000000000"} if "seed" in option else {"0"}), taken
+    assert taken != ["0"] or option == "--n-opt"
 
 
 # ------------------------------------------------------------------------------------------- help

@@ -16,7 +16,7 @@ from studies import config as workflow
 from studies.__main__ import COMMANDS as STUDIES
 from studies.__main__ import main as studies_main
 from vitdm.__main__ import COMMANDS, main, parser
-from vitdm.config.sections import read_yaml
+from vitdm.config.reading import read_yaml
 from vitdm.data import layouts, readers
 from vitdm.simulation import load_population, population_file, population_of, priors
 from vitdm.simulation.drawing import LIGHT, TRUTH

@@ -150,6 +150,12 @@ def test_what_the_workflow_refuses(folder, tmp_path):
 # ----------------------------------------------------------------------- what is run again, and why
 
 
+def test_a_key_that_occurs_twice_is_refused(folder, tmp_path):
+    (tmp_path / "more.yaml").write_text("seed: 1\nseed: 2\n")
+    status, text, _ = plan(folder, "--configfile", "config/smoke.yaml", str(tmp_path / "more.yaml"))
+    assert status != 0 and "more.yaml: seed: occurs twice; expected once (line 2)" in text
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A workflow that is finished, as far as Snakemake knows: its files are there, and empty."""

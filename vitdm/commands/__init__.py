@@ -12,11 +12,12 @@ import argparse
 import os
 import sys
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from vitdm.errors import InputError
+from vitdm.bounds import LARGEST_SEED, MOST_PARTS
+from vitdm.errors import InputError, shown
 
 if TYPE_CHECKING:
     from vitdm.config import Settings
@@ -99,6 +100,30 @@ def run_command(
 # ------------------------------------------------------------------------ options of many commands
 
 
+def whole(least: int, most: int) -> Callable[[str], int]:
+    """Return the type of an option that is a whole number between two."""
+    return _number(int, least, most, "a whole number")
+
+
+def real(least: float, most: float) -> Callable[[str], float]:
+    """Return the type of an option that is a number between two."""
+    return _number(float, least, most, "a number")
+
+
+def _number(kind: type, least: float, most: float, name: str) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not least <= value <= most:  # NaN as well
+            found = f"found {shown(text)}; expected {name} from {least} to {most}"
+            raise argparse.ArgumentTypeError(found)
+        return value
+
+    return read
+
+
 def add_config(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
     """Add ``--config``, a file of ``Settings``, any subset of its sections."""
     parser.add_argument(
@@ -119,7 +144,9 @@ def add_out(parser: argparse.ArgumentParser, text: str) -> None:
 
 def add_seed(parser: argparse.ArgumentParser) -> None:
     """Add ``--seed``, by which a repetition of a study differs from the others."""
-    parser.add_argument("--seed", type=int, default=0, help="added to the configuration's seed")
+    parser.add_argument(
+        "--seed", type=whole(0, LARGEST_SEED), default=0, help="added to the configuration's seed"
+    )
 
 
 def add_fits(parser: argparse.ArgumentParser, needed: str) -> None:
@@ -146,5 +173,8 @@ def _shard(text: str) -> tuple[int, int]:
     try:
         k, of = (int(part) for part in text.split("/"))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"found {text!r}; expected k/n, such as 0/8") from None
+        k, of = 0, 0
+    if not 0 <= k < of <= MOST_PARTS:
+        expected = f"expected k/n, such as 0/8, with 0 <= k < n <= {MOST_PARTS}"
+        raise argparse.ArgumentTypeError(f"found {shown(text)}; {expected}")
     return k, of

@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from vitdm import commands
+from vitdm.bounds import PIXEL_SCALES
 
 HELP = "Make a dataset of images in files."
 EXAMPLE = "vitdm ingest images.zip --out dataset"
@@ -26,7 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--drop-duplicates", action="store_true", help="keep one of several images that are equal"
     )
     parser.add_argument(
-        "--pixel-scale", type=float, metavar="ARCSEC", help="of all images; default: FITS headers"
+        "--pixel-scale",
+        type=commands.real(*PIXEL_SCALES),
+        metavar="ARCSEC",
+        help="of all images; default: FITS headers",
     )
     commands.add_out(parser, "dataset folder")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from vitdm import commands
+from vitdm.bounds import LARGEST_SEED, MOST_IMAGES
 from vitdm.errors import InputError
 
 HELP = "Simulate lenses of a population."
@@ -16,9 +17,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--population", required=True, help="name of one that comes with vitdm, or a file (YAML)"
     )
     commands.add_config(parser)
-    parser.add_argument("--n", type=int, help="images, all in split train; default: n_images")
-    parser.add_argument("--n-opt", type=int, default=0, help="as many more in split opt")
-    parser.add_argument("--seed", type=int, help="default: the configuration's, or 0")
+    parser.add_argument(
+        "--n",
+        type=commands.whole(1, MOST_IMAGES),
+        help="images, all in split train; default: n_images",
+    )
+    parser.add_argument(
+        "--n-opt", type=commands.whole(0, MOST_IMAGES), default=0, help="as many more in split opt"
+    )
+    parser.add_argument(
+        "--seed", type=commands.whole(0, LARGEST_SEED), help="default: the configuration's, or 0"
+    )
     commands.add_shard(parser)
     commands.add_out(parser, "dataset folder")
 
@@ -29,7 +38,7 @@ def run(options: argparse.Namespace) -> None:
 
     settings = commands.read_settings(options)
     population = load_population(options.population)
-    n_images = {"train": options.n} if options.n else settings.n_images
+    n_images = {"train": options.n} if options.n is not None else settings.n_images
     if n_images is None:
         raise InputError("n_images: found none; expected --n, or n_images in the file of --config")
     if options.n_opt:

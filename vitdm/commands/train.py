@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitdm import commands
+from vitdm.bounds import LARGEST_SEED
 from vitdm.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     commands.add_config(parser)
     parser.add_argument(
         "--seed",
-        type=int,
+        type=commands.whole(0, LARGEST_SEED),
         nargs="+",
         default=[0],
         help="added to the configuration's seed; of several one after another",

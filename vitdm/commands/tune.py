@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from vitdm import commands
+from vitdm.bounds import MOST_PROCESSES
 from vitdm.errors import InputError
 
 HELP = "Search the hyperparameters (gp_minimize)."
@@ -20,7 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     commands.add_config(parser, required=True)
     parser.add_argument(
-        "--parallel", type=int, metavar="N", help="trials at once; default: the configuration's"
+        "--parallel",
+        type=commands.whole(1, MOST_PROCESSES),
+        metavar="N",
+        help="trials at once; default: the configuration's",
     )
     parser.add_argument(
         "--backend",

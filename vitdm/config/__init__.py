@@ -6,7 +6,7 @@ refused before any work starts, with a message that names the file and the key.
 
 from vitdm.config.files import load_run_settings, load_settings, save
 from vitdm.config.images import SPLITS, Features, Ingest, LensFit, Preprocess, Selection
-from vitdm.config.network import Model, RunSettings, Train
+from vitdm.config.network import ARCHITECTURES, Model, RunSettings, Train
 from vitdm.config.search import (
     NOT_TUNED,
     TUNED,
@@ -22,6 +22,7 @@ from vitdm.config.search import (
 from vitdm.config.settings import Evaluation, Settings, Split, check_joined, check_patches
 
 __all__ = [
+    "ARCHITECTURES",
     "NOT_TUNED",
     "SPLITS",
     "TUNED",

@@ -9,7 +9,8 @@ import yaml
 from pydantic import BaseModel
 
 from vitdm.config.network import RunSettings
-from vitdm.config.sections import checked, read_yaml
+from vitdm.config.reading import read_yaml
+from vitdm.config.sections import checked
 from vitdm.config.settings import Settings
 
 

@@ -6,9 +6,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from vitdm.bounds import LARGEST_SEED, LARGEST_SIDE, MOST_EPOCHS, MOST_IMAGES, MOST_WEIGHTS
 from vitdm.config.images import Features, LensFit, Preprocess
 from vitdm.config.sections import Section
 
+#: names that ``model.architecture`` may have; ``vitdm.model.networks.register`` adds to them
+ARCHITECTURES = ["vit", "vit_pytorch", "resnet"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 
 
@@ -18,14 +21,23 @@ class Model(Section):
     architecture: str = Field(
         "vit", description="name of a network (vitdm.model.networks): vit, vit_pytorch, resnet, …"
     )
-    patch_size: int = Field(12, ge=1, description="side of a patch, pixels; divides the image")
-    stem: int = Field(
-        0, ge=0, description="convolutions of stride 2 before the patches; 2^stem divides them"
+    patch_size: int = Field(
+        12, ge=1, le=LARGEST_SIDE, description="side of a patch, pixels; divides the image"
     )
-    embed_dim: int = Field(96, ge=1, description="width of a token; a multiple of num_heads")
-    depth: int = Field(4, ge=1, description="transformer blocks")
-    num_heads: int = Field(4, ge=1, description="attention heads")
-    mlp_ratio: float = Field(2.0, gt=0, description="hidden width of a block's MLP / embed_dim")
+    stem: int = Field(
+        0,
+        ge=0,
+        le=8,
+        description="convolutions of stride 2 before the patches; 2^stem divides them",
+    )
+    embed_dim: int = Field(
+        96, ge=1, le=8192, description="width of a token; a multiple of num_heads"
+    )
+    depth: int = Field(4, ge=1, le=256, description="transformer blocks")
+    num_heads: int = Field(4, ge=1, le=1024, description="attention heads")
+    mlp_ratio: float = Field(
+        2.0, gt=0, le=64, description="hidden width of a block's MLP / embed_dim"
+    )
     dropout: float = Field(0.0, ge=0, lt=1)
     spt: bool = Field(True, description="Shifted Patch Tokenization")
     lsa: bool = Field(True, description="Locality Self-Attention")
@@ -43,6 +55,13 @@ class Model(Section):
         "selected", description="which: those kept by vitdm select, one group, or all"
     )
 
+    @field_validator("architecture")
+    @classmethod
+    def _registered(cls, name: str) -> str:
+        if name not in ARCHITECTURES:
+            raise ValueError(f"expected one of: {', '.join(sorted(ARCHITECTURES))}")
+        return name
+
     @model_validator(mode="after")
     def _fits_together(self) -> Model:
         if self.embed_dim % self.num_heads:
@@ -53,6 +72,14 @@ class Model(Section):
             raise ValueError(
                 f"patch_size = {self.patch_size} is not a multiple of 2^stem = {2**self.stem}"
             )
+        # of a patch: its pixels in three channels, five shifts of each, or the maps of the stem
+        shape = 16 * 2**self.stem * (self.patch_size / 2**self.stem) ** 2
+        blocks = self.depth * (4 + 2 * self.mlp_ratio) * self.embed_dim**2
+        if (weights := shape * self.embed_dim + blocks) > MOST_WEIGHTS:
+            raise ValueError(
+                f"expected up to {MOST_WEIGHTS:.0e} weights, found some {weights:.0e}: depth, "
+                "embed_dim, mlp_ratio or patch_size is too large"
+            )
         return self
 
 
@@ -61,8 +88,8 @@ class Train(Section):
 
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.05, ge=0, description="on matrices only")
-    batch_size: int = Field(64, ge=1)
-    epochs: int = Field(12, ge=1)
+    batch_size: int = Field(64, ge=1, le=MOST_IMAGES)
+    epochs: int = Field(12, ge=1, le=MOST_EPOCHS)
     warmup: float = Field(0.2, ge=0, lt=1, description="fraction of the steps with rising rate")
     label_smoothing: float = Field(0.05, ge=0, lt=1)
     clip: float = Field(1.0, gt=0, description="norm at which the gradient is clipped")
@@ -87,13 +114,16 @@ class RunSettings(Section):
     pixel_scale: float | None = None
     task: Literal["multiclass", "binary"]
     train_splits: list[str]
-    n_train: int
-    seed: int
+    n_train: int = Field(ge=0, le=MOST_IMAGES)
+    seed: int = Field(ge=0, le=2 * LARGEST_SEED)
 
     @field_validator("image_size", mode="plain")
     @classmethod
     def _side_or_sides(cls, size: Any) -> int | list[int]:
         sides = size if isinstance(size, (list, tuple)) else (size, size)
-        if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
-            raise ValueError("expected the side, or height and width, in pixels")
+        fit = [type(side) is int and 0 < side <= LARGEST_SIDE for side in sides]
+        if len(fit) != 2 or not all(fit):
+            raise ValueError(
+                f"expected the side, or height and width, in pixels, up to {LARGEST_SIDE}"
+            )
         return list(sides) if sides[0] != sides[1] else sides[0]

@@ -6,7 +6,6 @@ import ast
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    ConfigDict,
     Field,
     TypeAdapter,
     ValidationError,
@@ -14,14 +13,14 @@ from pydantic import (
     model_validator,
 )
 
+from vitdm.bounds import LARGEST_SEED, MOST_EPOCHS, MOST_IMAGES, MOST_PARTS, MOST_PROCESSES
 from vitdm.config.images import Preprocess
 from vitdm.config.network import Model, Train
-from vitdm.config.sections import Section, report, wrong
+from vitdm.config.sections import Section, report, value_type, wrong
+from vitdm.errors import InputError, shown
 
 
 class Real(Section):
-    model_config = ConfigDict(allow_inf_nan=False)
-
     type: Literal["real"]
     low: float
     high: float
@@ -97,15 +96,19 @@ class Tune(Section):
     x0: list[dict[str, Any]] = Field(
         [], description="tried first, after the configuration itself; what is left out is as there"
     )
-    n_calls: int = Field(20, ge=2, description="trials, those of the start included")
-    minutes: float | None = Field(None, gt=0, description="no trial starts later; null: no limit")
-    n_initial_points: int = Field(6, ge=0, description="drawn by the generator, after x0")
+    n_calls: int = Field(20, ge=2, le=MOST_PARTS, description="trials, those of the start included")
+    n_initial_points: int = Field(
+        6, ge=0, le=MOST_PARTS, description="drawn by the generator, after x0"
+    )
     initial_point_generator: Literal["random", "lhs", "sobol", "halton", "hammersly", "grid"] = (
         "lhs"
     )
     acquisition: Literal["gp_hedge", "EI", "PI", "LCB"] = "gp_hedge"
     start_seeds: int = Field(
-        5, ge=1, description="trainings of the start, whose scatter is the noise of a trial"
+        5,
+        ge=1,
+        le=MOST_PARTS,
+        description="trainings of the start, whose scatter is the noise of a trial",
     )
     noise: float | None = Field(
         None, gt=0, description="s.d. of log10(1 - metric); null: measured if start_seeds > 1"
@@ -113,9 +116,13 @@ class Tune(Section):
     metric: Literal["roc_auc", "macro_roc_auc", "average_precision", "balanced_accuracy"] = (
         "roc_auc"
     )
-    seed: int | None = Field(None, ge=0, description="null: that of the configuration")
-    n_train: int | None = Field(None, ge=1, description="training images of a trial; null: all")
-    epochs: int = Field(8, ge=1)
+    seed: int | None = Field(
+        None, ge=0, le=LARGEST_SEED, description="null: that of the configuration"
+    )
+    n_train: int | None = Field(
+        None, ge=1, le=MOST_IMAGES, description="training images of a trial; null: all"
+    )
+    epochs: int = Field(8, ge=1, le=MOST_EPOCHS)
     hopeless: float = Field(
         0.5,
         ge=0,
@@ -124,9 +131,11 @@ class Tune(Section):
         "the points before it, by more than the noise; 0: none does",
     )
     patience: int = Field(2, ge=1, description="epochs before a trial may end early")
-    candidates: int = Field(3, ge=1, description="best trials that are trained anew, and the start")
-    candidate_seeds: int = Field(3, ge=2, description="fresh seeds of each of them")
-    parallel: int = Field(1, ge=1, description="trials at once")
+    candidates: int = Field(
+        3, ge=1, le=MOST_PARTS, description="best trials that are trained anew, and the start"
+    )
+    candidate_seeds: int = Field(3, ge=2, le=MOST_PARTS, description="fresh seeds of each of them")
+    parallel: int = Field(1, ge=1, le=MOST_PROCESSES, description="trials at once")
     random: bool = Field(False, description="random points instead of the Gaussian process's")
     max_failures: int = Field(5, ge=1, description="as many failed trials in a row end the search")
 
@@ -147,8 +156,9 @@ class Tune(Section):
                 lines.append((f"{name}.type", f"found {entry.type!r}; expected {expected}"))
                 continue
             keys = ("choices",) if isinstance(entry, Categorical) else ("low", "high")
-            value = Annotated[kind, fields[name]]
-            check = TypeAdapter(dict[str, list[value] if "choices" in keys else value])
+            value = value_type(fields[name])
+            shape = dict[str, list[value] if "choices" in keys else value]
+            check = TypeAdapter(shape, config=Section.model_config)
             try:
                 update = check.validate_python({key: getattr(entry, key) for key in keys})
             except ValidationError as error:
@@ -156,7 +166,8 @@ class Tune(Section):
                 continue
             choices = update.get("choices", [])
             if len(set(choices)) < len(choices):
-                lines.append((f"{name}.choices", f"found {choices}; expected each value once"))
+                found = f"found {shown(choices)}; expected each value once"
+                lines.append((f"{name}.choices", found))
             fitting[name] = entry.model_copy(update=update) if choices else entry
         if lines:
             raise wrong(lines)
@@ -172,7 +183,7 @@ class Tune(Section):
                 lines.append((name, _not_tuned(name)))
                 continue
             try:
-                check = TypeAdapter(Annotated[fields[name].annotation, fields[name]])
+                check = TypeAdapter(value_type(fields[name]), config=Section.model_config)
                 fitting[name] = check.validate_python(value)
             except ValidationError as error:
                 lines += report(error, None, name)
@@ -200,7 +211,7 @@ class Tune(Section):
                     known = ", ".join(self.space)
                     lines.append((f"x0.{k}.{name}", f"not in space; expected some of: {known}"))
                 elif expected := outside(value, self.space[name]):
-                    lines.append((f"x0.{k}.{name}", f"found {value!r}; expected {expected}"))
+                    lines.append((f"x0.{k}.{name}", f"found {shown(value)}; expected {expected}"))
         known = tuned_fields()
         for k, text in enumerate(self.constraints):
             if absent := sorted(Constraint(text).names - known.keys()):
@@ -223,7 +234,7 @@ def _not_tuned(name: str) -> str:
 def outside(value: Any, entry: Dimension) -> str | None:
     """Return what was expected of a value that lies outside a dimension, None if it does not."""
     if isinstance(entry, Categorical):
-        return None if value in entry.choices else f"one of {entry.choices}"
+        return None if value in entry.choices else f"one of {shown(entry.choices)}"
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if number and entry.low <= value <= entry.high:
         return None
@@ -233,26 +244,59 @@ def outside(value: Any, entry: Dimension) -> str | None:
 class Constraint:
     """A comparison of parameters, such as ``embed_dim % num_heads == 0``, called with their values.
 
-    Numbers, names, arithmetic, comparisons, and, or, not; ValueError for anything else.
+    Numbers, names, arithmetic, comparisons, and, or, not; ValueError for anything else, and for
+    what could fill the memory: a power of a power, arithmetic with text.
     """
 
     ALLOWED = (
         *(ast.Expression, ast.BoolOp, ast.UnaryOp, ast.BinOp, ast.Compare, ast.Name, ast.Constant),
         *(ast.boolop, ast.unaryop, ast.operator, ast.cmpop, ast.expr_context, ast.Tuple, ast.List),
     )
+    LONGEST = 200  # characters
 
     def __init__(self, text: str):
+        if len(text) > self.LONGEST:
+            raise ValueError(f"{shown(text)}: expected up to {self.LONGEST} characters")
         try:
             tree = ast.parse(text, mode="eval")
         except SyntaxError as error:
-            raise ValueError(f"{text!r}: is no expression ({error.msg})") from error
+            raise ValueError(f"{shown(text)}: is no expression ({error.msg})") from error
         nodes = list(ast.walk(tree))
-        if strange := [node for node in nodes if not isinstance(node, self.ALLOWED)]:
+        strange = [node for node in nodes if not isinstance(node, self.ALLOWED) or _unbounded(node)]
+        if strange:
             found = type(strange[0]).__name__
-            raise ValueError(f"{text!r}: found {found}; expected numbers, names, comparisons")
+            raise ValueError(f"{shown(text)}: found {found}; expected numbers, names, comparisons")
         self.text = text
         self.names = {node.id for node in nodes if isinstance(node, ast.Name)}
         self._code = compile(tree, "<constraint>", "eval")
 
     def __call__(self, params: dict[str, Any]) -> bool:
-        return bool(eval(self._code, {"__builtins__": {}}, params))
+        """Return whether it holds; InputError if it cannot be computed."""
+        try:
+            return bool(eval(self._code, {"__builtins__": {}}, params))
+        except (ArithmeticError, TypeError, ValueError) as error:
+            raise InputError(f"the constraint {shown(self.text)}: {error}") from error
+
+
+def _unbounded(node: ast.AST) -> bool:
+    """Return whether an operation may give far more than its operands: 9 ** 9 ** 9, 'a' * 10."""
+    if not isinstance(node, ast.BinOp):
+        return False
+    operands = (node.left, node.right)
+    if isinstance(node.op, ast.Pow | ast.LShift):
+        constants = [part.value for part in operands if isinstance(part, ast.Constant)]
+        simple = all(isinstance(part, ast.Name | ast.Constant) for part in operands)
+        return not simple or any(type(v) not in (int, float) or v > 1000 for v in constants)
+    named = [part.id for part in operands if isinstance(part, ast.Name)]
+    texts = [name for name in named if name in _texts()]
+    return bool(texts) or any(
+        isinstance(part, ast.Tuple | ast.List)
+        or (isinstance(part, ast.Constant) and not isinstance(part.value, int | float))
+        for part in operands
+    )
+
+
+def _texts() -> set[str]:
+    """Return the names of the parameters that are no numbers."""
+    numbers = (bool, int, float)
+    return {name for name, field in tuned_fields().items() if field.annotation not in numbers}

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from vitdm.bounds import LARGEST_SEED, MOST_IMAGES, MOST_PATCHES, MOST_STEPS
 from vitdm.config.images import Features, Ingest, LensFit, Preprocess, Selection
 from vitdm.config.network import Model, Train
 from vitdm.config.search import TUNED, Constraint, Tune, by_section, outside
 from vitdm.config.sections import Section
-from vitdm.errors import InputError
+from vitdm.errors import InputError, shown
 
 Split = Literal["train", "valid", "opt", "test"]
 
@@ -18,7 +20,9 @@ Split = Literal["train", "valid", "opt", "test"]
 class Evaluation(Section):
     """How scores are computed (``vitdm.evaluation``)."""
 
-    bootstrap: int = Field(2000, ge=10, description="resamplings of the images for an interval")
+    bootstrap: int = Field(
+        2000, ge=10, le=MOST_STEPS, description="resamplings of the images for an interval"
+    )
 
 
 class Settings(Section):
@@ -28,9 +32,9 @@ class Settings(Section):
     says how images are processed need not say which network will see them.
     """
 
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=LARGEST_SEED)
     task: Literal["multiclass", "binary"] = "multiclass"
-    n_images: dict[Split, Annotated[int, Field(ge=2)]] | None = Field(
+    n_images: dict[Split, Annotated[int, Field(ge=2, le=MOST_IMAGES)]] | None = Field(
         None, description="images of each split; for data from files, their proportions"
     )
     ingest: Ingest = Ingest()
@@ -74,7 +78,7 @@ class Settings(Section):
         for name, value in self.start.items():
             if expected := outside(value, self.tune.space[name]):
                 section = next(key for key, schema in TUNED.items() if name in schema.model_fields)
-                message = f"the start, {section}.{name} = {value!r}, lies outside"
+                message = f"the start, {section}.{name} = {shown(value)}, lies outside"
                 lines.append((f"tune.space.{name}", f"{message}; expected {expected}"))
         named: list[tuple[str, dict[str, Any]]] = []
         if self.tune.fixed or self.tune.constraints:
@@ -106,7 +110,7 @@ class Settings(Section):
             values |= getattr(chosen, section).model_dump()
         for text in self.tune.constraints:
             if not Constraint(text)(values):
-                raise InputError(f"the constraint {text!r} does not hold")
+                raise InputError(f"the constraint {shown(text)} does not hold")
         return chosen
 
 
@@ -136,4 +140,9 @@ def check_patches(model: Model, size: int | tuple[int, int]) -> None:
         found = " x ".join(map(str, sides))
         raise InputError(
             f"patch_size = {model.patch_size} does not divide the image {name} = {found}"
+        )
+    if (patches := math.prod(side // model.patch_size for side in sides)) > MOST_PATCHES:
+        raise InputError(
+            f"patch_size = {model.patch_size} makes {patches} patches of an image; expected up to "
+            f"{MOST_PATCHES}"
         )

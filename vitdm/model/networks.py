@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vitdm.config import Model
-from vitdm.errors import InputError
+from vitdm.config import ARCHITECTURES, Model
+from vitdm.errors import InputError, shown
 from vitdm.model.vit import Attention, PatchEmbedding, Shifts, Stem, ViT
 
 #: by ``model.architecture``
@@ -22,7 +22,7 @@ NETWORKS: dict[str, type[nn.Module]] = {}
 
 
 def register(name: str) -> Callable[[type[nn.Module]], type[nn.Module]]:
-    """Make a class of networks known by a name.
+    """Make a class of networks known by a name, in settings that are read from now on.
 
     It is called with ``settings`` (Model), ``image_size`` (side, or height and width, pixels),
     ``num_classes``, ``num_features`` and ``channels``, and raises InputError if it cannot be built
@@ -33,6 +33,8 @@ def register(name: str) -> Callable[[type[nn.Module]], type[nn.Module]]:
     def add(network: type[nn.Module]) -> type[nn.Module]:
         assert name not in NETWORKS, f"there is a network {name!r} already"
         NETWORKS[name] = network
+        if name not in ARCHITECTURES:
+            ARCHITECTURES.append(name)
         return network
 
     return add
@@ -45,7 +47,7 @@ def new_network(
     if model.architecture not in NETWORKS:
         known = ", ".join(sorted(NETWORKS))
         raise InputError(
-            f"model.architecture: found {model.architecture!r}; expected one of: {known}"
+            f"model.architecture: found {shown(model.architecture)}; expected one of: {known}"
         )
     channels = 3 if model.residual else 1
     return NETWORKS[model.architecture](model, size, n_classes, n_features, channels=channels)

@@ -16,12 +16,16 @@ if TYPE_CHECKING:
     from astropy.cosmology import FlatLambdaCDM
 
 
+#: the redshift behind which nothing is seen
+FARTHEST = 1100
+
+
 class Cosmology(Part):
     """A flat universe with two redshifts, and how angles follow from masses in it."""
 
-    z_lens: float = Field(gt=0)
-    z_source: float = Field(gt=0)
-    H0: float = Field(70.0, gt=0, description="km/s/Mpc")
+    z_lens: float = Field(gt=0, le=FARTHEST)
+    z_source: float = Field(gt=0, le=FARTHEST)
+    H0: float = Field(70.0, ge=1, le=1000, description="km/s/Mpc")
     Om0: float = Field(0.3, gt=0, lt=1)
     Ob0: float = Field(0.05, ge=0, lt=1)
     distances: Literal["angular_diameter", "luminosity"] = Field(
@@ -36,6 +40,7 @@ class Cosmology(Part):
     z_source_convention: float | None = Field(
         None,
         gt=0,
+        le=FARTHEST,
         description="deflections are given for a source here, and rescaled; null: z_source",
         json_schema_extra=quirk(
             "2.5",

@@ -5,8 +5,12 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from vitdm.errors import InputError
 from vitdm.simulation.population import EightBit, Population
 from vitdm.simulation.system import System
+
+#: in a pixel: a Poisson number must fit in 64 bits
+MOST_COUNTS = 1e18
 
 
 def background_rms(system: System, population: Population) -> float:
@@ -38,6 +42,12 @@ def add_noise(
     clipped at 0 and drawn from a Poisson distribution.
     """
     t, noise = system.exposure_time, population.instrument.noise
+    brightest = t * np.abs(image).max()
+    if not brightest < MOST_COUNTS:  # NaN as well
+        raise InputError(
+            f"{population.name}: found {brightest:.1e} counts in a pixel; expected less than "
+            f"{MOST_COUNTS:.0e}, so less light, or a shorter exposure"
+        )
     if noise == "none":
         return t * image
     sky = t * background_rms(system, population) * rng.standard_normal(image.shape)

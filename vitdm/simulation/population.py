@@ -16,17 +16,22 @@ from typing import Annotated, Any, Literal
 import pandas as pd
 from pydantic import Field, create_model, model_validator
 
-from vitdm.config.sections import checked, read_yaml, wrong
-from vitdm.errors import InputError
+from vitdm.bounds import LARGEST_SIDE, PIXEL_SCALES
+from vitdm.config.reading import read_yaml
+from vitdm.config.sections import checked, wrong
+from vitdm.errors import InputError, shown
 from vitdm.simulation.classes import CLASSES, NO_SUB, SubstructureClass, simulated
 from vitdm.simulation.cosmology import Cosmology
 from vitdm.simulation.priors import (
+    LARGEST,
     Elliptical,
+    Magnitude,
     Mass,
     Part,
     Position,
     Positive,
     Prior,
+    SersicIndex,
     Shear,
     either,
     quirk,
@@ -45,14 +50,19 @@ class Instrument(Part):
         None, description="take the numbers from lenstronomy.SimulationAPI.ObservationConfig"
     )
     band: str | None = Field(None, description="VIS (Euclid), WFC3_F160W (HST), ...")
-    pixel_scale: float = Field(gt=0, description="arcsec per pixel")
+    pixel_scale: float = Field(
+        ge=PIXEL_SCALES[0], le=PIXEL_SCALES[1], description="arcsec per pixel"
+    )
     psf_fwhm: float = Field(gt=0, description="FWHM of the Gaussian PSF, arcsec")
     psf_truncation: float = Field(gt=0, description="PSF kernel cut, in units of its sigma")
     exposure_time: Positive = Field(description="s")
-    background_rms: float = Field(ge=0, description="rms of the sky per pixel, counts/s")
+    background_rms: float = Field(
+        ge=0, le=LARGEST, description="rms of the sky per pixel, counts/s"
+    )
     background_time: float | None = Field(
         None,
         gt=0,
+        le=LARGEST,
         description="exposure [s] with that rms, which falls as t^-1/2; null: always that rms",
         json_schema_extra=quirk(
             "null",
@@ -61,7 +71,7 @@ class Instrument(Part):
             "not deepen the sky; without effect where all exposures are equal",
         ),
     )
-    zero_point: float | None = Field(None, description="magnitude of 1 count/s")
+    zero_point: float | None = Field(None, ge=-100, le=100, description="magnitude of 1 count/s")
     noise: Literal["single", "double_poisson", "none"] = Field(
         "single",
         description="one realisation; Poisson noise twice and a clip at 0; or none",
@@ -85,6 +95,14 @@ class Instrument(Part):
         if not isinstance(written, dict) or written.get("lenstronomy") not in ("Euclid", "HST"):
             return written
         return _observation(written["lenstronomy"], written.get("band")) | written
+
+    @model_validator(mode="after")
+    def _psf_fits(self) -> Instrument:
+        radius = self.psf_truncation * self.psf_fwhm / self.pixel_scale / 2.355
+        if radius > LARGEST_SIDE:
+            found = f"reaches {radius:.0e} pixels; expected up to {LARGEST_SIDE}, all in arcsec"
+            raise wrong([("psf_fwhm", found)])
+        return self
 
     @model_validator(mode="after")
     def _doubled_without_noise(self) -> Instrument:
@@ -147,9 +165,9 @@ class Light(Elliptical):
     """An elliptical Sérsic profile."""
 
     amp: Positive | None = Field(None, description="brightness at R_sersic, counts/s/arcsec^2")
-    magnitude: Prior | None = Field(None, description="of all light; needs a zero_point")
+    magnitude: Magnitude | None = Field(None, description="of all light; needs a zero_point")
     R_sersic: Positive = Field(description="half-light radius, arcsec")
-    n_sersic: Positive
+    n_sersic: SersicIndex
 
     @model_validator(mode="after")
     def _one_brightness(self) -> Light:
@@ -170,7 +188,7 @@ class Population(Part):
     description: str
     references: list[str] = []
     class_fractions: dict[str, Annotated[float, Field(gt=0)]] = Field(description="of the images")
-    num_pix: int = Field(ge=16, description="pixels on a side")
+    num_pix: int = Field(ge=16, le=LARGEST_SIDE, description="pixels on a side")
     instrument: Instrument
     eight_bit: EightBit | None = None
     cosmology: Cosmology
@@ -252,8 +270,8 @@ def population_file(name: str | Path) -> Path:
         return Path(name)
     if name not in shipped():
         raise InputError(
-            f"population {name!r}: unknown; expected one of: {', '.join(shipped())}, or a file "
-            "such as folder/lenses.yaml"
+            f"population {shown(name)}: unknown; expected one of: {', '.join(shipped())}, or a "
+            "file such as folder/lenses.yaml"
         )
     return _SHIPPED / f"{name}.yaml"
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import AfterValidator, ConfigDict, Field, model_serializer, model_validator
+from pydantic import AfterValidator, Field, model_serializer, model_validator
 
 from vitdm.config.sections import Section
+from vitdm.errors import shown
 
-Mass = Annotated[float, Field(gt=0, description="solar masses")]
+#: of a planet to far more than a cluster of galaxies: powers of it stay finite
+Mass = Annotated[float, Field(ge=1e-10, le=1e17, description="solar masses")]
 FORMS = "a number, {uniform: [low, high]}, {log_uniform: [low, high]}, {normal: [mean, sd]} or "
 FORMS += "{choice: [a, b, ...]}"
 
 
 class Part(Section):
-    """A section of finite numbers."""
-
-    model_config = ConfigDict(allow_inf_nan=False)
+    """A section of a population."""
 
 
 def quirk(published: str, asked: str, reason: str) -> dict[str, dict[str, str]]:
@@ -46,18 +46,19 @@ class Prior(Part):
         if isinstance(written, dict) and len(written) == 1:
             ((form, values),) = written.items()
         try:  # YAML 1.1 reads 1e-3 as text
-            values = tuple(float(value) for value in values)
-        except (TypeError, ValueError):
+            given = [values] if isinstance(values, str) else list(values)
+            values = () if any(isinstance(v, bool) for v in given) else tuple(map(float, given))
+        except (TypeError, ValueError, OverflowError):
             values = ()
         sizes = {"fixed": 1, "choice": len(values), "uniform": 2, "log_uniform": 2, "normal": 2}
         if not values or len(values) != sizes.get(form) or not np.isfinite(values).all():
             raise ValueError(f"expected {FORMS}")
         if form == "normal" and values[1] < 0:
-            raise ValueError(f"expected [mean, sd] with sd >= 0, found {list(values)}")
+            raise ValueError(f"expected [mean, sd] with sd >= 0, found {shown(list(values))}")
         if form in ("uniform", "log_uniform") and values[0] > values[1]:
-            raise ValueError(f"expected low <= high, found {list(values)}")
+            raise ValueError(f"expected low <= high, found {shown(list(values))}")
         if form == "log_uniform" and values[0] <= 0:
-            raise ValueError(f"expected numbers above 0, found {list(values)}")
+            raise ValueError(f"expected numbers above 0, found {shown(list(values))}")
         return {"form": form, "values": values}
 
     @model_serializer
@@ -112,8 +113,12 @@ def _within(low: float, high: float, expected: str) -> AfterValidator:
 
 
 _SMALLEST, _BELOW_ONE = np.nextafter(0, 1), np.nextafter(1, 0)
-Positive = Annotated[Prior, _within(_SMALLEST, np.inf, "more than 0")]
-NotNegative = Annotated[Prior, _within(0, np.inf, "at least 0")]
+#: what is computed from priors stays finite
+LARGEST = 1e15
+Positive = Annotated[Prior, _within(_SMALLEST, LARGEST, f"more than 0 and at most {LARGEST:g}")]
+NotNegative = Annotated[Prior, _within(0, LARGEST, f"at least 0 and at most {LARGEST:g}")]
+Magnitude = Annotated[Prior, _within(-100, 100, "-100 to 100")]
+SersicIndex = Annotated[Prior, _within(_SMALLEST, 20, "more than 0 and at most 20")]
 Modulus = Annotated[Prior, _within(0, _BELOW_ONE, "at least 0 and less than 1")]
 AxisRatio = Annotated[Prior, _within(_SMALLEST, 1, "more than 0 and at most 1")]
 
@@ -199,8 +204,12 @@ class Shear(Part):
 class Position(Part):
     """A place: anywhere in a square or in a disc, or at a radius, at any angle."""
 
-    box: float | None = Field(None, ge=0, description="uniform in ± this on each axis, arcsec")
-    disc: float | None = Field(None, ge=0, description="uniform in a disc of this radius, arcsec")
+    box: float | None = Field(
+        None, ge=0, le=LARGEST, description="uniform in ± this on each axis, arcsec"
+    )
+    disc: float | None = Field(
+        None, ge=0, le=LARGEST, description="uniform in a disc of this radius, arcsec"
+    )
     radius: NotNegative | None = Field(None, description="distance at a random angle, arcsec")
 
     @model_validator(mode="after")

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
+from vitdm.bounds import MOST_CLUMPS
 from vitdm.config.sections import wrong
+from vitdm.errors import InputError
 from vitdm.simulation.compensation import compensated
 from vitdm.simulation.cosmology import Cosmology, mass_within, theta_E_point, tidal_radius
 from vitdm.simulation.priors import Mass, Part, Position, Positive, either, quirk
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 class Subhalos(Part):
     """Subhalos with a power-law mass function."""
 
-    number: int | None = Field(None, ge=0, description="mean number")
+    number: int | None = Field(None, ge=0, le=MOST_CLUMPS, description="mean number")
     f_sub: Positive | None = Field(
         None, description="instead: mean mass, as a fraction of all mass in the disc they lie in"
     )
@@ -32,6 +34,8 @@ class Subhalos(Part):
     )
     mass_range: tuple[Mass, Mass] = Field(description="solar masses")
     mass_slope: float = Field(
+        ge=-10,
+        le=10,
         description="dN/dm is proportional to m^slope",
         json_schema_extra=quirk(
             "-0.9",
@@ -115,6 +119,11 @@ def draw_subhalos(system: System, rng: np.random.Generator, population: Populati
         f_sub = truth["f_sub"] = subhalos.f_sub.draw(rng)
         held = mass_within(np.sqrt(system.theta_E * subhalos.position.disc), cosmology)
         mean_number = f_sub * held / subhalos.mean_mass
+        if mean_number > MOST_CLUMPS:
+            raise InputError(
+                f"subhalos: f_sub = {f_sub:g} makes {mean_number:.0e} of them in a lens; expected "
+                f"up to {MOST_CLUMPS}, so a larger mass_range"
+            )
     n = round(mean_number) if subhalos.distribution == "fixed" else rng.poisson(mean_number)
     masses = subhalos.draw_masses(rng, n)
     mean_mass = mean_number * subhalos.mean_mass

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import Field, model_validator
 
+from vitdm.bounds import MOST_CLUMPS
 from vitdm.simulation.compensation import compensated
 from vitdm.simulation.cosmology import Cosmology, mass_within
 from vitdm.simulation.priors import Mass, Part, Position, Positive, either, quirk
@@ -35,7 +36,7 @@ class Vortex(Part):
             "more ellipticity of the halo",
         ),
     )
-    points: int = Field(100, ge=1, description="point masses that it is made of")
+    points: int = Field(100, ge=1, le=MOST_CLUMPS, description="point masses that it is made of")
 
     @model_validator(mode="after")
     def _one_of_each(self) -> Vortex:

@@ -28,7 +28,7 @@ from vitdm.tuning.space import Allowed, dimensions, first_points, plain
 from vitdm.tuning.trials import Log, Trial, limits, table
 
 #: what a resumed search need not have in common with its log
-BUDGET = ("n_calls", "minutes", "max_failures", "candidates", "candidate_seeds")
+BUDGET = ("n_calls", "max_failures", "candidates", "candidate_seeds")
 VERSIONS = ("torch", "scikit-learn", "scikit-optimize", "numpy")
 
 
@@ -106,8 +106,6 @@ class Tuner:
         """Return a trial from the log, or train it now and write it there."""
         if (known := self.log.recall(params, seed)) is not None:
             return known
-        if self.search.minutes is not None and self.elapsed > 60 * self.search.minutes:
-            raise search.OutOfTime
         with self._lock:
             self.objective.prepare(params)
         for last in (False, True):
@@ -218,13 +216,7 @@ class Tuner:
         def run(k: int) -> float:
             return self._evaluate(self.first[k], k, 0)
 
-        try:
-            values = list(search.in_order(make, run, self.search.parallel))
-        except search.OutOfTime:
-            raise InputError(
-                f"tune.minutes: found {self.search.minutes}; expected enough to train the start "
-                f"{n} times"
-            ) from None
+        values = list(search.in_order(make, run, self.search.parallel))
         self.noise = self.search.noise
         if self.noise is None and n > 1:
             self.noise = float(np.std(values, ddof=1))
@@ -248,12 +240,9 @@ class Tuner:
             self.bar.update()
             return trial
 
-        try:
-            for trial in search.in_order(make, run, self.search.parallel):
-                self.again.append(trial)
-                self._write_table()
-        except search.OutOfTime:
-            pass
+        for trial in search.in_order(make, run, self.search.parallel):
+            self.again.append(trial)
+            self._write_table()
         scores = [[t.score for t in self.again if t.params == params] for params in points]
         return [Measured(*pair) for pair in zip(points, scores, strict=True) if len(pair[1]) > 1]
 
