@@ -61,13 +61,8 @@ def _fitted(settings: RunSettings, images: Sequence[np.ndarray]) -> tuple[pd.Dat
     """Return the features (n rows) and residual maps (n, size, size) of fitted smooth lenses."""
     if settings.pixel_scale is None:
         raise InputError("run: needs lens fits, and its config.yaml tells no pixel_scale")
-    tables, maps = [], []
-    alike = len({np.shape(image) for image in images}) == 1
-    for stack in [np.stack(images)] if alike else [image[None] for image in images]:
-        fits = lens.fit(stack, settings.pixel_scale, settings.lensfit)
-        tables.append(lens.usable_features(fits))
-        maps.append(middle(fits.residual, settings.image_size))
-    return pd.concat(tables, ignore_index=True), np.concatenate(maps)
+    fits = lens.fit(images, settings.lensfit, pixel_scale=settings.pixel_scale)
+    return lens.usable_features(fits), middle(fits.residual, settings.image_size)
 
 
 def predict_files(paths: Iterable[str | Path], folders: Sequence[str | Path]) -> pd.DataFrame:

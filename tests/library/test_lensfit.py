@@ -23,7 +23,17 @@ from vitdm.config import LensFit
 from vitdm.data import dataset
 from vitdm.errors import InputError
 from vitdm.features import LENSFIT, definitions
-from vitdm.lens import Fits, estimate_gain, features, fit, noise, residuals, search, settings_for
+from vitdm.lens import (
+    Camera,
+    Fits,
+    estimate_gain,
+    features,
+    fit,
+    noise,
+    residuals,
+    search,
+    settings_for,
+)
 from vitdm.lens.fit import FLAGS, POOR
 from vitdm.lens.parameters import parameters
 from vitdm.simulation import load_population
@@ -404,8 +414,8 @@ def test_images_of_any_size(smooth, shape):
 @pytest.mark.parametrize(
     "images, scale, message",
     [
-        (np.zeros((9, 9)), 0.05, r"shape \(9, 9\)"),
-        (np.zeros((0, 9, 9)), 0.05, r"expected real numbers \(n, height, width\)"),
+        (np.zeros((9, 9)), 0.05, r"found \(9, 9\); expected \(n, H, W\)"),
+        (np.zeros((0, 9, 9)), 0.05, "images: found none; expected at least one"),
         (np.array([[["a"]]]), 0.05, "expected real numbers"),
         (np.zeros((1, 96, 96)), 0.0, "pixel_scale: found 0.0"),
         (np.zeros((1, 96, 96)), math.nan, "pixel_scale: found nan"),
@@ -420,10 +430,11 @@ def test_what_is_no_stack_of_images(images, scale, message):
 
 
 def made(residual, lensed):
-    nothing = np.full((len(residual), 13), math.nan)
-    n = len(residual)
+    n, names = len(residual), tuple(row.name for row in parameters())
+    nothing = np.full((n, len(names)), math.nan)
+    nothing[:, -2:] = 0  # the centre, from which places are measured
     return Fits(
-        names=tuple(row.name for row in parameters()),
+        names=names,
         values=nothing,
         errors=nothing,
         chi2=np.ones(n),
@@ -432,8 +443,9 @@ def made(residual, lensed):
         perturbers=np.full((n, len(search.NAMES)), math.nan),
         residual=residual.astype(np.float32),
         lensed=lensed,
-        pixel_scale=0.1,
-        gain=1.0,
+        cameras=[Camera(96, 0.1)] * n,
+        gain=np.ones(n),
+        unknown=[""] * n,
     )
 
 

@@ -71,8 +71,8 @@ def test_of_a_fit_that_did_not_converge_nothing_is_used(fitted, tmp_path, monkey
     assert found.loc[5].isna().all()
     assert found.drop(index=5)["fit_theta_E"].notna().all()
 
-    def failing(*arguments):
-        return dataclasses.replace(fit(*arguments), converged=np.array([False]))
+    def failing(*arguments, **options):
+        return dataclasses.replace(fit(*arguments, **options), converged=np.array([False]))
 
     fit, image = lens.fit, np.random.default_rng(0).normal(0, 1, (48, 48))
     image += 60 * np.exp(-0.5 * ((np.hypot(*np.indices((48, 48)) - 23.5) - 12) / 2) ** 2)

@@ -47,6 +47,7 @@ FLAGS = {
 }
 MORE_STEPS = 300  # with two profiles of lens light: they share what they explain, and move together
 POOR = 1.3
+BLIND = 2.0  # px, about the centre of a mass without light, that are not fitted
 RETRY = 1.1  # chi^2 per degree of freedom of a fit that is tried again from other starts
 ELSEWHERE = 0.03  # arcsec, or ellipticity: what is farther apart may be another minimum
 
@@ -221,7 +222,7 @@ def _refined(
     problem = LensProblem(
         softened,
         squares.data,
-        squares.good,
+        squares.good if model.lens_light else squares.good * _off_centre(values, model),
         squares.gain,
         squares.clipped,
         squares.variance,
@@ -254,7 +255,7 @@ def _refined(
         )
     ]
     arcs, residual = model.arcs(state.values), problem.residual(state.values, rows)
-    degrees = (squares.good.flatten(1).sum(1) - len(model.names)).clamp(min=1)
+    degrees = (problem.pixels - len(model.names)).clamp(min=1)
     return {
         "values": state.values,
         "errors": torch.where(bad, math.nan, variance.clamp(min=0).sqrt()),
@@ -268,6 +269,17 @@ def _refined(
         "lensed": torch.nn.functional.max_pool2d((arcs > 1).float()[:, None], 3, 1, 1)[:, 0]
         * squares.good,
     }
+
+
+def _off_centre(values: Tensor, model: SmoothLens) -> Tensor:
+    """Return where (n, size, size) an isothermal lens deflects in one direction.
+
+    Not at its very centre: the ray through a pixel there jumps from one side of the source to the
+    other as the centre moves across. There is nothing to see there but the lens galaxy.
+    """
+    (x, y), center = model.camera.axes(), values[:, model.columns(CENTER)]
+    distance = torch.hypot((y - center[:, 1:])[:, :, None], (x - center[:, :1])[:, None])
+    return (distance > BLIND * model.camera.pixel_scale).float()
 
 
 def _fit_batch(

@@ -39,6 +39,7 @@ RADII, RADII_WITH_LIGHT = (0.8, 0.9, 1.0), (1.0, 1.4, 1.8)
 OTHER_RADII, OTHER_RADII_WITH_LIGHT = (0.7, 0.8, 0.9, 1.0, 1.15, 1.3), np.geomspace(0.75, 2.25, 12)
 #: px, of the source on the way to the minimum: not to be caught where a pixel meets its cusp
 CORE = 0.6
+TIED = 1e-3  # arcsec, prior of the light of a lens galaxy about the mass, on the way
 PEAK = 2.5  # binned px, radius of the peak of a lens galaxy that a start does not look at
 #: the profiles of the light of the lens galaxy: size in those units, Sérsic index and, among them,
 #: amplitude. Two start as a halo and a core
@@ -148,6 +149,8 @@ def coarse_fit(
         )
         distance = torch.hypot(dy[:, :, None], dx[:, None]) / coarse.camera.pixel_scale
         weight = weight * (distance > PEAK)
+    precision = precision.clone()
+    precision[model.columns(LIGHT_POSITION if model.lens_light else ())] = TIED**-2
     problem = LensProblem(
         coarse, binned, weight, squares.gain, squares.clipped, variance, precision
     )
