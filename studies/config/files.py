@@ -12,6 +12,7 @@ from studies.config.studies import Cutouts
 from studies.config.workflow import Config
 from vitdm.config.sections import checked, read_yaml
 from vitdm.errors import InputError
+from vitdm.provenance import files_below
 from vitdm.simulation.population import load_population
 
 
@@ -71,13 +72,15 @@ def check_data(settings: Config) -> None:
 
 
 def fingerprint(path: str | Path) -> str:
-    """Return a hash of the names, sizes and times of a file, or of all files in a folder."""
+    """Return a hash of the names, sizes and times of a file, or of all files in a folder.
+
+    Links are followed.
+    """
     path = Path(path)
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    files = files_below(path) if path.is_dir() else [path]
     facts = [
         (str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns)
         for file in files
-        if file.is_file()
     ]
     return hashlib.sha256(repr(facts).encode()).hexdigest()
 
