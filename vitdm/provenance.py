@@ -55,7 +55,8 @@ def atomic(path: str | Path) -> Iterator[Path]:
         raise
     except Exception as error:
         if room := _no_room(error, path):
-            raise InputError(f"{path}: cannot be written: {room}") from error
+            name = re.sub(_temporary("([^/]+?)", r"(?:\.[^/]*)?").pattern + "/", r"\1/", str(path))
+            raise InputError(f"{name}: cannot be written: {room}") from error
         raise
 
 
@@ -107,7 +108,7 @@ def _delete(path: Path) -> None:
 LEFT = (".DS_Store", ".directory", ".nfs*", ".snakemake_timestamp")
 
 
-def check_output(out: str | Path, inputs: Iterable[str | Path] = ()) -> None:
+def check_writable(out: str | Path, inputs: Iterable[str | Path] = ()) -> None:
     """Raise InputError unless a file or folder can be written that spares what it is made of.
 
     ``inputs`` are files and folders that are read: ``out`` must not be one of them, nor hold one,
@@ -137,9 +138,9 @@ def check_replaceable(
     """Raise InputError if a folder to be written holds files of other names than ``known``.
 
     ``known`` are patterns such as ``predictions*.csv``; of hidden files only those count as known
-    that systems leave (``LEFT``). ``inputs`` are read: see ``check_output``.
+    that systems leave (``LEFT``). ``inputs`` are read: see ``check_writable``.
     """
-    check_output(folder, inputs)
+    check_writable(folder, inputs)
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; expected a folder to write to")

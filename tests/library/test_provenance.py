@@ -22,7 +22,7 @@ from vitdm import provenance
 from vitdm.__main__ import main
 from vitdm.data.dataset import write
 from vitdm.errors import InputError
-from vitdm.provenance import atomic, check_output, check_replaceable, sha256, sidecar, write_json
+from vitdm.provenance import atomic, check_replaceable, check_writable, sha256, sidecar, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -268,7 +268,7 @@ def test_a_link_is_followed(tmp_path, capsys):
         assert command(capsys, "preprocess", data, "--out", tmp_path / "link")[0] == 0
         assert (tmp_path / "link").is_symlink() and (place / "images.npy").is_file()
     assert [path.name for path in place.parent.iterdir()] == ["processed"]
-    check_output(tmp_path / "other", [data])
+    check_writable(tmp_path / "other", [data])
 
 
 # ----------------------------------------------------------------------------------- full disks
@@ -288,6 +288,16 @@ def test_a_full_disk_is_named(tmp_path, monkeypatch, kind):
     assert said.startswith(f"{path}: cannot be written: the disk is full: 0.0 MB are free on /")
     assert os.path.ismount(said.split("free on ")[1].split(";")[0])
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_in_a_folder_that_is_being_written_has_its_final_name(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(InputError) as raised:
+        small(tmp_path)
+    assert str(raised.value).startswith(f"{tmp_path}/d/dataset.json: cannot be written: the disk")
 
 
 def test_other_errors_stay_what_they_are(tmp_path):

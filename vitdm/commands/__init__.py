@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from vitdm.errors import InputError
-from vitdm.provenance import check_output
+from vitdm.provenance import check_writable
 
 if TYPE_CHECKING:
     from vitdm.config import Settings
@@ -105,7 +105,7 @@ def _check_out(options: argparse.Namespace) -> None:
     read = vars(options) if getattr(options, "apart", True) else {}
     given = [entry for name, entry in read.items() if name != "out"]
     listed = [entry for entries in given if isinstance(entries, list) for entry in entries]
-    check_output(out, [entry for entry in given + listed if isinstance(entry, Path)])
+    check_writable(out, [entry for entry in given + listed if isinstance(entry, Path)])
 
 
 # ------------------------------------------------------------------------ options of many commands
