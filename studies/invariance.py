@@ -30,7 +30,6 @@ from tqdm import tqdm
 from studies import precursor
 from vitdm.config import SPLITS, Preprocess
 from vitdm.data import dataset
-from vitdm.data.readers import fill_missing
 from vitdm.errors import InputError
 from vitdm.preprocess import Detection, Window, detect, find_roi, process, window
 from vitdm.preprocess.background import PILE_UP
@@ -388,8 +387,7 @@ def write(
     source = dataset.Dataset.open(dataset_folder)
     rows = rows_of(source.catalog, n, source.folder)
     ids = source.catalog["id"].iloc[rows].tolist()
-    # what is missing cannot be turned; nor does the precursor know of missing pixels
-    images = (fill_missing(source.images[row], source.folder) for row in rows)
+    images = (source.images[row] for row in rows)
     table = correlations(images, ids, settings, seed, progress=progress)
     summary = summarise(table)
     with atomic(out) as folder:

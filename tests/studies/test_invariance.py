@@ -267,6 +267,8 @@ def test_images_with_missing_pixels(lenses, settings, tmp_path):
         tmp_path / "gaps", settings.preprocess, 4, 0, tmp_path / "out", False
     )
     whole = invariance.write(lenses, settings.preprocess, 4, 0, tmp_path / "whole", False)
-    for procedure, found in summary["procedures"].items():
-        expected = whole["procedures"][procedure]["mirror"]["all"]["median"]
-        assert found["mirror"]["all"]["median"] == pytest.approx(expected, abs=0.05)
+    for kind in ("rotation", "mirror", "shift", "noise"):
+        for procedure in ("derotated", "plain"):
+            expected = whole["procedures"][procedure][kind]["all"]["median"]
+            found = summary["procedures"][procedure][kind]["all"]["median"]
+            assert found == pytest.approx(expected, abs=0.05), kind
