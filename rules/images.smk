@@ -63,6 +63,7 @@ else:
     rule ingest:
         input:
             images=CONFIG.data,
+            labels=CONFIG.ingest.labels or [],
             settings=f"{OUT}/config/ingest.yaml",
         output:
             T.dataset,

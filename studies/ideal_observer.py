@@ -64,7 +64,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vitdm import simulation
-from vitdm.data.simulated import class_of_each, index_of
+from vitdm.data.simulated import class_of_each, ids_of, index_of, population_of_id
 from vitdm.errors import InputError
 from vitdm.evaluation.metrics import (
     NULL_CLASS,
@@ -280,8 +280,7 @@ class ObserverProblem:
 def catalog_of(n: int, seed: int, population: Population) -> pd.DataFrame:
     """Return id, class and seed of the images of a data set of ``n`` simulated lenses."""
     kinds = class_of_each(n, seed, population)
-    ids = [f"{population.name}_{index:06d}" for index in range(n)]
-    return pd.DataFrame({"id": ids, "class": kinds, "seed": seed})
+    return pd.DataFrame({"id": ids_of(n, seed, population), "class": kinds, "seed": seed})
 
 
 def scores_of(fit: Fit, lenses: KnownLenses, name: str) -> pd.DataFrame:
@@ -458,7 +457,7 @@ def write_known(
     started = time.time()
     check_replaceable(out, KNOWN_FILES)
     catalog = pd.read_csv(predictions, usecols=["id", "class"], dtype=str)
-    names = {image.rpartition("_")[0] for image in catalog["id"]}
+    names = set(catalog["id"].map(population_of_id))
     if names != {population.name}:
         raise InputError(
             f"{predictions}: found images of {', '.join(sorted(names))}; expected of "

@@ -71,4 +71,5 @@ def with_values(system, values):
     halo = {name: named[name] for name in ("e1", "e2", "gamma1", "gamma2")}
     source = {name: named[f"source_{name}"] for name in ("e1", "e2", "R_sersic", "n_sersic", "amp")}
     source |= {"center_x": named["source_x"], "center_y": named["source_y"]}
-    return replace(system, theta_E_halo=named["theta_E"], source=source, **halo)
+    center = (named["center_x"], named["center_y"])
+    return replace(system, theta_E_halo=named["theta_E"], source=source, center=center, **halo)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fnmatch
 import hashlib
 import importlib.metadata
@@ -32,22 +33,56 @@ _STARTED = time.time()
 def atomic(path: str | Path) -> Iterator[Path]:
     """Yield a temporary sibling of a file or folder; it takes the name only if all went well.
 
-    What processes that were killed left of the same name is deleted.
+    A link is followed. What processes that were killed left of the same name is deleted. Raises
+    InputError, with the file and the disk, if there is no room for what is written.
     """
-    path = Path(path).absolute()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    stale = re.compile(rf"\.{re.escape(path.name)}\.(\d+)\.tmp{re.escape(path.suffix)}")
-    for entry in path.parent.iterdir():
-        if (match := stale.fullmatch(entry.name)) and not _runs(int(match[1])):
-            _delete(entry)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
+    path = Path(os.path.realpath(path))
     try:
-        yield temporary
-        if path.is_dir() and temporary.is_dir():
-            shutil.rmtree(path)
-        os.replace(temporary, path)
-    finally:
-        _delete(temporary)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stale = _temporary(re.escape(path.name), re.escape(path.suffix))
+        for entry in path.parent.iterdir():
+            if (match := stale.fullmatch(entry.name)) and not _runs(int(match[1])):
+                _delete(entry)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
+        try:
+            yield temporary
+            if path.is_dir() and temporary.is_dir():
+                shutil.rmtree(path)
+            os.replace(temporary, path)
+        finally:
+            _delete(temporary)
+    except InputError:
+        raise
+    except Exception as error:
+        if room := _no_room(error, path):
+            name = re.sub(_temporary("([^/]+?)", r"(?:\.[^/]*)?").pattern + "/", r"\1/", str(path))
+            raise InputError(f"{name}: cannot be written: {room}") from error
+        raise
+
+
+def _temporary(name: str, suffix: str) -> re.Pattern:
+    """Return what the names look like under which files and folders are written."""
+    return re.compile(rf"\.{name}\.(\d+)\.tmp{suffix}")
+
+
+def _no_room(error: Exception, path: Path) -> str:
+    """Return which disk is full, or which limit is reached; an empty text for another error.
+
+    NumPy and PyTorch do not hand on the number of the error: then the room that is left tells.
+    """
+    number = getattr(error, "errno", None)
+    place = next(parent for parent in path.parents if parent.exists())
+    free = shutil.disk_usage(place).free
+    if number == errno.EFBIG:
+        return "a file would be larger than the system allows this process (ulimit -f)"
+    if number == errno.EDQUOT:
+        reason = "the quota is used up"
+    elif number == errno.ENOSPC or "No space left" in str(error) or free < 1 << 20:
+        reason = "the disk is full"
+    else:
+        return ""
+    disk = next(parent for parent in (place, *place.parents) if os.path.ismount(parent))
+    return f"{reason}: {free / 1e6:.1f} MB are free on {disk}; expected room, or another place"
 
 
 def _runs(process: int) -> bool:
@@ -69,18 +104,50 @@ def _delete(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def check_replaceable(folder: str | Path, known: Iterable[str]) -> None:
+#: hidden files that systems leave in folders, beside temporary ones of our own
+LEFT = (".DS_Store", ".directory", ".nfs*", ".snakemake_timestamp")
+
+
+def check_writable(out: str | Path, inputs: Iterable[str | Path] = ()) -> None:
+    """Raise InputError unless a file or folder can be written that spares what it is made of.
+
+    ``inputs`` are files and folders that are read: ``out`` must not be one of them, nor hold one,
+    nor lie in one. Links are followed.
+    """
+    real = Path(os.path.realpath(out))
+    for entry in inputs:
+        other = Path(os.path.realpath(entry))
+        if real == other:
+            raise InputError(f"{out}: is read, and would be replaced; expected another place")
+        if other.exists() and (real.is_relative_to(other) or other.is_relative_to(real)):
+            how = "lies inside" if real.is_relative_to(other) else "holds"
+            expected = "expected a place outside of what is read"
+            raise InputError(f"{out}: {how} {entry}, which is read; {expected}")
+    if real.exists() and not (real.is_file() or real.is_dir()):
+        raise InputError(f"{out}: is a device or a pipe; expected a file or a folder")
+    place = next(parent for parent in real.parents if os.path.lexists(parent))
+    if not place.is_dir():
+        raise InputError(f"{out}: {place} is a file; expected a folder to write to")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise InputError(f"{out}: {place} may not be written to; expected another place")
+
+
+def check_replaceable(
+    folder: str | Path, known: Iterable[str], inputs: Iterable[str | Path] = ()
+) -> None:
     """Raise InputError if a folder to be written holds files of other names than ``known``.
 
-    ``known`` are patterns such as ``predictions*.csv``; hidden files do not count.
+    ``known`` are patterns such as ``predictions*.csv``; of hidden files only those count as known
+    that systems leave (``LEFT``). ``inputs`` are read: see ``check_writable``.
     """
+    check_writable(folder, inputs)
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; expected a folder to write to")
-    patterns = tuple(known)
+    patterns, ours = tuple(known), _temporary(".*", r"(\..*)?")
     for entry in sorted(folder.iterdir()) if folder.exists() else []:
-        hidden = entry.name.startswith(".")
-        if not hidden and not any(fnmatch.fnmatchcase(entry.name, p) for p in patterns):
+        kept = any(fnmatch.fnmatchcase(entry.name, p) for p in (*patterns, *LEFT))
+        if not kept and not ours.fullmatch(entry.name):
             raise InputError(
                 f"{folder}: found {entry.name!r}; expected an empty folder, or an earlier result "
                 f"to replace ({', '.join(patterns)})"
@@ -109,17 +176,28 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def files_below(folder: str | Path) -> list[Path]:
+    """Return all files below a folder, sorted; also those behind links, each folder once."""
+    found, seen = [], set()  # a link may lead back up
+    for place, folders, names in os.walk(folder, followlinks=True):
+        seen.add(os.path.realpath(place))
+        folders[:] = [
+            name for name in sorted(folders) if os.path.realpath(f"{place}/{name}") not in seen
+        ]
+        found += [Path(place, name) for name in names]
+    return sorted(file for file in found if file.is_file())
+
+
 def sha256(path: str | Path) -> str:
     """Return the sha256 of a file, or of the names and contents of all files below a folder."""
     digest = hashlib.sha256()
     path = Path(path)
-    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        if file.is_file():
-            if file != path:
-                digest.update(f"{file.relative_to(path).as_posix()}\0".encode())
-            with file.open("rb") as stream:
-                while block := stream.read(1 << 20):
-                    digest.update(block)
+    for file in files_below(path) if path.is_dir() else [path]:
+        if file != path:
+            digest.update(f"{file.relative_to(path).as_posix()}\0".encode())
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
     return digest.hexdigest()
 
 

@@ -15,7 +15,7 @@ EXAMPLE = "python -m studies audit sample --config stage.yaml --out audit"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sample", type=Path, help="folder with dataset, processed, features.csv")
     add_config(parser)
-    commands.add_out(parser, "folder")
+    commands.add_out(parser, "folder", apart=False)
 
 
 def run(options: argparse.Namespace) -> None:

@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sample", type=Path, help="folder with processed, features.csv, lensfit")
     parser.add_argument("--row", required=True, help="name of an entry in compare.rows")
     add_config(parser)
-    commands.add_out(parser, "folder")
+    commands.add_out(parser, "folder", apart=False)
 
 
 def run(options: argparse.Namespace) -> None:

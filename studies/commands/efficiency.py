@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--runs", nargs="+", metavar="NAME", help="only these networks, which see images alone"
     )
     add_config(parser)
-    commands.add_out(parser, "folder")
+    commands.add_out(parser, "folder", apart=False)
 
 
 def run(options: argparse.Namespace) -> None:

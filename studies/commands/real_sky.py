@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", required=True, help="name of an entry in real_sky.sets")
     commands.add_seed(parser)
     add_config(parser)
-    commands.add_out(parser, "folder")
+    commands.add_out(parser, "folder", apart=False)
 
 
 def run(options: argparse.Namespace) -> None:

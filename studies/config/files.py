@@ -13,6 +13,7 @@ from studies.config.workflow import Config
 from vitdm.config.reading import read_yaml
 from vitdm.config.sections import checked
 from vitdm.errors import InputError
+from vitdm.provenance import files_below
 from vitdm.simulation.population import load_population
 
 
@@ -25,9 +26,13 @@ def build(content: dict[str, Any], source: str = "configuration") -> Config:
     """Check a configuration given as a dictionary; data from files get a name of their own."""
     content = dict(content)
     data = content.get("data", "simulate")
-    if isinstance(data, str) and data != "simulate":
-        place = Path(os.path.expanduser(data).rstrip("/"))
-        stem = re.sub(r"[^A-Za-z0-9_-]", "_", place.name.split(".")[0] or "data")
+    if not isinstance(data, str):
+        raise InputError(
+            f"{source}: data: found {data!r}, which is no text; expected a path: for a name that "
+            "YAML reads as a number or a date, write data=./NAME"
+        )
+    if data != "simulate":
+        stem = _stem(Path(os.path.expanduser(data).rstrip("/")).name)
         name = str(content.get("name", "data")).removesuffix(f"_{stem}")
         content |= {"name": f"{name}_{stem}", "publish": False}
         # they are of simulated lenses
@@ -35,6 +40,17 @@ def build(content: dict[str, Any], source: str = "configuration") -> Config:
         if isinstance(ingest := content.get("ingest", {}), dict) and not ingest.get("pixel_scale"):
             content = _without_fits(content)
     return checked(Config, content, source)
+
+
+def _stem(name: str) -> str:
+    """Return what results are named after: the data, ending and all.
+
+    Whatever cannot stand in a folder's name is replaced, and a hash keeps such names apart.
+    """
+    if not name.strip("."):
+        return "data"
+    stem = re.sub(r"[^A-Za-z0-9_.-]", "_", name)
+    return stem if stem == name else f"{stem}_{hashlib.sha256(name.encode()).hexdigest()[:6]}"
 
 
 def _without_fits(content: dict[str, Any]) -> dict[str, Any]:
@@ -72,13 +88,15 @@ def check_data(settings: Config) -> None:
 
 
 def fingerprint(path: str | Path) -> str:
-    """Return a hash of the names, sizes and times of a file, or of all files in a folder."""
+    """Return a hash of the names, sizes and times of a file, or of all files in a folder.
+
+    Links are followed.
+    """
     path = Path(path)
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    files = files_below(path) if path.is_dir() else [path]
     facts = [
         (str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns)
         for file in files
-        if file.is_file()
     ]
     return hashlib.sha256(repr(facts).encode()).hexdigest()
 

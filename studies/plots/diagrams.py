@@ -191,7 +191,7 @@ def pipeline(
 
 def _clipped(values: np.ndarray) -> np.ndarray:
     """Return an image without its few darkest and brightest pixels, which would make all dark."""
-    return np.clip(values, *np.quantile(values, [0.01, 0.999]))
+    return np.clip(values, *np.nanquantile(values, [0.01, 0.999]))
 
 
 def _image(sheet: _Sheet, lens: Lens, x: float, y: float, side: float) -> None:

@@ -38,7 +38,7 @@ def residual_maps(lenses: Sequence[tuple[str, Example, np.ndarray]]) -> plt.Figu
         middle = np.s_[rim : rim + size, rim : rim + size]
         change = np.zeros_like(residual) if lens.difference is None else lens.difference[middle]
         image = lens.image[middle]
-        low, high = np.quantile(image, [0.3, 0.999])
+        low, high = np.nanquantile(image, [0.3, 0.999])
         column[0].imshow(np.arcsinh((image - low) / (0.1 * (high - low))))
         for axes, shown in zip(column[1:], (change, residual), strict=True):
             drawn = axes.imshow(shown, cmap="RdBu_r", vmin=-5, vmax=5)

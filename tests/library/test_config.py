@@ -357,13 +357,41 @@ def test_residual_maps_must_match_the_images(change):
 
 @pytest.mark.parametrize(
     ("data", "name"),
-    [("simulate", "tiny"), ("../x/lenses.tgz", "tiny_lenses"), ("/a/b/", "tiny_b")]
-    + [("my images", "tiny_my_images"), ("..", "tiny_data")],
+    [("simulate", "tiny"), ("../x/lenses.tgz", "tiny_lenses.tgz"), ("/a/b/", "tiny_b")]
+    + [("my images", "tiny_my_images_0999b2"), ("..", "tiny_data")],
 )
 def test_data_from_files_gets_a_name_of_its_own(data, name):
     settings = workflow.build(SETTINGS | {"data": data, "publish": True})
     assert settings.name == name and settings.publish == (data == "simulate")
     assert settings.results == f"results/{name}" and settings.data == data
+
+
+def test_results_of_different_data_are_never_shared():
+    names = [
+        "lenses",
+        "lenses.tgz",
+        "lenses.zip",
+        "lenses_tgz",
+        "линзы",
+        "レンズ",
+        "lentilles à",
+        "lentilles é",
+        "my lenses",
+        "my_lenses",
+        "my-lenses",
+    ]
+    found = [workflow.build(SETTINGS | {"data": f"x/{name}"}).results for name in names]
+    assert len(set(found)) == len(names)
+    assert all(re.fullmatch(r"results/tiny_[A-Za-z0-9_.-]+", name) for name in found)
+    for data in names:  # building what was built, as the workflow does with its record, is the same
+        once = workflow.build(SETTINGS | {"data": data})
+        assert workflow.build(once.model_dump(mode="json")).name == once.name
+
+
+@pytest.mark.parametrize("data", [123456, 1.5, True, None, ["a"]])
+def test_data_that_yaml_does_not_read_as_text_gets_a_hint(data):
+    with pytest.raises(InputError, match=r"data: found .*; expected a path: .*write data=\./NAME"):
+        workflow.build(SETTINGS | {"data": data})
 
 
 def test_home_is_expanded(tmp_path, monkeypatch):

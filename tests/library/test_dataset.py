@@ -8,9 +8,12 @@ import pandas as pd
 import pytest
 from files import npy
 
+from vitdm.__main__ import main
+from vitdm.config import Preprocess
 from vitdm.data.dataset import Dataset, merge_shards, new, write
 from vitdm.data.splits import assign_splits
 from vitdm.errors import InputError
+from vitdm.preprocess import process
 
 SIZES = {"train": 4, "valid": 2, "opt": 2, "test": 4}
 
@@ -55,19 +58,29 @@ def test_splits_of_other_numbers_are_proportions():
 def test_every_split_gets_every_class_however_rare():
     generator = np.random.default_rng(5)
     for _ in range(200):
-        totals = generator.integers(4, 30, 3)
-        spread = 3 + generator.multinomial(totals.sum() - 12, [0.7, 0.1, 0.1, 0.1])
+        totals = generator.integers(5, 30, 3)
+        spread = [3, 3, 3, 6] + generator.multinomial(totals.sum() - 15, [0.7, 0.1, 0.1, 0.1])
         sizes = dict(zip(SIZES, spread.tolist(), strict=True))
         classes = np.repeat(["no_sub", "cdm", "axion"], totals)
         table = pd.crosstab(classes, assign_splits(range(len(classes)), classes, sizes, 0))
         assert table.sum().to_dict() == sizes and table.to_numpy().min() >= 1
+        assert table["test"].min() >= 2
+
+
+@pytest.mark.parametrize("spread", [(45, 15, 15, 25), (300, 100, 100, 200), (4500, 1, 2, 3)])
+def test_five_images_of_each_class_are_enough_for_any_proportions(spread):
+    for n in (5, 6, 7):
+        classes = ["no_sub", "cdm", "axion"] * n
+        sizes = dict(zip(SIZES, spread, strict=True))
+        table = pd.crosstab(np.array(classes), assign_splits(range(3 * n), classes, sizes, 0))
+        assert (table[["train", "valid", "opt", "test"]] >= [1, 1, 1, 2]).all(axis=None)
 
 
 def test_too_few_images_for_the_splits():
-    with pytest.raises(InputError, match="class 'cdm': found 3 images; expected at least 4"):
-        assign_splits(range(23), ["no_sub"] * 20 + ["cdm"] * 3, SIZES, 0)
-    few = {"train": 100, "valid": 1, "opt": 50, "test": 50}
-    with pytest.raises(InputError, match="split 'valid' would hold 0 of 40 .* at least 2"):
+    with pytest.raises(InputError, match=r"found 4 of class 'cdm'; expected at least 5 .*2 test\)"):
+        assign_splits(range(24), ["no_sub"] * 20 + ["cdm"] * 4, SIZES, 0)
+    few = {"train": 20, "valid": 1, "opt": 9, "test": 10}
+    with pytest.raises(InputError, match="n_images: valid: found 1; expected at least 2, 1 of"):
         assign_splits(range(40), ["no_sub", "cdm"] * 20, few, 0)
     with pytest.raises(InputError, match="'a' occurs twice"):
         assign_splits(["a", "a"], ["no_sub", "cdm"], SIZES, 0)
@@ -152,6 +165,9 @@ def test_open_names_what_is_wrong(tmp_path):
         ("cdm", "wdm", "class: found 'wdm'"),
         ("train", "tain", "split: found 'tain'"),
         ("source", "origin", "columns missing: source"),
+        ("b,cdm,train,x", '"b\rb",cdm,train,x', r"id: found 'b\\rb'; expected no line breaks"),
+        ("b,cdm,train,x", '"b\nb",cdm,train,x', r"id: found 'b\\nb'; expected no line breaks"),
+        ("b,cdm,train,x", "b,cdm,train,x,y", "cannot be read as a table"),
     ):
         write(folder, np.zeros((2, 3, 3)), frame(["a", "b"]))
         (folder / "catalog.csv").write_text(table.replace(old, changed))
@@ -162,6 +178,59 @@ def test_open_names_what_is_wrong(tmp_path):
         (folder / "images.npy").write_bytes(content)
         with pytest.raises(InputError, match=r"images\.npy: "):
             Dataset.open(folder)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_images_are_read_rightly_in_any_order(tmp_path, order):
+    images = np.random.default_rng(0).normal(size=(5, 24, 26)).astype("f4")
+    write(tmp_path / "d", images, frame(list("abcde"), ["no_sub"] * 5))
+    np.save(tmp_path / "d/images.npy", np.asarray(images, order=order))
+    data = Dataset.open(tmp_path / "d")
+    np.testing.assert_array_equal(np.concatenate(list(data.blocks(2))), images)
+    assert main(["preprocess", str(tmp_path / "d"), "--out", str(tmp_path / "p")]) == 0
+    processed = np.load(tmp_path / "p/images.npy")
+    expected = [process(image, Preprocess())[0] for image in images]
+    np.testing.assert_array_equal(processed, expected)
+    np.save(tmp_path / "d/images.npy", images.astype(">f4"))
+    with pytest.raises(InputError, match=r"found \(5, 24, 26\) >f4; expected \(n, H, W\) float32"):
+        Dataset.open(tmp_path / "d")
+
+
+ODD = [b"", b"{", b"[]", b"null", b"[" * 100_000, b"\xff\xfe", b'{"classes": 3}', b"\0\0"]
+ODD += [b'{"classes": ["x y", 3]}', b'{"classes": {"x-y": 1}}']
+
+
+@pytest.mark.parametrize("name", ["catalog.csv", "dataset.json", "images.npy"])
+def test_damaged_files_are_no_traceback(tmp_path, capsys, name):
+    """Each is opened, or refused with the name of the file."""
+    write(tmp_path / "d", np.random.default_rng(0).normal(size=(2, 24, 24)), frame(["a", "b"]))
+    whole, generator = (tmp_path / "d" / name).read_bytes(), np.random.default_rng(0)
+    cut = [whole[: int(n)] for n in generator.integers(0, min(len(whole), 200), 20)]
+    changed = []
+    for _ in range(100):
+        content = bytearray(whole)
+        for place in generator.integers(0, min(len(whole), 300), 3):
+            content[place] = generator.integers(256)
+        changed.append(bytes(content))
+    n_refused = 0
+    for content in (*ODD, *cut, *changed):
+        (tmp_path / "d" / name).write_bytes(content)
+        try:
+            Dataset.open(tmp_path / "d")
+        except InputError as error:
+            assert str(error).startswith(str(tmp_path / "d"))
+            n_refused += 1
+    assert n_refused > 20
+    (tmp_path / "d" / name).write_bytes(b"{")
+    assert main(["preprocess", str(tmp_path / "d"), "--out", str(tmp_path / "p")]) == 2
+    assert f"d/{name}: " in capsys.readouterr().err
+
+
+def test_a_catalog_with_line_breaks_is_not_written(tmp_path):
+    for name in ("a\rb", "a\nb"):
+        with pytest.raises(InputError, match="catalog: id: found .*; expected no line breaks"):
+            write(tmp_path / "d", np.zeros((2, 3, 3)), frame([name, "c"]))
+    assert not list(tmp_path.iterdir())
 
 
 def test_rows_and_labels(tmp_path):

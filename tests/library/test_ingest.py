@@ -2,12 +2,15 @@
 
 import gzip
 import json
+import lzma
 import os
 import shutil
 import signal
 import sys
 import tarfile
+import tokenize
 import zipfile
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -29,12 +32,18 @@ from files import (
     zipped,
 )
 
-from vitdm.data import layouts
+from studies import config as workflow
+from vitdm.__main__ import main
+from vitdm.commands.ingest import PROPORTIONS
+from vitdm.config.sections import read_yaml
+from vitdm.data import layouts, readers
 from vitdm.data.dataset import Dataset, merge_shards, write
 from vitdm.data.ingest import ingest
 from vitdm.data.splits import assign_splits
 from vitdm.errors import InputError
+from vitdm.simulation.classes import CLASSES
 
+ROOT = Path(__file__).parents[2]
 SIZES = {"train": 4, "valid": 2, "opt": 2, "test": 4}
 
 
@@ -185,8 +194,8 @@ def test_fits_cutouts(tmp_path, kind):
     assert values(data)["sub/4"] == 44
     assert sidecar["pixel_scale"] == pytest.approx(0.252)
     assert sidecar["images_with_missing_pixels"] == 10
-    others = np.delete(picture(44).ravel(), 1)
-    assert data.images[-1][0, 1] == np.median(others)
+    missing = np.isnan(data.images)  # they stay missing, for the fit and the processing
+    assert missing[:, 0, 1].all() and missing.sum() == 10
     assert made(path, tmp_path / "e", pixel_scale=0.1)[1]["pixel_scale"] == 0.1
 
 
@@ -270,7 +279,7 @@ def stacks(sizes=None, form=npz):
     """The four splits of the precursor; image i of split k starts at 50 k + i."""
     members = {}
     for k, (split, n) in enumerate(
-        (sizes or {"train": 8, "valid": 4, "opt": 4, "test": 3}).items()
+        (sizes or {"train": 8, "valid": 4, "opt": 4, "test": 4}).items()
     ):
         images = np.stack([picture(50 * k + i) for i in range(n)]) / 255
         labels = np.eye(2, dtype="f4")[np.arange(n) % 2]
@@ -284,7 +293,7 @@ def stacks(sizes=None, form=npz):
 def test_stacks_of_the_precursor(tmp_path, kind, wrapper):
     members = {wrapper + name: content for name, content in stacks().items()}
     data, sidecar = made(stored(tmp_path, kind, members), tmp_path / "d")
-    sizes = {"train": 8, "valid": 4, "opt": 4, "test": 3}
+    sizes = {"train": 8, "valid": 4, "opt": 4, "test": 4}
     assert data.catalog["split"].value_counts().to_dict() == sizes
     expected = {
         f"{split}/{i:06d}": np.float32((50 * k + i) / 255)
@@ -312,7 +321,12 @@ def test_stacks_that_are_wrong(tmp_path):
             ({"labels/y_opt.npy": None}, r"X_opt\.npy has no labels; expected labels/y_opt\.npy"),
             ({"labels/y_opt.npy": npz(label=labels)}, "found 3 labels; expected 4"),
             ({"labels/y_test.npy": npz(label=labels + 1)}, r"y_test\.npy\[0\]: found \[2.0, 1.0\]"),
-            ({"labels/y_test.npy": npz(label=labels[:, 0])}, r"shape \(3,\); expected \(n, 2\)"),
+            ({"labels/y_test.npy": npz(label=labels[None])}, r"\(1, 3, 2\); expected \(n,\), or"),
+            (
+                {"labels/y_test.npy": npz(label=np.eye(2)[[0, 1, 0, 1], 0])},
+                "found label '1'; expec",
+            ),
+            ({"labels/y_test.npy": npz(label=np.full(4, np.nan))}, "found label 'nan'; expected"),
             (
                 {"labels/y_test.npy": npz(lable=labels)},
                 r"npz archive of lable\.npy; expected label",
@@ -320,7 +334,7 @@ def test_stacks_that_are_wrong(tmp_path):
             ({"images/X_test.npy": npz(data=images[0])}, r"shape \(4, 4\); expected \(n, H, W\)"),
             ({"images/X_test.npy": npz(data=images.astype(object))}, "expected numbers"),
             ({"images/X_test.npy": b""}, "is not a NumPy file"),
-            ({"images/X_test.npy": npy(images + 1.0)[:-200]}, "is truncated at image 1 of 3"),
+            ({"images/X_test.npy": npy(np.ones((4, 4, 4)))[:-330]}, "is truncated at image 1 of 4"),
             ({"images/X_test.npy": npz(data=images)[:-60]}, r"X_test\.npy: "),
             ({"no_sub/1.npy": npy(images[0])}, r"found both images/X_\w+\.npy and no_sub/1\.npy"),
             ({"b/images/X_opt.npy": npz(data=images)}, "several folders of images"),
@@ -382,7 +396,12 @@ def test_a_long_list_goes_to_a_file(tmp_path):
 def test_too_few_images_are_left(tmp_path):
     members = class_folders() | {f"sub/{i}.npy": b"" for i in range(6)}
     path = folder(tmp_path / "in", members)
-    refused(path, tmp_path / "d", "can be used: found no_sub only", skip_bad=True)
+    refused(
+        path,
+        tmp_path / "d",
+        "can be used: found 0 of class 'sub'; expected at least 5",
+        skip_bad=True,
+    )
 
 
 def test_a_file_that_changes_is_noticed(tmp_path, monkeypatch):
@@ -586,3 +605,404 @@ def test_killed_at_any_point_and_run_again(tmp_path, job, monkeypatch):
             assert content(out) == expected
             assert (out / "dataset.json").is_file()
             assert {path.name for path in tmp_path.iterdir()} == before | {"out"}
+
+
+# ------------------------------------------------------------------ labels and classes, as a user
+
+
+@pytest.fixture
+def own_classes():
+    """Forget the classes that a test declares, as another process would not know them."""
+    known = dict(CLASSES)
+    yield
+    CLASSES.clear()
+    CLASSES.update(known)
+
+
+def commanded(capsys, path, out, *options):
+    """Ingest with the command line; return exit status and what it said."""
+    status = main(["ingest", str(path), *map(str, options), "--out", str(out)])
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    return status, said
+
+
+def kinds(out):
+    catalog = Dataset.open(out).catalog
+    return dict(zip(catalog["id"], catalog["class"], strict=True))
+
+
+FLAT = {f"cutouts/{k:02d}.npy": npy(picture(9 * k)) for k in range(12)}
+WORDS = ["smooth", "CDM"] * 6
+
+
+def table(files, words, *more, names=("file", "class"), separator=","):
+    rows = [names, *zip(files, words, *more, strict=True)]
+    return "".join(separator.join(map(str, row)) + "\n" for row in rows).encode()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("where", ["labels.csv", "cutouts/about.tsv"])
+def test_labels_from_a_table(tmp_path, capsys, kind, where):
+    separator = "\t" if where.endswith("tsv") else ","
+    files = [name.removeprefix("cutouts/") for name in FLAT]
+    words = table(files, WORDS, names=("Filename ", "Label"), separator=separator)
+    path = stored(tmp_path, kind, FLAT | {where: words})
+    status, said = commanded(capsys, path, tmp_path / "d", "--class", "smooth=no_sub")
+    assert status == 0, said
+    assert kinds(tmp_path / "d") == {f"{k:02d}": "cdm" if k % 2 else "no_sub" for k in range(12)}
+    data = Dataset.open(tmp_path / "d")
+    assert values(data)["07"] == 63
+    status, said = commanded(capsys, path, tmp_path / "e")
+    assert status == 2 and "found class 'smooth'; expected one of: no, " in said
+    assert "--class smooth=CLASS gives it a class" in said
+
+
+def test_a_table_of_labels_elsewhere(tmp_path, capsys):
+    """Of full paths on another machine, with a byte-order mark; splits in a third column."""
+    told = ["train"] * 6 + ["dev"] * 2 + ["test-set"] * 4
+    files = [f"/home/somebody/{name.removesuffix('.npy')}" for name in FLAT]
+    rows = table(files, WORDS, told, names=("path", "type", "subset"))
+    (tmp_path / "my labels.csv").write_bytes(b"\xef\xbb\xbf" + rows)
+    path = folder(tmp_path / "in", FLAT)
+    options = ("--labels", tmp_path / "my labels.csv", "--class", "smooth=no_sub")
+    status, said = commanded(capsys, path, tmp_path / "d", *options)
+    assert status == 0 and "published: train, valid, test" in said, said
+    found = list(splits(Dataset.open(tmp_path / "d")).values())
+    assert found[6:] == ["valid"] * 2 + ["test"] * 4 and set(found[:6]) == {"train", "opt"}
+    sidecar = json.loads((tmp_path / "d/dataset.json").read_text())
+    assert {Path(name).name for name in sidecar["inputs"]} == {"in", "my labels.csv"}
+    assert commanded(capsys, path, tmp_path / "my labels.csv", *options)[0] == 2
+
+
+def test_tables_that_are_wrong(tmp_path, capsys):
+    files = [name.removeprefix("cutouts/") for name in FLAT]
+    words = ["no", "cdm"] * 6
+    twice = folder(tmp_path / "twice", FLAT | {f"b/{files[0]}": npy(picture(99))})
+    path = folder(tmp_path / "in", FLAT)
+    for name, content, reason in (
+        ("short", table(files[:-1], words[:-1]), "1 of 12 images stand in no table of labels, "),
+        ("gone", table([*files[1:], "9.npy"], words), "'9.npy': found no such image; expected the"),
+        ("both", table([*files, files[0]], [*words, "cdm"]), "stands twice in tables"),
+        (
+            "split",
+            table(files, words, ["holiday"] * 12, names=("file", "class", "split")),
+            "found s",
+        ),
+        (
+            "columns",
+            table(files, words, names=("a", "b")),
+            "found columns a, b; expected 'file' an",
+        ),
+        ("empty", b"", "cannot be read as a table"),
+        ("binary", b"\x00\xff" * 99, "cannot be read as a table"),
+        (
+            "some",
+            table(files, words, ["train"] * 11 + [""], names=("file", "class", "split")),
+            "no s",
+        ),
+    ):
+        (tmp_path / name).write_bytes(content)
+        status, said = commanded(capsys, path, tmp_path / "d", "--labels", tmp_path / name)
+        assert status == 2 and reason in said, said
+    (tmp_path / "good").write_bytes(table(files, words))
+    status, said = commanded(capsys, twice, tmp_path / "d", "--labels", tmp_path / "good")
+    assert status == 2 and "'00.npy': found 2 images of that name" in said
+    assert "gone.csv: cannot be read: No such" in refused(
+        path, tmp_path / "d", "No such file", labels=tmp_path / "gone.csv"
+    )
+
+
+def test_tables_beside_class_folders_do_not_matter(tmp_path):
+    members = class_folders() | {"redshifts.csv": table(["0.npy"], ["x"], names=("file", "class"))}
+    data, sidecar = made(folder(tmp_path / "in", members), tmp_path / "d")
+    assert len(data.images) == 12 and sidecar["files_ignored"] == 1
+
+
+@pytest.mark.parametrize("keys", [("images", "labels"), ("X", "y"), ("data", "label")])
+@pytest.mark.parametrize("place", ["set.npz", "folder", "tgz"])
+def test_one_npz_file(tmp_path, capsys, keys, place):
+    images = np.stack([picture(9 * k) for k in range(12)])
+    content = npz(**{keys[0]: images, keys[1]: np.arange(12) % 3, "ids": np.arange(12)})
+    path = tmp_path / "set.npz"
+    if place == "set.npz":
+        path.write_bytes(content)
+    else:
+        path = stored(tmp_path, place, {"set.npz": content})
+    options = ("--class", "0=no_sub", "--class", "1=sphere", "--class", "2=axion")
+    status, said = commanded(capsys, path, tmp_path / "d", *options)
+    assert status == 2 and "found 4 of class 'axion', 4 of class 'cdm', 4 of" in said
+    images = np.concatenate([images, images + np.uint8(1)])
+    content = npz(**{keys[0]: images[:, None], keys[1]: np.arange(24) % 3})
+    path.unlink() if path.is_file() else (path / "set.npz").unlink()
+    if place == "set.npz":
+        path.write_bytes(content)
+    else:
+        path = stored(tmp_path, place, {"set.npz": content})
+    status, said = commanded(capsys, path, tmp_path / "d", *options)
+    assert status == 0, said
+    data = Dataset.open(tmp_path / "d")
+    np.testing.assert_array_equal(data.images, images)
+    assert data.catalog["class"].tolist() == ["no_sub", "cdm", "axion"] * 8
+    source = "set.npz/" if place == "set.npz" else f"{path.name}/set.npz/"
+    assert data.catalog["source"][3] == f"{source}{keys[0]}[3]"
+    status, said = commanded(capsys, path, tmp_path / "e", *options[:4])
+    assert status == 2 and "found label '2'; expected one of: " in said
+    assert "--class 2=CLASS" in said
+
+
+def test_one_npz_file_with_splits(tmp_path, capsys):
+    arrays, number = {}, 0
+    for split, n in (("train", 12), ("val", 4), ("test", 6)):
+        arrays[f"x_{split}"] = np.stack([picture(number + k) for k in range(n)]) / 7
+        arrays[f"y_{split}"] = np.array(["smooth", "spherical"])[np.arange(n) % 2]
+        number += n
+    (tmp_path / "set.npz").write_bytes(npz(**arrays))
+    status, said = commanded(
+        capsys, tmp_path / "set.npz", tmp_path / "d", "--class", "smooth=no_sub"
+    )
+    assert status == 0 and "published: train, valid, test; opt drawn from train" in said, said
+    found = kinds(tmp_path / "d")
+    assert found["test/000001"] == "cdm" and found["valid/000002"] == "no_sub"
+    assert values(Dataset.open(tmp_path / "d"))["test/000005"] == np.float32(21 / 7)
+    (tmp_path / "one.npz").write_bytes(npz(images=arrays["x_train"], z=np.zeros(3)))
+    status, said = commanded(capsys, tmp_path / "one.npz", tmp_path / "e")
+    assert status == 2 and "one.npz: found arrays images, z; expected images and labels" in said
+    (tmp_path / "one.npz").write_bytes(b"PK")
+    assert commanded(capsys, tmp_path / "one.npz", tmp_path / "e")[0] == 2
+
+
+def test_one_hot_labels_of_several_classes(tmp_path, capsys):
+    images = np.stack([picture(9 * k) for k in range(15)])
+    (tmp_path / "set.npz").write_bytes(npz(images=images, labels=np.eye(3)[np.arange(15) % 3]))
+    options = [f"--class={k}={name}" for k, name in enumerate(("no_sub", "axion", "cdm"))]
+    status, said = commanded(capsys, tmp_path / "set.npz", tmp_path / "d", *options)
+    assert status == 0 and kinds(tmp_path / "d")["000001"] == "axion", said
+
+
+def test_a_class_of_ones_own_goes_all_the_way(tmp_path, capsys, monkeypatch, own_classes):
+    """No command knows what another has declared, as if each ran in a process of its own."""
+    generator, side = np.random.default_rng(0), 24
+    y, x = np.mgrid[:side, :side] - 11.5
+    members = {}
+    for k, name in enumerate(("lens", "wdm", "no_sub", "Zeta_2")):
+        for i in range(8):
+            ring = np.exp(-((np.hypot(x, y) - 5 - k) ** 2) / 4) * 50
+            members[f"{name}/{i}.npy"] = npy(ring + generator.normal(0, 1, (side, side)))
+    path = folder(tmp_path / "in", members)
+    (tmp_path / "c.yaml").write_text(
+        "ingest: {classes: {wdm: wdm, lens: cdm}}\npreprocess: {size: 24}\n"
+        "model: {patch_size: 8, embed_dim: 16, depth: 1, num_heads: 2}\n"
+        "train: {epochs: 1, batch_size: 8}\nevaluation: {bootstrap: 20}\n"
+    )
+    status, said = commanded(capsys, path, tmp_path / "d", "--config", tmp_path / "c.yaml")
+    assert status == 2 and "unknown class folder 'Zeta_2'; expected one of" in said
+    assert "--class FOLDER=CLASS" in said
+    monkeypatch.chdir(tmp_path)
+    for line in (
+        "ingest in --config c.yaml --class Zeta_2=Zeta_2 --out d",
+        "ingest d --out copy",
+        "preprocess copy --config c.yaml --out processed",
+        "features copy --config c.yaml --out features.csv",
+        "select processed --features features.csv --config c.yaml --ranking-only --out s",
+        "train processed --config c.yaml --out run",
+        "evaluate processed run --config c.yaml --out test",
+        "predict in/wdm/1.npy --run run --out answer.csv",
+    ):
+        for name in [name for name, known in CLASSES.items() if known.declared]:
+            del CLASSES[name]
+        assert main(line.split()) == 0, capsys.readouterr().err
+    names = ["no_sub", "cdm", "Zeta_2", "wdm"]  # the library's first, then by name
+    assert Dataset.open(tmp_path / "processed").labels("multiclass")[1] == names
+    columns = [f"p_{name}" for name in names]
+    predictions = pd.read_csv(tmp_path / "test/predictions.csv")
+    assert [column for column in predictions if column in columns] == columns
+    assert list(pd.read_csv(tmp_path / "answer.csv"))[1:5] == columns
+    sidecar = json.loads((tmp_path / "processed/dataset.json").read_text())
+    assert sidecar["classes"] == dict.fromkeys(names, 8)
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        (
+            "wdm=cmd",
+            "found 'cmd'; expected one of: no_sub, sub, cdm, axion; or cmd: cmd, a class of",
+        ),
+        ("w m=w m", "class 'w m': expected a letter first, then letters"),
+        ("wdm", "argument --class: found 'wdm'; expected NAME=CLASS"),
+    ],
+)
+def test_mappings_that_are_wrong(tmp_path, capsys, own_classes, given, reason):
+    path = folder(tmp_path / "in", class_folders())
+    command = ["ingest", str(path), "--class", given, "--out", str(tmp_path / "d")]
+    try:
+        assert main(command) == 2
+    except SystemExit as error:
+        assert error.code == 2
+    assert reason in capsys.readouterr().err
+
+
+def test_a_mapping_in_yaml(tmp_path, capsys):
+    path = folder(tmp_path / "in", class_folders(("0", "1")))
+    (tmp_path / "c.yaml").write_text("ingest: {classes: {0: no_sub, 1: sphere}}")
+    assert commanded(capsys, path, tmp_path / "d", "--config", tmp_path / "c.yaml")[0] == 0
+    assert set(kinds(tmp_path / "d").values()) == {"no_sub", "cdm"}
+    (tmp_path / "c.yaml").write_text("ingest: {classes: {no: no_sub}}")  # YAML 1.1 reads false
+    status, said = commanded(capsys, path, tmp_path / "d", "--config", tmp_path / "c.yaml")
+    assert status == 2 and "ingest.classes" in said and "quote it" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [("Train", "train"), ("TRAINING", "train"), ("train_data", "train"), ("training-set", "train")]
+    + [("val", "valid"), ("valid", "valid"), ("Validation Set", "valid"), ("dev", "valid")]
+    + [("test_set", "test"), ("test-images", "test"), ("testing", "test"), ("X_test", "test")]
+    + [("optimisation", "opt"), ("trainer", None), ("contest", None), ("images", None), ("", None)],
+)
+def test_names_of_splits(name, split):
+    assert layouts.split_of(name) == split
+
+
+# ------------------------------------------------------------------ few images, damaged images
+
+
+@pytest.mark.parametrize("config", [None, ROOT / "config/smoke.yaml"])
+def test_one_rule_says_how_many_images_are_needed(tmp_path, capsys, config):
+    """Whatever the proportions: five a class; the test needs two for DeLong's interval."""
+    for n, others, status in ((40, 4, 2), (4, 4, 2), (5, 5, 0), (6, 6, 0), (40, 5, 0)):
+        members = class_folders(("no", "sub"), n) | class_folders(("vort",), others)
+        members = {name: npy(picture(k)) for k, name in enumerate(members)}
+        path = folder(tmp_path / f"{n}_{others}", members)
+        n_images = PROPORTIONS if config is None else read_yaml(config)["n_images"]
+        out = tmp_path / "out" / path.name
+        (tmp_path / "c.yaml").write_text(json.dumps({"n_images": n_images}))
+        found, said = commanded(capsys, path, out, "--config", tmp_path / "c.yaml")
+        assert found == status, said
+        if status:
+            assert (
+                "expected at least 5 images of each class (1 train + 1 valid + 1 opt + 2 test"
+                in said
+            )
+            assert f"4 of class {'axion'!r}" in said and not out.exists()
+        else:
+            catalog = Dataset.open(out).catalog
+            counts = pd.crosstab(catalog["class"], catalog["split"])
+            assert (counts[["train", "valid", "opt", "test"]] >= [1, 1, 1, 2]).all(axis=None)
+
+
+def test_a_published_test_set_that_is_too_small(tmp_path, capsys):
+    members = published(("train", "test"), n=8)
+    members = {k: v for k, v in members.items() if not k.startswith("test/sub") or "/8." in k}
+    status, said = commanded(capsys, folder(tmp_path / "in", members), tmp_path / "d")
+    assert status == 2 and "split 'test': found 1 of class 'sub'; expected at least 2" in said
+
+
+def test_no_class_vanishes_with_bad_files(tmp_path, capsys):
+    members = class_folders(("no", "sub")) | {f"vort/{i}.npy": b"x" for i in range(6)}
+    path = folder(tmp_path / "in", members)
+    status, said = commanded(capsys, path, tmp_path / "d", "--skip-bad")
+    assert status == 2 and "found 0 of class 'axion'; expected at least 5" in said
+    assert not (tmp_path / "d").exists()
+
+
+def test_no_damaged_file_ends_skip_bad(tmp_path, capsys, monkeypatch):
+    """Whatever a library raises while it reads one file is a reason in the list."""
+    path = folder(tmp_path / "in", class_folders(n=8) | {"sub/8.npy": npy(picture(99))})
+    read = readers.read_picture
+    errors = [OverflowError("x"), tokenize.TokenError("EOF"), IndentationError(), MemoryError()]
+    errors += [lzma.LZMAError("x"), ZeroDivisionError(), AttributeError("x"), RecursionError()]
+    for error in errors:
+
+        def reading(name, content=None, error=error):
+            if name == "sub/8.npy":
+                raise error
+            return read(name, content)
+
+        monkeypatch.setattr(readers, "read_picture", reading)
+        assert commanded(capsys, path, tmp_path / "d", "--skip-bad")[0] == 0
+        skipped = pd.read_csv(tmp_path / "d/skipped.csv")
+        assert skipped["source"].tolist() == ["in/sub/8.npy"]
+        status, said = commanded(capsys, path, tmp_path / "e")
+        assert status == 2 and "sub/8.npy  cannot be read" in said
+
+
+@pytest.mark.parametrize("name", ["sub/a\rb.npy", "sub/a\nb.npy", "sub/a\x85b.npy"])
+def test_file_names_with_line_breaks(tmp_path, capsys, name):
+    path = folder(tmp_path / "in", class_folders() | {name: npy(picture(99))})
+    status, said = commanded(capsys, path, tmp_path / "d")
+    assert status == 2 and "has a line break; rename the file" in said
+    path = folder(tmp_path / "in\r2", class_folders())
+    status, said = commanded(capsys, path, tmp_path / "d")
+    assert status == 2 and "expected a name without line breaks" in said
+
+
+# ------------------------------------------------------------------ missing pixels, links
+
+
+def test_missing_pixels_stay_missing_all_the_way(tmp_path, capsys):
+    generator, side = np.random.default_rng(1), 40
+    y, x = np.mgrid[:side, :side] - 19.5
+    members, whole = {}, {}
+    for k, name in enumerate(("no_sub", "sub")):
+        for i in range(6):
+            image = 80 * np.exp(-((np.hypot(x, y) - 8 - k) ** 2) / 4)
+            image = (image + generator.normal(100, 1, image.shape)).astype("f4")
+            whole[f"{name}/{i}"] = image.copy()
+            image[:4, :7] = [[np.nan], [np.inf], [-np.inf], [np.nan]]
+            members[f"{name}/{i}.npy"] = npy(image)
+    image[:4, :7] = np.inf
+    members["sub/again.npy"] = npy(image)  # the same pixels, missing in another way
+    constant = np.full((side, side), 7.0)
+    constant[0] = np.nan
+    members["sub/constant.npy"] = npy(constant)
+    path = folder(tmp_path / "in", members)
+    status, said = commanded(capsys, path, tmp_path / "d", "--skip-bad", "--drop-duplicates")
+    assert status == 0 and "2 images in 1 groups have the same pixels; 1 dropped" in said
+    skipped = pd.read_csv(tmp_path / "d/skipped.csv")["reason"].tolist()
+    assert skipped == ["is constant, every pixel is 7"]
+    data = Dataset.open(tmp_path / "d")
+    missing = np.isnan(data.images)
+    assert missing[:, :4, :7].all() and missing.sum() == 12 * 28
+    assert json.loads((tmp_path / "d/dataset.json").read_text())["images_with_missing_pixels"] == 12
+    (tmp_path / "c.yaml").write_text(
+        "preprocess: {size: 40, crop: roi, derotate: true, resize: true}"
+    )
+    config = ("--config", str(tmp_path / "c.yaml"))
+    assert main(["preprocess", str(tmp_path / "d"), *config, "--out", str(tmp_path / "p")]) == 0
+    assert main(["features", str(tmp_path / "d"), *config, "--out", str(tmp_path / "f.csv")]) == 0
+    processed = np.load(tmp_path / "p/images.npy")
+    assert np.isfinite(processed).all()
+    with_gaps = pd.read_csv(tmp_path / "f.csv").set_index("id")
+    # far from the lens, missing sky changes next to nothing
+    for name, image in whole.items():
+        np.save(path / f"{name}.npy", image)
+    (path / "sub/again.npy").unlink()
+    (path / "sub/constant.npy").unlink()
+    assert commanded(capsys, path, tmp_path / "d2")[0] == 0
+    assert main(["preprocess", str(tmp_path / "d2"), *config, "--out", str(tmp_path / "p2")]) == 0
+    assert main(["features", str(tmp_path / "d2"), *config, "--out", str(tmp_path / "f2.csv")]) == 0
+    table = [pd.read_csv(tmp_path / p / "catalog.csv").set_index("id") for p in ("p", "p2")]
+    shared = table[1].index.intersection(table[0].index)
+    columns = ["roi_x", "roi_y", "noise_sigma"]
+    difference = (table[0].loc[shared, columns] - table[1].loc[shared, columns]).abs()
+    assert difference.max().max() < 0.1
+    without = pd.read_csv(tmp_path / "f2.csv").set_index("id").loc[shared]
+    assert (with_gaps.loc[shared].notna() == without.notna()).all(axis=None)
+
+
+def test_class_folders_behind_links(tmp_path, capsys):
+    members = class_folders()
+    (tmp_path / "in").mkdir()
+    for name in ("no_sub", "sub"):
+        own = {k: v for k, v in members.items() if k.startswith(f"{name}/")}
+        folder(tmp_path / "elsewhere", own)
+        (tmp_path / "in" / name).symlink_to(tmp_path / "elsewhere" / name)
+    assert commanded(capsys, tmp_path / "in", tmp_path / "d")[0] == 0
+    sidecar = json.loads((tmp_path / "d/dataset.json").read_text())
+    before = workflow.fingerprint(tmp_path / "in")
+    (tmp_path / "elsewhere/sub/new.npy").write_bytes(npy(picture(77)))
+    assert workflow.fingerprint(tmp_path / "in") != before
+    assert commanded(capsys, tmp_path / "in", tmp_path / "d")[0] == 0
+    assert json.loads((tmp_path / "d/dataset.json").read_text())["inputs"] != sidecar["inputs"]
+    assert len(Dataset.open(tmp_path / "d").images) == 13

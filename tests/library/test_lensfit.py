@@ -104,8 +104,10 @@ def test_the_residual_is_what_the_simulator_leaves(smooth):
         sky = 0.01 * system.exposure_time
         left = (images[i] - model) / np.sqrt(sky**2 + model.clip(0))
         # the noise of the sky is measured to a per cent or two
-        np.testing.assert_allclose(fits.residual[i], left[27:123, 27:123], atol=0.35)
-        assert np.std(fits.residual[i] - left[27:123, 27:123]) < 0.05
+        fitted = fits.residual[i] != 0  # all but the singular centre of the mass
+        assert 96**2 - fitted.sum() < 20
+        difference = (fits.residual[i] - left[27:123, 27:123])[fitted]
+        assert np.abs(difference).max() < 0.35 and np.std(difference) < 0.05
 
 
 def test_scipy_finds_the_same_minimum(smooth):
@@ -113,13 +115,15 @@ def test_scipy_finds_the_same_minimum(smooth):
     system = simulation.draw(5, "no_sub", 11, MARGINAL)
     cut = images[5][27:123, 27:123]
     t = system.exposure_time
+    fitted = fits.residual[5] != 0
     sigma = np.sqrt((0.01 * t) ** 2 + t * simulation.render(system, MARGINAL)[27:123, 27:123])
 
     def left(values):
         model = t * simulation.render(with_values(system, values), MARGINAL)[27:123, 27:123]
-        return ((cut - model - values[12] * SCALE**2) / sigma).ravel()
+        return ((cut - model - values[12] * SCALE**2) / sigma)[fitted]
 
-    scale = [0.01] * 7 + [0.1] * 5 + [100]  # of mass and source position, source, sky
+    # of mass and source position, source, sky, centre
+    scale = [0.01] * 7 + [0.1] * 5 + [100] + [0.01] * 2
     found = optimize.least_squares(left, true_values(system), x_scale=scale)
     values = logarithms(fits.values[5], t)
     errors = fits.errors[5].copy()
@@ -557,7 +561,8 @@ def test_shards_are_the_whole(files, tmp_path, capsys):
     assert run_study("merge-fits", *shards[:-1], "--out", tmp_path / "less") == 2
     assert "rows in all shards; expected 48" in capsys.readouterr().err
     assert run_study("merge-fits", *shards, shards[1], "--out", tmp_path / "less") == 2
-    assert run(*command, tmp_path / "less", "--shard", "8/8") == 2
+    with pytest.raises(SystemExit):
+        run(*command, tmp_path / "less", "--shard", "8/8")
     assert not (tmp_path / "less").exists()
     assert run(*command, folder) == 2  # would replace the images
     assert "expected an empty folder, or an earlier result" in capsys.readouterr().err

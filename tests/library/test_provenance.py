@@ -4,19 +4,25 @@ import hashlib
 import importlib.metadata
 import json
 import math
+import os
 import platform
+import resource
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import SETTINGS
 
 from studies import config as workflow
 from vitdm import provenance
-from vitdm.provenance import atomic, sha256, sidecar, write_json
+from vitdm.__main__ import main
+from vitdm.data.dataset import write
+from vitdm.errors import InputError
+from vitdm.provenance import atomic, check_replaceable, check_writable, sha256, sidecar, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -164,3 +170,175 @@ def test_json_is_plain_and_sorted(tmp_path):
 
 def test_packages_of_the_sidecar_are_installed():
     assert set(provenance._versions()) == {"python", *provenance.PACKAGES}
+
+
+# ------------------------------------------------------------------------------- nothing is lost
+
+
+def small(place, name="d"):
+    """Write a dataset of two images."""
+    columns = {"id": ["a", "b"], "class": ["no_sub", "cdm"], "split": "train", "source": "x"}
+    images = np.random.default_rng(0).normal(size=(2, 24, 24))
+    write(place / name, images, pd.DataFrame(columns))
+    return place / name
+
+
+def command(capsys, *arguments):
+    """Run a command line; return its exit status and what it says."""
+    status = main(list(map(str, arguments)))
+    return status, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [".git", ".env", ".hidden/deep"])
+def test_a_folder_that_holds_hidden_files_only_is_spared(tmp_path, capsys, name):
+    (tmp_path / "repo" / name).mkdir(parents=True)
+    (tmp_path / "repo" / name / "config").write_text("mine")
+    simulate = ("simulate", "--population", "model_i", "--n", 2, "--out", tmp_path / "repo")
+    status, said = command(capsys, *simulate)
+    assert status == 2 and f"found {name.split('/')[0]!r}; expected an empty folder" in said
+    assert (tmp_path / "repo" / name / "config").read_text() == "mine"
+
+
+def test_what_systems_and_killed_processes_leave_is_no_obstacle(tmp_path):
+    for name in (
+        ".DS_Store",
+        ".nfs0001",
+        ".snakemake_timestamp",
+        ".trials.csv.99.tmp.csv",
+        "a.csv",
+    ):
+        (tmp_path / name).touch()
+    check_replaceable(tmp_path, ["*.csv"])
+    (tmp_path / ".csv.bak").touch()
+    with pytest.raises(InputError, match=r"found '\.csv\.bak'"):
+        check_replaceable(tmp_path, ["*.csv"])
+
+
+@pytest.mark.parametrize("out", ["d", "./d", "link", "d/processed", "d/images.npy", "."])
+def test_the_output_is_never_an_input(tmp_path, capsys, out):
+    data = small(tmp_path)
+    (tmp_path / "link").symlink_to(data)
+    before = {path.name: path.read_bytes() for path in data.iterdir()}
+    for line in (["preprocess", data], ["features", data], ["fit", data], ["ingest", data]):
+        status, said = command(capsys, *line, "--out", f"{tmp_path}/{out}")
+        assert status == 2 and "read" in said and "place" in said, said
+        assert {path.name: path.read_bytes() for path in data.iterdir()} == before
+
+
+def test_the_library_spares_its_inputs_too(tmp_path):
+    from vitdm.config import Preprocess
+    from vitdm.data.dataset import merge_shards
+    from vitdm.data.ingest import ingest
+    from vitdm.preprocess import process_dataset
+
+    data = small(tmp_path)
+    before = sha256(data)
+    for work in (
+        lambda: process_dataset(data, data, Preprocess(), progress=False),
+        lambda: merge_shards([data], data),
+        lambda: ingest(data, data, {"train": 1}, 0, progress=False),
+    ):
+        with pytest.raises(InputError, match="/d: is read, and would be replaced"):
+            work()
+    assert sha256(data) == before
+
+
+def test_outputs_that_cannot_be_written_are_refused_at_the_start(tmp_path, capsys, monkeypatch):
+    data = small(tmp_path)
+    (tmp_path / "file").write_text("mine")
+    os.mkfifo(tmp_path / "pipe")
+
+    def never(*_):
+        raise AssertionError("worked before it knew where to")
+
+    monkeypatch.setattr("vitdm.preprocess.process_dataset", never)
+    reasons = {"file/out": "is a file; expected a folder", "pipe": "a device or a pipe"}
+    for out, reason in reasons.items():
+        status, said = command(capsys, "preprocess", data, "--out", tmp_path / out)
+        assert status == 2 and reason in said
+    monkeypatch.setattr(os, "access", lambda place, _: Path(place) != tmp_path)
+    status, said = command(capsys, "preprocess", data, "--out", tmp_path / "new/deep")
+    assert status == 2 and "may not be written to" in said and not (tmp_path / "new").exists()
+
+
+def test_a_link_is_followed(tmp_path, capsys):
+    data, place = small(tmp_path), tmp_path / "scratch" / "processed"
+    (tmp_path / "link").symlink_to(place)  # nothing is there yet
+    for _ in range(2):
+        assert command(capsys, "preprocess", data, "--out", tmp_path / "link")[0] == 0
+        assert (tmp_path / "link").is_symlink() and (place / "images.npy").is_file()
+    assert [path.name for path in place.parent.iterdir()] == ["processed"]
+    check_writable(tmp_path / "other", [data])
+
+
+# ----------------------------------------------------------------------------------- full disks
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "numpy"])
+def test_a_full_disk_is_named(tmp_path, monkeypatch, kind):
+    usage = provenance.shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(provenance.shutil, "disk_usage", lambda _: usage)
+    path = tmp_path / "table.csv"
+    error = OSError("6000 requested and 0 written") if kind == "numpy" else OSError(28, "No space")
+    with pytest.raises(InputError) as raised, atomic(path) as temporary:
+        if kind == "folder":
+            temporary.mkdir()
+        raise error
+    said = str(raised.value)
+    assert said.startswith(f"{path}: cannot be written: the disk is full: 0.0 MB are free on /")
+    assert os.path.ismount(said.split("free on ")[1].split(";")[0])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_in_a_folder_that_is_being_written_has_its_final_name(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(InputError) as raised:
+        small(tmp_path)
+    assert str(raised.value).startswith(f"{tmp_path}/d/dataset.json: cannot be written: the disk")
+
+
+def test_other_errors_stay_what_they_are(tmp_path):
+    with pytest.raises(PermissionError), atomic(tmp_path / "x") as _:
+        raise PermissionError(13, "no")
+
+
+def test_a_file_that_the_system_does_not_let_grow_is_named(tmp_path):
+    data = small(tmp_path)
+    out = tmp_path / "processed"
+    code = "import sys, vitdm.__main__ as m; sys.exit(m.main(sys.argv[1:]))"
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # two images of 96 px: 74 kB
+
+    answer = subprocess.run(
+        [sys.executable, "-c", code, "preprocess", str(data), "--out", str(out)],
+        capture_output=True,
+        text=True,
+        preexec_fn=limit,
+        env=os.environ
+        | {"PYTHONPATH": str(ROOT), "NUMBA_CACHE_DIR": "", "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    assert (
+        answer.returncode == 2
+        and f"{out}: cannot be written: a file would be larger" in answer.stderr
+    )
+    assert "Traceback" not in answer.stderr and [p.name for p in tmp_path.iterdir()] == ["d"]
+
+
+# ----------------------------------------------------------------------------------- hashes
+
+
+def test_hashes_see_what_is_behind_links(tmp_path):
+    elsewhere, data = tmp_path / "elsewhere", tmp_path / "data"
+    elsewhere.mkdir()
+    data.mkdir()
+    (elsewhere / "a.fits").write_bytes(b"one")
+    (data / "sub").symlink_to(elsewhere)
+    (data / "round").symlink_to(data)  # leads back up
+    for find in (sha256, workflow.fingerprint):
+        before = find(data)
+        (elsewhere / f"{find.__name__}.fits").write_bytes(b"two")
+        assert find(data) != before

@@ -1,6 +1,7 @@
 """Simulated lenses: what is drawn, against its distribution; noise; the data set on disk."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from scipy import integrate, stats
 from vitdm import simulation
 from vitdm.config.reading import read_yaml
 from vitdm.data.dataset import Dataset, merge_shards
-from vitdm.data.simulated import class_of_each, simulate_dataset
+from vitdm.data.simulated import class_of_each, ids_of, simulate_dataset
 from vitdm.errors import InputError
 from vitdm.simulation import population_file, population_of
 from vitdm.simulation.cosmology import tidal_radius
@@ -445,7 +446,9 @@ def test_catalog_tells_the_truth(tmp_path):
     data = Dataset.open(tmp_path / "lenses")
     catalog = data.catalog
     assert list(catalog)[4:] == list(TRUTH)
-    assert catalog["id"].tolist() == [f"marginal_{i:06d}" for i in range(24)]
+    assert catalog["id"].tolist() == ids_of(24, 7, population)
+    assert re.fullmatch("marginal_[0-9a-f]{8}_000023", catalog["id"][23])
+    assert not set(catalog["id"]) & {*ids_of(24, 8, population), *ids_of(48, 7, population)}
     assert (catalog["seed"] == 7).all() and catalog["n_subhalos"].dtype == int
     groups = dict(list(catalog.groupby("class")))
     assert (groups["no_sub"][["n_subhalos", "substructure_mass"]] == 0).all(axis=None)

@@ -300,6 +300,6 @@ def test_images_that_were_classified(tiny, tmp_path, capsys):
     auc = roc_auc_score(catalog["class"] != "no_sub", expected["chi2_known"][::-1])
     assert f"ROC-AUC of chi2 {auc:.4f}" in capsys.readouterr().err
 
-    predictions.write_text("id,class\nother_000001,cdm\n")
+    predictions.write_text("id,class\nother_0123abcd_000001,cdm\n")
     assert main([*command, "--out", str(tmp_path / "out")]) == 2
     assert "found images of other; expected of tiny" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -255,3 +256,19 @@ def test_command_line(lenses, settings, tmp_path, capsys):
     assert main([*command, "--out", str(again)]) == 0  # the same numbers once more
     assert (again / "invariance.csv").read_bytes() == (out / "invariance.csv").read_bytes()
     assert main([*command[:-1], "0", "--out", str(out)]) == 2
+
+
+def test_images_with_missing_pixels(lenses, settings, tmp_path):
+    shutil.copytree(lenses, tmp_path / "gaps")
+    images = np.load(lenses / "images.npy")
+    images[:, :3, 5:9] = np.nan
+    np.save(tmp_path / "gaps" / "images.npy", images)
+    summary = invariance.write(
+        tmp_path / "gaps", settings.preprocess, 4, 0, tmp_path / "out", False
+    )
+    whole = invariance.write(lenses, settings.preprocess, 4, 0, tmp_path / "whole", False)
+    for kind in ("rotation", "mirror", "shift", "noise"):
+        for procedure in ("derotated", "plain"):
+            expected = whole["procedures"][procedure][kind]["all"]["median"]
+            found = summary["procedures"][procedure][kind]["all"]["median"]
+            assert found == pytest.approx(expected, abs=0.05), kind

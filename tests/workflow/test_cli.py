@@ -294,7 +294,7 @@ WRONG = {
         "found one folder for 2 seeds; expected different seeds",
     ),
     "no data set": (
-        "preprocess {tmp} --config {config} --out {tmp}/out",
+        "preprocess {done}/final --config {config} --out {tmp}/out",
         "no dataset: images.npy, catalog.csv, dataset.json missing",
     ),
     "missing folder of images": (
@@ -323,7 +323,7 @@ WRONG = {
         r"no\.csv: ",
     ),
     "no search": (
-        "train {done}/processed --config {config} --tuned {tmp} --out {tmp}/out",
+        "train {done}/processed --config {config} --tuned {done}/final --out {tmp}/out",
         r"best\.json: no such file; run the search first",
     ),
     "start of no search": (

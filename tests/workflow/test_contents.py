@@ -156,7 +156,7 @@ def test_the_contents_depend_on_the_data():
     assert needs_truth < lost
     assert set(contents.figures(from_files)) < set(contents.figures(simulated))
     inputs = contents.notebook("05").inputs(from_files)
-    assert "results/smoke_lenses/features.csv" in inputs
+    assert f"{from_files.out}/features.csv" in inputs
     assert not [file for file in inputs if "known_model" in file or "lensfit" in file]
 
 

@@ -46,6 +46,8 @@ OTHERS = {
     "real_images": ["real"],
     "against": ["resnet"],
     "population": ["model_ii", "model_iii"],
+    "classes": [{"wdm": "cdm"}],
+    "labels": ["labels.csv"],
     "type": [],  # of a dimension: it has other keys, too
 }
 

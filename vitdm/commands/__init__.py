@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from vitdm.bounds import LARGEST_SEED, MOST_PARTS
 from vitdm.errors import InputError, shown
+from vitdm.provenance import check_writable
 
 if TYPE_CHECKING:
     from vitdm.config import Settings
@@ -85,6 +86,7 @@ def run_command(
     options = parser.parse_args(argv)
     name = f"{parser.prog} {options.command}"
     try:
+        _check_out(options)
         return commands[options.command].run(options) or 0
     except InputError as error:
         print(f"{name}: error: {error}", file=sys.stderr)
@@ -95,6 +97,16 @@ def run_command(
         print(f"{name}: interrupted", file=sys.stderr)
         return 130
     return 2
+
+
+def _check_out(options: argparse.Namespace) -> None:
+    """Raise InputError unless ``--out`` can be written and spares what the other options name."""
+    if not isinstance(out := getattr(options, "out", None), Path):
+        return
+    read = vars(options) if getattr(options, "apart", True) else {}
+    given = [entry for name, entry in read.items() if name != "out"]
+    listed = [entry for entries in given if isinstance(entries, list) for entry in entries]
+    check_writable(out, [entry for entry in given + listed if isinstance(entry, Path)])
 
 
 # ------------------------------------------------------------------------ options of many commands
@@ -138,8 +150,10 @@ def read_settings(options: argparse.Namespace) -> Settings:
     return Settings() if options.config is None else load_settings(options.config)
 
 
-def add_out(parser: argparse.ArgumentParser, text: str) -> None:
+def add_out(parser: argparse.ArgumentParser, text: str, *, apart: bool = True) -> None:
+    """Add ``--out``; unless ``apart`` it may lie inside what the other options name."""
     parser.add_argument("--out", type=Path, required=True, help=text)
+    parser.set_defaults(apart=apart)
 
 
 def add_seed(parser: argparse.ArgumentParser) -> None:

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
 from vitdm.config.sections import Section
 
 SPLITS = ("train", "valid", "opt", "test")
+
+
+def _names(given: Any) -> Any:
+    """Return names as text: YAML reads 0 as a number, and no as false."""
+    if not isinstance(given, dict):
+        return given
+    for entry in (*given, *given.values()):
+        if isinstance(entry, bool) or not isinstance(entry, (str, int)):
+            raise ValueError(f"found {entry!r}; expected text or a number: quote it")
+    return {str(name): str(kind) for name, kind in given.items()}
 
 
 class Ingest(Section):
@@ -18,6 +28,10 @@ class Ingest(Section):
     skip_bad: bool = Field(False, description="leave out files that cannot be used, list them")
     drop_duplicates: bool = Field(False, description="keep one of several images that are equal")
     pixel_scale: float | None = Field(None, gt=0, description="arcsec; default: FITS headers")
+    classes: Annotated[dict[str, str], BeforeValidator(_names)] = Field(
+        {}, description="folder or label: class, such as wdm: cdm or 0: no_sub; wdm: wdm is new"
+    )
+    labels: str | None = Field(None, description="table (CSV, TSV) with columns file and class")
 
 
 class Preprocess(Section):

@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +22,12 @@ import pandas as pd
 from vitdm import provenance
 from vitdm.config import SPLITS
 from vitdm.errors import InputError
-from vitdm.simulation.classes import CLASSES, NO_SUB, SUB
+from vitdm.simulation.classes import CLASSES, NAME, NO_SUB, SUB, declare
 
 DATASET_FILES = ("images.npy", "catalog.csv", "dataset.json")
 REPORTS = ("skipped.csv", "duplicates.csv")  # of images in files: what was left out, what is twice
 COLUMNS = ("id", "class", "split", "source")
+CONTROL = re.compile("[\x00-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]")  # no text on one line
 BLOCK = 64  # images copied at a time
 #: what dataset.json tells of one making; the rest of it is true of the images wherever they go
 MAKING = ("rule", "commit", "dirty", "inputs", "versions", "seconds", "peak_memory_mb")
@@ -102,18 +105,23 @@ def read_catalog(path: str | Path, raw: bool = False) -> pd.DataFrame:
     ``raw`` leaves every column as the text it is.
     """
     try:
-        if raw:
-            return pd.read_csv(path, dtype=str, keep_default_na=False)
-        numbers = set(pd.read_csv(path, nrows=0)) - set(COLUMNS)
-        return pd.read_csv(
-            path,
-            dtype=dict.fromkeys(COLUMNS, str),
-            keep_default_na=False,
-            na_values=dict.fromkeys(numbers, ["", "nan", "NaN"]),
-            float_precision="round_trip",
-        )
-    except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
-        raise InputError(f"{path}: cannot be read as a table: {error}") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header
+            if raw:
+                return pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False)
+            numbers = set(pd.read_csv(path, nrows=0, index_col=False)) - set(COLUMNS)
+            return pd.read_csv(
+                path,
+                dtype=dict.fromkeys(COLUMNS, str),
+                keep_default_na=False,
+                na_values=dict.fromkeys(numbers, ["", "nan", "NaN"]),
+                float_precision="round_trip",
+                index_col=False,
+            )
+    # pandas' parser errors are ValueErrors
+    except (OSError, ValueError, OverflowError, pd.errors.ParserWarning) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: cannot be read as a table: {reason}") from error
 
 
 def read_features(path: str | Path, ids: pd.Series) -> pd.DataFrame:
@@ -138,20 +146,21 @@ def write(
     folder: str | Path,
     images: np.ndarray | Iterable[np.ndarray],
     catalog: pd.DataFrame,
+    inputs: Sequence[str | Path] = (),
     **sidecar: Any,
 ) -> None:
     """Write a dataset, whole or not at all, and its sidecar ``dataset.json``.
 
     ``images`` are (n, H, W), or chunks (k, H, W) in the catalog's order, of which only one is in
-    memory at a time. ``sidecar`` goes to ``provenance.sidecar`` (``rule``, ``seed``, …), with
-    anything else worth keeping, such as ``pixel_scale`` ["]. Raises InputError if the images do
-    not match the catalog, or if ``folder`` holds files that are not a dataset's.
+    memory at a time. ``inputs``, the files they are made of, and ``sidecar`` go to
+    ``provenance.sidecar`` (``rule``, ``seed``, …), with anything else worth keeping, such as
+    ``pixel_scale`` ["]. Raises InputError if the images do not match the catalog, or as ``new``.
     """
     chunks = [images] if isinstance(images, np.ndarray) else images
-    with new(folder, len(catalog)) as target:
+    with new(folder, len(catalog), inputs) as target:
         for chunk in chunks:
             target.put(target.filled, chunk)
-        target.finish(catalog, **sidecar)
+        target.finish(catalog, inputs=inputs, **sidecar)
 
 
 def merge_shards(shards: Sequence[str | Path], out: str | Path, **sidecar: Any) -> None:
@@ -179,7 +188,7 @@ def merge_shards(shards: Sequence[str | Path], out: str | Path, **sidecar: Any) 
     order = np.argsort(catalog["id"].to_numpy(dtype=str), kind="stable")
     position = np.empty(len(order), int)
     position[order] = np.arange(len(order))
-    with new(out, len(catalog)) as target:
+    with new(out, len(catalog), [shard for _, _, shard in parts]) as target:
         for images, _, _ in parts:
             for block in _blocks(images, BLOCK):
                 target.put(position[target.filled : target.filled + len(block)], block)
@@ -205,9 +214,12 @@ def _common(shards: list[Path]) -> dict[str, Any]:
 def _sidecar(folder: Path) -> dict[str, Any]:
     path = folder / DATASET_FILES[2]
     try:
-        return dict(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError) as error:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: found {type(content).__name__}; expected keys and values (JSON)")
+    return content
 
 
 def size_text(shape: Sequence[int]) -> str:
@@ -217,9 +229,12 @@ def size_text(shape: Sequence[int]) -> str:
 
 def _blocks(images: np.memmap, size: int) -> Iterator[np.ndarray]:
     """Yield blocks of a whole array mapped from a file, read from that file."""
-    row = int(np.prod(images.shape[1:]))
+    row, in_order = int(np.prod(images.shape[1:])), images.flags.c_contiguous
     for start in range(0, len(images), size):
         count, offset = min(size, len(images) - start), images.offset + 4 * row * start
+        if not in_order:  # Fortran's: an image lies all over the file
+            yield np.array(images[start : start + size], order="C")
+            continue
         block = np.fromfile(images.filename, np.float32, count * row, offset=offset)
         yield block.reshape(count, *images.shape[1:])
 
@@ -229,12 +244,15 @@ def _load(folder: Path, raw: bool = False) -> tuple[np.ndarray, pd.DataFrame]:
     path = folder / "images.npy"
     try:
         images = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path}: cannot be read as an array: {error}") from error
+    except Exception as error:  # NumPy parses the header as if it were Python
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: cannot be read as an array: {reason:.200}") from error
     if getattr(images, "ndim", 0) != 3 or images.dtype != np.float32:
         found = f"{getattr(images, 'shape', '')} {getattr(images, 'dtype', 'an npz archive')}"
         raise InputError(f"{path}: found {found}; expected (n, H, W) float32")
     catalog = read_catalog(folder / "catalog.csv", raw)
+    classes = _sidecar(folder).get("classes")  # those of somebody's own are known from here alone
+    declare(filter(NAME.fullmatch, classes if isinstance(classes, dict) else ()))
     if len(catalog) != len(images):
         raise InputError(
             f"{folder / 'catalog.csv'}: found {len(catalog)} rows; "
@@ -247,6 +265,9 @@ def _check_catalog(catalog: pd.DataFrame, where: str | Path) -> None:
     missing = [column for column in COLUMNS if column not in catalog]
     if missing:
         raise InputError(f"{where}: columns missing: {', '.join(missing)}")
+    for column in COLUMNS:
+        if len(odd := catalog[column][catalog[column].astype(str).str.contains(CONTROL)]):
+            raise InputError(f"{where}: {column}: found {odd.iloc[0]!r}; expected no line breaks")
     twice = catalog["id"][catalog["id"].duplicated()]
     if len(twice):
         raise InputError(f"{where}: id {twice.iloc[0]!r} occurs twice; expected one row an image")
@@ -320,13 +341,19 @@ class NewDataset:
         )
 
 
+def check_replaceable(folder: str | Path, inputs: Iterable[str | Path] = ()) -> None:
+    """Raise InputError unless a dataset made of ``inputs`` can be written to a folder."""
+    provenance.check_replaceable(folder, (*DATASET_FILES, *REPORTS), inputs)
+
+
 @contextlib.contextmanager
-def new(folder: str | Path, n: int) -> Iterator[NewDataset]:
+def new(folder: str | Path, n: int, inputs: Iterable[str | Path] = ()) -> Iterator[NewDataset]:
     """Yield a dataset of ``n`` images to be written; it takes its name only if all went well.
 
-    Raises InputError if ``folder`` holds files that are not a dataset's.
+    Raises InputError if ``folder`` holds files that are not a dataset's, or one of ``inputs``, or
+    cannot be written.
     """
-    provenance.check_replaceable(folder, (*DATASET_FILES, *REPORTS))
+    check_replaceable(folder, inputs)
     with provenance.atomic(folder) as temporary:
         temporary.mkdir()
         with open(temporary / DATASET_FILES[0], "wb") as file:

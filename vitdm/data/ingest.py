@@ -6,7 +6,7 @@ import hashlib
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from tqdm import tqdm
 from vitdm.config import SPLITS
 from vitdm.data import dataset, layouts, readers
 from vitdm.data.readers import Picture
-from vitdm.data.splits import assign_splits
+from vitdm.data.splits import assign_splits, check_enough
 from vitdm.errors import InputError
 from vitdm.provenance import atomic
 from vitdm.simulation.classes import CLASSES
@@ -37,32 +37,41 @@ def ingest(
     skip_bad: bool = False,
     drop_duplicates: bool = False,
     pixel_scale: float | None = None,
+    classes: Mapping[str, str] | None = None,
+    labels: str | Path | None = None,
     progress: bool = True,
 ) -> str:
     """Make a dataset of a folder or archive in one of the ``layouts``; return a summary.
 
     Published splits are kept; what they lack is drawn from ``train`` in the proportions of
     ``n_images``. Without any, or with ``resplit``, all splits are drawn. ``pixel_scale`` [arcsec]
-    is recorded; by default, that of the FITS headers. A dataset of this project is copied.
+    is recorded; by default, that of the FITS headers. ``classes`` are names of folders, or labels,
+    and the classes that they stand for, beside those that are known; ``wdm: wdm`` adds one of
+    somebody's own. ``labels`` is a table (CSV, TSV) with columns file and class, perhaps split. A
+    dataset of this project is copied. Pixels that are not finite stay missing (NaN).
 
-    Raises InputError for an unknown layout, and with a list of all files that are no image,
-    constant, or of another size than most; ``skip_bad`` leaves these out and lists them in
-    skipped.csv. Images of the same pixels are listed in duplicates.csv; ``drop_duplicates`` keeps
-    one of them, in the most held-out split, and none if they lie in different classes.
+    Raises InputError for an unknown layout, for too few images of a class (``splits.NEEDED``), and
+    with a list of all files that are no image, constant, or of another size than most; ``skip_bad``
+    leaves these out and lists them in skipped.csv. Images of the same pixels are listed in
+    duplicates.csv; ``drop_duplicates`` keeps one of them, in the most held-out split, and none if
+    they lie in different classes.
     """
     path, out, started = Path(path), Path(out), time.time()
-    if path.is_dir() and out.resolve().is_relative_to(path.resolve()):
-        raise InputError(f"{out}: lies inside {path}; expected a place outside the images' folder")
+    inputs = [path] if labels is None else [path, labels]
+    dataset.check_replaceable(out, inputs)
+    if dataset.CONTROL.search(path.resolve().name):
+        raise InputError(f"{str(path)!r}: expected a name without line breaks, in UTF-8")
     if pixel_scale is not None and not 0 < pixel_scale < math.inf:
         raise InputError(f"pixel scale: found {pixel_scale}; expected a positive number of arcsec")
     if all((path / name).is_file() for name in dataset.DATASET_FILES):
-        if resplit or skip_bad or drop_duplicates or pixel_scale:
+        if resplit or skip_bad or drop_duplicates or pixel_scale or classes or labels:
             raise InputError(f"{path}: is a dataset already; expected the files it was made of")
         files = [path / name for name in dataset.DATASET_FILES]
         dataset.merge_shards([path], out, rule="ingest", inputs=files, started=started)
         return f"{path}: is a dataset already; copied to {out}"
     bar = partial(tqdm, disable=not progress, unit=" images", dynamic_ncols=True)
-    layout = layouts.find(path, partial(bar, desc=f"listing {path.name}", leave=False))
+    listed = partial(bar, desc=f"listing {path.name}", leave=False)
+    layout = layouts.find(path, classes, None if labels is None else Path(labels), listed)
     size = len(layout.entries)
     table = _look(path, layout.entries, partial(bar, desc=f"checking {path.name}", total=size))
     bad = table[table["reason"] != ""]
@@ -71,7 +80,7 @@ def ingest(
     twice = _duplicates(good)
     dropped = twice["id"][~twice["kept"]] if drop_duplicates else twice["id"][:0]
     good = good[~good["id"].isin(dropped)].reset_index(drop=True)
-    dataset.check_classes(set(good["class"]), f"{path}: of the images that can be used")
+    _check_left(path, table, good, n_images)
     published = [split for split in SPLITS if split in set(good["split"])]
     good["split"] = _splits(path, good, published, n_images, seed)
     twice["split"] = twice["id"].map(good.set_index("id")["split"]).fillna("")
@@ -81,7 +90,7 @@ def ingest(
         pixel_scale = float(scales.median())
     columns = [*dataset.COLUMNS, *(["axion_mass"] if good["axion_mass"].notna().any() else [])]
     reports = {"skipped.csv": bad[["source", "reason"]], "duplicates.csv": twice}
-    with dataset.new(out, len(good)) as target:
+    with dataset.new(out, len(good), inputs) as target:
         _write(path, good, target, partial(bar, desc=f"writing {path.name}", total=len(good)))
         for name, report in reports.items():
             if len(report):
@@ -91,13 +100,13 @@ def ingest(
             rule="ingest",
             seed=seed,
             started=started,
-            inputs=[path],
+            inputs=inputs,
             n_images=n_images,
             pixel_scale=pixel_scale,
             splits_published=published,
             images_skipped=len(bad),
             images_dropped=len(dropped),
-            images_with_missing_pixels=int(good["filled"].sum()),
+            images_with_missing_pixels=int(good["missing"].sum()),
             files_ignored=layout.n_ignored,
         )
     lines = [f"{path}: {len(good)} of {size} images written to {out}"]
@@ -123,14 +132,21 @@ class _Facts(NamedTuple):
     shape: tuple[int, ...] = ()
     axion_mass: float = math.nan
     pixel_scale: float = math.nan
-    filled: bool = False
+    missing: bool = False  # some of its pixels
 
 
 def _image(name: str, read: Callable[[], Picture]) -> tuple[np.ndarray, Picture]:
-    """Return an image as it goes into the dataset, and as it was read; InputError if it is none."""
+    """Return an image as it goes into the dataset, and as it was read; InputError if it is none.
+
+    Pixels that are not finite are NaN, all alike, so that images of the same pixels have the same
+    bytes.
+    """
     picture = read()
-    image = readers.fill_missing(picture.pixels, name)
-    if (value := image.flat[0]) == image.max() == image.min():
+    finite = np.isfinite(picture.pixels)
+    if not finite.any():
+        raise InputError(f"{name}: no pixel has a finite value; expected an image")
+    image = np.where(finite, picture.pixels, np.float32(np.nan))
+    if (value := np.nanmin(image)) == np.nanmax(image):
         raise InputError(f"{name}: is constant, every pixel is {value:g}")
     return image, picture
 
@@ -144,8 +160,10 @@ def _facts(name: str, read: Callable[[], Picture]) -> _Facts:
         image, picture = _image(name, read)
     except InputError as error:
         return _Facts(str(error).removeprefix(f"{name}: "))
+    except Exception as error:  # whatever a damaged file makes of the libraries that read it
+        return _Facts(f"cannot be read: {readers.reason_of(error)}")
     mass, scale = (math.nan if x is None else x for x in picture[1:])
-    return _Facts("", _digest(image), image.shape, mass, scale, image is not picture.pixels)
+    return _Facts("", _digest(image), image.shape, mass, scale, bool(np.isnan(image).any()))
 
 
 def _look(
@@ -159,7 +177,9 @@ def _look(
     vanished = _Facts("vanished while it was read")
     facts_of_files = pd.DataFrame([facts.get(name, vanished) for name in table["name"]])
     table[list(_Facts._fields)] = facts_of_files
-    table["source"] = path.resolve().name + "/" + table["name"]
+    place = path.resolve().name + "/"
+    # an .npz file has no folder around it
+    table["source"] = place + table["name"].str.removeprefix(place if path.is_file() else "")
     shapes = Counter(table["shape"][table["reason"] == ""])
     if len(shapes) > 1:
         usual = shapes.most_common(1)[0][0]
@@ -216,6 +236,17 @@ def _duplicates(table: pd.DataFrame) -> pd.DataFrame:
     return twice[["group", "id", "class", "split", "source", "kept"]]
 
 
+def _check_left(
+    path: Path, table: pd.DataFrame, good: pd.DataFrame, n_images: Mapping[str, int]
+) -> None:
+    """Raise InputError if too few images of a class are left for splits to be drawn from them."""
+    left = good["class"].value_counts()
+    counts = {kind: int(left.get(kind, 0)) for kind in sorted(set(table["class"]))}
+    drawn = [split for split in SPLITS if n_images.get(split, 0) > 0]
+    check_enough(counts, drawn, f"{path}: of the images that can be used: ")
+    dataset.check_classes(set(counts), f"{path}: of the images that can be used")
+
+
 def _splits(
     path: Path, table: pd.DataFrame, published: list[str], n_images: dict[str, int], seed: int
 ) -> pd.Series:
@@ -231,8 +262,10 @@ def _splits(
         part = table[drawn]
         splits[drawn] = assign_splits(part["id"], part["class"], n_images, seed)
     for split in sorted(set(splits)):
-        where = f"{path}: split {split!r}"
-        dataset.check_classes(set(table["class"][splits == split]), where)
+        where, kinds = f"{path}: split {split!r}", table["class"][splits == split]
+        counts = {kind: int((kinds == kind).sum()) for kind in sorted(set(table["class"]))}
+        dataset.check_classes(set(kinds), where)
+        check_enough(counts, [split], f"{where}: ")
     return splits
 
 

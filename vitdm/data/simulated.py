@@ -6,6 +6,8 @@ whatever the number of shards.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +22,17 @@ from vitdm.errors import InputError
 from vitdm.simulation.classes import CLASSES
 from vitdm.simulation.drawing import simulate_one, truth_columns
 from vitdm.simulation.population import Population
+
+
+def ids_of(n: int, seed: int, population: Population) -> list[str]:
+    """Return the ids of images 0 … n-1: ``<population>_<data set>_<index>``.
+
+    The middle part follows from all that the data set depends on, so that a table of another one
+    is not taken for this one's.
+    """
+    made_of = json.dumps([population.model_dump(mode="json"), seed, n], sort_keys=True)
+    tag = hashlib.sha256(made_of.encode()).hexdigest()[:8]
+    return [f"{population.name}_{tag}_{i:06d}" for i in range(n)]
 
 
 def class_of_each(n: int, seed: int, population: Population) -> list[str]:
@@ -54,8 +67,10 @@ def simulate_dataset(
         raise InputError(f"shard {k}/{of}: expected k/n with 0 <= k < n")
     total = sum(n_images.values())
     kinds = class_of_each(total, seed, population)
-    ids = [f"{population.name}_{i:06d}" for i in range(total)]
-    splits = assign_splits(ids, kinds, n_images, seed)
+    ids = ids_of(total, seed, population)
+    # the draw of the splits is that of a population, whatever else the data set depends on
+    drawn = [f"{population.name}_{i:06d}" for i in range(total)]
+    splits = assign_splits(drawn, kinds, n_images, seed)
     indices = range(total * k // of, total * (k + 1) // of)
     catalog = pd.DataFrame(
         {
@@ -95,3 +110,8 @@ def simulate_dataset(
 def index_of(image_id: str) -> int:
     """Return the index that a simulated image was drawn with: the end of its id."""
     return int(image_id.rpartition("_")[2])
+
+
+def population_of_id(image_id: str) -> str:
+    """Return the name of the population of a simulated image: the beginning of its id."""
+    return image_id.rsplit("_", 2)[0]

@@ -128,6 +128,7 @@ def process_dataset(
     noise_sigma (image units).
     """
     started = time.time()
+    dataset.check_replaceable(out, [dataset_folder])
     source = dataset.Dataset.open(dataset_folder)
     catalog = source.catalog.copy()
 

@@ -7,7 +7,8 @@ models, metrics and figures follow. Nothing else names a class.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,9 +24,12 @@ if TYPE_CHECKING:
     from vitdm.simulation.population import Population
 
 __all__ = ["AXION", "CDM", "CLASSES", "NO_SUB", "SUB", "Quantity", "SubstructureClass"]
-__all__ += ["get", "register", "simulated", "truth_of"]
+__all__ += ["declare", "get", "register", "simulated", "truth_of"]
 
 SUB = "sub"  # the class of a lens with substructure of any kind
+NAME = re.compile("[A-Za-z][A-Za-z0-9_]*")  # of a class: columns and files are named after it
+#: of classes of which nothing but the name is known (Okabe and Ito's, those that are left)
+COLOURS = ("#56B4E9", "#E69F00", "#999999", "#F0E442", "#000000")
 Draw = Callable[[System, np.random.Generator, "Population"], System]
 
 
@@ -66,6 +70,7 @@ class SubstructureClass:
     explained_by: tuple[Quantity, ...] = ()  # a model's errors on this class
     middle: tuple[str, str] | None = None  # columns: x, y ["] of its heaviest mass, or its middle
     line: tuple[str, str] | None = None  # columns: length ["] and angle [rad] of a straight string
+    declared: bool = False  # nothing else is known of it
 
 
 #: all classes by name, in the order of the labels of a model; ``register`` adds to it
@@ -83,6 +88,26 @@ def register(new: SubstructureClass) -> SubstructureClass:
         raise InputError(f"class {new.name!r}: expected both a section and its schema, or neither")
     CLASSES[new.name] = new
     return new
+
+
+def declare(names: Iterable[str]) -> None:
+    """Add classes of which nothing but the name is known, such as those of somebody's images.
+
+    They come after all others, sorted by name: the order of the labels does not depend on which
+    data set was opened first. InputError for what is no name.
+    """
+    unknown = sorted({*names} - {*CLASSES})
+    declared = {name: CLASSES.pop(name) for name in list(CLASSES) if CLASSES[name].declared}
+    for name in sorted({*unknown, *declared}):
+        if not NAME.fullmatch(name):
+            CLASSES.update(declared)
+            raise InputError(
+                f"class {name!r}: expected a letter first, then letters, digits and underscores"
+            )
+        colour = COLOURS[sum(known.declared for known in CLASSES.values()) % len(COLOURS)]
+        CLASSES[name] = SubstructureClass(
+            name, name, name, colour, aliases=(name.lower(),), declared=True
+        )
 
 
 def get(name: str) -> SubstructureClass:
