@@ -327,7 +327,8 @@ def callbacks_of(callback: Any) -> list[search.Callback]:
     """Return the callbacks of a search, given as one, several or None; InputError for others."""
     if callback is None:
         return []
-    several = list(callback) if isinstance(callback, Sequence) else [callback]
+    one = callable(callback) or isinstance(callback, str) or not isinstance(callback, Sequence)
+    several = [callback] if one else list(callback)
     if wrong := [entry for entry in several if not callable(entry)]:
         raise InputError(f"callback: found {wrong[0]!r}; expected one callable, or a list of them")
     return several
