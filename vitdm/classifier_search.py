@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import numbers
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,13 +17,24 @@ from sklearn.base import clone
 from sklearn.model_selection import train_test_split
 from skopt import space as skopt_space
 
-from vitdm.classifier import SECTIONS, Prepared, ViTClassifier, as_images, as_labels
+from vitdm.classifier import (
+    SECTIONS,
+    Images,
+    Prepared,
+    RandomState,
+    ViTClassifier,
+    as_images,
+    as_labels,
+    digest_of,
+    seed_of,
+)
 from vitdm.config import Settings, by_section
 from vitdm.config.sections import checked
 from vitdm.errors import InputError
 from vitdm.model.networks import probabilities
 from vitdm.model.training import Learnt, Watch
 from vitdm.tuning.objective import METRICS, Params, chance
+from vitdm.tuning.search import Callback
 from vitdm.tuning.space import entries
 from vitdm.tuning.tuner import Tuner
 
@@ -33,7 +45,7 @@ class OnImages:
     def __init__(
         self,
         classifier: ViTClassifier,
-        images: Sequence[np.ndarray],
+        images: Images,
         labels: np.ndarray,
         rows: dict[str, np.ndarray],
         metric: str,
@@ -86,20 +98,21 @@ def with_params(classifier: ViTClassifier, params: Params) -> ViTClassifier:
 
 
 def tune(
-    images: ArrayLike | Sequence[ArrayLike],
+    images: Images,
     labels: ArrayLike,
     space: Mapping[str, Any] | Sequence[skopt_space.Dimension],
     *,
     classifier: ViTClassifier | None = None,
     valid_fraction: float = 0.2,
     opt_fraction: float = 0.2,
-    random_state: int = 0,
+    random_state: RandomState = 0,
     out: str | Path | None = None,
     backend: str = "loky",
     progress: bool = True,
+    callback: Callback | Sequence[Callback] | None = None,
     **search: Any,
 ) -> OptimizeResult:
-    """Search the settings of a ViTClassifier for raw images (n, H, W) and labels (n,).
+    """Search the settings of a ViTClassifier for images, as it takes them, and labels (n,).
 
     ``space``: scikit-optimize's dimensions, each named after a key of the sections model, train or
     preprocess of the configuration, or a dictionary from such names to dimensions or to what the
@@ -109,31 +122,36 @@ def tune(
     classifier. Of the images, ``opt_fraction`` score the trials, ``valid_fraction`` choose their
     epoch, the others are learnt from, all stratified. ``out`` is a folder that keeps the trials
     and from which a search that was killed goes on; ``backend`` see ``search.Workers``.
+    ``callback``: one or several of scikit-optimize's callbacks, called with the result so far after
+    each trial; the search ends when one returns True. A space without real numbers ends it when
+    all its points are tried.
 
     Returns scikit-optimize's ``OptimizeResult`` of log10(1 - metric), on which its tools work, and
-    with it ``best_params`` for ``ViTClassifier(**best_params)``, ``best`` (what was measured when
-    the best trials were trained anew, ``Tuner.run``) and ``trials``, a table. InputError if
-    something does not fit, before the first trial.
+    with it ``message`` (why the search ended), ``best_params`` for
+    ``ViTClassifier(**best_params)``, ``best`` (what was measured when the best trials were trained
+    anew, ``Tuner.run``) and ``trials``, a table. InputError if something does not fit, before the
+    first trial.
     """
     classifier = ViTClassifier() if classifier is None else classifier
-    settings = _settings(classifier, entries(space), random_state, search)
-    arrays = as_images(images)
-    labels = as_labels(labels, len(arrays))
-    rows = _rows(labels, valid_fraction, opt_fraction, random_state)
+    if not isinstance(classifier, ViTClassifier):
+        raise InputError(f"classifier: found {classifier!r}; expected a ViTClassifier")
+    seed = random_state if isinstance(random_state, numbers.Integral) else seed_of(random_state)
+    settings = _settings(classifier, entries(space), seed, search)
+    observations = as_images(images)
+    labels = as_labels(labels, len(observations))
+    rows = _rows(labels, valid_fraction, opt_fraction, seed)
     metric, epochs = settings.tune.metric, settings.tune.epochs
-    objective = OnImages(classifier, arrays, labels, rows, metric, epochs)
+    objective = OnImages(classifier, observations, labels, rows, metric, epochs)
     objective.prepare({})
-    digest = hashlib.sha256("".join(map(str, labels)).encode())
-    for image in arrays:
-        digest.update(np.ascontiguousarray(image).tobytes())
+    told = digest_of(observations) + "".join(map(str, labels))
     identity = {
-        "data": digest.hexdigest(),
+        "data": hashlib.sha256(told.encode()).hexdigest(),
         "fractions": [valid_fraction, opt_fraction],
         "classifier": repr(sorted(classifier.get_params().items())),
     }
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary if out is None else out)
-        tuner = Tuner(objective, settings, folder, identity, backend, progress)
+        tuner = Tuner(objective, settings, folder, identity, backend, progress, callback)
         best = tuner.run()
         result = tuner.result()
         result.trials = tuner.table()
@@ -175,13 +193,13 @@ def _rows(
 ) -> dict[str, np.ndarray]:
     """Return the rows that are learnt from, that choose the epoch and that score."""
     rows = np.arange(len(labels))
-    n_valid, n_opt = (round(share * len(rows)) for share in (valid_fraction, opt_fraction))
     try:
+        n_valid, n_opt = (round(share * len(rows)) for share in (valid_fraction, opt_fraction))
         rest, opt = train_test_split(rows, test_size=n_opt, stratify=labels, random_state=seed)
         training, valid = train_test_split(
             rest, test_size=n_valid, stratify=labels[rest], random_state=seed
         )
-    except ValueError as error:
+    except (ValueError, TypeError, OverflowError) as error:  # none, text, NaN, infinite
         raise InputError(
             f"valid_fraction, opt_fraction: found {valid_fraction}, {opt_fraction} of {len(rows)} "
             f"images; expected at least one of each class in each part ({error})"

@@ -1,9 +1,12 @@
 """A search from Python on images in memory, and on a folder."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
 import skopt
+import skopt.callbacks
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, roc_auc_score
 from skopt import space as skopt_space
 
@@ -118,6 +121,74 @@ def test_wrong_input_is_refused_before_the_first_trial(rings):
         vitdm.tune(images, labels, space, opt_fraction=0.001, **SEARCH)
     with pytest.raises(InputError, match=r"tune\.n_cals: unknown key"):
         vitdm.tune(images, labels, space, n_cals=3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"n_calls": -3}, r"tune\.n_calls: .*greater than or equal to 2, found -3"),
+        ({"parallel": 0}, r"tune\.parallel: .*greater than or equal to 1, found 0"),
+        ({"minutes": -1}, r"tune\.minutes: .*greater than 0, found -1"),
+        ({"random_state": -1}, "seed: .*greater than or equal to 0, found -1"),
+        ({"random_state": "one"}, "random_state: 'one' cannot be used to seed"),
+        ({"opt_fraction": float("nan")}, "valid_fraction, opt_fraction: found 0.2, nan of 120"),
+        ({"opt_fraction": float("inf")}, "valid_fraction, opt_fraction: found 0.2, inf of 120"),
+        ({"opt_fraction": -0.2}, "valid_fraction, opt_fraction: found 0.2, -0.2 of 120"),
+        ({"valid_fraction": "half"}, "valid_fraction, opt_fraction: found half, 0.2 of 120"),
+        ({"valid_fraction": None}, "valid_fraction, opt_fraction: found None, 0.2 of 120"),
+        ({"classifier": 3}, "classifier: found 3; expected a ViTClassifier"),
+        ({"space": 3}, "space: found 3; expected a list of dimensions or a dictionary"),
+        ({"space": None}, "space: found None; expected a list of dimensions"),
+        ({"space": "depth"}, "space: found 'depth'; expected a list of dimensions"),
+        ({"backend": 3}, "backend: found 3; expected one of: loky"),
+        ({"callback": "stop"}, "callback: found 'stop'; expected one callable, or a list"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_the_first_trial(rings, changes, message):
+    space = {"depth": {"type": "integer", "low": 1, "high": 2}}
+    arguments = {"space": space, "classifier": vitdm.ViTClassifier(**TINY)} | SEARCH | changes
+    with pytest.raises(InputError, match=message):
+        vitdm.tune(*rings, **arguments)
+
+
+def test_two_points_and_twenty_calls(rings, capfd):
+    """Each is tried once, and neither the bar nor the warnings tell of repetitions."""
+    space = [skopt_space.Categorical(["arcsinh", "linear"], name="stretch")]
+    chosen = SEARCH | {"n_calls": 20, "start_seeds": 1, "progress": True}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        found = vitdm.tune(*rings, space, classifier=vitdm.ViTClassifier(**TINY), **chosen)
+    assert found.x_iters == [["arcsinh"], ["linear"]]
+    message = "all 2 points of the space were tried (2 of 20 calls)"
+    assert found.message == found.best["message"] == message
+    shown = capfd.readouterr().err
+    assert f"tune: {message}" in shown and "evaluated" not in shown
+    assert "100%" in shown  # of the two and what follows, not of twenty
+
+
+def test_a_callback_hears_of_each_trial_and_ends_the_search(rings):
+    best = []
+
+    def callback(so_far):
+        best.append(so_far.fun)
+        return len(so_far.x_iters) == 4
+
+    space = {"learning_rate": {"type": "real", "low": 1e-4, "high": 1e-2, "log": True}}
+    observations = [vitdm.Observation(image) for image in rings[0]]
+    timer = skopt.callbacks.TimerCallback()
+    found = vitdm.tune(
+        observations,
+        rings[1],
+        space,
+        classifier=vitdm.ViTClassifier(**TINY),
+        callback=[timer, callback],
+        random_state=np.random.default_rng(0),
+        **SEARCH,
+    )
+    assert len(found.x_iters) == len(best) == len(timer.iter_time) == 4
+    assert best == np.minimum.accumulate(found.func_vals).tolist()
+    assert found.message == "a callback ended the search (4 of 7 calls)"
+    assert found.best_params["train"]["learning_rate"] == found.best["params"]["learning_rate"]
 
 
 def test_metrics_are_those_of_scikit_learn():

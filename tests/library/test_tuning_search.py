@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pytest
 import skopt
+import skopt.callbacks
 from skopt import space as skopt_space
 from skopt.benchmarks import branin, hart6
 
@@ -123,10 +124,114 @@ def test_the_end_of_time_ends_the_search():
 
     for parallel in (1, 2):
         values.clear()
-        search.minimise(
+        ended = search.minimise(
             evaluate, BRANIN, first(BRANIN, 6, 0), n_calls=40, seed=0, parallel=parallel
         )
+        assert ended == "no time was left"
         assert 7 <= len(values) <= 9  # those that were running are kept
+
+
+CHOICES = [skopt_space.Integer(-3, 3), skopt_space.Categorical(["flat", "steep"])]
+ALL = [[x, kind] for x in range(-3, 4) for kind in ("flat", "steep")]
+
+
+def bowl(point):
+    return (point[0] - 1) ** 2 * (3 if point[1] == "steep" else 1) - (point[1] == "steep")
+
+
+@pytest.mark.parametrize("parallel", [1, 2])
+@pytest.mark.parametrize(
+    ("random", "n_calls", "reason"),
+    [
+        (False, 40, "all 14 points of the space were tried"),
+        (True, 40, "all 14 points of the space were tried"),
+        (True, 14, "all calls were made"),
+        (False, 5, "all calls were made"),
+    ],
+)
+def test_a_finite_space_is_tried_once(parallel, random, n_calls, reason, recwarn):
+    tried = []
+
+    def evaluate(point, call, known):
+        tried.append([int(point[0]), str(point[1])])
+        return bowl(point)
+
+    options = {"seed": 1, "noise": 0.1, "random": random, "parallel": parallel, "points": ALL}
+    space = copy.deepcopy(CHOICES)
+    assert search.minimise(evaluate, space, ALL[:2], n_calls=n_calls, **options) == reason
+    assert len(tried) == min(n_calls, 14) and all(tried.count(point) == 1 for point in tried)
+    if n_calls == 40 and not random:
+        assert [1, "steep"] in tried[:9]  # the minimum: the process still chooses
+    assert not [w for w in recwarn if "evaluated at" in str(w.message)]
+
+
+def test_a_constraint_makes_a_space_smaller():
+    seen, few = [], [point for point in ALL if point[0] > 1]
+
+    def evaluate(point, call, known):
+        seen.append(list(point))
+        return bowl(point)
+
+    space = copy.deepcopy(CHOICES)
+    options = {"allowed": lambda point: point[0] > 1, "points": few}
+    assert "all 4 points" in search.minimise(evaluate, space, few[:1], n_calls=9, seed=0, **options)
+    assert sorted(seen) == few
+
+
+@pytest.mark.parametrize("parallel", [1, 2])
+@pytest.mark.parametrize("space", [BRANIN, CHOICES], ids=["endless", "finite"])
+def test_callbacks_hear_of_each_call_and_may_end_the_search(space, parallel):
+    function, points = (branin, None) if space is BRANIN else (bowl, ALL)
+    start = first(space, 3, 0) if points is None else ALL[:3]
+    heard, calls, timer = [], [], skopt.callbacks.TimerCallback()
+
+    def evaluate(point, call, known):
+        calls.append(call)
+        return function(point)
+
+    def callback(result):
+        assert len(result.x_iters) == len(result.func_vals) == len(heard) + 1
+        assert [function(point) for point in result.x_iters] == pytest.approx(result.func_vals)
+        assert result.fun == min(result.func_vals) and result.space.n_dims == 2
+        heard.append(len(result.models))
+        return len(heard) == 5
+
+    ended = search.minimise(
+        evaluate,
+        copy.deepcopy(space),
+        start,
+        n_calls=12,
+        seed=0,
+        noise=0.1,
+        points=points,
+        parallel=parallel,
+        callbacks=[callback, timer],
+    )
+    assert ended == "a callback ended the search"
+    assert len(heard) == len(timer.iter_time) == 5  # all are called, whoever says so
+    assert 5 <= len(calls) <= 5 + parallel and heard[:2] == [0, 0] and heard[-1]
+
+
+def test_callbacks_change_no_point():
+    for parallel in (1, 2):
+        heard = record(parallel, n_calls=9, callbacks=[lambda result: False])
+        assert heard == record(parallel, n_calls=9)
+
+
+def test_scikit_optimize_s_own_callbacks_work(tmp_path):
+    saver = skopt.callbacks.CheckpointSaver(str(tmp_path / "so-far.pkl"))
+    hollow = skopt.callbacks.HollowIterationsStopper(3, 100.0)
+    ended = search.minimise(
+        lambda point, call, known: branin(point),
+        copy.deepcopy(BRANIN),
+        first(BRANIN, 4, 0),
+        n_calls=12,
+        seed=0,
+        allowed=lambda point: True,  # cannot be pickled
+        callbacks=[saver, hollow],
+    )
+    assert ended == "a callback ended the search"
+    assert len(skopt.load(tmp_path / "so-far.pkl").x_iters) == 4
 
 
 def test_results_come_in_order_and_no_more_run_than_may():

@@ -9,7 +9,7 @@ from studies import config as workflow
 from vitdm import config
 from vitdm.config import Constraint
 from vitdm.errors import InputError
-from vitdm.tuning.space import Allowed, dimensions, entries, first_points
+from vitdm.tuning.space import Allowed, dimensions, entries, every_point, first_points
 
 SPACE = {
     "learning_rate": {"type": "real", "low": 1e-5, "high": 1e-1, "log": True},
@@ -124,6 +124,25 @@ def test_first_points_start_with_the_configuration_and_are_allowed(generator):
     assert points == first_points(settings, Allowed(settings), seed=3)
     rates = np.log10([point[0] for point in points[3:]])
     assert np.ptp(rates) > 1  # of the four decades
+
+
+def test_all_points_of_a_finite_space():
+    space = {name: SPACE[name] for name in ("embed_dim", "num_heads", "pool")}
+    settings = searching(space)
+    points = every_point(settings.tune.space, Allowed(settings))
+    together = [(12, 2), (12, 3), (12, 4), (16, 2), (16, 4), (20, 2), (20, 4)]
+    assert sorted(points) == sorted([w, n, pool] for w, n in together for pool in ("cls", "mean"))
+    wide = {"depth": SPACE["depth"] | {"high": 5000}}
+    for endless in (SPACE, wide):  # real numbers, or so many that they hardly repeat
+        settings = searching(endless)
+        assert every_point(settings.tune.space, Allowed(settings)) is None
+
+
+@pytest.mark.parametrize("generator", ["random", "lhs", "sobol", "halton", "hammersly", "grid"])
+def test_no_first_point_of_a_small_space_is_drawn_twice(generator):
+    settings = searching({"pool": SPACE["pool"]}, initial_point_generator=generator)
+    points = first_points(settings, Allowed(settings), 0)
+    assert points[:2] == [["cls"], ["cls"]] and points[2:] in ([], [["mean"]])  # start_seeds
 
 
 def test_constraints_that_nothing_meets_are_refused():

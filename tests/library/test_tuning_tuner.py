@@ -325,6 +325,54 @@ def test_no_limit_is_a_time():
         Tune(space=SPACE, minutes=10)
 
 
+WIDTH = {"embed_dim": {"type": "categorical", "choices": [16, 20]}}
+
+
+@dataclass
+class Widths(Peak):
+    """Peak without its other parameter."""
+
+    def train(self, params, seed, watch):
+        return super().train({"learning_rate": 1e-3} | params, seed, watch)
+
+
+@pytest.mark.parametrize("parallel", [1, 2])
+def test_a_space_smaller_than_the_calls_ends_the_search(tmp_path, parallel, capfd):
+    settings = searching(WIDTH, n_calls=20, candidate_seeds=2, parallel=parallel)
+    tuner = Tuner(Widths(tmp_path), settings, tmp_path, {}, "threading")
+    best = tuner.run()
+    trials = load_trials(tmp_path).query("stage != 'again'")
+    assert trials["embed_dim"].tolist() == [16, 16, 20]  # the start twice, for the noise
+    message = "all 2 points of the space were tried (3 of 20 calls)"
+    assert best["message"] == load_best(tmp_path)["message"] == tuner.result().message == message
+    assert best["calls"] == 3 and best["params"] == {"embed_dim": 16}
+    shown = capfd.readouterr().err
+    assert f"tune: {message}" in shown and "Warning" not in shown
+    assert tuner.bar.n == tuner.bar.total == 3 + 2 * 2  # the bar ends full
+
+
+@pytest.mark.parametrize("parallel", [1, 2])
+def test_a_callback_ends_the_search_and_the_best_are_trained_anew(tmp_path, parallel):
+    lengths = []
+
+    def callback(result):
+        lengths.append(len(result.func_vals))
+        return len(lengths) == 7
+
+    settings = searching(SMALL, n_calls=14, acquisition="EI", parallel=parallel)
+    tuner = Tuner(Peak(tmp_path), settings, tmp_path, {}, "threading", False, callback)
+    best = tuner.run()
+    assert lengths == list(range(1, 8))
+    assert 7 <= best["calls"] < 14 and best["message"].startswith("a callback ended the search")
+    assert best["candidates"] and (best["calls"] == 7 or parallel == 2)
+
+
+def test_what_is_no_callback_is_refused(tmp_path):
+    for wrong in (3, [print, "no"]):
+        with pytest.raises(InputError, match="callback: found (3|'no'); expected one callable"):
+            Tuner(Peak(tmp_path), searching(SMALL), tmp_path, {}, callback=wrong)
+
+
 def test_random_search_for_comparison(tmp_path):
     run(tmp_path, random=True)
     assert load_trials(tmp_path)["stage"].tolist()[6:14] == ["random"] * 8

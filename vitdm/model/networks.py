@@ -56,14 +56,19 @@ def new_network(
 def probabilities(
     network: nn.Module, images: Tensor, features: Tensor | None, batch: int = 256
 ) -> np.ndarray:
-    """Return a network's probability of each class, (n, K), of images (n, C, H, W)."""
+    """Return a network's probability of each class, (n, K), of images (n, C, H, W).
+
+    It is asked on the device that it is on.
+    """
     network.eval()
+    device = next(network.parameters()).device
     batches = []
     with torch.inference_mode():
         for start in range(0, len(images), batch):
             rows = slice(start, start + batch)
-            extra = None if features is None else features[rows]
-            batches.append(network(images[rows], extra).softmax(dim=1).numpy())
+            extra = None if features is None else features[rows].to(device)
+            logits = network(images[rows].to(device), extra)
+            batches.append(logits.softmax(dim=1).cpu().numpy())
     return np.concatenate(batches).astype(np.float64)
 
 

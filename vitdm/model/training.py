@@ -20,6 +20,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from vitdm.config import Model, Train
+from vitdm.errors import InputError
 from vitdm.model.networks import new_network
 from vitdm.model.vit import parameter_groups
 from vitdm.provenance import atomic
@@ -120,6 +121,8 @@ def learn(
     seed: int = 0,
     loss: Loss | None = None,
     watch: Watch | None = None,
+    weights: Tensor | None = None,
+    device: str | None = None,
     checkpoint: Path | None = None,
     label: str = "train",
     progress: bool = True,
@@ -129,11 +132,14 @@ def learn(
     With ``valid`` the weights of the epoch with the best validation ROC-AUC (class 0, no
     substructure, against the others) are kept, and training stops after ``train.patience`` epochs
     without a better one; without, all epochs are run and the last weights kept. ``watch`` may end
-    it earlier. ``loss`` replaces cross-entropy with label smoothing. ``checkpoint`` is a file from
-    which the same training continues if it was killed; the result is that of an uninterrupted one,
-    on a CPU to the last bit. Raises Diverged if the loss or a weight becomes NaN or infinite.
+    it earlier. ``loss`` replaces cross-entropy with label smoothing. ``weights`` (n,) of the
+    training images multiply their losses; only their ratios matter. ``device`` replaces
+    ``train.accelerator`` (``device_of``). ``checkpoint`` is a file from which the same training
+    continues if it was killed; the result is that of an uninterrupted one, on a CPU to the last
+    bit. Raises Diverged if the loss or a weight becomes NaN or infinite.
     """
     images, features, _ = training
+    training = (*training, *_relative(weights, loss))
     with torch.random.fork_rng():  # leaves the caller's random numbers as they are
         torch.manual_seed(seed)  # of the first weights and of dropout
         network = new_network(model, tuple(images.shape[2:]), n_classes, features.shape[1])
@@ -141,7 +147,7 @@ def learn(
             network.standardise(features)
         shuffle = torch.Generator().manual_seed(seed)
         batches = Batches(training, train.batch_size, shuffle, train.flips)
-        run = Training(network, train, batches, loss)
+        run = Training(network, train, batches, loss, device)
         saved = None
         if checkpoint is not None:
             settings = seed, n_classes, model.model_dump(), train.model_dump()
@@ -164,8 +170,15 @@ class Training:
     ``history`` has one row an epoch, ``best`` the weights of the epoch that validated best.
     """
 
-    def __init__(self, network: nn.Module, train: Train, batches: Batches, loss: Loss | None):
-        self.device = _device(train.accelerator)
+    def __init__(
+        self,
+        network: nn.Module,
+        train: Train,
+        batches: Batches,
+        loss: Loss | None,
+        device: str | None = None,
+    ):
+        self.device = device_of(train.accelerator if device is None else device)
         self.network = network.to(self.device)
         self.train, self.batches = train, batches
         self.loss = loss or functools.partial(
@@ -230,9 +243,22 @@ class Training:
             self.best = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
         bar.set_postfix(epoch=len(self.history), best_auc=f"{max(self.aucs):.4f}", refresh=False)
 
-    def step(self, number: int, images: Tensor, features: Tensor, labels: Tensor) -> Tensor:
+    def step(
+        self,
+        number: int,
+        images: Tensor,
+        features: Tensor,
+        labels: Tensor,
+        weights: Tensor | None = None,
+    ) -> Tensor:
         """Change the weights by one batch, the ``number``-th of its epoch; return its loss."""
-        loss = self.loss(self.network(images, features), labels)
+        logits = self.network(images, features)
+        if weights is None:
+            loss = self.loss(logits, labels)
+        else:
+            # not divided by the batch's own sum: the mean step over all batches is then that of
+            # images that are there as often as they weigh
+            loss = (weights * self.loss(logits, labels, reduction="none")).mean()
         if not torch.isfinite(loss):
             raise Diverged(
                 f"the loss became {loss.item()} in epoch {len(self.history) + 1}, batch {number}, "
@@ -351,11 +377,37 @@ def _auc(labels: np.ndarray, scores: np.ndarray) -> float:
     return float(roc_auc_score(labels, scores)) if known else 0.5
 
 
-def _device(accelerator: str) -> torch.device:
-    """Return the device of ``train.accelerator``: the CPU, or a GPU if there is one."""
-    if accelerator == "auto" and torch.accelerator.is_available():
-        return torch.accelerator.current_accelerator()
-    return torch.device("cpu")
+def _relative(weights: Tensor | None, loss: Loss | None) -> tuple[Tensor, ...]:
+    """Return weights (n,) of mean 1, as a tuple of one; of none if all are alike."""
+    if weights is None or (weights == weights[0]).all():
+        return ()
+    assert loss is None, "weights are for cross-entropy: another loss returns one number a batch"
+    return ((weights / weights.mean()).float(),)
+
+
+DEVICES = ("cpu", "cuda", "mps", "xpu")  # and auto
+
+
+def device_of(name: str) -> torch.device:
+    """Return a device by its name, such as cuda or cuda:1; auto: a GPU if there is one, or the CPU.
+
+    InputError if there is none of this name here.
+    """
+    if name == "auto":
+        there = torch.accelerator.is_available()
+        return torch.accelerator.current_accelerator() if there else torch.device("cpu")
+    try:
+        device = torch.device(str(name))
+        if device.type in DEVICES:
+            torch.empty(0, device=device)  # which fails where there is none
+            return device
+        reason = "of no use here"
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # by kind of device
+        reason = str(error).partition("\n")[0]
+    raise InputError(
+        f"device: found {name!r} ({reason}); expected one that this machine has, of "
+        f"{', '.join(DEVICES)}, or auto"
+    )
 
 
 def _bar(label: str, total: int, progress: bool) -> tqdm:

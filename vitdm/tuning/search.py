@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import os
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,9 +19,10 @@ import numpy as np
 import skopt
 from scipy.optimize import OptimizeResult
 from skopt import space as skopt_space
+from skopt.acquisition import gaussian_lcb
 from skopt.learning import GaussianProcessRegressor
 from skopt.learning.gaussian_process.kernels import WhiteKernel
-from skopt.utils import cook_estimator, normalize_dimensions
+from skopt.utils import cook_estimator, create_result, normalize_dimensions
 
 from vitdm.errors import InputError
 
@@ -28,6 +31,8 @@ R = TypeVar("R")
 Point = list[Any]
 #: the value of a point: point, number of the call, number of calls known when it was chosen
 Evaluate = Callable[[Point, int, int], float]
+#: of scikit-optimize: called with the result so far, ends the search if it returns True
+Callback = Callable[[OptimizeResult], bool | None]
 
 
 class KnownNoise(GaussianProcessRegressor):
@@ -95,6 +100,10 @@ class TooManyFailures(InputError):
     """So many trials in a row failed that the rest would, too."""
 
 
+class Stopped(Exception):
+    """A callback returned True."""
+
+
 def minimise(
     evaluate: Evaluate,
     space: Sequence[skopt_space.Dimension],
@@ -105,80 +114,179 @@ def minimise(
     noise: float | None = None,
     acquisition: str = "gp_hedge",
     allowed: Callable[[Point], bool] | None = None,
+    points: Sequence[Point] | None = None,
     parallel: int = 1,
     random: bool = False,
-) -> None:
-    """Search for the minimum of a function in ``n_calls`` calls, ``first`` among them.
+    callbacks: Sequence[Callback] = (),
+) -> str:
+    """Search for the minimum of a function in ``n_calls`` calls; return why the search ended.
 
-    ``evaluate`` returns the value of a point and keeps what it wants to keep. One at a time this is
-    scikit-optimize's ``gp_minimize``. With ``parallel`` others run meanwhile: then a point is
-    chosen when all but the last ``parallel`` before it are known, and these are taken to have found
-    what was expected (``ask``). That depends on no clock: the same seed gives the same points.
-    ``random``: random points instead. Ends when ``evaluate`` raises OutOfTime.
+    ``first`` are the first calls; ``evaluate`` returns the value of a point and keeps what it wants
+    to keep. One at a time this is scikit-optimize's ``gp_minimize``. With ``parallel`` others run
+    meanwhile: then a point is chosen when all but the last ``parallel`` before it are known, and
+    these are taken to have found what was expected (``ask``). That depends on no clock: the same
+    seed gives the same points. ``points`` are all that a finite space has, None if it is not
+    finite: each is tried once, and the search ends when none is left. ``random``: random points
+    instead. ``callbacks`` are called with the result so far after each call, in the order of the
+    calls. Ends early when one of them returns True, or when ``evaluate`` raises OutOfTime.
     """
     first = [list(point) for point in first[:n_calls]]
     if random and n_calls > len(first):
-        drawn = skopt_space.Space(normalize_dimensions(space), constraint=allowed)
-        first += drawn.rvs(n_calls - len(first), random_state=seed)
+        first += _random(space, allowed, points, first, n_calls - len(first), seed)
     options = {
         "base_estimator": process(space, noise, seed),
         "acq_func": acquisition,
         "random_state": seed,
         "space_constraint": allowed,
     }
-    with contextlib.suppress(OutOfTime):
-        if parallel == 1:
-            function = _counted(evaluate)
-            skopt.gp_minimize(
-                function, space, x0=first, n_calls=n_calls, n_initial_points=0, **options
-            )
-            return
-        untold = skopt.Optimizer(space, n_initial_points=len(first), **options)
-        optimiser = untold.copy(random_state=seed)
-        running: deque[Point] = deque()
-
-        def propose(k: int, values: list[float]) -> tuple[Point, int, int] | None:
-            if k == n_calls:
-                return None
-            while len(optimiser.yi) < len(values):
-                last = len(optimiser.yi) + 1 == len(values)
-                fit = last and k >= len(first)
-                optimiser.tell(running.popleft(), values[len(optimiser.yi)], fit=fit)
-            point = first[k] if k < len(first) else ask(optimiser, running, untold)
-            running.append(point)
-            return point, k, len(values)
-
-        for _ in in_order(propose, lambda call: evaluate(*call), parallel):
-            pass
+    told = {"n_calls": n_calls, "random_state": seed}
+    hear = functools.partial(_hear, callbacks, told) if callbacks else None
+    try:
+        with warnings.catch_warnings():  # scikit-optimize tells of each point that it replaces
+            warnings.filterwarnings("ignore", message="The objective has been evaluated")
+            if parallel == 1 and points is None:
+                _one_at_a_time(evaluate, space, first, n_calls, hear, options)
+                return "all calls were made"
+            return _several(evaluate, space, first, n_calls, hear, options, points, parallel)
+    except OutOfTime:
+        return "no time was left"
+    except Stopped:
+        return "a callback ended the search"
 
 
-def _counted(evaluate: Evaluate) -> Callable[[Point], float]:
-    calls = itertools.count()
+def _random(
+    space: Sequence[skopt_space.Dimension],
+    allowed: Callable[[Point], bool] | None,
+    points: Sequence[Point] | None,
+    tried: Sequence[Point],
+    n: int,
+    seed: int,
+) -> list[Point]:
+    """Return up to ``n`` random points; of a finite space those not tried, each once."""
+    if points is None:
+        drawn = skopt_space.Space(normalize_dimensions(space), constraint=allowed)
+        return drawn.rvs(n, random_state=seed)
+    left = [point for point in points if point not in tried]
+    return [left[k] for k in np.random.default_rng(seed).permutation(len(left))[:n]]
+
+
+def _hear(callbacks: Sequence[Callback], told: dict[str, Any], result: OptimizeResult) -> None:
+    """Call the callbacks with a result that can be pickled; Stopped if one of them says so."""
+    result.specs = {"args": told, "function": "vitdm.tuning.search.minimise"}
+    result.space = skopt_space.Space(result.space.dimensions)  # without the constraint
+    if any([callback(result) for callback in callbacks]):  # all are called
+        raise Stopped
+
+
+def _one_at_a_time(
+    evaluate: Evaluate,
+    space: Sequence[skopt_space.Dimension],
+    first: Sequence[Point],
+    n_calls: int,
+    hear: Callable[[OptimizeResult], None] | None,
+    options: dict[str, Any],
+) -> None:
+    """Call ``gp_minimize``; the values of the first points are found before, one by one."""
+    calls, values = itertools.count(), []
 
     def function(point: Point) -> float:
         k = next(calls)
         return evaluate(point, k, k)
 
-    return function
+    for k, point in enumerate(first, start=1):
+        values.append(function(point))
+        if hear and k < len(first):  # gp_minimize itself tells when all are known
+            known = skopt_space.Space(normalize_dimensions(space))
+            hear(create_result(first[:k], values[:], known, models=[]))
+    skopt.gp_minimize(
+        function,
+        space,
+        x0=first,
+        y0=values,
+        n_calls=n_calls - len(first),
+        n_initial_points=0,
+        callback=hear,
+        **options,
+    )
 
 
-def ask(optimiser: skopt.Optimizer, running: Sequence[Point], untold: skopt.Optimizer) -> Point:
+def _several(
+    evaluate: Evaluate,
+    space: Sequence[skopt_space.Dimension],
+    first: Sequence[Point],
+    n_calls: int,
+    hear: Callable[[OptimizeResult], None] | None,
+    options: dict[str, Any],
+    points: Sequence[Point] | None,
+    parallel: int,
+) -> str:
+    """Run ``parallel`` calls at once, none twice if the space is finite; return why it ended."""
+    untold = skopt.Optimizer(space, n_initial_points=len(first), **options)
+    optimiser = untold.copy(random_state=options["random_state"])
+    proposed: list[Point] = []
+    values: list[float] = []  # of the first of those proposed, in their order
+
+    def untried() -> list[Point]:
+        return [point for point in points if point not in proposed]
+
+    def know() -> None:
+        for k in range(len(optimiser.yi), len(values)):
+            fit = k + 1 == len(values) and len(proposed) >= len(first)
+            optimiser.tell(proposed[k], values[k], fit=fit)
+
+    def propose(k: int, _: list[float]) -> tuple[Point, int, int] | None:
+        if k == n_calls or (points is not None and k >= len(first) and not untried()):
+            return None
+        know()
+        if k < len(first):
+            point = first[k]
+        else:
+            left = None if points is None else untried()
+            point = ask(optimiser, proposed[len(values) :], untold, left)
+        proposed.append(point)
+        return point, k, len(values)
+
+    # closed here, not some time later: that waits for what is running
+    with contextlib.closing(in_order(propose, lambda call: evaluate(*call), parallel)) as results:
+        for value in results:
+            values.append(value)
+            if hear:
+                know()
+                hear(optimiser.get_result())
+    if len(values) == n_calls:
+        return "all calls were made"
+    return f"all {len(points)} points of the space were tried"
+
+
+def ask(
+    optimiser: skopt.Optimizer,
+    running: Sequence[Point],
+    untold: skopt.Optimizer,
+    untried: Sequence[Point] | None = None,
+) -> Point:
     """Return the next point while others are running, which are taken to be as good as expected.
 
     That is the kriging believer of Ginsbourger, Le Riche & Carraro (2010, section 4.1). Their
     constant liar, which scikit-optimize offers, contradicts what is already known around a point:
     of Branin's function, two at once, it is 0.1 to 5 above the minimum after 30 calls, this 0.00.
+    If only the points ``untried`` may follow and the process asks for another, it is the one of
+    these with the lowest lower confidence bound.
     """
-    if not running:
-        return optimiser.ask()
-    expected = [float(np.mean(optimiser.yi))] * len(running)
-    if optimiser.models:
-        expected = optimiser.models[-1].predict(optimiser.space.transform(list(running))).tolist()
-    believer = untold.copy(random_state=optimiser.rng.randint(0, np.iinfo(np.int32).max))
-    if hasattr(optimiser, "gains_"):
-        believer.gains_ = np.copy(optimiser.gains_)  # of the acquisition functions, so far
-    believer.tell([*optimiser.Xi, *running], [*optimiser.yi, *expected])
-    return believer.ask()
+    believer = optimiser
+    if running:
+        expected = [float(np.mean(optimiser.yi or 0.0))] * len(running)  # 0 if none is known
+        if optimiser.models:
+            transformed = optimiser.space.transform(list(running))
+            expected = optimiser.models[-1].predict(transformed).tolist()
+        believer = untold.copy(random_state=optimiser.rng.randint(0, np.iinfo(np.int32).max))
+        if hasattr(optimiser, "gains_"):
+            believer.gains_ = np.copy(optimiser.gains_)  # of the acquisition functions, so far
+        believer.tell([*optimiser.Xi, *running], [*optimiser.yi, *expected])
+    point = believer.ask()
+    if untried is None or point in untried:
+        return point
+    bound = gaussian_lcb(believer.space.transform(list(untried)), believer.models[-1])
+    return untried[int(np.argmin(bound))]
 
 
 def in_order(
@@ -224,7 +332,7 @@ class Workers:
 
     def __init__(self, parallel: int, backend: str = "loky"):
         self.parallel = parallel
-        self.name, _, self.address = backend.partition("=")
+        self.name, _, self.address = str(backend).partition("=")
         if self.name not in BACKENDS:
             raise InputError(f"backend: found {backend!r}; expected one of: {', '.join(BACKENDS)}")
         if self.address and self.name not in ("dask", "ray"):

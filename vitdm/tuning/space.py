@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -52,6 +54,8 @@ def entries(
     ``space``: scikit-optimize's dimensions, each with a name, or a dictionary from names to such
     dimensions or to what stands in YAML. InputError names the entry that is none.
     """
+    if not isinstance(space, Mapping | Sequence) or isinstance(space, str):
+        raise InputError(f"space: found {space!r}; expected a list of dimensions or a dictionary")
     if not isinstance(space, Mapping):
         names = [getattr(dimension, "name", None) for dimension in space]
         if None in names:
@@ -122,11 +126,21 @@ def first_points(settings: Settings, allowed: Allowed, seed: int) -> list[list[A
 
     The start, ``start_seeds`` times; ``x0``; then ``n_initial_points`` of the generator, of which
     those that are not allowed are left out. scikit-optimize's own first points would break a
-    constraint. InputError if nearly no point is allowed.
+    constraint. A small space may have fewer points than that: none is drawn twice. InputError if
+    nearly no point is allowed.
     """
     search, start = settings.tune, settings.start
     given = [start] * search.start_seeds + [start | point for point in search.x0]
     points = [list(point.values()) for point in given]
+    for point in _drawn(settings, allowed, seed):
+        if point not in points:
+            points.append(point)
+    return points
+
+
+def _drawn(settings: Settings, allowed: Allowed, seed: int) -> list[list[Any]]:
+    """Return ``n_initial_points`` allowed points of the generator; some may be alike."""
+    search = settings.tune
     space = skopt_space.Space(normalize_dimensions(dimensions(search.space)))
     drawn = [plain(row) for row in space.rvs(N_DRAWN, random_state=seed)]
     kept = [row for row in drawn if allowed(row)]
@@ -136,7 +150,7 @@ def first_points(settings: Settings, allowed: Allowed, seed: int) -> list[list[A
             f"{LEAST:.1%}: a smaller space, or constraints that more can meet"
         )
     if search.initial_point_generator == "random":
-        return points + kept[: search.n_initial_points]
+        return kept[: search.n_initial_points]
     # as few as possible, for the points of a design are only even together
     n, kept = search.n_initial_points, []
     generator = SAMPLERS[search.initial_point_generator]()
@@ -144,7 +158,26 @@ def first_points(settings: Settings, allowed: Allowed, seed: int) -> list[list[A
         kept = [row for row in _generate(generator, space, n, seed) if allowed(row)]
         n += max(1, n // 2)
     spread = np.linspace(0, len(kept) - 1, search.n_initial_points).round().astype(int)
-    return points + [kept[k] for k in spread]
+    return [kept[k] for k in spread]
+
+
+def every_point(space: Mapping[str, Dimension], allowed: Allowed) -> list[list[Any]] | None:
+    """Return all allowed points of a space, None if there is no end of them, or more than N_DRAWN.
+
+    Of so many, those that a search tries hardly ever repeat.
+    """
+    values = []
+    for entry in space.values():
+        match entry:
+            case Real():
+                return None
+            case Integer():
+                values.append(range(entry.low, entry.high + 1))
+            case Categorical():
+                values.append(entry.choices)
+    if math.prod(map(len, values)) > N_DRAWN:
+        return None
+    return [list(point) for point in itertools.product(*values) if allowed(point)]
 
 
 def _generate(

@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 import math
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ from vitdm.model.inputs import Tables, inputs_of
 from vitdm.provenance import atomic, sha256, sidecar, write_json
 from vitdm.tuning import search
 from vitdm.tuning.objective import Objective, OnDataset, Params, attempt, failed
-from vitdm.tuning.space import Allowed, dimensions, first_points, plain
+from vitdm.tuning.space import Allowed, dimensions, every_point, first_points, plain
 from vitdm.tuning.trials import Log, Trial, limits, table
 
 #: what a resumed search need not have in common with its log
@@ -55,7 +56,9 @@ class Tuner:
     """One search on an objective; ``run`` does everything and may be called again after a kill.
 
     ``identity`` tells which search it is besides its settings (the data), so that only its own log
-    is continued: ``<out>/log-<hash>.jsonl``.
+    is continued: ``<out>/log-<hash>.jsonl``. ``callback``: as of ``gp_minimize``, one or a list of
+    callables, which get the result so far after each trial of the search, also of those in the log,
+    and end the search if they return True; the best trials are then trained anew as always.
     """
 
     def __init__(
@@ -66,12 +69,14 @@ class Tuner:
         identity: dict[str, Any],
         backend: str = "loky",
         progress: bool = True,
+        callback: search.Callback | Sequence[search.Callback] | None = None,
     ):
         self.objective, self.settings, self.out = objective, settings, out
         self.search = settings.tune
         self.seed = settings.seed if self.search.seed is None else self.search.seed
         self.start = settings.start
         self.names = list(self.start)
+        self.callbacks = callbacks_of(callback)
         self.allowed = Allowed(settings)
         self.first = first_points(settings, self.allowed, self.seed)
         told = self._identity() | identity
@@ -191,7 +196,7 @@ class Tuner:
             ) as self.bar,
         ):
             self._measure_noise()
-            search.minimise(
+            self.message = search.minimise(
                 self._evaluate,
                 dimensions(self.search.space),
                 self.first,
@@ -200,11 +205,23 @@ class Tuner:
                 noise=self.noise,
                 acquisition=self.search.acquisition,
                 allowed=self.allowed,
+                points=every_point(self.search.space, self.allowed),
                 parallel=self.search.parallel,
                 random=self.search.random,
+                callbacks=self.callbacks,
             )
+            self._tell_the_end()
             measured = self._train_again()
         return self._choose(measured)
+
+    def _tell_the_end(self) -> None:
+        """Tell why the search ended; the bar is then as long as what follows."""
+        made, most = len(self.trials), self.search.n_calls
+        self.message += f" ({made} of {most} calls)"
+        if made < most:
+            self.bar.total -= most - made
+            if self._progress:
+                self.bar.write(f"tune: {self.message}", file=sys.stderr)
 
     def _measure_noise(self) -> None:
         """Train the start with several seeds: the scatter of their values is the noise."""
@@ -229,6 +246,7 @@ class Tuner:
             if trial.params != self.start and trial.params not in best:
                 best.append(trial.params)
         points = [self.start, *best[: self.search.candidates]]
+        self.bar.total -= (1 + self.search.candidates - len(points)) * self.search.candidate_seeds
         seeds = [self._seed(1, k) for k in range(self.search.candidate_seeds)]
         tasks = [(params, seed) for params in points for seed in seeds]
 
@@ -268,6 +286,7 @@ class Tuner:
             "best_of_trials": luckiest.score,
             "best_of_trials_params": luckiest.params,
             "calls": len(trials),
+            "message": self.message,
             "failed": sum(trial.status == "failed" for trial in trials),
             "stopped": len(stopped),
             "cpu_seconds": round(sum(t.cpu_seconds for t in [*trials, *self.again]), 1),
@@ -288,7 +307,20 @@ class Tuner:
         points = [list(trial.params.values()) for trial in trials]
         values = [trial.value for trial in trials]
         space = dimensions(self.search.space)
-        return search.opinion(space, points, values, self.noise, self.seed)
+        result = search.opinion(space, points, values, self.noise, self.seed)
+        result.message = self.message
+        return result
+
+
+def callbacks_of(callback: Any) -> list[search.Callback]:
+    """Return the callbacks of a search, given as one, several or None; InputError for others."""
+    if callback is None:
+        return []
+    one = callable(callback) or isinstance(callback, str) or not isinstance(callback, Sequence)
+    several = [callback] if one else list(callback)
+    if wrong := [entry for entry in several if not callable(entry)]:
+        raise InputError(f"callback: found {wrong[0]!r}; expected one callable, or a list of them")
+    return several
 
 
 def tune(
@@ -302,6 +334,7 @@ def tune(
     dataset: str | Path | None = None,
     backend: str = "loky",
     progress: bool = True,
+    callback: search.Callback | Sequence[search.Callback] | None = None,
 ) -> dict[str, Any]:
     """Search the space of ``settings.tune`` on a processed dataset, write the folder ``out``.
 
@@ -314,8 +347,9 @@ def tune(
     which can be read at any time, ``best.json``, whose content is returned, and ``tune.json``.
     ``selection`` is the selection.json that ``model.feature_set`` may need, ``fits`` the folder of
     lens fits that ``model.residual`` needs, ``dataset`` that of the images before processing if the
-    space has keys of ``preprocess``; ``backend`` see ``search.Workers``. InputError if something is
-    missing, the log belongs to another search, or ``tune.max_failures`` trials in a row failed.
+    space has keys of ``preprocess``; ``backend`` see ``search.Workers``, ``callback`` see
+    ``Tuner``. InputError if something is missing, the log belongs to another search, or
+    ``tune.max_failures`` trials in a row failed.
     """
     out, started = Path(out), time.time()
     settings.check_search()
@@ -333,7 +367,7 @@ def tune(
         *([selection] if selection else []),
     ]
     data = {Path(path).name: sha256(path) for path in inputs}
-    tuner = Tuner(objective, settings, out, {"data": data}, backend, progress)
+    tuner = Tuner(objective, settings, out, {"data": data}, backend, progress, callback)
     best = tuner.run()
     sidecar(
         out / "tune.json",
