@@ -565,7 +565,7 @@ def test_shards_are_the_whole(files, tmp_path, capsys):
         run(*command, tmp_path / "less", "--shard", "8/8")
     assert not (tmp_path / "less").exists()
     assert run(*command, folder) == 2  # would replace the images
-    assert "expected an empty folder, or an earlier result" in capsys.readouterr().err
+    assert "is read, and would be replaced; expected another place" in capsys.readouterr().err
 
 
 def test_a_pixel_scale_is_needed(files, tmp_path, capsys):
