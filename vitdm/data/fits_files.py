@@ -12,7 +12,7 @@ import math
 import re
 import warnings
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from astropy.io import fits
@@ -125,7 +125,7 @@ def _extensions(hdus: fits.HDUList, content: bytes) -> Iterator[Extension]:
         name = str(hdu.name).strip()
         name = "" if name == "COMPRESSED_IMAGE" else name
         words = words_of(name)
-        if role_of(words) == NOISE and (kind := str(hdu.header.get("UTYPE", "")).lower()):
+        if role_of(words) == NOISE and (kind := str(_told(hdu.header, "UTYPE", "")).lower()):
             words |= {"ivar"} if kind.startswith("inv") else words_of(kind[:3])  # CCDData
         yield Extension(index, name, int(hdu.ver), words, hdu, hdus[0].header)
     raise ValueError(f"has over {MAX_EXTENSIONS} extensions; refused")
@@ -214,6 +214,14 @@ def has(images: list[Extension], name: str) -> bool:
 # ------------------------------------------------------------------------------------ its values
 
 
+def _told(header: fits.Header | dict[str, str], key: str, default: Any) -> Any:
+    """Return the value of a keyword; the default also where it cannot be read."""
+    try:
+        return header.get(key, default)
+    except fits.VerifyError:
+        return default
+
+
 _KINDS = ("rms", "variance", "inverse variance", "weight")
 
 
@@ -244,7 +252,7 @@ def as_mask(values: NDArray, header: fits.Header | None = None) -> NDArray[np.bo
     masked = ~np.isfinite(values)
     numbers = np.where(masked, 0, values).astype(np.int64 if values.dtype.kind != "f" else float)
     for plane in ("MP_DETECTED", "MP_DETECTED_NEGATIVE"):
-        bit = (header or {}).get(plane)
+        bit = None if header is None else _told(header, plane, None)
         if isinstance(bit, int) and 0 <= bit < 63:
             numbers = numbers.astype(np.int64) & ~(1 << bit)
     return masked | (numbers != 0)
@@ -254,9 +262,9 @@ def band_number(band: int | str | None, header: fits.Header) -> int | str | None
     """Return the number of a band that is named as the header names it (BANDS, BAND0, …)."""
     if not isinstance(band, str) or re.fullmatch(r"\s*-?\d+\s*", band):
         return None if band is None else int(band)
-    names = [str(header.get(f"BAND{k}", "")).strip() for k in range(10)]
+    names = [str(_told(header, f"BAND{k}", "")).strip() for k in range(10)]
     if not any(names):
-        names = list(str(header.get("BANDS", "")).replace(",", "").strip())
+        names = list(str(_told(header, "BANDS", "")).replace(",", "").strip())
     if band.strip() in names:
         return names.index(band.strip())
     known = f", one of {', '.join(filter(None, names))}" if any(names) else ""
@@ -266,7 +274,7 @@ def band_number(band: int | str | None, header: fits.Header) -> int | str | None
 def unit(*headers: fits.Header) -> str | None:
     """Return the unit of the image's values (BUNIT) as it is spelled here, None if none is told."""
     for header in headers:
-        if text := " ".join(str(header.get("BUNIT", "")).split()):
+        if text := " ".join(str(_told(header, "BUNIT", "")).split()):
             return _unit(text)
     return None
 
@@ -311,12 +319,12 @@ def pixel_scale(*headers: fits.Header) -> float | None:
 
 def _from_matrix(header: fits.Header) -> float | None:
     def number(key: str, default: float) -> float:
-        value = header.get(key, default)
+        value = _told(header, key, default)
         return float(value) if isinstance(value, (int, float)) else math.nan
 
-    kinds = [str(header.get(f"CTYPE{i}", "")) for i in (1, 2)]
+    kinds = [str(_told(header, f"CTYPE{i}", "")) for i in (1, 2)]
     celestial = all(map(_CELESTIAL.match, kinds))
-    units = [str(header.get(f"CUNIT{i}", "")).strip().lower() for i in (1, 2)]
+    units = [str(_told(header, f"CUNIT{i}", "")).strip().lower() for i in (1, 2)]
     if not celestial and any(kinds) and not all(unit in _DEGREES for unit in units):
         return None  # axes of another kind
     indices = [(i, j) for i in (1, 2) for j in (1, 2)]
@@ -350,7 +358,7 @@ def _from_matrix(header: fits.Header) -> float | None:
 
 def _from_keywords(header: fits.Header) -> float | None:
     for key in KEYWORDS:
-        match = _NUMBER.fullmatch(str(header.get(key, "")).replace("'", ""))
+        match = _NUMBER.fullmatch(str(_told(header, key, "")).replace("'", ""))
         unit = match[2].lower() if match else ""
         if match is None or (unit and unit not in _DEGREES):
             continue

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import re
 import struct
+import tempfile
+import zlib
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
@@ -11,6 +17,7 @@ from vitdm.data import bounds
 
 PNG, JPEG, TIFF = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 MAX_SCANS = 100  # of a progressive JPEG, which is decoded once for each
+_DAMAGE = re.compile("bad Huffman code|[Pp]remature end")
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 4, 6: 4}  # by colour type, as they are decoded
 _NO_LENGTH = {0x01, *range(0xD0, 0xD9)}  # markers of a JPEG that stand alone
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
@@ -29,8 +36,7 @@ def decode(content: bytes) -> np.ndarray:
             raise ValueError(f"is a JPEG of over {MAX_SCANS} scans; refused")
         shape, itemsize = _jpeg_shape(content)
     elif content.startswith(PNG):
-        if b"IEND" not in content[-1024:]:
-            raise ValueError("is a truncated PNG: its end is missing")
+        _check_chunks(content)
         width, height, bits, colour = struct.unpack_from(">IIBB", content, 16)
         shape, itemsize = (height, width, _PNG_CHANNELS.get(colour, 4)), 1 + (bits > 8)
     elif content.startswith(TIFF):
@@ -38,15 +44,45 @@ def decode(content: bytes) -> np.ndarray:
     else:
         raise ValueError("cannot be decoded; expected a JPEG, PNG or TIFF image")
     bounds.check_array(shape, itemsize, len(content), bounds.MAX_RATIO)
-    log, level = cv2.utils.logging, cv2.utils.logging.getLogLevel()
-    log.setLogLevel(log.LOG_LEVEL_SILENT)  # it prints what is wrong with a TIFF
-    try:
+    with _heard() as comments:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-    finally:
-        log.setLogLevel(level)
     if image is None:
         raise ValueError("cannot be decoded; expected a JPEG, PNG or TIFF image")
+    if damage := _DAMAGE.search("".join(comments)):
+        raise ValueError(f"is a damaged picture: {damage[0]}")
     return image[..., 2::-1] if image.ndim == 3 else image  # OpenCV has blue first, alpha last
+
+
+@contextlib.contextmanager
+def _heard() -> Iterator[list[str]]:
+    """Collect what libraries print, which is all they tell of a JPEG that they could not decode."""
+    log, level = cv2.utils.logging, cv2.utils.logging.getLogLevel()
+    comments: list[str] = []
+    with contextlib.ExitStack() as stack:
+        stack.callback(log.setLogLevel, level)
+        log.setLogLevel(log.LOG_LEVEL_SILENT)
+        page = stack.enter_context(tempfile.TemporaryFile())
+        with contextlib.suppress(OSError):  # a process may have no standard error
+            before = os.dup(2)
+            stack.callback(os.close, before)
+            stack.callback(os.dup2, before, 2)
+            os.dup2(page.fileno(), 2)
+        yield comments
+        page.seek(0)
+        comments.append(page.read(1 << 16).decode("latin1"))
+
+
+def _check_chunks(content: bytes) -> None:
+    """Raise ValueError if a PNG is truncated, or a chunk of it differs from its checksum."""
+    start, kind = len(PNG), b""
+    while kind != b"IEND":
+        if len(content) < start + 12:
+            raise ValueError("is a truncated PNG: its end is missing")
+        length, kind = struct.unpack_from(">I4s", content, start)
+        stop = start + 8 + length
+        if content[stop : stop + 4] != struct.pack(">I", zlib.crc32(content[start + 4 : stop])):
+            raise ValueError(f"is a damaged or truncated PNG: at byte {start}")
+        start = stop + 4
 
 
 def _jpeg_shape(content: bytes) -> tuple[tuple[int, int, int], int]:
