@@ -10,10 +10,8 @@ import io
 import lzma
 import os
 import pickle
-import resource
 import struct
 import warnings
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -22,6 +20,7 @@ from astropy.io import fits
 from files import encoded, fits_bytes, npy, npz, pair, tar, zipped
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from memory import bounded
 
 from vitdm.data.observation import Observation
 from vitdm.data.readers import members, read_observation, read_picture
@@ -35,7 +34,6 @@ FUZZ = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-MEMORY = 1 << 30  # bytes above what the process has already
 NOISE = np.random.default_rng(1).integers(0, 255, (24, 20)).astype("u1")
 
 
@@ -126,22 +124,8 @@ def damaged(content, edits):
     return bytes(data)
 
 
-@contextlib.contextmanager
-def bounded():
-    """Let the process have only so much memory more; what asks for more raises MemoryError."""
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, before)
-
-
 @pytest.fixture(autouse=True)
 def limits(capfd):
-    if not Path("/proc/self/statm").exists():
-        pytest.skip("the size of a process is told in /proc only")
     with bounded(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of pixels that are not square, of odd weights
         yield

@@ -70,15 +70,20 @@ def open_file(path: str | Path) -> BinaryIO:
 def read_file(path: str | Path) -> bytes:
     """Return the bytes of a regular file; ValueError if it is none or larger than MAX_BYTES."""
     with open_file(path) as stream:
+        if os.fstat(stream.fileno()).st_size > MAX_BYTES:
+            raise ValueError(f"has over {MAX_BYTES} bytes; too large for an image")
         return read_stream(stream)
 
 
 def read_stream(stream: BinaryIO) -> bytes:
     """Return what is left of a stream; ValueError if that is more than MAX_BYTES."""
-    content = stream.read(MAX_BYTES + 1)
-    if len(content) > MAX_BYTES:
-        raise ValueError(f"has over {MAX_BYTES} bytes; too large for an image")
-    return content
+    parts, size = [], 0
+    while part := stream.read(SLACK):  # piece by piece: a read takes the memory it asks for
+        parts.append(part)
+        size += len(part)
+        if size > MAX_BYTES:
+            raise ValueError(f"has over {MAX_BYTES} bytes; too large for an image")
+    return b"".join(parts)
 
 
 def unpacked(stream: BinaryIO) -> BinaryIO:
