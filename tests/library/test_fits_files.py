@@ -339,6 +339,18 @@ def test_units(tmp_path, text, unit):
     assert read_observation(path).unit == unit
 
 
+def test_keywords_that_cannot_be_read_tell_nothing(tmp_path):
+    header = {"BUNIT": "counts", "PIXSCALE": 0.05, "D001SCAL": 0.04}
+    path = written(tmp_path / "a.fits", ("SCI", IMAGE, header))
+    content = path.read_bytes()
+    for card in (b"BUNIT   = 'counts  '", b"PIXSCALE=                 0.05"):
+        assert card in content
+        content = content.replace(card, card[:10] + b"\x01" + card[11:])
+    path.write_bytes(content)
+    found = read_observation(path)
+    assert (found.unit, found.pixel_scale) == (None, 0.04)
+
+
 # ------------------------------------------------------------------------------ headers that lie
 
 

@@ -78,6 +78,23 @@ def test_pictures_that_are_large_and_honest_are_read():
         assert read_image("a" + suffix, encoded(suffix, image))[5, 7] == 9
 
 
+def test_the_largest_image():
+    bounds.check_array((5000, 6000), 8, 1 << 29)
+    for shape, itemsize in (((5000, 8000), 1), ((8000, 3, 5000), 1), ((3, 5000, 6000), 8)):
+        with pytest.raises(ValueError, match="too large for an image"):
+            bounds.check_array(shape, itemsize, 1 << 40)
+
+
+def test_half_a_jpeg_with_an_end_is_damaged(capfd):
+    noise = np.random.default_rng(1).integers(0, 255, (64, 64)).astype("u1")
+    jpeg = encoded(".jpg", noise)
+    half = jpeg[: len(jpeg) // 2] + b"\xff\xd9"
+    assert cv2.imdecode(np.frombuffer(half, "u1"), -1).shape == (64, 64)  # OpenCV takes it
+    assert "premature end" in capfd.readouterr().err  # and says so in passing
+    assert refuses("a.jpg", half, "damaged picture: premature end")
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_jpeg_of_endless_scans():
     jpeg = cv2.imencode(".jpg", IMAGE.astype("u1"), [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes()
     start = jpeg.index(b"\xff\xda")
@@ -169,6 +186,10 @@ def test_archives_whose_headers_lie(tmp_path):
         path.write_bytes(gzip.compress(info.tobuf(tarfile.GNU_FORMAT) + bytes(1 << 22)))
         with pytest.raises(InputError, match=r"a\.tar\.gz: .*has a header of over 1048576 bytes"):
             list(members(path))
+    first = tarfile.TarInfo("0.txt").tobuf() + name.tobuf(tarfile.GNU_FORMAT)
+    path.write_bytes(gzip.compress(first + bytes(1 << 22)))  # behind a member that is well
+    with pytest.raises(InputError, match=r"has a header of over 1048576 bytes"):
+        list(members(path))
     sparse = tarfile.TarInfo("a.npy")
     sparse.type = tarfile.GNUTYPE_SPARSE
     block = bytearray(sparse.tobuf(tarfile.GNU_FORMAT))

@@ -57,6 +57,12 @@ def test_single_pixels_of_a_value_within_the_noise():
     assert np.sum(counts == 1) > 25 and not empty_areas(counts).any()  # as often as others
 
 
+def test_an_area_beside_single_pixels_of_its_value():
+    dead = (X % 9 == 0) & (Y % 9 == 0) & ~AREAS["border"]
+    image = np.where(AREAS["border"] | dead, np.float32(-999), NOISY)
+    np.testing.assert_array_equal(empty_areas(image), AREAS["border"])
+
+
 SCENES = {
     "noise": NOISY,
     "no noise": LIGHT,
@@ -69,6 +75,7 @@ SCENES = {
     "a saturated core": np.minimum(NOISY, 60),
     "a saturated core without noise": np.minimum(LIGHT, 60),
     "a saturated star of one value": np.where(AREAS["star"], 65535, NOISY),
+    "clipped, with a border": np.where(AREAS["border"], 0, np.clip(NOISY, 0, None)),
     "clipped at some pixels": np.clip(NOISY, -2, None),
     "clipped, with a star cut out": np.where(AREAS["star"], -9, np.clip(NOISY, 0, None)),
     "constant": np.ones((80, 80)),

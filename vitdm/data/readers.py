@@ -76,7 +76,8 @@ def read_picture(
             return Picture(pixels, pixel_scale=fits_files.pixel_scale(*image.headers))
         if hdu is not None:
             raise ValueError(f"hdu {hdu!r:.40}: is no FITS file, which alone has extensions")
-        pixels, mass = arrays.decode(content) if suffix == ".npy" else (_raster(content), None)
+        is_array = suffix == ".npy"
+        pixels, mass = arrays.decode(content) if is_array else (pictures.decode(content), None)
         return Picture(_single(_plane(pixels, fits_files.band_number(band, {}))), mass)
 
 
@@ -112,23 +113,23 @@ def read_observation(
         file = files.pop(SCIENCE)
         given |= {role: beside for role, beside in files.items() if given[role] is None}
     with decoding(file):
-        known = _read_fits(file, hdu, band, given) if _known_suffix(file) in FITS else {}
-        if not known:
+        if _known_suffix(file) in FITS:
+            known = _read_fits(file, hdu, band, given)
+        else:
             known = {"data": read_picture(file, hdu=hdu, band=band).pixels}
     for role, value in given.items():
         if isinstance(value, (str, Path)):
             value = None if role in known else _beside(Path(value), role, band, known)
         if value is not None:
             known[role] = value
-    if pixel_scale is not None:
-        known["pixel_scale"] = pixel_scale
-    elif "headers" in known:
-        with decoding(file):
-            known["pixel_scale"] = fits_files.pixel_scale(*known["headers"])
-    known["unit"] = fits_files.unit(*known.pop("headers", ()))
-    _check_psf(known.get("pixel_scale"), known.pop("psf_scale", None), file)
+    headers = known.pop("headers", ())
+    with decoding(file):
+        known["unit"] = fits_files.unit(*headers)
+        if pixel_scale is None:
+            pixel_scale = fits_files.pixel_scale(*headers)
+    _check_psf(pixel_scale, known.pop("psf_scale", None), file)
     known[NOISE] = _as_noise(known.get(NOISE), known.pop("kind", "rms"), known["data"], file)
-    return Observation(**known, gain=gain, name=str(path))
+    return Observation(**known, pixel_scale=pixel_scale, gain=gain, name=str(path))
 
 
 def fill_missing(image: np.ndarray, path: str | Path) -> np.ndarray:
@@ -202,10 +203,6 @@ def _single(array: NDArray) -> NDArray[np.float32]:
         return np.array(array, np.float32, order="C")
 
 
-def _raster(content: bytes) -> NDArray:
-    return pictures.decode(content)
-
-
 def _values(image: Extension, band: int | str | None) -> NDArray[np.float32]:
     """Return the pixels (H, W) of an image of a FITS file, where colour is never averaged."""
     number = fits_files.band_number(band, image.hdu.header)
@@ -271,8 +268,7 @@ def _as_role(
     """Return the noise and its kind, the PSF and its pixel scale, or the mask."""
     if role == MASK:
         array = image.array()
-        band = band if max(array.ndim, 2) > 2 else None
-        number = fits_files.band_number(band, image.hdu.header)
+        number = fits_files.band_number(band if array.ndim > 2 else None, image.hdu.header)
         return {MASK: fits_files.as_mask(_plane(array, number, False), image.hdu.header)}
     values = _values(image, band if image.array().ndim > 2 else None)
     if role == NOISE:
@@ -287,7 +283,7 @@ def _beside(path: Path, role: str, band: int | str | None, known: dict[str, Any]
         if not path.exists() and suffix_of(path.name) is None:
             raise ValueError(f"expected a file, or the name of an extension with the {role}")
         if _known_suffix(path) not in FITS:
-            values = read_picture(path, band=None).pixels
+            values = read_picture(path).pixels
             known |= {"kind": kind_of(words)} if role == NOISE else {}
             return fits_files.as_mask(values) if role == MASK else values
         with fits_files.opened(bounds.read_file(path)) as images:
