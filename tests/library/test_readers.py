@@ -1,5 +1,6 @@
 """Image files read against arrays made by hand; files that are none of them."""
 
+import bz2
 import gzip
 import os
 from pathlib import Path
@@ -46,7 +47,9 @@ RGB = np.stack([RAMP, RAMP + 1, RAMP + 5], -1)
         ("sky.fits", fits_bytes(RAMP.astype(">f4")), RAMP),
         ("sky.fit", fits_bytes(RAMP.astype("i2")), RAMP),
         ("channel.fits", fits_bytes(RAMP[None].astype("i2")), RAMP),
-        ("second.fits", fits_bytes(None, np.zeros((2, 3, 4)), RAMP, RAMP + 1), RAMP),
+        ("second.fits", fits_bytes(None, RAMP), RAMP),
+        ("sky.fts", fits_bytes(RAMP, RAMP + 1), RAMP),
+        ("packed.fits.bz2", bz2.compress(fits_bytes(RAMP.astype("f8"))), RAMP),
         ("packed.fits.gz", gzip.compress(fits_bytes(RAMP.astype("f8"))), RAMP),
     ],
 )
@@ -156,7 +159,7 @@ def test_arrays_that_are_no_image_are_refused(content, reason):
 
 
 def test_a_file_too_large_for_an_image_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("vitdm.data.readers.MAX_BYTES", 100)
+    monkeypatch.setattr("vitdm.data.bounds.MAX_BYTES", 100)
     tar(tmp_path / "in.tar", {"a.npy": npy(RAMP)}, "w")
     for path in (tmp_path / "in.tar", tmp_path):
         with pytest.raises(InputError, match="has over 100 bytes; too large for an image"):

@@ -8,19 +8,36 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from vitdm.data.bounds import as_scale
 from vitdm.errors import InputError
+
+LARGEST_NOISE = 1e7  # times the small values of a noise map: how masked pixels are often marked
+# Pixels that were filled with one value:
+SPIKE = 10  # it is so many times as frequent as the values next to it
+FAINTER, BRIGHTER = 0.01, 0.05  # fraction of values below, if noise goes on there; of pixels above
+CORE = np.ones((5, 5), np.uint8)  # what has to fit into an area
+MIN_CORE = 25  # px where all of CORE around them is filled
+OUTSIDE = 0.05  # pixels of the value that lie elsewhere, as a fraction of all others
+STEP = 1.5  # from the area to the pixel at its border, over that to the next pixel
+MAX_VALUES = 8
+ARITHMETIC = 1e-5  # below this fraction of the range of values there is no noise
+TURNS = 0.7  # ratio of second to first differences: noise 1.7, if correlated over 2 px 1; light 0.2
+ROUNDED = 3.0  # noise below so many steps of the values may be that of their rounding
 
 
 @dataclass(frozen=True, eq=False)
 class Observation:
     """An image (H, W) in any unit, and what is known of it; what is None is estimated or assumed.
 
-    ``data``: the image; NaN, infinite and ``numpy.ma`` masked pixels are missing. ``noise``: its
-    rms, a map (H, W) or one number for the sky alone, in the unit of the image. ``gain``: variance
-    of the photon noise per brightness (1 for an image in counts); it is not used with a map.
+    ``data``: the image; NaN, infinite and ``numpy.ma`` masked pixels are missing, and so are
+    ``empty_areas``. ``noise``: its rms, a map (H, W) or one number for the sky alone, in the unit
+    of the image; a pixel without one, or with one 1e7 times that of others, is missing.
+    ``gain``: variance of the photon noise per brightness (1 for an image in counts), used with the
+    noise of the sky alone.
     ``psf``: a kernel (h, w) at the image's pixel scale, of odd or even sides, normalised here; or
     one number, the FWHM of a Gaussian in arcsec. ``mask`` (H, W): True where a pixel must not be
     used, as in ``numpy.ma``. ``pixel_scale``: arcsec. ``unit``: such as ``counts`` or
@@ -43,14 +60,16 @@ class Observation:
         data, missing = _numbers(self.data, f"{self.name}: data")
         if data.ndim != 2 or not data.size:
             raise InputError(f"{self.name}: found data of shape {data.shape}; expected (H, W)")
-        missing |= ~np.isfinite(data)
+        missing |= ~np.isfinite(data) | empty_areas(data)
         if self.mask is not None:
             missing |= _mask(self.mask, data.shape, self.name)
         noise = None if self.noise is None else self._noise(data.shape)
         if isinstance(noise, np.ndarray):  # a pixel without a noise, or with an endless one
-            missing |= ~(np.isfinite(noise) & (noise > 0))
-        for key in ("pixel_scale", "gain"):
-            self._set(key, _positive(getattr(self, key), f"{self.name}: {key}", key == "gain"))
+            missing |= ~_is_noise(noise)
+        if missing.all():
+            raise InputError(f"{self.name}: every pixel is missing, masked or without a noise")
+        self._set("pixel_scale", as_scale(self.pixel_scale, f"{self.name}: pixel_scale"))
+        self._set("gain", _positive(self.gain, f"{self.name}: gain", zero=True))
         self._set("psf", None if self.psf is None else self._psf())
         self._set("noise", noise)
         self._set("mask", _frozen(missing))
@@ -124,6 +143,81 @@ def as_observations(
         own = {key: value for key, value in known.items() if getattr(image, key) is None}
         made.append(image.replace(**own) if own else image)
     return made
+
+
+def empty_areas(image: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Return where an image (H, W) was filled with one value: borders, gaps, stars, cosmic rays.
+
+    Such pixels have exactly one value, far more often than those next to it, in an image whose
+    other pixels vary by noise. If there is no noise below that value, it may be where the noise
+    was clipped: then the pixels must lie in large areas, and the image breaks off at their border.
+    So the sky of an image without noise, of one in 8 bits, or of one whose noise was clipped, is
+    not empty, nor is a saturated star.
+    """
+    finite = np.isfinite(image)
+    empty = np.zeros(image.shape, bool)
+    ordered = np.sort(image[finite])
+    starts = np.flatnonzero(np.diff(ordered, prepend=-np.inf))  # of each run of equal values
+    values, counts = ordered[starts], np.diff(starts, append=ordered.size)
+    if values.size < MIN_CORE:
+        return empty
+    padded = np.pad(counts, 2)
+    near = np.max([padded[k : k + counts.size] for k in (0, 1, 3, 4)], axis=0)
+    often = (counts >= MIN_CORE) & (counts > SPIKE * near)
+    often = np.flatnonzero(often & (ordered.size - starts - counts > BRIGHTER * ordered.size))
+    least = max(ROUNDED * np.diff(values).min(), ARITHMETIC * float(values[-1] - values[0]))
+    for k in often[np.argsort(-counts[often])][:MAX_VALUES]:
+        equal = image == values[k]
+        others = finite & ~equal
+        if _is_noisy(image, others, least):
+            within_noise = k > FAINTER * values.size  # that many values are smaller
+            empty |= equal if within_noise else _cut_out(image, equal, others)
+    return empty
+
+
+def _cut_out(
+    image: NDArray[np.float32], equal: NDArray[np.bool_], others: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Return the large areas of one value from which the image departs by a step, if it does."""
+    core = cv2.erode(equal.view(np.uint8), CORE)  # beyond the edge, all counts as equal
+    n, labels = cv2.connectedComponents(equal.view(np.uint8))
+    area = (np.bincount(labels[core > 0], minlength=n) >= MIN_CORE)[labels]
+    nothing = np.zeros_like(equal)
+    if np.count_nonzero(equal & ~area) > OUTSIDE * np.count_nonzero(others):
+        return nothing
+    value, steps, next_steps = image[equal][0], [], []
+    for k in range(4):  # the sides of the area's pixels
+        within, pixels, usable = (np.rot90(array, k) for array in (area, image, others))
+        edge = within[:, :-2] & usable[:, 1:-1] & usable[:, 2:]
+        steps.append(pixels[:, 1:-1][edge] - value)
+        next_steps.append(pixels[:, 2:][edge] - pixels[:, 1:-1][edge])
+    step, next_step = np.abs(np.concatenate(steps)), np.abs(np.concatenate(next_steps))
+    # Light that fades into a constant sky takes a larger step with each pixel outwards.
+    return area if step.size and np.median(step) > STEP * np.median(next_step) else nothing
+
+
+def _is_noisy(image: NDArray[np.float32], others: NDArray[np.bool_], least: float) -> bool:
+    """Tell whether the fainter half of ``others`` varies by noise of more than ``least``.
+
+    From pixel to pixel, noise turns back and light goes on: the second differences of light are
+    far smaller than the first.
+    """
+    left, middle, right = image[:, :-2], image[:, 1:-1], image[:, 2:]
+    usable = others[:, :-2] & others[:, 1:-1] & others[:, 2:]
+    usable &= middle <= np.median(image[others])
+    if not usable.any():
+        return False
+    first = np.median(np.abs(right - middle)[usable])
+    second = np.median(np.abs(left - 2 * middle + right)[usable])
+    return bool(first > least and second > TURNS * first)
+
+
+def _is_noise(noise: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Return where a noise map has a number that is one: positive, and not a mark for a mask."""
+    good = np.isfinite(noise) & (noise > 0)
+    if good.any():  # not the median: more than half of the pixels may be masked
+        good &= noise < LARGEST_NOISE * np.quantile(noise[good], 0.01)
+    return good
 
 
 def _numbers(

@@ -1,37 +1,44 @@
-"""Reading image files: jpg, png, tif, npy and FITS, in folders and in archives that stay packed."""
+"""Images in files (jpg, png, tif, npy and FITS), alone, in folders, or with noise, mask and PSF."""
 
 from __future__ import annotations
 
-import contextlib
-import gzip
-import io
-import os
-import re
-import stat
-import tarfile
 import warnings
-import zipfile
-import zlib
-from collections.abc import Callable, Iterable, Iterator
-from functools import partial
-from pathlib import Path, PurePosixPath
-from typing import BinaryIO, NamedTuple
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
-from astropy.io import fits
-from astropy.wcs import WCS
-from astropy.wcs.utils import proj_plane_pixel_scales
+from numpy.typing import ArrayLike, NDArray
 
-from vitdm.data import unpickle
+from vitdm.data import arrays, bounds, fits_files, pictures
+from vitdm.data.archives import ARCHIVES, Member, folder_members, members
+from vitdm.data.arrays import npy_header
+from vitdm.data.bounds import decoding, reason_of
+from vitdm.data.fits_files import MASK, NOISE, OTHER, PSF, SCIENCE, Extension, kind_of
+from vitdm.data.observation import Observation
 from vitdm.errors import InputError
 
-RASTER, FITS = (".jpg", ".jpeg", ".png", ".tif", ".tiff"), (".fits.gz", ".fits.fz", ".fits", ".fit")
+RASTER = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
+FITS = (".fits.gz", ".fits.bz2", ".fits.fz", ".fits", ".fit", ".fts")
 SUFFIXES = (*RASTER, ".npy", *FITS)
-ARCHIVES = (".tgz", ".tar.gz", ".tar", ".zip")
-MAX_BYTES = 1 << 29  # no image of a lens is larger; guards against archives that explode
-UNREADABLE = (OSError, EOFError, ValueError, RuntimeError, MemoryError, zlib.error)
-UNREADABLE += (zipfile.BadZipFile, tarfile.TarError, cv2.error, TypeError, IndexError, KeyError)
+UNREADABLE = Exception  # what decoding foreign bytes may raise
+WEIGHTS_AGREE = 3.0  # ratio of noise told by weights and seen in the image; else another unit
+SAME_SCALE = 1.02  # ratio of the pixel scales of an image and its PSF
+__all__ = [
+    "ARCHIVES",
+    "Member",
+    "Picture",
+    "fill_missing",
+    "load_images",
+    "load_observations",
+    "members",
+    "npy_header",
+    "read_image",
+    "read_observation",
+    "read_picture",
+    "reason_of",
+    "suffix_of",
+]
 
 
 class Picture(NamedTuple):
@@ -42,40 +49,87 @@ class Picture(NamedTuple):
     pixel_scale: float | None = None  # arcsec
 
 
-def read_picture(path: str | Path, content: bytes | None = None) -> Picture:
+def read_picture(
+    path: str | Path,
+    content: bytes | None = None,
+    *,
+    hdu: int | str | None = None,
+    band: int | str | None = None,
+) -> Picture:
     """Return the image in a jpg, png, tif, npy or FITS file, and what the file tells besides.
 
-    Colour is averaged over the channels and transparency dropped; a FITS file gives its first
-    image with two axes. ``content`` are the file's bytes, if they are already at hand. Raises
+    Of a FITS file the science image is taken, found by its name, or ``hdu`` (index or name). Of an
+    image with several bands, (n, H, W) or (H, W, 3), ``band`` (from 0) is taken; without it, colour
+    (H, W, 3) is averaged. ``content`` are the file's bytes, if they are already at hand. Raises
     InputError, with the file and the reason, for anything that is not one whole image.
     """
-    suffix = suffix_of(str(path))
-    if suffix is None:
-        raise InputError(f"{path}: unknown kind of file; expected {', '.join(SUFFIXES)}")
-    decode = {".npy": _decode_npy, **dict.fromkeys(FITS, _decode_fits)}
-    try:
+    with decoding(path):
+        suffix = _known_suffix(path)
         if content is None:
-            content = Path(path).read_bytes()
+            content = bounds.read_file(path)
         if not content:
             raise ValueError("is empty")
-        picture = decode.get(suffix, _decode_raster)(content)
-        pixels = _plane(picture.pixels)
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: does not exist") from error
-    except UNREADABLE as error:
-        raise InputError(f"{path}: {reason_of(error)}") from error
-    with np.errstate(over="ignore"):
-        return picture._replace(pixels=np.ascontiguousarray(pixels, dtype=np.float32))
+        if suffix in FITS:
+            with fits_files.opened(content) as images:
+                image = fits_files.science(images, hdu)
+                pixels = _values(image, band)
+            return Picture(pixels, pixel_scale=fits_files.pixel_scale(*image.headers))
+        if hdu is not None:
+            raise ValueError(f"hdu {hdu!r:.40}: is no FITS file, which alone has extensions")
+        is_array = suffix == ".npy"
+        pixels, mass = arrays.decode(content) if is_array else (pictures.decode(content), None)
+        return Picture(_single(_plane(pixels, fits_files.band_number(band, {}))), mass)
 
 
-def read_image(path: str | Path, content: bytes | None = None) -> np.ndarray:
+def read_image(path: str | Path, content: bytes | None = None, **options: Any) -> np.ndarray:
     """Return the pixels (H, W) float32 of an image file, as ``read_picture`` does."""
-    return read_picture(path, content).pixels
+    return read_picture(path, content, **options).pixels
 
 
-def reason_of(error: BaseException) -> str:
-    """Return in one line what an error says."""
-    return getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+def read_observation(
+    path: str | Path,
+    *,
+    hdu: int | str | None = None,
+    band: int | str | None = None,
+    noise: str | Path | ArrayLike | None = None,
+    psf: str | Path | ArrayLike | None = None,
+    mask: str | Path | ArrayLike | None = None,
+    pixel_scale: float | None = None,
+    gain: float | None = None,
+) -> Observation:
+    """Return the image in a file, with what the file, its folder or the caller tells of it.
+
+    ``path``: an image file, or a folder of image.fits, noise.fits, psf.fits, mask.fits or alike.
+    ``hdu``, ``band``: which image of a FITS file, which band, as in ``read_picture``. Noise, PSF
+    and mask are those that the FITS file names so (NOISE, ERR, WHT, IVAR, …; PSF, KERNEL; MASK,
+    DQ: a pixel that is not zero is masked), unless ``noise``, ``psf``, ``mask`` give them: the name
+    of an extension, another file, an array, or, for noise and PSF, a number, as Observation takes.
+    ``pixel_scale`` [arcsec]: by default the header's. InputError names the file and what is wrong.
+    """
+    path, given = Path(path), {NOISE: noise, PSF: psf, MASK: mask}
+    file = path
+    if path.is_dir():
+        files = _files_by_role(path)
+        file = files.pop(SCIENCE)
+        given |= {role: beside for role, beside in files.items() if given[role] is None}
+    with decoding(file):
+        if _known_suffix(file) in FITS:
+            known = _read_fits(file, hdu, band, given)
+        else:
+            known = {"data": read_picture(file, hdu=hdu, band=band).pixels}
+    for role, value in given.items():
+        if isinstance(value, (str, Path)):
+            value = None if role in known else _beside(Path(value), role, band, known)
+        if value is not None:
+            known[role] = value
+    headers = known.pop("headers", ())
+    with decoding(file):
+        known["unit"] = fits_files.unit(*headers)
+        if pixel_scale is None:
+            pixel_scale = fits_files.pixel_scale(*headers)
+    _check_psf(pixel_scale, known.pop("psf_scale", None), file)
+    known[NOISE] = _as_noise(known.get(NOISE), known.pop("kind", "rms"), known["data"], file)
+    return Observation(**known, pixel_scale=pixel_scale, gain=gain, name=str(path))
 
 
 def fill_missing(image: np.ndarray, path: str | Path) -> np.ndarray:
@@ -88,204 +142,221 @@ def fill_missing(image: np.ndarray, path: str | Path) -> np.ndarray:
     return np.where(finite, image, np.median(image[finite]))
 
 
-def load_images(paths: Iterable[str | Path]) -> Iterator[tuple[Path, np.ndarray]]:
+def load_images(paths: Iterable[str | Path], **options: Any) -> Iterator[tuple[Path, np.ndarray]]:
     """Return an iterator over (path, image) of files and of all images in folders.
 
-    Missing pixels are filled by the median. Raises InputError at once for a path that does not
-    exist, a file of an unknown kind or a folder without images.
+    Missing pixels are filled by the median. ``options`` are those of ``read_picture``. Raises
+    InputError at once for a path that does not exist, a file of an unknown kind or a folder without
+    images.
     """
-    files: list[Path] = []
+    files = [file for path in map(Path, paths) for file in _images_at(path)]
+    return ((file, fill_missing(read_image(file, **options), file)) for file in files)
+
+
+def load_observations(
+    paths: Iterable[str | Path], **options: Any
+) -> Iterator[tuple[Path, Observation]]:
+    """Return an iterator over (path, observation) of files and of all images in folders.
+
+    A folder with noise.fits, psf.fits or alike beside its image is one observation. ``options`` are
+    those of ``read_observation``. Raises InputError at once as ``load_images`` does.
+    """
+    places: dict[Path, None] = {}
     for path in map(Path, paths):
-        if path.is_dir():
-            inside = sorted(file.name for file in _folder_members(path) if suffix_of(file.name))
-            if not inside:
-                raise InputError(f"{path}: found no image; expected {', '.join(SUFFIXES)}")
-            files += [path / name for name in inside]
-        elif not path.exists():
-            raise InputError(f"{path}: does not exist")
-        elif suffix_of(path.name) is None:
-            raise InputError(f"{path}: unknown kind of file; expected {', '.join(SUFFIXES)}")
-        else:
-            files.append(path)
-    return ((file, fill_missing(read_image(file), file)) for file in files)
+        files = _images_at(path)
+        apart = {file.parent for file in files if path.is_dir() and _is_beside(file)}
+        places |= dict.fromkeys(file.parent if file.parent in apart else file for file in files)
+    return ((place, read_observation(place, **options)) for place in places)
 
 
 def suffix_of(name: str) -> str | None:
+    """Return the ending of an image file's name, None if it is no image's."""
     return next((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), None)
 
 
-def _decode_raster(content: bytes) -> Picture:
-    # OpenCV returns a half-grey image for half a file, so the end marks are looked for first.
-    # In a JPEG's compressed data 0xFF is never followed by 0xD9.
-    jpeg, png = content.startswith(b"\xff\xd8"), content.startswith(b"\x89PNG")
-    if jpeg and content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda"):
-        raise ValueError("is a truncated JPEG: its end is missing")
-    if png and b"IEND" not in content[-1024:]:
-        raise ValueError("is a truncated PNG: its end is missing")
-    log, level = cv2.utils.logging, cv2.utils.logging.getLogLevel()
-    log.setLogLevel(log.LOG_LEVEL_SILENT)  # it prints what is wrong with a TIFF
-    try:
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-    finally:
-        log.setLogLevel(level)
-    if image is None:
-        raise ValueError("cannot be decoded; expected a JPEG, PNG or TIFF image")
-    return Picture(image[..., :3] if image.ndim == 3 else image)
+def _known_suffix(path: str | Path) -> str:
+    suffix = suffix_of(str(path))
+    if suffix is None:
+        raise ValueError(f"unknown kind of file; expected {', '.join(SUFFIXES)}")
+    return suffix
 
 
-def _decode_npy(content: bytes) -> Picture:
-    if content.startswith(b"PK"):
-        raise ValueError("is an npz archive of several arrays; expected one array per .npy file")
-    stream = io.BytesIO(content)
-    if npy_header(stream)[1].hasobject:
-        picture = Picture(*unpickle.image_and_mass(stream))
-    else:
-        stream.seek(0)
-        picture = Picture(np.lib.format.read_array(stream, allow_pickle=False))
-    if picture.pixels.dtype.kind not in "biuf":
-        raise ValueError(f"found values of type {picture.pixels.dtype}; expected real numbers")
-    return picture
+def _images_at(path: Path) -> list[Path]:
+    """Return a file, or the images in a folder, sorted; InputError if there is none."""
+    if path.is_dir():
+        inside = sorted(file.name for file in folder_members(path) if suffix_of(file.name))
+        if not inside:
+            raise InputError(f"{path}: found no image; expected {', '.join(SUFFIXES)}")
+        return [path / name for name in inside]
+    if not path.exists():
+        raise InputError(f"{path}: does not exist")
+    with decoding(path):
+        _known_suffix(path)
+    return [path]
 
 
-def npy_header(stream: BinaryIO) -> tuple[tuple[int, ...], np.dtype, bool]:
-    """Read the header of a .npy file: shape, type and whether its order is Fortran's."""
-    if stream.read(len(np.lib.format.MAGIC_PREFIX)) != np.lib.format.MAGIC_PREFIX:
-        raise ValueError("is not a NumPy file")
-    read = {
-        b"\1\0": np.lib.format.read_array_header_1_0,
-        b"\2\0": np.lib.format.read_array_header_2_0,
-    }.get(stream.read(2))
-    if read is None:
-        raise ValueError("is a NumPy file of an unknown version")
-    shape, fortran, dtype = read(stream)
-    return shape, dtype, fortran
+# ------------------------------------------------------------------------------- arrays of pixels
 
 
-def _decode_fits(content: bytes) -> Picture:
-    if content.startswith(b"\x1f\x8b"):
-        with gzip.GzipFile(fileobj=io.BytesIO(content)) as stream:
-            content = stream.read(MAX_BYTES)
-    if not content.startswith(b"SIMPLE"):
-        raise ValueError("is not a FITS file")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.filterwarnings("error", message=".*truncated.*")
-        try:
-            with fits.open(io.BytesIO(content), memmap=False) as hdus:
-                for hdu in hdus:
-                    if hdu.is_image and len(hdu.shape) >= 2 and set(hdu.shape[:-2]) <= {1}:
-                        pixels = np.array(hdu.data).reshape(hdu.shape[-2:])
-                        return Picture(pixels, pixel_scale=_pixel_scale(hdu.header))
-        except Warning as warning:
-            raise ValueError(f"is a truncated FITS file: {warning}") from warning
-    raise ValueError("found no image with two axes in this FITS file")
+def _single(array: NDArray) -> NDArray[np.float32]:
+    with np.errstate(over="ignore"):
+        return np.array(array, np.float32, order="C")
 
 
-def _pixel_scale(header: fits.Header) -> float | None:
-    """Return the arcsec of a pixel's side that a FITS header tells, None if it tells none."""
-    scale = header.get("PIXSCALE")
-    with contextlib.suppress(ValueError, TypeError, KeyError, MemoryError):  # what WCS may raise
-        if (wcs := WCS(header)).has_celestial:
-            scale = 3600 * np.sqrt(np.prod(proj_plane_pixel_scales(wcs.celestial)))
-    return float(scale) if isinstance(scale, (int, float)) and 0 < scale < np.inf else None
+def _values(image: Extension, band: int | str | None) -> NDArray[np.float32]:
+    """Return the pixels (H, W) of an image of a FITS file, where colour is never averaged."""
+    number = fits_files.band_number(band, image.hdu.header)
+    return _single(_plane(image.array(), number, average=False))
 
 
-def _plane(array: np.ndarray) -> np.ndarray:
-    """Return (H, W) from (H, W), (1, H, W), (H, W, 1) or (H, W, 3)."""
-    if array.ndim == 3 and array.shape[0] == 1:
+def _plane(array: NDArray, band: int | None = None, average: bool = True) -> NDArray:
+    """Return (H, W) from (H, W), (1, H, W), (H, W, 1), or one of the bands of (n, H, W), (H, W, 3).
+
+    Without a band, (H, W, 3) is averaged if ``average``. ValueError if a band must be chosen.
+    """
+    found = array.shape
+    while array.ndim > 2 and array.shape[0] == 1:
         array = array[0]
-    elif array.ndim == 3 and array.shape[2] in (1, 3):
-        array = array.mean(axis=2, dtype=np.float64)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    if array.ndim == 3:
+        last = array.shape[2] == 3 <= array.shape[0]
+        if band is None and last and average:
+            return _plane(array.mean(axis=2, dtype=np.float64))
+        bands = np.moveaxis(array, 2, 0) if last else array
+        if band is None:
+            raise ValueError(
+                f"found an array of shape {found}: expected (H, W), (1, H, W) or (H, W, 3); or "
+                f"choose one of its {len(bands)} bands by band (--band), from 0"
+            )
+        array = bands[band] if 0 <= band < len(bands) else None
+        if array is None:
+            raise ValueError(f"band {band}: expected one from 0 to {len(bands) - 1} of {found}")
+    elif band:
+        raise ValueError(f"band {band}: expected 0, as the shape of its array is {found}")
     if array.ndim != 2 or min(array.shape) < 2:
         raise ValueError(
-            f"found an array of shape {array.shape}; expected (H, W), (1, H, W) or (H, W, 3)"
+            f"found an array of shape {found}; expected (H, W), (1, H, W) or (H, W, 3)"
         )
     return array
 
 
-# ------------------------------------------------------------------------ folders and archives
+# ------------------------------------------------------------------------- noise, PSF and mask
 
 
-class Member(NamedTuple):
-    """A file in a folder or archive."""
+def _read_fits(
+    file: Path, hdu: int | str | None, band: int | str | None, given: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the science image of a FITS file, and the noise, PSF and mask that lie in it."""
+    with fits_files.opened(bounds.read_file(file)) as images:
+        image = fits_files.science(images, hdu)
+        known: dict[str, Any] = {"data": _values(image, band), "headers": image.headers}
+        for role, value in given.items():
+            found = None
+            if value is None:
+                found = fits_files.companion([i for i in images if i != image], role, image)
+            elif isinstance(value, str) and fits_files.has(images, value):
+                found = fits_files.science(images, value)
+            if found is not None:
+                known |= _as_role(found, role, band, found.words)
+    return known
 
-    name: str
-    open: Callable[[], BinaryIO]
 
-    def read(self) -> bytes:
-        """Return the file's content; InputError if it cannot be read or is too large."""
-        try:
-            with self.open() as stream:
-                content = stream.read(MAX_BYTES + 1)
-        except UNREADABLE as error:
-            raise InputError(f"{self.name}: {reason_of(error)}") from error
-        if len(content) > MAX_BYTES:
-            raise InputError(f"{self.name}: has over {MAX_BYTES} bytes; too large for an image")
-        return content
+def _as_role(
+    image: Extension, role: str, band: int | str | None, words: frozenset[str]
+) -> dict[str, Any]:
+    """Return the noise and its kind, the PSF and its pixel scale, or the mask."""
+    if role == MASK:
+        array = image.array()
+        number = fits_files.band_number(band if array.ndim > 2 else None, image.hdu.header)
+        return {MASK: fits_files.as_mask(_plane(array, number, False), image.hdu.header)}
+    values = _values(image, band if image.array().ndim > 2 else None)
+    if role == NOISE:
+        return {NOISE: values, "kind": kind_of(words)}
+    return {PSF: values, "psf_scale": fits_files.pixel_scale(image.hdu.header)}
 
 
-def members(path: Path) -> Iterator[Member]:
-    """Yield each file in a folder or archive; it can be read until the next one is asked for.
+def _beside(path: Path, role: str, band: int | str | None, known: dict[str, Any]) -> Any:
+    """Return the noise, PSF or mask in a file of its own; what else is told of it goes to known."""
+    with decoding(path):
+        words = fits_files.words_of(path.name)
+        if not path.exists() and suffix_of(path.name) is None:
+            raise ValueError(f"expected a file, or the name of an extension with the {role}")
+        if _known_suffix(path) not in FITS:
+            values = read_picture(path).pixels
+            known |= {"kind": kind_of(words)} if role == NOISE else {}
+            return fits_files.as_mask(values) if role == MASK else values
+        with fits_files.opened(bounds.read_file(path)) as images:
+            image = fits_files.companion(images, role, None)
+            words = image.words if image.role == role else words
+            found = _as_role(image, role, band, words)
+    known |= found
+    return found[role]
 
-    Raises InputError for a damaged archive, and for members that are links or lie outside it.
+
+def _as_noise(noise: Any, kind: str, data: NDArray, file: Path) -> Any:
+    """Return the rms of a noise map of another kind.
+
+    Weights are inverse variances for some and exposure times for others. If they contradict the
+    noise seen in the image, only the pixels without weight are used, as missing ones.
     """
-    if path.is_dir():
-        yield from _folder_members(path)
-        return
-    if not path.exists():
-        raise InputError(f"{path}: does not exist; expected a folder or archive of images")
-    if not path.name.lower().endswith(ARCHIVES):
-        raise InputError(f"{path}: expected a folder, or an archive ({', '.join(ARCHIVES)})")
-    listing = _zip_members if path.name.lower().endswith(".zip") else _tar_members
-    try:
-        for name, kind, open_member in listing(path):
-            parts = PurePosixPath(name.replace("\\", "/")).parts
-            if name.startswith(("/", "\\")) or ".." in parts or re.match("[A-Za-z]:", name):
-                raise InputError(f"{path}: member {name!r} points outside the archive; refused")
-            if kind != "file":
-                raise InputError(f"{path}: member {name!r} is {kind}; expected files and folders")
-            if not _hidden(parts):
-                yield Member("/".join(parts), open_member)
-    except InputError:
-        raise
-    except UNREADABLE as error:
-        raise InputError(f"{path}: damaged, or no archive: {reason_of(error)}") from error
+    if kind == "rms" or noise is None:
+        return noise
+    rms = fits_files.as_rms(noise, kind)
+    if kind != "weight" or rms.shape != data.shape:
+        return rms
+    seen, told = _pixel_noise(data), float(np.nanmedian(rms)) if np.isfinite(rms).any() else 0.0
+    if 1 / WEIGHTS_AGREE < told / max(seen, 1e-30) < WEIGHTS_AGREE:
+        return rms
+    warnings.warn(
+        f"{file}: its weights are no inverse variances: they tell a noise of {told:.3g}, the image "
+        f"has {seen:.3g}; the noise is estimated. noise=… gives another map",
+        stacklevel=3,
+    )
+    data[~np.isfinite(rms)] = np.nan
+    return None
 
 
-def _folder_members(path: Path) -> Iterator[Member]:
-    def fail(error: OSError) -> None:
-        raise InputError(f"{error.filename}: cannot be listed: {error.strerror}") from error
-
-    seen: set[str] = set()  # a link may lead back up
-    for folder, folders, files in os.walk(path, onerror=fail, followlinks=True):
-        seen.add(os.path.realpath(folder))
-        folders[:] = [
-            name for name in sorted(folders) if os.path.realpath(f"{folder}/{name}") not in seen
-        ]
-        for name in sorted(files):
-            file = os.path.join(folder, name)
-            parts = PurePosixPath(os.path.relpath(file, path)).parts
-            if not _hidden(parts):
-                yield Member("/".join(parts), partial(open, file, "rb"))
+def _pixel_noise(image: NDArray) -> float:
+    """Return the noise rms of an image, from differences of pixels beyond their correlation."""
+    differences = np.abs(image[:, 3:] - image[:, :-3])
+    good = np.isfinite(differences) & (differences > 0)
+    return float(np.median(differences[good])) * 1.4826 / 2**0.5 if good.any() else 0.0
 
 
-def _tar_members(path: Path) -> Iterator[tuple[str, str, Callable[[], BinaryIO]]]:
-    with tarfile.open(path) as archive:
-        while info := archive.next():
-            archive.members.clear()  # else the list of all members stays in memory
-            if not info.isdir():
-                kind = "a link" if info.issym() or info.islnk() else "a special file"
-                kind = "file" if info.isreg() else kind
-                yield info.name, kind, lambda info=info: archive.extractfile(info)
+def _check_psf(scale: float | None, psf_scale: float | None, file: Path) -> None:
+    if scale and psf_scale and not 1 / SAME_SCALE < psf_scale / scale < SAME_SCALE:
+        raise InputError(
+            f"{file}: psf: has pixels of {psf_scale:.4g} arcsec; expected those of the image, "
+            f"{scale:.4g}: resample it"
+        )
 
 
-def _zip_members(path: Path) -> Iterator[tuple[str, str, Callable[[], BinaryIO]]]:
-    with zipfile.ZipFile(path) as archive:
-        for info in archive.infolist():
-            if not info.is_dir():
-                kind = "a link" if stat.S_ISLNK(info.external_attr >> 16) else "file"
-                yield info.filename, kind, lambda info=info: archive.open(info)
+# ---------------------------------------------------------------------- folders of one observation
 
 
-def _hidden(parts: tuple[str, ...]) -> bool:
-    return any(part.startswith(".") or part == "__MACOSX" for part in parts)
+def _role_of_file(file: Path) -> str:
+    return fits_files.role_of(fits_files.words_of(file.name[: -len(suffix_of(file.name) or "")]))
+
+
+def _is_beside(file: Path) -> bool:
+    return _role_of_file(file) in (NOISE, PSF, MASK)
+
+
+def _files_by_role(folder: Path) -> dict[str, Path]:
+    """Return the image of a folder, and its noise, PSF and mask by their names."""
+    files = [folder / member.name for member in folder_members(folder)]
+    files = [file for file in files if file.parent == folder and suffix_of(file.name)]
+    roles: dict[str, list[Path]] = {}
+    for file in files:
+        roles.setdefault(_role_of_file(file) or SCIENCE, []).append(file)
+    roles.pop(OTHER, None)
+    for role in (SCIENCE, *roles):
+        if len(found := roles.get(role, [])) != 1:
+            listed = ", ".join(file.name for file in found[:10]) or "none"
+            raise InputError(
+                f"{folder}: expected one file with the {role} image; found {listed}. In a folder "
+                "of one observation are image.fits and, as far as known, noise.fits, psf.fits and "
+                "mask.fits; of other files, give each one its noise and psf"
+            )
+    return {role: found[0] for role, found in roles.items()}

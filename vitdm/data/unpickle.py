@@ -9,7 +9,6 @@ numbers. Any other name ends the reading.
 from __future__ import annotations
 
 import io
-import math
 import pickle
 import pickletools
 import re
@@ -18,7 +17,17 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-MAX_MEMO = 1 << 12  # an image and its mass need some 40 entries
+from vitdm.data import bounds
+
+MAX_MASS = 1e300  # eV; and no integer of a thousand digits
+MAX_MEMO = MAX_OPCODES = 1 << 12  # an image and its mass need some 40 entries, 110 opcodes
+# What NumPy's arrays are written with. No dict and no set: hashing a key takes for ever if it is
+# a tuple of the same tuple twice, and so on.
+_OPCODES = re.compile(
+    "FRAME|PROTO|STOP|MARK|NONE|GLOBAL|STACK_GLOBAL|REDUCE|BUILD|MEMOIZE|(LONG_|)(BIN|)(GET|PUT)|"
+    "(EMPTY_|)(LIST|TUPLE[123]?)|APPENDS?|NEWTRUE|NEWFALSE|INT|LONG1?|FLOAT|BININT[12]?|BINFLOAT|"
+    "(SHORT_|)BINBYTES8?|BYTEARRAY8|(SHORT_|)(BIN|)(STRING|UNICODE)8?"
+)
 
 
 def image_and_mass(stream: BinaryIO) -> tuple[np.ndarray, float]:
@@ -34,20 +43,25 @@ def image_and_mass(stream: BinaryIO) -> tuple[np.ndarray, float]:
         raise ValueError(f"first object is {type(image).__name__}; expected [image, axion_mass]")
     if isinstance(mass, np.ndarray) and mass.size == 1:
         mass = mass.item()
-    if not isinstance(mass, (int, float)) or not (math.isfinite(mass) and mass > 0):
-        raise ValueError(f"axion mass: found {mass!r:.40}; expected a positive number")
+    if not isinstance(mass, (int, float)) or not 0 < mass < MAX_MASS:
+        # Never the repr of an unknown object: lists of the same list twice would fill memory.
+        found = f"{mass!r:.40}" if isinstance(mass, (int, float, str)) else type(mass).__name__
+        found = f"array of shape {mass.shape}" if isinstance(mass, np.ndarray) else found
+        raise ValueError(f"axion mass: found {found}; expected a positive number")
     return image, float(mass)
 
 
 def _load(content: bytes) -> Any:
     try:
-        for opcode, argument, _ in pickletools.genops(content):
+        for n, (opcode, argument, _) in enumerate(pickletools.genops(content)):
+            if n > MAX_OPCODES or not _OPCODES.fullmatch(opcode.name):
+                raise pickle.UnpicklingError(f"it has {opcode.name}, opcode {n}, refused")
             # The memo grows to the largest number put there, however few entries it has.
             if "PUT" in opcode.name and argument > MAX_MEMO:
                 raise pickle.UnpicklingError("its memo is too large")
         return _Restricted(io.BytesIO(content), encoding="latin1").load()
     except Exception as error:  # whatever a damaged or malicious pickle makes of it
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = bounds.reason_of(error)
         raise ValueError(f"is an object array that cannot be read safely: {reason}") from error
 
 
@@ -102,15 +116,15 @@ class _Dtype:
 def _numbers(content: Any, dtype: _Dtype, shape: Any, order: str = "C") -> np.ndarray:
     if isinstance(content, str):  # as Python 2 wrote bytes
         content = content.encode("latin1")
-    if not re.fullmatch(r"[biuf]\d{1,2}", dtype.name):
-        raise pickle.UnpicklingError(f"found values of type {dtype.name}; expected real numbers")
+    if not re.fullmatch(r"[biuf]\d{1,2}", dtype.name) or dtype.order not in ("<", ">", "=", "|"):
+        raise pickle.UnpicklingError(f"found values of type {dtype.name:.9}; expected real numbers")
     numbers = np.frombuffer(content, np.dtype(dtype.name).newbyteorder(dtype.order))
     return numbers.reshape(shape, order=order)
 
 
 def _encode(text: str, encoding: str) -> bytes:
     if encoding != "latin1":
-        raise pickle.UnpicklingError(f"found the encoding {encoding!r}; expected 'latin1'")
+        raise pickle.UnpicklingError("found an encoding of bytes; expected 'latin1'")
     return text.encode("latin1")
 
 
