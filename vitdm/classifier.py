@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from sklearn.utils.validation import check_is_fitted
 from vitdm import config
 from vitdm.config import Features, LensFit, Model, Preprocess, RunSettings, Train
 from vitdm.config.sections import checked
+from vitdm.data.dataset import read_catalog
 from vitdm.errors import InputError
 from vitdm.features import feature_names
 from vitdm.lens.fit import estimate_gain
@@ -30,7 +30,7 @@ from vitdm.model.inputs import channels
 from vitdm.model.runs import RUN_FILES, Run, load_run, write_run
 from vitdm.model.training import Arrays, Learnt, Watch, learn
 from vitdm.predict import predict, prepare
-from vitdm.provenance import check_replaceable
+from vitdm.provenance import check_replaceable, read_json
 from vitdm.simulation.classes import NO_SUB
 
 #: parameters that are sections of the configuration, each a dictionary of some of its keys
@@ -239,7 +239,7 @@ class ViTClassifier(ClassifierMixin, BaseEstimator):
     def save(self, folder: str | Path) -> None:
         """Write a run folder, which ``load`` and ``vitdm predict`` read; no pickle."""
         check_is_fitted(self, "run_")
-        check_replaceable(folder, (*RUN_FILES, "run.json"))
+        check_replaceable(folder, RUN_FILES)
         told = {"classes": self.classes_.tolist(), "valid_fraction": self.valid_fraction}
         if isinstance(self.random_state, int):
             told["random_state"] = self.random_state
@@ -260,16 +260,14 @@ class ViTClassifier(ClassifierMixin, BaseEstimator):
         Fitted again, one of ``vitdm train`` joins all features, whatever were selected.
         """
         run, folder = load_run(folder), Path(folder)
-        sidecar = folder / "run.json"
-        told = json.loads(sidecar.read_text()) if sidecar.is_file() else {}
-        told = told.get("classifier", {"classes": sorted(run.classes)})
+        told = read_json(folder / "run.json").get("classifier", {"classes": sorted(run.classes)})
         classes, settings = told.pop("classes"), run.settings
         parts = {name: getattr(settings, name).model_dump() for name in SECTIONS}
         parts["model"] = {key: parts["model"][key] for key in parts["model"] if key not in OWN}
         made = cls(settings.model.features, pixel_scale=settings.pixel_scale, **parts, **told)
         made.classes_, made.run_ = np.array(classes), run
-        made.history_ = pd.read_csv(folder / "history.csv")
-        made.metrics_ = json.loads((folder / "metrics.json").read_text())
+        made.history_ = read_catalog(folder / "history.csv")
+        made.metrics_ = read_json(folder / "metrics.json")
         return made
 
     def __sklearn_tags__(self) -> Tags:

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import yaml
+from files import signed
 
 from studies import reference_model
 from studies.__main__ import main
@@ -22,13 +23,14 @@ def test_the_card_says_what_the_run_is(run_folder, tmp_path):
     settings = yaml.safe_load((source / "config.yaml").read_text())
     settings |= {"pixel_scale": 0.05, "lensfit": {"gain": 2.0, "psf_fwhm": 0.09}}
     (source / "config.yaml").write_text(yaml.safe_dump(settings))
+    signed(source)
     workflow = {"name": "tiny", "population": "mine/tiny.yaml"}
     (tmp_path / "results/config.yaml").write_text(yaml.safe_dump(workflow))
     reference_model.write(tmp_path / "results", NUMBERS, tmp_path / "reference")
     assert {file.name for file in (tmp_path / "reference").iterdir()} == {*RUN_FILES, "README.md"}
     card = (tmp_path / "reference/README.md").read_text()
     commit = json.loads((run_folder / "run.json").read_text())["commit"]
-    n = len(load_run(run_folder).feature_names)
+    n = len(load_run(tmp_path / "reference").feature_names)
     for words in (
         "(no_sub, cdm, axion)",
         f"commit `{commit}`",
