@@ -1,17 +1,27 @@
-"""Does a rebuild give the article's numbers? Compares them with the committed reference run."""
+"""Does a rebuild give the article's numbers? Compares them with the committed reference run.
+
+Three things are compared: the scores of the final test with what the predictions of the networks
+give, the reference with what must stand in it, and the numbers with the reference.
+"""
 
 from __future__ import annotations
 
 import fnmatch
-import json
 import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from studies.story import baselines
+from studies.story.final_test import read_predictions
+from vitdm.data.dataset import read_catalog
 from vitdm.errors import InputError
-from vitdm.provenance import atomic, write_json
+from vitdm.evaluation import metrics
+from vitdm.evaluation.final_test import summarise
+from vitdm.provenance import atomic, check_outputs, read_json, write_json
 from vitdm.simulation.classes import CLASSES
 
 # What another machine may change. The images come from seeded NumPy generators and repeat to the
@@ -90,6 +100,12 @@ TOLERANCES: dict[str, tuple[float, str]] = {
 }
 
 
+# ``{{ key }}`` in the article
+MARK = re.compile(r"\{\{ (\w+)(?::[^{}]*)? \}\}")
+# Of scores computed again from the files: predictions have the digits of single precision.
+CLOSE = {"rel_tol": 1e-4, "abs_tol": 1e-5}
+
+
 class Verdict(NamedTuple):
     """One number of the reference run and what the rebuild has in its place."""
 
@@ -109,7 +125,7 @@ def read_numbers(results: str | Path) -> dict[str, Any]:
     if not files:
         raise InputError(f"{results}/numbers: found no .json; expected the numbers of a whole run")
     for file in files:
-        content = _read(file)
+        content = read_json(file)
         for key in content.keys() & numbers.keys():
             if content[key] != numbers[key]:
                 raise InputError(
@@ -120,21 +136,9 @@ def read_numbers(results: str | Path) -> dict[str, Any]:
     return numbers
 
 
-def _read(path: str | Path) -> dict[str, Any]:
-    try:
-        content = json.loads(Path(path).read_text())
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: found {type(content).__name__}; expected an object of numbers")
-    return content
-
-
 def read_reference(path: str | Path) -> dict[str, dict[str, Any]]:
     """Read ``{key: {value, tolerance, kind}}``; InputError names an entry that is not like this."""
-    reference = _read(path)
+    reference = read_json(path)
     for key, entry in reference.items():
         if (
             not isinstance(entry, dict)
@@ -178,12 +182,113 @@ def compare(
     return verdicts
 
 
-def check(results: str | Path, reference: str | Path) -> int:
-    """Print one line a number and a closing line; return how many are missing or outside."""
-    entries = read_reference(reference)
-    if not entries:
-        raise InputError(f"{reference}: found no numbers; expected the reference run's")
-    verdicts = compare(read_numbers(results), entries)
+def check_reference(
+    path: str | Path,
+    reference: Mapping[str, Mapping[str, Any]],
+    numbers: Mapping[str, Any],
+    tolerances: Mapping[str, tuple[float, str]] = TOLERANCES,
+) -> None:
+    """Raise InputError unless a reference has all that is to be checked, within its tolerances.
+
+    That are the numbers of the rebuild, and those in the article beside the reference (paper.md),
+    for which there is a tolerance; that of an entry may be smaller, not larger.
+    """
+    for key, entry in reference.items():
+        tolerance, kind = tolerance_of(key, tolerances) or (None, None)
+        if kind != entry["kind"] or entry["tolerance"] > tolerance:
+            expected = "none of this name" if kind is None else f"at most {tolerance:g} {kind}"
+            raise InputError(
+                f"{path}: {key}: found a tolerance of {entry['tolerance']:g} {entry['kind']}; "
+                f"expected {expected} (studies/check.py)"
+            )
+    article = Path(path).with_name("paper.md")
+    needed = [*numbers, *(MARK.findall(article.read_text()) if article.is_file() else ())]
+    absent = [key for key in needed if key not in reference and tolerance_of(key, tolerances)]
+    if absent or not reference:
+        raise InputError(
+            f"{path}: found {len(reference)} numbers; expected {len(set(absent))} more, such as "
+            f"{absent[0] if absent else 'test_auc'}"
+        )
+
+
+def scores_of_predictions(results: str | Path) -> dict[str, Any]:
+    """Return the scores of the final test, computed anew from the predictions of the networks.
+
+    The ends of bootstrap intervals are left out. InputError if the predictions, or what was made of
+    them, are not what the run wrote, or not of the test images in the catalog.
+    """
+    results = Path(results)
+    folder, catalog = results / "evaluation", read_catalog(results / "dataset" / "catalog.csv")
+    tables, held_out = read_predictions(folder), read_predictions(folder, "held_out")
+    if not tables or tables.keys() != held_out.keys():
+        raise InputError(
+            f"{folder}: found predictions of {', '.join(tables) or 'no network'}, and of images "
+            f"held out of {', '.join(held_out) or 'none'}; expected both of each network"
+        )
+    check_outputs(folder / "evaluation.json", *(file.name for file in sorted(folder.iterdir())))
+    test = catalog[catalog["split"] == "test"][["id", "class"]].reset_index(drop=True)
+    both = metrics.ensemble(list(tables.values()))
+    mean = read_catalog(folder / "predictions.csv")
+    for name, table in {**tables, "the ensemble": mean}.items():
+        if not table[["id", "class"]].equals(test):
+            raise InputError(
+                f"{folder}: found predictions of other images or classes for {name}; expected the "
+                f"test split of {results / 'dataset' / 'catalog.csv'}"
+            )
+        if not (table["label"] == table["class"].map(_label(metrics.model_classes(table)))).all():
+            raise InputError(f"{folder}: found labels for {name} that are not of its classes")
+    if not np.allclose(metrics.probabilities(mean), metrics.probabilities(both), atol=1e-6):
+        raise InputError(f"{folder / 'predictions.csv'}: is not the mean over the networks")
+    seed = read_json(folder / "evaluation.json").get("seed") or 0
+    found = summarise(list(tables.values()), list(held_out.values()), n_bootstrap=10, seed=seed)
+    ends = ("_low", "_high")
+    found = {key: value for key, value in found.items() if not key.endswith(ends)}
+    others = baselines.on_split(baselines.read_baselines(folder), test=True)
+    chi2 = baselines.chi2_of_known_lens(results, mean["id"])
+    others |= baselines.known_lens(mean, chi2, len(tables))
+    for name, each in others.items():
+        if each:
+            aucs = [metrics.roc_auc(*metrics.binary_scores(table)) for table in each]
+            found[f"{name}_test_auc"] = float(np.mean(aucs))
+    return {key: value for key, value in found.items() if _is_number(value)}
+
+
+def _label(classes: list[str]) -> dict[str, int]:
+    """Return the label of each class among those of a model, which may be no_sub and sub only."""
+    known = {name: k for k, name in enumerate(classes)}
+    return {name: known.get(name, 1) for name in CLASSES}
+
+
+def check_chain(results: str | Path, numbers: Mapping[str, Any]) -> None:
+    """Raise InputError unless the scores among the numbers of a run are those of its predictions.
+
+    Also the files of the final networks must be those that their training wrote.
+    """
+    for sidecar in sorted(Path(results).glob("final/*/run.json")):
+        check_outputs(sidecar, *(file.name for file in sidecar.parent.iterdir()))
+    for key, value in scores_of_predictions(results).items():
+        found = numbers.get(key, value)
+        if not _is_number(found) or not math.isclose(found, value, **CLOSE):
+            raise InputError(
+                f"{results}/numbers: {key}: found {found}; expected {value:.7g}, which the "
+                f"predictions in {results}/evaluation give"
+            )
+
+
+def check(
+    results: str | Path,
+    reference: str | Path,
+    tolerances: Mapping[str, tuple[float, str]] = TOLERANCES,
+) -> int:
+    """Print one line a number and a closing line; return how many are missing or outside.
+
+    InputError if the reference lacks what is to be checked or is too tolerant, or if the numbers do
+    not follow from the predictions.
+    """
+    entries, numbers = read_reference(reference), read_numbers(results)
+    check_reference(reference, entries, numbers, tolerances)
+    check_chain(results, numbers)
+    verdicts = compare(numbers, entries)
     width = max(len(verdict.key) for verdict in verdicts)
     head = f"{'number':{width}}  {'reference':>12}  {'found':>12}  {'difference':>10}  tolerance"
     print(head)

@@ -72,8 +72,8 @@ class Sample:
 
     def table(self) -> pd.DataFrame:
         """Return the features of all images, NaN where one has no value."""
-        table = read_features(self.features, Dataset.open(self.processed).catalog["id"])
-        return table.reset_index(drop=True).astype(float).replace([np.inf, -np.inf], np.nan)
+        table = read_features(self.features, Dataset.open(self.processed))
+        return table.reset_index(drop=True).astype(float)
 
     def known(self) -> pd.DataFrame:
         """Return what is known of the images that score (``sensitivity.quantities``)."""

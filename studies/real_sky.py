@@ -202,7 +202,7 @@ def _learned(
         n_train=chosen.n_train,
         label=f"{sample.name} {seed}",
     )
-    features = read_features(file, data.catalog["id"]).astype(float)
+    features = read_features(file, data).astype(float)
     rows = first_rows(available, chosen.n_train, seed)
     boosting = baselines.trained(BOOSTING, features.to_numpy()[rows], labels[rows], seed)
     models = Models(load_run(scratch / "run"), boosting)

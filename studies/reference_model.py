@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ import yaml
 from vitdm import pretrained
 from vitdm.errors import InputError
 from vitdm.model.runs import RUN_FILES, load_run
-from vitdm.provenance import atomic
+from vitdm.provenance import atomic, read_json, write_json
 from vitdm.simulation import population_name
 
 CARD = """# The reference model
@@ -60,7 +59,7 @@ def write(
     settings = run.settings
     if settings.pixel_scale is None:
         raise InputError(f"{source}: found no pixel_scale; expected a run with fits of lenses")
-    told = json.loads((source / "run.json").read_text())
+    told = read_json(source / "run.json")
     workflow = yaml.safe_load((Path(results) / "config.yaml").read_text())
     card = CARD.format(
         classes=", ".join(run.classes),
@@ -84,4 +83,7 @@ def write(
         temporary.mkdir()
         for name in RUN_FILES:
             shutil.copyfile(source / name, temporary / name)
+        kept = {key: told[key] for key in ("rule", "commit", "seed", "config_sha256")}
+        hashes = {name: told["outputs"][name] for name in RUN_FILES if name in told["outputs"]}
+        write_json(temporary / "run.json", kept | {"outputs": hashes})
         (temporary / "README.md").write_text(card)

@@ -1,12 +1,16 @@
 """Files of images, made by hand, in the layouts in which DeepLense data sets lie on disk."""
 
 import io
+import json
 import tarfile
 import zipfile
 
 import cv2
 import numpy as np
+import yaml
 from astropy.io import fits
+
+from vitdm.provenance import config_hash, sha256
 
 SHAPE = (5, 6)
 
@@ -94,3 +98,13 @@ def stored(place, kind, members):
     if kind == "zip":
         return zipped(path, members)
     return tar(path, members, "w" if kind == "tar" else "w:gz")
+
+
+def signed(run):
+    """A run folder whose files were changed, as if these had been trained and written together."""
+    path = run / "run.json"
+    sidecar = json.loads(path.read_text())
+    sidecar["config_sha256"] = config_hash(yaml.safe_load((run / "config.yaml").read_text()))
+    sidecar["outputs"] = {name: sha256(run / name) for name in sidecar["outputs"]}
+    path.write_text(json.dumps(sidecar))
+    return run

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import numbers
 import time
 from collections import OrderedDict
@@ -27,6 +26,7 @@ from sklearn.utils.validation import check_is_fitted
 from vitdm import config
 from vitdm.config import Features, LensFit, Model, Preprocess, RunSettings, Train
 from vitdm.config.sections import checked
+from vitdm.data.dataset import read_catalog
 from vitdm.data.observation import Observation, as_observations
 from vitdm.errors import InputError
 from vitdm.features import feature_names
@@ -36,7 +36,7 @@ from vitdm.model.inputs import channels
 from vitdm.model.runs import RUN_FILES, Run, load_run, write_run
 from vitdm.model.training import Arrays, Learnt, Watch, device_of, learn
 from vitdm.predict import prepare
-from vitdm.provenance import check_replaceable
+from vitdm.provenance import check_replaceable, read_json
 from vitdm.simulation.classes import NO_SUB
 
 #: what a classifier takes: (n, H, W), (n, 1, H, W), n arrays (H, W) of several sizes, masked or
@@ -368,7 +368,7 @@ class ViTClassifier(ClassifierMixin, BaseEstimator):
     def save(self, folder: str | Path) -> None:
         """Write a run folder, which ``load`` and ``vitdm predict`` read; no pickle."""
         check_is_fitted(self, "run_")
-        check_replaceable(folder, (*RUN_FILES, "run.json"))
+        check_replaceable(folder, RUN_FILES)
         told = {"classes": self.classes_.tolist(), "valid_fraction": self.valid_fraction}
         if isinstance(self.random_state, numbers.Integral):
             told["random_state"] = int(self.random_state)
@@ -393,9 +393,7 @@ class ViTClassifier(ClassifierMixin, BaseEstimator):
         Fitted again, one of ``vitdm train`` joins all features, whatever were selected.
         """
         run, folder = load_run(folder), Path(folder)
-        sidecar = folder / "run.json"
-        told = json.loads(sidecar.read_text()) if sidecar.is_file() else {}
-        told = told.get("classifier", {"classes": sorted(run.classes)})
+        told = read_json(folder / "run.json").get("classifier", {"classes": sorted(run.classes)})
         classes, settings = told.pop("classes"), run.settings
         if isinstance(told.get("class_weight"), list):
             told["class_weight"] = dict(told["class_weight"])
@@ -403,8 +401,8 @@ class ViTClassifier(ClassifierMixin, BaseEstimator):
         parts["model"] = {key: parts["model"][key] for key in parts["model"] if key not in OWN}
         made = cls(settings.model.features, pixel_scale=settings.pixel_scale, **parts, **told)
         made.classes_, made.run_ = np.array(classes), run
-        made.history_ = pd.read_csv(folder / "history.csv")
-        made.metrics_ = json.loads((folder / "metrics.json").read_text())
+        made.history_ = read_catalog(folder / "history.csv")
+        made.metrics_ = read_json(folder / "metrics.json")
         return made
 
     def __sklearn_tags__(self) -> Tags:

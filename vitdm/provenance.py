@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fnmatch
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -16,7 +17,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ PACKAGES += ("scikit-optimize", "opencv-python-headless", "matplotlib", "vitdm")
 #: all files but those that .gitattributes marks as generated: committed copies of what a run makes
 WRITTEN = (".", ":(exclude,attr:generated)")
 _STARTED = time.time()
+LARGE = 1 << 20  # bytes; the hash of a larger file is kept for as long as the file is the same
 
 
 @contextlib.contextmanager
@@ -188,10 +190,71 @@ def files_below(folder: str | Path) -> list[Path]:
     return sorted(file for file in found if file.is_file())
 
 
+def read_json(path: str | Path) -> dict[str, Any]:
+    """Read a JSON object; InputError names the file if it holds none."""
+    try:
+        content = json.loads(Path(path).read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: found {type(content).__name__}; expected a JSON object")
+    return content
+
+
+def config_hash(config: Any) -> str:
+    """Return the sha256 of a configuration: a pydantic model, or the dictionary of its YAML."""
+    return hashlib.sha256(json.dumps(_plain(config), sort_keys=True).encode()).hexdigest()
+
+
+def check_outputs(path: str | Path, *names: str) -> None:
+    """Raise InputError unless the files beside a sidecar are those that it was written with.
+
+    Of a file whose hash the sidecar does not have, as of an earlier version, nothing is said.
+    """
+    written = _hashes(read_json(path).get("outputs"))
+    for file in (Path(path).with_name(name) for name in names if name in written):
+        if not file.is_file() or sha256(file) != written[file.name]:
+            raise InputError(
+                f"{file}: is not the file that {Path(path).name} beside it was written with; "
+                "expected both of the same command (if you changed it and mean it, delete its hash "
+                f"from outputs in {Path(path).name})"
+            )
+
+
+def images_of(content: Mapping[str, Any]) -> dict[str, str]:
+    """Return the images.npy that a sidecar names: by sha256, where each lay when it was read.
+
+    Two artefacts are of the same images if they share one: of a dataset these are its own and
+    those it was processed from, of features and fits those they were measured on.
+    """
+    found = {}
+    for key in ("inputs", "made_of", "outputs"):
+        for name, digest in _hashes(content.get(key)).items():
+            if Path(name).name == "images.npy":
+                found[digest] = name
+    return found
+
+
+def _hashes(entry: Any) -> dict[str, str]:
+    return {k: str(v) for k, v in entry.items()} if isinstance(entry, dict) else {}
+
+
 def sha256(path: str | Path) -> str:
     """Return the sha256 of a file, or of the names and contents of all files below a folder."""
-    digest = hashlib.sha256()
     path = Path(path)
+    if path.is_file() and (state := path.stat()).st_size > LARGE:
+        return _hash_of_large(path.resolve(), state.st_size, state.st_mtime_ns, state.st_ino)
+    return _sha256(path)
+
+
+@functools.lru_cache
+def _hash_of_large(path: Path, *state: int) -> str:
+    """Return the sha256 of a file in this state: a process reads it once, whoever asks."""
+    return _sha256(path)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
     for file in files_below(path) if path.is_dir() else [path]:
         if file != path:
             digest.update(f"{file.relative_to(path).as_posix()}\0".encode())
@@ -241,18 +304,19 @@ def sidecar(
     seed: int | None = None,
     config: Any = None,
     inputs: Iterable[str | Path] = (),
+    outputs: Iterable[str | Path] = (),
     started: float | None = None,
     **more: Any,
 ) -> None:
     """Write what made an artefact to ``path`` (ends in .json): rule, commit, inputs, cost.
 
     ``rule`` names the step of the work, ``seed`` is that of its random numbers. ``config`` is a
-    pydantic model or a dictionary; its hash is kept. ``inputs`` are files or folders; their sha256
-    are kept. ``started`` is ``time.time()`` at the beginning of the work (default: of the process).
-    ``more`` is written as it is. The commit is "dirty" if a file of the repository was changed that
-    .gitattributes does not mark as generated.
+    pydantic model or a dictionary; its hash is kept. ``inputs`` are files or folders, ``outputs``
+    files beside the sidecar that it describes; their sha256 are kept. ``started`` is
+    ``time.time()`` at the beginning of the work (default: of the process). ``more`` is written as
+    it is. The commit is "dirty" if a file of the repository was changed that .gitattributes does
+    not mark as generated.
     """
-    hashed = hashlib.sha256(json.dumps(_plain(config), sort_keys=True).encode()).hexdigest()
     dirty = _git("status", "--porcelain", "--untracked-files=no", "--", *WRITTEN)
     write_json(
         path,
@@ -260,8 +324,9 @@ def sidecar(
             "rule": rule,
             "commit": _git("rev-parse", "HEAD"),
             "dirty": None if dirty is None else bool(dirty),
-            "config_sha256": None if config is None else hashed,
+            "config_sha256": None if config is None else config_hash(config),
             "inputs": {_shown(entry): sha256(entry) for entry in inputs},
+            "outputs": {Path(entry).name: sha256(entry) for entry in outputs},
             "seed": seed,
             "versions": _versions(),
             "seconds": round(time.time() - (started or _STARTED), 1),

@@ -19,11 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     from studies import reference_model
     from studies.article import contradictions_of_run
-    from studies.check import fill_numbers, read_numbers, write_reference
+    from studies.check import check_chain, fill_numbers, read_numbers, write_reference
     from vitdm.errors import InputError
     from vitdm.provenance import write_json
 
     numbers = read_numbers(options.results)
+    check_chain(options.results, numbers)
     claims = Path(options.reference).with_name("claims.yaml")
     if claims.is_file() and (against := contradictions_of_run(claims, numbers, options.results)):
         raise InputError(f"{options.results}: contradicts the article. {against[0]}")

@@ -53,10 +53,16 @@ def test_temperature_is_found_again(temperature):
     assert losses[1] == min(losses)
 
 
-def test_temperature_of_a_model_without_mistakes_is_finite():
+def test_a_temperature_at_its_limit_is_none():
+    """Without mistakes it would be 0; of scores that are always wrong, infinite."""
     probabilities = np.array([[0.9, 0.1], [0.2, 0.8]])
-    found = calibration.fit_temperature(probabilities, np.array([0, 1]))
-    assert 1 / 20 < found < 0.1
+    for labels in ([0, 1], [1, 0]):
+        found = calibration.fit_temperature(probabilities, np.array(labels))
+        assert found == calibration.UNTEMPERED
+        np.testing.assert_allclose(calibration.tempered(probabilities, found), probabilities)
+    probabilities = np.tile(probabilities, (50, 1))
+    labels = np.append(np.tile([0, 1], 49), [1, 1])  # one mistake of a hundred
+    assert 1 / 20 < calibration.fit_temperature(probabilities, labels) < 1
 
 
 def test_calibration_error_by_hand():

@@ -16,7 +16,7 @@ from studies.plots import test as final_test_plots
 from vitdm.config import Model
 from vitdm.data import dataset
 from vitdm.errors import InputError
-from vitdm.evaluation import final_test, metrics
+from vitdm.evaluation import calibration, final_test, metrics
 
 
 def gaussians(n, separation, seed, negatives=None):
@@ -163,9 +163,29 @@ def test_all_seeds_see_the_same_resampled_images():
     one = metrics.bootstrap_interval(metrics.weighted_auc, labels, [scores], 300, seed=1)
     same = metrics.bootstrap_interval(metrics.weighted_auc, labels, [scores] * 4, 300, seed=1)
     assert same == pytest.approx(one)  # independent draws would halve the width
-    mirrored = [scores, -scores]  # their areas add to 1 on the same images
+    mirrored = [scores, -scores, scores]  # the first two areas add to 1 on the same images
     sure = metrics.bootstrap_interval(metrics.weighted_auc, labels, mirrored, 300, seed=1)
-    assert sure == pytest.approx((0.5, 0.5, 0.5))
+    assert sure == pytest.approx([(1 + end) / 3 for end in one])
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 400])
+@pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
+def test_no_interval_has_zero_width(n, value):
+    """Without a mistake, or with two images, all resamplings agree: that is no certainty."""
+    labels = np.repeat([0, 1], n)
+    scores = {0.0: 1.0 - labels, 0.5: np.zeros(2 * n), 1.0: labels.astype(float)}[value]
+    for found in (
+        metrics.bootstrap_interval(metrics.weighted_auc, labels, [scores], 50, seed=0),
+        metrics.delong_interval(labels, [scores]),
+    ):
+        wilson = stats.binomtest(round(value * 2 * n), 2 * n).proportion_ci(method="wilson")
+        assert found.value == value and 0 <= found.low <= value <= found.high <= 1
+        assert found.high - found.low > wilson.high - wilson.low  # n independent pairs at most
+        rule_of_three = 3.84 / (n + 3.84)  # of Wilson's interval, where no trial of n fails
+        if value != 0.5:
+            assert found.high - found.low == pytest.approx(rule_of_three, rel=1e-3)
+    mirrored = metrics.cautious(2 * value - 1, labels, lowest=-1.0)  # of a correlation
+    assert (mirrored.low, mirrored.high) == pytest.approx((2 * found.low - 1, 2 * found.high - 1))
 
 
 def test_bootstrap_is_fast_enough_for_the_default_run():
@@ -278,6 +298,27 @@ def test_summary_of_several_seeds():
     assert found == final_test.summarise(tables, tables, n_bootstrap=200, seed=1)
 
 
+def test_temperature_and_threshold_are_of_the_images_held_out():
+    """These are too sure of themselves, the test images not sure enough."""
+    tested, apart = random_tables(seeds=2), random_tables(seeds=2, n=(150, 90, 60))
+    columns = [f"p_{name}" for name in CLASSES]
+    for tables, temperature in ((tested, 2.0), (apart, 1 / 3)):
+        for t in tables:
+            t[columns] = calibration.tempered(t[columns].to_numpy(), temperature)
+    found = final_test.summarise(tested, apart, n_bootstrap=10)
+    assert max(found["temperatures"]) > 2  # of the test images it would be below 1
+    fitted = [calibration.fit_temperature(t[columns].to_numpy(), t["label"]) for t in apart]
+    assert found["temperatures"] == fitted and found["n_untempered"] == 0
+    assert found["test_ece_tempered"] > found["test_ece"]  # and makes these worse
+
+
+def test_a_temperature_at_its_limit_is_not_used():
+    sure = table(CLASSES, CLASSES, np.eye(3) * 0.7 + 0.1)  # all right: T would be 0
+    found = final_test.summarise(random_tables(seeds=2), [sure, sure], n_bootstrap=10)
+    assert found["temperatures"] == [1.0, 1.0] and found["n_untempered"] == 2
+    assert found["test_ece_tempered"] == pytest.approx(found["test_ece"])
+
+
 def test_seeds_of_different_images_are_refused():
     first, second = random_tables(seeds=2)
     with pytest.raises(InputError, match="differ"):
@@ -348,9 +389,10 @@ def folders(tmp_path, n=2):
     apart = table(CLASSES, ["no_sub", "no_sub", "cdm", "axion"] * 2, np.full((8, 3), 1 / 3))
     apart["id"] = [f"{i:04d}" for i in range(12, 20)]
     apart["p_no_sub"] = np.where(apart["class"] == "no_sub", 0.8, 0.2)
+    apart["p_cdm"] = apart["p_axion"] = (1 - apart["p_no_sub"]) / 2
     for folder in made:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "metrics.json").write_text("{}")
+        (folder / "run.json").write_text("{}")
         apart.drop(columns=["class", "split"]).to_csv(folder / "predictions.csv", index=False)
     return made
 
@@ -417,6 +459,57 @@ def test_evaluate_refuses_what_does_not_fit(tmp_path, processed, monkeypatch):
     bare.mkdir()
     refused(FakeRun(), "bare/predictions.csv: no such file", run_folders=[bare])
     refused(FakeRun(), "with different names", run_folders=runs * 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda t: t.assign(label=2 - t["label"]),
+            r"label: found 2 for id '0012'; expected 0 ",
+        ),
+        (lambda t: t.rename(columns={"p_cdm": "p_wdm"}), "expected id, label, p_no_sub, p_cdm, p_"),
+        (lambda t: pd.concat([t, t]), "one row an image"),
+        (lambda t: t.assign(p_cdm=np.nan), "expected probabilities, of which the sum is 1"),
+        (lambda t: t.assign(p_cdm=t["p_cdm"] + 0.1), "expected probabilities, of which the sum"),
+        (lambda t: t.assign(p_cdm=-0.1, p_axion=1.1 - t["p_no_sub"]), "expected probabilities"),
+    ],
+)
+def test_predictions_of_a_run_must_be_of_these_images(
+    tmp_path, processed, monkeypatch, change, message
+):
+    monkeypatch.setattr(final_test, "load_run", lambda folder: FakeRun())
+    (folder,) = folders(tmp_path, 1)
+    path = folder / "predictions.csv"
+    change(dataset.read_catalog(path)).to_csv(path, index=False)
+    with pytest.raises(InputError, match=r"predictions\.csv: .*" + message):
+        final_test.evaluate(processed, None, [folder], tmp_path / "out", n_bootstrap=10)
+
+
+def test_trees_learn_from_the_training_images_alone(tmp_path, monkeypatch):
+    """In the test split the feature means the opposite: whoever saw it there would know."""
+    rng, n = np.random.default_rng(0), 720
+    kinds = np.array(CLASSES)[np.arange(n) % 3]
+    splits = np.repeat(["train", "valid", "test"], [300, 60, 360])
+    catalog = pd.DataFrame({"id": [f"{i:04d}" for i in range(n)], "class": kinds})
+    catalog["split"], catalog["source"] = splits, "test"
+    value = np.where(kinds == "no_sub", 0.0, 1.0) + 0.1 * rng.normal(size=n)
+    value = np.where(splits == "test", 1 - value, value)
+    pd.DataFrame({"id": catalog["id"], "x": value}).to_csv(tmp_path / "f.csv", index=False)
+    dataset.write(tmp_path / "data", rng.normal(size=(n, 8, 8)), catalog)
+    apart = table(CLASSES, kinds[300:360], np.full((60, 3), 1 / 3))
+    apart["id"] = catalog["id"][300:360].to_numpy()
+    (folder,) = folders(tmp_path, 1)
+    apart.drop(columns=["class", "split"]).to_csv(folder / "predictions.csv", index=False)
+    monkeypatch.setattr(final_test, "load_run", lambda folder: FakeRun())
+    arguments = tmp_path / "data", tmp_path / "f.csv", [folder], tmp_path / "out"
+    final_test.evaluate(*arguments, n_bootstrap=10)
+    trees = dataset.read_catalog(tmp_path / "out" / "rival_boosting_seed0.csv")
+    aucs = {
+        split: metrics.roc_auc(*metrics.binary_scores(part))
+        for split, part in trees.groupby("split")
+    }
+    assert aucs["valid"] > 0.95 and aucs["test"] < 0.05
 
 
 def test_evaluate_refuses_a_test_split_of_one_class(tmp_path):
@@ -488,6 +581,23 @@ def test_images_that_are_hard_for_both_cancel():
     assert found.sd < 0.5 * np.hypot(*np.std(draws, axis=0))
 
 
+def test_the_interval_of_a_gain_holds_95_percent():
+    """Of a normal distribution, as the mean over hundreds of images is."""
+    runs, _, _ = paired_runs(seeds=1)
+    found = metrics.paired_difference(*runs, 8000, 0)
+    expected = found.value + found.sd * stats.norm.ppf([0.025, 0.975])
+    np.testing.assert_allclose((found.low, found.high), expected, atol=0.1 * found.sd)
+
+
+def test_a_gain_without_scatter_has_no_interval():
+    """Two models without a mistake: the images tell nothing of their difference."""
+    labels = np.repeat([0, 1], 10)
+    first, second = ([scored(labels, k * (2 * labels - 1.0))] for k in (1, 2))
+    found = metrics.paired_difference(first, second, 50, 0)
+    assert found.value == 0 and np.isnan([found.low, found.high, found.sd]).all()
+    assert not found.beyond_error
+
+
 @pytest.mark.parametrize("seeds", [2, 4])
 def test_the_scatter_between_seeds_is_in_the_error(seeds):
     """var = var over images + s² / S, s the s.d. (ddof 1) of the seeds' gains."""
@@ -522,7 +632,7 @@ def test_rivals(tmp_path):
     catalog["split"] = np.repeat(["train", "test"], 200)
     dataset.write(tmp_path / "data", np.zeros((400, 4, 4), np.float32), catalog)
     value = labels + 0.3 * rng.normal(size=400)
-    value[7] = np.inf
+    value[7] = np.nan
     features = pd.DataFrame({"id": catalog["id"], final_test.UNTRAINED: value})
     features.to_csv(tmp_path / "f.csv", index=False)
     data = dataset.Dataset.open(tmp_path / "data")

@@ -1,6 +1,7 @@
 """The physics features, against images whose answer is known."""
 
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -199,6 +200,19 @@ def test_every_feature_measured_is_defined_and_the_reverse():
     assert list(rows["name"]) == feature_names(Features())
     assert rows.drop(columns="unit").map(len).to_numpy().min() > 0
     assert set(rows["group"]) == set(Features().groups)
+
+
+def test_each_feature_has_its_unit():
+    """Lengths on the image in px, those of the fitted lens in arcsec; the rest are numbers."""
+    rows = table(Features(groups=["proposal", "morphology", "lensfit"])).set_index("name")["unit"]
+    expected = {"lensed_area": "px²", "arc_angle": "deg"}
+    for pattern, unit in (
+        (r"(max|min)_separation_\d+|ring_(radius|width|wiggle)", "px"),
+        (r"fit_.*(theta_E|_x|_y|R_sersic)", "arcsec"),
+    ):
+        expected |= {name: unit for name in rows.index if re.fullmatch(pattern, name)}
+    assert rows[rows != ""].to_dict() == expected
+    assert {"fit_theta_E", "fit_source_x", "fit_source_R_sersic", "fit_peak_y"} < set(expected)
 
 
 def test_levels_can_share_a_row():

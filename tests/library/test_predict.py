@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import yaml
 from astropy.io import fits
+from files import signed
 
 from vitdm.data.dataset import Dataset
 from vitdm.data.readers import suffix_of
@@ -64,6 +65,7 @@ def test_runs_are_averaged(files, run_folder, tmp_path):
     tensors = load_file(path)
     tensors["head.bias"] = tensors["head.bias"] + np.array([0, 2, 0], np.float32)
     save_file(tensors, path)
+    signed(other)
     tables = [
         predict_files([files / "a.npy"], folders).filter(like="p_").to_numpy()
         for folders in ([run_folder], [other], [run_folder, other])
@@ -80,7 +82,7 @@ def test_runs_of_another_kind_are_refused(files, run_folder, tmp_path):
     content["preprocess"]["stretch"] = "linear"
     path.write_text(yaml.safe_dump(content))
     with pytest.raises(InputError, match="other: found other classes, processing"):
-        predict_files([files], [run_folder, other])
+        predict_files([files], [run_folder, signed(other)])
 
 
 def test_images_without_a_lens_get_an_answer(run_folder):

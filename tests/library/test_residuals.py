@@ -1,6 +1,8 @@
 """Lens fits joined to the features and to the network, from a dataset on disk to predictions."""
 
 import dataclasses
+import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -62,12 +64,13 @@ def test_features_of_fits_join_the_table(fitted, lenses):
         assert measured[name][~converged].isna().all()
 
 
-def test_of_a_fit_that_did_not_converge_nothing_is_used(fitted, tmp_path, monkeypatch):
+def test_of_a_fit_that_did_not_converge_nothing_is_used(fitted, lenses, tmp_path, monkeypatch):
     settings, fits, _ = fitted
     table = dataset.read_catalog(fits / "fits.csv")
     table["fit_converged"] = np.arange(len(table)) != 5
     table.astype({"fit_converged": int}).to_csv(tmp_path / "fits.csv", index=False)
-    found = read_fits(tmp_path / "fits.csv", table["id"])
+    shutil.copy(fits / "provenance.json", tmp_path)
+    found = read_fits(tmp_path / "fits.csv", dataset.Dataset.open(lenses))
     assert found.loc[5].isna().all()
     assert found.drop(index=5)["fit_theta_E"].notna().all()
 
@@ -91,18 +94,62 @@ def test_fits_that_are_missing_or_of_other_images_are_refused(fitted, lenses, tm
     (tmp_path / "fits.csv").write_text(table.iloc[1:].to_csv(index=False))
     with pytest.raises(InputError, match="found no fit of 1 images"):
         measure_dataset(lenses, *out, tmp_path, progress=False)
+    data = dataset.Dataset.open(lenses)
     with pytest.raises(InputError, match="residuals.npy, provenance.json missing"):
-        lens.read_residuals(tmp_path, table["id"], 48)
+        lens.read_residuals(tmp_path, data, 48)
+    other = dataclasses.replace(data, catalog=data.catalog[::-1])
     with pytest.raises(InputError, match="of other images"):
-        lens.read_residuals(fits, table["id"][::-1], 48)
+        lens.read_residuals(fits, other, 48)
     with pytest.raises(InputError, match=r"found residuals of shape \(48, 48, 48\)"):
-        lens.read_residuals(fits, table["id"], 64)
+        lens.read_residuals(fits, data, 64)
+
+
+def test_fits_of_another_data_set_are_refused(fitted, lenses, tmp_path):
+    """Its ids are the same, its images are not; that shards were merged changes nothing."""
+    settings, fits, _ = fitted
+    data, part = dataset.Dataset.open(lenses), tmp_path / "part"
+    images, table = np.array(data.images), tmp_path / "f.csv"
+    dataset.write(tmp_path / "other", images[::-1], data.catalog, pixel_scale=0.1)
+    other = dataset.Dataset.open(tmp_path / "other")
+    lens.merge_fits([fits], tmp_path / "merged")
+    for folder in (fits, tmp_path / "merged"):
+        assert len(lens.read_residuals(folder, data, 48)) == len(images)
+        assert len(read_fits(folder / "fits.csv", data)) == len(images)
+        with pytest.raises(InputError, match=rf"{folder}: belongs to another dataset: .*{lenses}"):
+            lens.read_residuals(folder, other, 48)
+        options = table, settings.preprocess, settings.features, folder
+        with pytest.raises(InputError, match=r"fits\.csv: belongs to another dataset"):
+            measure_dataset(other.folder, *options, progress=False)
+    shutil.copytree(fits, part)
+    (part / "residuals.npy").write_bytes(b"")
+    with pytest.raises(InputError, match=r"residuals\.npy: cannot be read as an array"):
+        lens.read_residuals(part, data, 48)
+    for broken in ("{", "[]"):
+        (part / "provenance.json").write_text(broken)
+        with pytest.raises(InputError, match=r"provenance\.json: "):
+            measure_dataset(lenses, table, *options[1:3], part, progress=False)
+
+
+def test_photon_noise_is_not_measured_on_the_test_split(lenses, tmp_path):
+    """Brighter images of that split change nothing; of another they do."""
+    data, gains = dataset.Dataset.open(lenses), []
+    for k, split in enumerate((None, "test", "opt")):
+        images = np.array(data.images)
+        chosen = (data.catalog["split"] == split).to_numpy()
+        images[chosen] += np.random.default_rng(0).normal(0, 30, images[chosen].shape)
+        dataset.write(tmp_path / f"d{k}", images, data.catalog, pixel_scale=0.1)
+        # a shard without images: only the noise is measured
+        settings = config.LensFit(size=48, batch=48)
+        lens.fit_dataset(tmp_path / f"d{k}", tmp_path / f"f{k}", settings, (0, 2), progress=False)
+        sidecar = json.loads((tmp_path / f"f{k}" / "provenance.json").read_text())
+        gains.append(sidecar["camera"]["lensfit"]["gain"])
+    assert gains[1] == gains[0] != gains[2]
 
 
 def test_of_larger_maps_the_middle_is_taken(fitted, lenses):
     _, fits, _ = fitted
-    ids = dataset.Dataset.open(lenses).catalog["id"]
-    whole, middle = (lens.read_residuals(fits, ids, size) for size in (48, 32))
+    data = dataset.Dataset.open(lenses)
+    whole, middle = (lens.read_residuals(fits, data, size) for size in (48, 32))
     np.testing.assert_array_equal(whole[:, 8:40, 8:40], middle)
 
 

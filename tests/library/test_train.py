@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from safetensors.numpy import load_file, save_file
 from sklearn.metrics import roc_auc_score
 from torch.nn import functional
@@ -25,6 +26,8 @@ from vitdm.config import ARCHITECTURES, Model, Settings, Train
 from vitdm.data import dataset
 from vitdm.data.dataset import Dataset, read_features
 from vitdm.errors import InputError
+from vitdm.evaluation.final_test import evaluate
+from vitdm.features import measure_dataset
 from vitdm.model.inputs import Tables, inputs_for
 from vitdm.model.networks import NETWORKS, new_network, register
 from vitdm.model.runs import Run, Splits, load_run, train_run
@@ -35,6 +38,8 @@ from vitdm.model.training import (
     Training,
     learn,
 )
+from vitdm.preprocess import process_dataset
+from vitdm.provenance import check_outputs
 
 TESTS = Path(__file__).parents[1]
 MODEL = Model(patch_size=4, embed_dim=16, depth=1, num_heads=2)
@@ -116,6 +121,22 @@ def same(first, second):
 
 
 # ------------------------------------------------------------------------ learning
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_labels_are_smoothed(blobs, smoothing):
+    """The loss is (1 - e) -ln p of the class plus e times the mean of -ln p over all classes."""
+    arrays = toy_arrays(blobs, "train")[0]
+    recipe = Train(epochs=1, batch_size=1000, flips=False, label_smoothing=smoothing)
+    found = learn(arrays, None, 2, MODEL, recipe, seed=3, progress=False).history["train_loss"][0]
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        network = new_network(MODEL, (16, 16), 2, 0)  # as before the first and only step
+    with torch.inference_mode():
+        surprise = -network(arrays[0], arrays[1]).log_softmax(dim=1)
+    of_truth = surprise[torch.arange(len(surprise)), arrays[2]]
+    expected = ((1 - smoothing) * of_truth + smoothing * surprise.mean(dim=1)).mean()
+    assert found == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_a_bright_blob_is_learnt(blobs, tmp_path):
@@ -393,14 +414,14 @@ def test_a_checkpoint_of_something_else_is_ignored(
         options["learning_rate"] = 2e-3
     elif change == "seed":
         options |= {"seed": 4, "n_train": 1000}
-    elif change == "images":
-        images = np.load(folder / "images.npy")
-        images[0, 0, 0] += 1
-        np.save(folder / "images.npy", images)
-        options["n_train"] = 1000
-    elif change == "labels":
-        catalog = (folder / "catalog.csv").read_text()
-        (folder / "catalog.csv").write_text(catalog.replace("000,no_sub", "000,sub"))
+    elif change in ("images", "labels"):
+        images, catalog = np.load(folder / "images.npy"), Dataset.open(folder).catalog.copy()
+        if change == "images":
+            images[0, 0, 0] += 1
+            options["n_train"] = 1000
+        else:
+            catalog.loc[0, "class"] = "sub"
+        dataset.write(folder, images, catalog, rule="toy")
     elif change == "damage":
         content = (tmp_path / ".run.checkpoint").read_bytes()
         (tmp_path / ".run.checkpoint").write_bytes(content[: len(content) // 2])
@@ -643,7 +664,7 @@ def test_features_join_as_a_token(processed, features_csv, tmp_path):
     run, data = load_run(tmp_path / "run"), Dataset.open(processed)
     assert run.model.joins == "token" and run.model.head.in_features == model.embed_dim
     rows = data.rows("opt")
-    table = read_features(features_csv, data.catalog["id"]).to_numpy()[rows]
+    table = read_features(features_csv, data).to_numpy()[rows]
     found = run.predict(data.images[rows], table)
     predictions = pd.read_csv(tmp_path / "run" / "predictions.csv")
     np.testing.assert_allclose(found, predictions.filter(like="p_"), atol=1e-6)
@@ -660,7 +681,7 @@ def test_only_selected_features_join(run_folder, processed, features_csv, tmp_pa
     train(processed, tmp_path / "run", model, **options)
     run, data = load_run(tmp_path / "run"), Dataset.open(processed)
     assert run.feature_names == names
-    table = read_features(features_csv, data.catalog["id"])
+    table = read_features(features_csv, data)
     rows = data.rows("opt")
     found = run.predict(data.images[rows], table[names].to_numpy()[rows])
     predictions = pd.read_csv(tmp_path / "run" / "predictions.csv")
@@ -691,7 +712,7 @@ def test_a_run_knows_the_camera_of_the_fits_it_needs(joined, blobs, tmp_path):
 def test_wrong_feature_tables_are_refused(tmp_path, blobs):
     with pytest.raises(InputError, match=r"model\.features is on: a feature table is needed"):
         train(blobs, tmp_path / "run", JOINED)
-    ids = Dataset.open(blobs).catalog["id"]
+    data = Dataset.open(blobs)
     path = tmp_path / "f.csv"
     for content, message in (
         ("id,area\n000,1\n", "no features of 207 images, such as '001'"),
@@ -701,9 +722,116 @@ def test_wrong_feature_tables_are_refused(tmp_path, blobs):
     ):
         path.write_text(content)
         with pytest.raises(InputError, match=r"f\.csv: .*" + message):
-            read_features(path, ids)
+            read_features(path, data)
     with pytest.raises(InputError, match=r"none\.csv: "):
-        read_features(tmp_path / "none.csv", ids)
+        read_features(tmp_path / "none.csv", data)
+
+
+def test_an_infinite_feature_is_refused_by_name(blobs, tmp_path):
+    """One of them made the ROC-AUC of a whole run 1/2; a missing one has its own answer."""
+    data, path = Dataset.open(blobs), tmp_path / "f.csv"
+    table = pd.DataFrame({"id": data.catalog["id"], "area": 1.0, "gap": np.arange(208.0)})
+    table.loc[3, "gap"] = np.nan
+    table.to_csv(path, index=False)
+    assert read_features(path, data)["gap"].isna().tolist().index(True) == 3
+    table.loc[7, "gap"] = -np.inf
+    table.to_csv(path, index=False)
+    with pytest.raises(InputError, match=r"f\.csv: gap: found an infinite value for id '007'"):
+        train(blobs, tmp_path / "run", JOINED, features=path)
+
+
+# ------------------------------------------------------------- what belongs to which data set
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """Two data sets of other seeds whose ids repeat, each raw, processed, and with its features."""
+    folders = []
+    for seed in (1, 2):
+        place = tmp_path_factory.mktemp("measured")
+        toy(place / "raw", seed=seed)
+        cut = config.Preprocess(size=16)
+        process_dataset(place / "raw", place / "processed", cut, progress=False)
+        features = config.Features(groups=["morphology"])
+        measure_dataset(place / "raw", place / "features.csv", cut, features, progress=False)
+        folders.append(place)
+    return folders
+
+
+def test_features_of_another_data_set_are_refused(measured, tmp_path):
+    first, second = measured
+    assert train(first / "processed", tmp_path / "run", JOINED, features=first / "features.csv")
+    with pytest.raises(InputError) as told:
+        train(first / "processed", tmp_path / "no", JOINED, features=second / "features.csv")
+    for words in (f"{second}/features.csv: belongs to another dataset", f"{second}/raw/images.npy"):
+        assert words in str(told.value)
+    assert f"expected one of {first}/processed" in str(told.value)
+    assert not (tmp_path / "no").exists()
+
+
+def test_folders_that_were_moved_still_belong_together(measured, tmp_path):
+    """Not the path is compared, but the content."""
+    for name in ("processed", "features.csv", "features.json"):
+        copy = shutil.copytree if name == "processed" else shutil.copy
+        copy(measured[0] / name, tmp_path / name)
+    assert train(tmp_path / "processed", tmp_path / "r", JOINED, features=tmp_path / "features.csv")
+
+
+@pytest.mark.parametrize("name", ["catalog.csv", "images.npy"])
+def test_a_file_of_another_data_set_in_the_folder_is_refused(measured, tmp_path, name):
+    first, second = measured
+    shutil.copytree(first / "processed", tmp_path / "processed")
+    shutil.copy(second / "processed" / name, tmp_path / "processed" / name)
+    with pytest.raises(InputError, match=f"{name}: is not the file that dataset.json beside it"):
+        train(tmp_path / "processed", tmp_path / "run")
+
+
+def test_a_table_that_is_not_its_sidecars_is_refused(measured, tmp_path):
+    for name in ("features.csv", "features.json"):
+        shutil.copy(measured[0] / name, tmp_path / name)
+    data, table = Dataset.open(measured[0] / "processed"), tmp_path / "features.csv"
+    table.write_text((measured[1] / "features.csv").read_text())
+    with pytest.raises(InputError, match=r"features\.csv: is not the file that features\.json"):
+        read_features(table, data)
+    for broken in ("{", "[" * 10000, "[]"):
+        (tmp_path / "features.json").write_text(broken)
+        with pytest.raises(InputError, match=r"features\.json: "):
+            read_features(table, data)
+        with pytest.raises(InputError, match=r"features\.json: "):
+            Tables(table).camera()
+    (tmp_path / "features.json").unlink()
+    assert len(read_features(table, data)) == len(data.catalog)  # a table of one's own
+
+
+def test_a_run_of_another_data_set_is_not_evaluated(processed, run_folder, features_csv, tmp_path):
+    """The tiny lenses, and others with the same ids; and predictions that the run did not write."""
+    data, other, out = Dataset.open(processed), tmp_path / "other", tmp_path / "out"
+
+    def refused(message, folder=processed, features=features_csv, run=run_folder):
+        with pytest.raises(InputError, match=message):
+            evaluate(folder, features, [run], out, n_bootstrap=10)
+        assert not out.exists()
+
+    dataset.write(other, np.array(data.images)[::-1], data.catalog)
+    refused(r"features\.csv: belongs to another dataset: .*images\.npy", other)
+    table = tmp_path / "own.csv"  # without sidecar
+    shutil.copy(features_csv, table)
+    refused(r"joint_seed0: belongs to another dataset: .*images\.npy", other, table)
+
+    changed = tmp_path / "run"
+    shutil.copytree(run_folder, changed)
+    predictions = pd.read_csv(changed / "predictions.csv", dtype={"id": str})
+    predictions["p_no_sub"] = 1 - predictions["p_no_sub"]
+    predictions.to_csv(changed / "predictions.csv", index=False)
+    refused(r"predictions\.csv: is not the file that run\.json", run=changed)
+
+    shutil.copytree(processed, tmp_path / "mixed")
+    shutil.copy(other / "images.npy", tmp_path / "mixed")
+    refused(r"mixed/images\.npy: is not the file that dataset\.json", tmp_path / "mixed")
+    shutil.copytree(processed, tmp_path / "moved")
+    found = evaluate(tmp_path / "moved", features_csv, [run_folder], out, n_bootstrap=10)
+    assert found["n_test"] == 12 and found["test_auc_low"] < found["test_auc_high"]
+    check_outputs(out / "evaluation.json", *(file.name for file in out.iterdir()))
 
 
 # ------------------------------------------------------------------------ run folders
@@ -761,7 +889,7 @@ def test_features_that_a_run_needs(run_folder, processed):
 
 
 @pytest.mark.parametrize(
-    "name", ["config.yaml", "metrics.json", "history.csv", "model.safetensors"]
+    "name", ["config.yaml", "metrics.json", "history.csv", "model.safetensors", "run.json"]
 )
 def test_an_incomplete_run_is_refused(run_folder, tmp_path, name):
     shutil.copytree(run_folder, tmp_path / "run")
@@ -796,6 +924,56 @@ def test_a_wrong_config_of_a_run_is_refused(run_folder, tmp_path):
         load_run(tmp_path / "run")
     path.write_text(text.replace("image_size: 32", "image_size: wide"))
     with pytest.raises(InputError, match=r"config\.yaml: image_size: .* found 'wide'"):
+        load_run(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("key", "change"),
+    [
+        ("model", lambda model: model | {"norm": "post"}),
+        ("classes", lambda classes: classes[::-1]),
+        ("classes", lambda classes: [*classes[:-1], "wdm"]),
+        ("feature_names", lambda names: names[::-1]),
+        ("lensfit", lambda lensfit: lensfit | {"psf_fwhm": 0.2}),
+        ("pixel_scale", lambda _: 0.3),
+    ],
+)
+def test_weights_under_other_settings_are_refused(run_folder, tmp_path, key, change):
+    """All of these load, and answer wrong without a word."""
+    shutil.copytree(run_folder, tmp_path / "run")
+    path = tmp_path / "run" / "config.yaml"
+    settings = yaml.safe_load(path.read_text())
+    path.write_text("# a remark changes nothing\n" + yaml.safe_dump(settings))
+    assert load_run(tmp_path / "run").settings == load_run(run_folder).settings
+    settings[key] = change(settings[key])
+    path.write_text(yaml.safe_dump(settings))
+    with pytest.raises(InputError, match=r"config\.yaml: is not the configuration that the weigh"):
+        load_run(tmp_path / "run")
+
+
+def test_weights_of_another_run_are_refused(run_folder, tmp_path):
+    shutil.copytree(run_folder, tmp_path / "run")
+    path, tensors = tmp_path / "run" / "model.safetensors", weights(run_folder)
+    save_file(tensors | {"head.bias": tensors["head.bias"] + 1}, path)
+    with pytest.raises(InputError, match=r"model\.safetensors: is not the file that run\.json"):
+        load_run(tmp_path / "run")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_refused(run_folder, tmp_path, value):
+    shutil.copytree(run_folder, tmp_path / "run")
+    tensors = weights(run_folder)
+    tensors["head.bias"][1] = value
+    save_file(tensors, tmp_path / "run" / "model.safetensors")
+    with pytest.raises(InputError, match=r"model\.safetensors: head\.bias: found NaN or infinity"):
+        load_run(tmp_path / "run")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", "[" * 10000])
+def test_a_broken_sidecar_of_a_run_is_refused(run_folder, tmp_path, content):
+    shutil.copytree(run_folder, tmp_path / "run")
+    (tmp_path / "run" / "run.json").write_text(content)
+    with pytest.raises(InputError, match=r"run\.json: "):
         load_run(tmp_path / "run")
 
 

@@ -4,6 +4,8 @@ import json
 
 import pytest
 import yaml
+from files import signed
+from test_check import evaluated
 
 from studies import reference_model
 from studies.__main__ import main
@@ -22,13 +24,14 @@ def test_the_card_says_what_the_run_is(run_folder, tmp_path):
     settings = yaml.safe_load((source / "config.yaml").read_text())
     settings |= {"pixel_scale": 0.05, "lensfit": {"gain": 2.0, "psf_fwhm": 0.09}}
     (source / "config.yaml").write_text(yaml.safe_dump(settings))
+    signed(source)
     workflow = {"name": "tiny", "population": "mine/tiny.yaml"}
     (tmp_path / "results/config.yaml").write_text(yaml.safe_dump(workflow))
     reference_model.write(tmp_path / "results", NUMBERS, tmp_path / "reference")
     assert {file.name for file in (tmp_path / "reference").iterdir()} == {*RUN_FILES, "README.md"}
     card = (tmp_path / "reference/README.md").read_text()
     commit = json.loads((run_folder / "run.json").read_text())["commit"]
-    n = len(load_run(run_folder).feature_names)
+    n = len(load_run(tmp_path / "reference").feature_names)
     for words in (
         "(no_sub, cdm, axion)",
         f"commit `{commit}`",
@@ -47,26 +50,33 @@ def test_only_a_run_with_fits_can_take_its_place(run_folder, tmp_path):
     assert not (tmp_path / "reference").exists()
 
 
-def test_the_command_writes_numbers_page_and_model(tmp_path, monkeypatch):
-    (tmp_path / "results/numbers").mkdir(parents=True)
-    (tmp_path / "results/numbers/05.json").write_text(json.dumps(NUMBERS))
+def test_the_command_writes_numbers_page_and_model(tmp_path, monkeypatch, capsys):
+    numbers = evaluated(tmp_path / "results")
+    (tmp_path / "results/numbers").mkdir()
+    (tmp_path / "results/numbers/05.json").write_text(json.dumps(numbers))
     (tmp_path / "README.md").write_text("<!-- number: test_auc -->0.5")
     written = []
     monkeypatch.setattr(reference_model, "write", lambda *arguments: written.append(arguments))
     monkeypatch.chdir(tmp_path)
     assert main(["write-reference", "--results", "results", "--reference", "reference.json"]) == 0
-    assert written == [("results", NUMBERS)]
-    assert (tmp_path / "README.md").read_text() == "<!-- number: test_auc -->0.900"
-    assert json.loads((tmp_path / "reference.json").read_text())["test_auc"]["value"] == 0.9
+    assert written == [("results", numbers)]
+    auc = numbers["test_auc"]
+    assert (tmp_path / "README.md").read_text() == f"<!-- number: test_auc -->{auc:.3f}"
+    assert json.loads((tmp_path / "reference.json").read_text())["test_auc"]["value"] == auc
+    (tmp_path / "results/numbers/05.json").write_text(json.dumps(numbers | {"test_auc": 0.999}))
+    assert main(["write-reference", "--results", "results", "--reference", "reference.json"]) == 2
+    assert "numbers: test_auc: found 0.999" in capsys.readouterr().err and len(written) == 1
 
 
 def test_a_run_that_contradicts_the_article_is_refused(tmp_path, monkeypatch, capsys):
-    (tmp_path / "results/numbers").mkdir(parents=True)
-    (tmp_path / "results/numbers/05.json").write_text(json.dumps(NUMBERS))
+    numbers = evaluated(tmp_path / "results")
+    (tmp_path / "results/numbers").mkdir()
+    (tmp_path / "results/numbers/05.json").write_text(json.dumps(numbers))
     (tmp_path / "results/config.yaml").write_text("name: tiny\n")
-    (tmp_path / "claims.yaml").write_text("It is good: test_auc > 0.95\n")
+    (tmp_path / "claims.yaml").write_text("It is good: test_auc > 0.999\n")
     (tmp_path / "numbers.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
     assert main(["write-reference", "--results", "results", "--reference", "reference.json"]) != 0
-    assert "It is good: needs `test_auc > 0.95`; found [0.9, 0.95]" in capsys.readouterr().err
+    found = f"It is good: needs `test_auc > 0.999`; found [{numbers['test_auc']}, 0.999]"
+    assert found in capsys.readouterr().err
     assert not (tmp_path / "reference.json").exists()

@@ -1,7 +1,6 @@
 """What a search brought, and recipes at several learning rates."""
 
 import json
-import shutil
 
 import numpy as np
 import pandas as pd
@@ -12,6 +11,7 @@ from test_train import MODEL, toy, train
 
 from studies import config as workflow
 from studies import rates, tuned_against_start
+from vitdm.data import dataset
 from vitdm.data.dataset import Dataset
 from vitdm.errors import InputError
 from vitdm.model.runs import load_run
@@ -66,11 +66,9 @@ def test_a_run_gains_nothing_over_itself(blobs, runs, tmp_path):
 
 
 def test_runs_of_other_classes_are_refused(blobs, runs, tmp_path):
-    others = tmp_path / "others"
-    shutil.copytree(blobs, others)
-    catalog = pd.read_csv(others / "catalog.csv", dtype={"id": str})
-    catalog["class"] = catalog["class"].replace("sub", "axion")
-    catalog.to_csv(others / "catalog.csv", index=False)
+    others, data = tmp_path / "others", dataset.Dataset.open(blobs)
+    catalog = data.catalog.assign(**{"class": data.catalog["class"].replace("sub", "axion")})
+    dataset.write(others, np.array(data.images), catalog)
     with pytest.raises(InputError, match=r"poor0: found a model of classes .*expected .*axion"):
         measure(others, runs, tmp_path / "gain.json")
     assert not (tmp_path / "gain.json").exists()

@@ -7,7 +7,6 @@ A dataset is a folder with ``images.npy`` (n, H, W) float32, ``catalog.csv`` wit
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import warnings
@@ -30,7 +29,7 @@ COLUMNS = ("id", "class", "split", "source")
 CONTROL = re.compile("[\x00-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]")  # no text on one line
 BLOCK = 64  # images copied at a time
 #: what dataset.json tells of one making; the rest of it is true of the images wherever they go
-MAKING = ("rule", "commit", "dirty", "inputs", "versions", "seconds", "peak_memory_mb")
+MAKING = ("rule", "commit", "dirty", "inputs", "outputs", "versions", "seconds", "peak_memory_mb")
 MAKING += ("n", "shape", "classes")
 
 
@@ -60,7 +59,29 @@ class Dataset:
                 f"{folder / 'catalog.csv'}: split: found {unknown[0]!r}; "
                 f"expected {', '.join(SPLITS)}"
             )
+        provenance.check_outputs(folder / "dataset.json", "catalog.csv")
         return cls(folder, images, catalog)
+
+    def check_same_images(self, path: str | Path, sidecar: str | Path) -> None:
+        """Raise InputError if what lies at ``path`` was, by its sidecar, made of other images.
+
+        Compared is the sha256 of ``images.npy``, wherever the folders lie now; that of the images
+        themselves is in ``dataset.json``, and computed only for a dataset of an earlier version.
+        """
+        others, own = provenance.images_of(provenance.read_json(sidecar)), self._sidecar()
+        if not others:
+            return
+        if not own.get("outputs"):
+            own["outputs"] = {"images.npy": provenance.sha256(self.folder / "images.npy")}
+        known = provenance.images_of(own)
+        if not others.keys() & known.keys():
+            raise InputError(
+                f"{path}: belongs to another dataset: it was made of {_named(others)}; expected "
+                f"one of {self.folder}, that is of {_named(known)}"
+            )
+
+    def _sidecar(self) -> dict[str, Any]:
+        return provenance.read_json(self.folder / DATASET_FILES[2])
 
     def blocks(self, size: int = BLOCK) -> Iterator[np.ndarray]:
         """Yield all images in their order, (k, H, W) at a time, k at most ``size``.
@@ -124,9 +145,18 @@ def read_catalog(path: str | Path, raw: bool = False) -> pd.DataFrame:
         raise InputError(f"{path}: cannot be read as a table: {reason}") from error
 
 
-def read_features(path: str | Path, ids: pd.Series) -> pd.DataFrame:
-    """Return the rows of a feature table in the order of ``ids``; InputError if some are absent."""
-    table = read_catalog(path)
+def read_features(path: str | Path, data: Dataset) -> pd.DataFrame:
+    """Return the features of the images of a dataset, by their id and in their order.
+
+    A value that does not exist is NaN. InputError if the table lacks images, holds an infinite
+    value, or was by its sidecar (of the same name, .json) measured on other images. A table of your
+    own has no sidecar.
+    """
+    table, ids = read_catalog(path), data.catalog["id"]
+    sidecar = Path(path).with_suffix(".json")
+    if sidecar.is_file():
+        data.check_same_images(path, sidecar)
+        provenance.check_outputs(sidecar, Path(path).name)
     if "id" not in table:
         raise InputError(f"{path}: found columns {', '.join(table)}; expected id and the features")
     table = table.set_index("id")
@@ -139,7 +169,14 @@ def read_features(path: str | Path, ids: pd.Series) -> pd.DataFrame:
     absent = ids[~ids.isin(table.index)]
     if len(absent):
         raise InputError(f"{path}: no features of {len(absent)} images, such as {absent.iloc[0]!r}")
-    return table.loc[ids]
+    table = table.loc[ids]
+    if len(places := np.argwhere(np.isinf(table.to_numpy(float)))):
+        row, column = places[0]
+        raise InputError(
+            f"{path}: {table.columns[column]}: found an infinite value for id "
+            f"{table.index[row]!r}; expected a number, or an empty cell where there is none"
+        )
+    return table
 
 
 def write(
@@ -197,7 +234,7 @@ def merge_shards(shards: Sequence[str | Path], out: str | Path, **sidecar: Any) 
 
 def _common(shards: list[Path]) -> dict[str, Any]:
     """Return what the sidecars of datasets say alike of their images."""
-    first, *others = [_sidecar(shard) for shard in shards]
+    first, *others = [provenance.read_json(shard / DATASET_FILES[2]) for shard in shards]
     for shard, other in zip(shards[1:], others, strict=True):
         if other.get("pixel_scale") != first.get("pixel_scale"):
             raise InputError(
@@ -211,15 +248,9 @@ def _common(shards: list[Path]) -> dict[str, Any]:
     }
 
 
-def _sidecar(folder: Path) -> dict[str, Any]:
-    path = folder / DATASET_FILES[2]
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: found {type(content).__name__}; expected keys and values (JSON)")
-    return content
+def _named(images: dict[str, str]) -> str:
+    """Return files of images and the beginnings of their sha256, in words."""
+    return " and ".join(f"{name} (sha256 {digest[:8]}…)" for digest, name in images.items())
 
 
 def size_text(shape: Sequence[int]) -> str:
@@ -251,7 +282,8 @@ def _load(folder: Path, raw: bool = False) -> tuple[np.ndarray, pd.DataFrame]:
         found = f"{getattr(images, 'shape', '')} {getattr(images, 'dtype', 'an npz archive')}"
         raise InputError(f"{path}: found {found}; expected (n, H, W) float32")
     catalog = read_catalog(folder / "catalog.csv", raw)
-    classes = _sidecar(folder).get("classes")  # those of somebody's own are known from here alone
+    # classes of somebody's own are known from here alone
+    classes = provenance.read_json(folder / DATASET_FILES[2]).get("classes")
     declare(filter(NAME.fullmatch, classes if isinstance(classes, dict) else ()))
     if len(catalog) != len(images):
         raise InputError(
@@ -328,6 +360,7 @@ class NewDataset:
         os.fsync(self._file.fileno())
         _check_catalog(catalog, "catalog")
         catalog.to_csv(self.folder / DATASET_FILES[1], index=False)
+        sidecar["outputs"] = [self.folder / name for name in DATASET_FILES[:2]]
         counts = {name: int((catalog["class"] == name).sum()) for name in CLASSES}
         provenance.sidecar(
             self.folder / DATASET_FILES[2],

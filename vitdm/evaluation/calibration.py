@@ -13,6 +13,7 @@ from sklearn import metrics
 
 BINS = 15  # of equal width, as in Guo et al. (2017)
 RANGE = 20.0  # temperatures lie within this factor of 1
+UNTEMPERED = 1.0  # which leaves scores as they are
 
 
 def best_threshold(labels: np.ndarray, scores: np.ndarray) -> float:
@@ -37,7 +38,8 @@ def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
     """Return the temperature of the smallest cross-entropy (Guo et al. 2017, ICML 70, sect. 4.2).
 
     Above 1 the model was too sure of itself, below 1 not sure enough, as one is that was trained
-    with label smoothing.
+    with label smoothing. ``UNTEMPERED`` if there is none within a factor ``RANGE`` of 1: where all
+    images are right, or the scores no better than chance, it would be zero or infinite.
     """
     rows = np.arange(len(labels))
 
@@ -45,8 +47,10 @@ def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
         of_truth = tempered(probabilities, np.exp(logarithm))[rows, labels]
         return -np.log(np.clip(of_truth, 1e-15, None)).mean()
 
-    bounds = (-np.log(RANGE), np.log(RANGE))
-    return float(np.exp(optimize.minimize_scalar(loss, bounds=bounds, method="bounded").x))
+    limits = (-np.log(RANGE), np.log(RANGE))
+    best = optimize.minimize_scalar(loss, bounds=limits, method="bounded")
+    at_limit = min(map(loss, limits)) <= best.fun + 1e-9  # or nearly as good there
+    return UNTEMPERED if at_limit else float(np.exp(best.x))
 
 
 def _bins(scores: np.ndarray, bins: int) -> np.ndarray:

@@ -23,6 +23,7 @@ from vitdm.data.dataset import Dataset, read_catalog, read_features
 from vitdm.errors import InputError
 from vitdm.evaluation import leakage
 from vitdm.evaluation.calibration import (
+    UNTEMPERED,
     best_threshold,
     calibration_error,
     calibration_floor,
@@ -49,7 +50,7 @@ from vitdm.evaluation.metrics import (
 from vitdm.model import baselines
 from vitdm.model.inputs import Tables
 from vitdm.model.runs import load_run, predictions_table
-from vitdm.provenance import atomic, check_replaceable, sidecar, write_json
+from vitdm.provenance import atomic, check_outputs, check_replaceable, sidecar, write_json
 from vitdm.simulation.classes import SUB
 
 EVALUATION_FILES = ("metrics.json", "predictions*.csv", "rival_*.csv", "held_out_*.csv", "roc.csv")
@@ -71,8 +72,10 @@ def summarise(
 
     ``predictions`` has one table a seed, of the same test images; ``held_out`` one a seed of
     others, of which threshold and temperature of that seed are chosen, and those of the ensemble
-    from their mean. ``test_auc_seed_sd`` is NaN for one seed. Keys ending in ``_low`` and ``_high``
-    bound a 95 % bootstrap interval over the images, stratified by class, or DeLong's.
+    from their mean. ``test_auc_seed_sd`` is NaN for one seed. ``n_untempered`` counts the seeds
+    whose images held out tell no temperature, so that their scores stay as they are. Keys ending
+    in ``_low`` and ``_high`` bound a 95 % bootstrap interval over the images, stratified by class,
+    or DeLong's.
     """
     both, mean_held_out = ensemble(predictions), ensemble(held_out)
     labels, mean_scores = binary_scores(both)
@@ -96,6 +99,7 @@ def summarise(
         "temperatures": temperatures,
         "test_threshold": threshold,
         "test_temperature": float(np.mean(temperatures)),
+        "n_untempered": temperatures.count(UNTEMPERED),
         "test_auc_seeds": aucs,
         "test_auc_seed_sd": float(np.std(aucs, ddof=1)) if len(aucs) > 1 else np.nan,
         "test_multiclass_accuracy": float(np.mean([multiclass_accuracy(t) for t in predictions])),
@@ -167,11 +171,19 @@ def failures(
 # --------------------------------------------------------------------------------- the test split
 
 
-def held_out(folder: Path, train_splits: Sequence[str], dataset: Dataset) -> pd.DataFrame:
-    """Return a run's own predictions of development images that it did not learn from."""
+def held_out(
+    folder: Path, train_splits: Sequence[str], dataset: Dataset, task: str
+) -> pd.DataFrame:
+    """Return a run's own predictions of development images that it did not learn from.
+
+    InputError if the run was trained on another dataset, or its predictions are not those that it
+    wrote, or have other labels than the catalog.
+    """
     path = folder / "predictions.csv"
     if not path.is_file():
         raise InputError(f"{path}: no such file; expected the run's scores of images held out")
+    dataset.check_same_images(folder, folder / "run.json")
+    check_outputs(folder / "run.json", path.name)
     table, catalog = read_catalog(path), dataset.catalog.set_index("id")
     known = catalog.loc[table["id"]] if table["id"].isin(catalog.index).all() else catalog[:0]
     allowed = {"valid", "opt"} - set(train_splits)
@@ -180,9 +192,39 @@ def held_out(folder: Path, train_splits: Sequence[str], dataset: Dataset) -> pd.
             f"{path}: found images of {sorted(set(known['split'])) or 'another data set'}; expected"
             f" a split that the run did not learn from: {' or '.join(sorted(allowed)) or 'none'}"
         )
+    _check_predictions(table, path, dataset, task)
     table.insert(2, "class", known["class"].to_numpy())
     table.insert(3, "split", known["split"].to_numpy())
     return table
+
+
+def _check_predictions(table: pd.DataFrame, path: Path, dataset: Dataset, task: str) -> None:
+    """Raise InputError unless a table has the catalog's labels, and probabilities of its classes.
+
+    Of each image one row, the probabilities between 0 and 1 and their sum 1.
+    """
+    numbers, classes = dataset.labels(task)
+    labels = pd.Series(numbers, index=dataset.catalog["id"]).loc[table["id"]].to_numpy()
+    columns = [f"p_{name}" for name in classes]
+    if list(table) != ["id", "label", *columns] or table["id"].duplicated().any():
+        raise InputError(
+            f"{path}: found columns {', '.join(table)}; expected id, label, {', '.join(columns)}, "
+            "and one row an image"
+        )
+    if len(wrong := np.flatnonzero(table["label"].to_numpy() != labels)):
+        row = table.iloc[wrong[0]]
+        raise InputError(
+            f"{path}: label: found {row['label']} for id {row['id']!r}; expected "
+            f"{labels[wrong[0]]} ({classes[labels[wrong[0]]]}) as in {dataset.folder}/catalog.csv"
+        )
+    values = table[columns].to_numpy(float)
+    good = (values >= 0).all(axis=1) & (np.abs(values.sum(axis=1) - 1) < 1e-3)
+    if not good.all():
+        row = int(np.argmin(good))
+        raise InputError(
+            f"{path}: found {values[row].tolist()} for id {table['id'][row]!r}; expected "
+            "probabilities, of which the sum is 1"
+        )
 
 
 def baselines_on(
@@ -199,8 +241,7 @@ def baselines_on(
     rows of the data set). ``UNTRAINED``: one feature as the score, if it was measured; it has a
     number between 0 and 1 for any substructure, and none for a class.
     """
-    features = read_features(features_csv, dataset.catalog["id"]).astype(float)
-    features = features.replace([np.inf, -np.inf], np.nan)
+    features = read_features(features_csv, dataset).astype(float)
     labels, classes = dataset.labels(task)
     about = table[["id", "label", "class", "split"]]
     trees = baselines.trained(
@@ -234,8 +275,9 @@ def evaluate(
     rival_<name>_<run>.csv, predictions of the baselines (``baselines_on``); neighbours.csv tells of
     each image the most similar one of another split. It appears complete or not at all. ``fits`` is
     the folder of lens fits that runs with ``model.residual`` need.
-    InputError if a run knows other classes than the data set, needs features that are not given,
-    has no predictions of images that it did not learn from, or the test split has one class only.
+    InputError if a run knows other classes than the data set, was trained on another one, needs
+    features that are not given, has no predictions of images that it did not learn from, or the
+    test split has one class only.
     """
     started = time.time()
     folders = [Path(folder) for folder in run_folders]
@@ -245,6 +287,7 @@ def evaluate(
             "expected at least one, with different names"
         )
     check_replaceable(out, EVALUATION_FILES)
+    check_outputs(Path(processed_folder) / "dataset.json", "images.npy")
     dataset = Dataset.open(processed_folder)
     _, classes = dataset.labels(task)
     rows = dataset.rows("test")
@@ -261,7 +304,7 @@ def evaluate(
         table.insert(2, "class", catalog["class"])
         table.insert(3, "split", catalog["split"])
         tables[folder.name] = table
-        unseen.append(held_out(folder, run.settings.train_splits, dataset))
+        unseen.append(held_out(folder, run.settings.train_splits, dataset, task))
         if features_csv is not None:
             learnt = dataset.rows(*run.settings.train_splits)
             about = pd.concat([unseen[-1], table], ignore_index=True)
@@ -294,6 +337,7 @@ def evaluate(
             seed=seed,
             config={"task": task, "n_bootstrap": n_bootstrap},
             inputs=[processed_folder, *folders, *(path for path in (features_csv, fits) if path)],
+            outputs=sorted(folder.iterdir()),
             started=started,
         )
     return result

@@ -20,6 +20,7 @@ from vitdm.simulation.classes import NO_SUB
 
 NULL_CLASS = NO_SUB
 CHUNK = 250  # resamplings held in memory at a time
+NO_WIDTH = 1e-12  # of an interval: rounding
 
 #: of labels (N,), scores (N,) and counts (B, N) to (B,)
 Statistic = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -241,6 +242,7 @@ def bootstrap_interval(
     seed: int,
     level: float = 0.95,
     strata: np.ndarray | None = None,
+    lowest: float = 0.0,
 ) -> Interval:
     """Return the mean of a statistic over the seeds with its bootstrap interval over the images.
 
@@ -249,6 +251,8 @@ def bootstrap_interval(
     statistic is averaged over the seeds within each of the ``n`` resamplings; the interval holds
     the central ``level`` of these means (percentile bootstrap, Efron and Tibshirani 1993, ch. 13).
     It is stratified: each value of ``strata`` (default: the labels) keeps its number of images.
+    Where all resamplings agree, as of a test without a mistake, the interval is ``cautious``:
+    the statistic lies between ``lowest`` and 1.
     """
     if len(np.unique(labels)) < 2:
         raise InputError(f"bootstrap: found label {np.unique(labels).tolist()} only; expected both")
@@ -261,7 +265,27 @@ def bootstrap_interval(
         mean(weights) for weights in resamplings(labels if strata is None else strata, n, seed)
     ]
     low, high = np.quantile(np.concatenate(draws), [0.5 - level / 2, 0.5 + level / 2])
+    if high - low <= NO_WIDTH:
+        return cautious(float(value), labels, level, lowest)
     return Interval(float(value), float(low), float(high))
+
+
+def cautious(
+    value: float, labels: np.ndarray, level: float = 0.95, lowest: float = 0.0
+) -> Interval:
+    """Return an interval of a rate or a ROC-AUC that has a width however few the images are.
+
+    Wilson's (1927, J. Am. Stat. Assoc. 22, 209) for a fraction of m images, m the smaller number
+    of both classes: the variance of a ROC-AUC A is at most A (1 - A) / m (Birnbaum and Klose 1957,
+    Ann. Math. Stat. 28, 933), and that of a rate is of as many images, or more. A statistic from
+    ``lowest`` to 1, such as a correlation, is scaled to this range.
+    """
+    m, z = int(np.bincount(labels, minlength=2).min()), stats.norm.ppf(0.5 + level / 2)
+    rate = (value - lowest) / (1 - lowest)
+    middle = (rate + z**2 / (2 * m)) / (1 + z**2 / m)
+    half = z / (1 + z**2 / m) * (rate * (1 - rate) / m + z**2 / (4 * m**2)) ** 0.5
+    low, high = (lowest + (1 - lowest) * float(end) for end in (middle - half, middle + half))
+    return Interval(value, max(min(low, value), lowest), min(max(high, value), 1.0))
 
 
 def delong(labels: np.ndarray, scores_list: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -286,10 +310,18 @@ def delong(labels: np.ndarray, scores_list: Sequence[np.ndarray]) -> tuple[np.nd
 def delong_interval(
     labels: np.ndarray, scores_list: Sequence[np.ndarray], level: float = 0.95
 ) -> Interval:
-    """Return the mean ROC-AUC over the seeds with DeLong's interval over the images, up to 1."""
+    """Return the mean ROC-AUC over the seeds with DeLong's interval over the images, up to 1.
+
+    It is ``cautious`` where the variance is 0, or a class has one image only.
+    """
+    if np.bincount(labels, minlength=2).min() < 2:
+        mean = float(np.mean([roc_auc(labels, scores) for scores in scores_list]))
+        return cautious(mean, labels, level)
     aucs, covariance = delong(labels, scores_list)
     half = stats.norm.ppf(0.5 + level / 2) * covariance.mean() ** 0.5
     mean = float(aucs.mean())
+    if half <= NO_WIDTH:
+        return cautious(mean, labels, level)
     return Interval(mean, max(0.0, mean - half), min(1.0, mean + half))
 
 
@@ -325,8 +357,9 @@ def paired_difference(
     with replacement. Their distances from their mean are widened by sqrt(S / (S - 1)), without
     which so few draws make the scatter too small (Davison and Hinkley 1997, Bootstrap Methods,
     section 3.8). The variance is then that over images plus the seeds' var / S. With one seed the
-    scatter between trainings is unknown, and the error too small. InputError if the tables do not
-    match.
+    scatter between trainings is unknown, and the error too small. Interval and error are NaN where
+    all resamplings agree, as of models without a mistake, unless the predictions are the same.
+    InputError if the tables do not match.
     """
     if not without or len(without) != len(with_):
         raise InputError(
@@ -362,6 +395,7 @@ def paired_difference(
         redrawn = np.take_along_axis(draws, chosen, axis=1).mean(axis=1)
         mean = mean + (redrawn - mean) * (count / (count - 1)) ** 0.5
     low, high = np.quantile(mean, [0.025, 0.975])
-    return Difference(
-        float(seeds.mean()), float(low), float(high), float(mean.std()), seeds.tolist()
-    )
+    error = float(mean.std())
+    if high - low <= NO_WIDTH and not all(before.equals(after) for before, after in pairs):
+        low = high = error = np.nan
+    return Difference(float(seeds.mean()), float(low), float(high), error, seeds.tolist())

@@ -114,7 +114,7 @@ def mutual_information_interval(
     information where there is none. Halves drawn without replacement (a delete-half jackknife, Shao
     and Wu 1989, Annals of Statistics 17, 1176) have no such copies, and their scatter estimates
     that of the whole sample: var = sigma²/(n/2) - sigma²/n = sigma²/n. The interval is the value
-    ± 1.96 of their s.d., cut at 0.
+    ± 1.96 of their s.d., cut at 0; NaN if all halves agree.
     """
     generator = np.random.default_rng(np.random.SeedSequence(seed))
     sides = [np.flatnonzero(labels == side) for side in (0, 1)]
@@ -124,7 +124,7 @@ def mutual_information_interval(
         rows = np.concatenate(rows)
         halves.append(mutual_information(values[rows], labels[rows], seed))
     value, reach = mutual_information(values, labels, seed), 1.96 * np.std(halves, ddof=1)
-    return max(value - reach, 0.0), value + reach
+    return (max(value - reach, 0.0), value + reach) if reach else (np.nan, np.nan)
 
 
 def p_value(
@@ -189,12 +189,14 @@ def _judge(
     if len(np.unique(y)) < 2 or len(np.unique(x)) < 2:
         return row
     row["sign"] = 1 if roc_auc_score(y, x) >= 0.5 else -1
-    for name, statistic, scores in (
-        ("roc_auc", weighted_auc, row["sign"] * x),
-        ("point_biserial", weighted_pearson, x),
-        ("spearman", weighted_spearman, x),
+    for name, statistic, scores, lowest in (
+        ("roc_auc", weighted_auc, row["sign"] * x, 0),
+        ("point_biserial", weighted_pearson, x, -1),
+        ("spearman", weighted_spearman, x, -1),
     ):
-        interval = bootstrap_interval(statistic, y, [scores], settings.n_bootstrap, seed)
+        interval = bootstrap_interval(
+            statistic, y, [scores], settings.n_bootstrap, seed, lowest=lowest
+        )
         row |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
     low, high = mutual_information_interval(values, labels, settings.n_subsamples, seed)
     value = mutual_information(values, labels, seed)
@@ -274,10 +276,9 @@ def select(
     started, chosen = time.time(), settings.selection
     check_replaceable(out, FILES)
     data = Dataset.open(processed)
-    table = read_features(features_csv, data.catalog["id"]).reset_index(drop=True).astype(float)
+    table = read_features(features_csv, data).reset_index(drop=True).astype(float)
     if table.empty:
         raise InputError(f"{features_csv}: found no features; expected at least one column")
-    table = table.replace([np.inf, -np.inf], np.nan)
     labels, _ = data.labels("binary")
     known = data.rows("train") if ranking_only else data.rows("train", "valid")
     ranking = rank(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from vitdm.config import Features, Model
 from vitdm.errors import InputError
 from vitdm.features.definitions import definitions
+from vitdm.provenance import read_json
 
 
 def feature_groups(settings: Features) -> dict[str, str]:
@@ -18,8 +18,8 @@ def feature_groups(settings: Features) -> dict[str, str]:
 def read_selection(path: str | Path) -> list[str]:
     """Return the names of the features that a ``selection.json`` keeps."""
     try:
-        names = json.loads(Path(path).read_text())["features"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        names = read_json(path).get("features")
+    except InputError as error:
         raise InputError(
             f"{path}: found no selection ({error}); expected the selection.json of vitdm select"
         ) from error

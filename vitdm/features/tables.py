@@ -6,7 +6,6 @@ of the group ``lensfit`` join the table from the fits of a smooth lens (``vitdm.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from vitdm.features.definitions import LENSFIT, definitions
 from vitdm.features.measured import Measured
 from vitdm.features.registry import image_features
 from vitdm.preprocess import Detection, Roi, detect, roi_of, stream
-from vitdm.provenance import atomic, sidecar
+from vitdm.provenance import atomic, read_json, sidecar
 
 
 def measure(
@@ -83,14 +82,14 @@ def measure_dataset(
         if fits is None:
             raise InputError("features.groups: found lensfit; expected the folder of the fits, too")
         inputs.append(Path(fits) / "fits.csv")
-        fitted = read_fits(inputs[-1], source.catalog["id"])
-        metadata = json.loads((Path(fits) / "provenance.json").read_text())
+        fitted = read_fits(inputs[-1], source)
+        metadata = read_json(Path(fits) / "provenance.json")
         more = {"camera": metadata.get("camera")}  # what new images must be fitted with
     rows = [measure(image, cut, features) for image in stream(source, "features", progress)]
     measured = pd.DataFrame(rows)
     if fitted is not None:
         measured = pd.concat([measured, fitted], axis=1)
-    measured = measured[list(definitions(features))]
+    measured = measured[list(definitions(features))].replace([math.inf, -math.inf], math.nan)
     measured.insert(0, "id", source.catalog["id"].to_numpy())
     out_csv = Path(out_csv)
     with atomic(out_csv) as temporary:
@@ -103,17 +102,25 @@ def measure_dataset(
             "features": features.model_dump(),
         },
         inputs=inputs,
+        outputs=[out_csv],
         started=started,
         **more,
     )
 
 
-def read_fits(path: str | Path, ids: pd.Series) -> pd.DataFrame:
-    """Return the features of the fits of images, in the order of ``ids``; NaN if not converged."""
-    table = dataset.read_catalog(path).drop_duplicates("id").set_index("id")
+def read_fits(path: str | Path, data: dataset.Dataset) -> pd.DataFrame:
+    """Return the features of the fits of a dataset, in the order of its catalog.
+
+    NaN of a fit that did not converge. InputError if the fits are not of these images.
+    """
+    table, ids = dataset.read_catalog(path), data.catalog["id"]
+    if "id" not in table or table["id"].duplicated().any():
+        raise InputError(f"{path}: found no id, or one twice; expected one row an image")
+    table = table.set_index("id")
     absent = [str(name) for name in ids if name not in table.index]
     if absent or not set(LENSFIT) < set(table):
         what = f"no fit of {len(absent)} images, such as {absent[0]!r}" if absent else "no fits"
         raise InputError(f"{path}: found {what}; expected one row an image, of vitdm fit")
+    data.check_same_images(path, Path(path).with_name("provenance.json"))
     table = table.loc[ids].reset_index(drop=True)
     return table[list(LENSFIT)].where(table["fit_converged"] == 1)

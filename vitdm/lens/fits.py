@@ -183,6 +183,7 @@ def merge_fits(shards: Sequence[str | Path], out: str | Path) -> None:
             inputs=[shard / "fits.csv" for _, shard in parts],
             started=started,
             config_sha256=whole["config_sha256"],
+            made_of=whole["inputs"],  # the images, which the shards' own inputs name
             rows=[0, whole["n"]],
             n=whole["n"],
             camera=whole["camera"],
@@ -200,8 +201,8 @@ def _provenance(shard: Path) -> tuple[dict[str, Any], Path]:
         raise InputError(f"{shard / 'provenance.json'}: cannot be read: {error}") from error
 
 
-def read_residuals(fits: str | Path, ids: pd.Series, size: int) -> NDArray[np.float32]:
-    """Return the residual maps (n, size, size) of images, mapped from file, in units of the noise.
+def read_residuals(fits: str | Path, data: dataset.Dataset, size: int) -> NDArray[np.float32]:
+    """Return the residual maps (n, size, size) of a dataset, mapped from file, in the noise's unit.
 
     ``fits`` is a folder of ``fit_dataset``; of larger maps the middle is taken. InputError if
     it is of other images, or another size.
@@ -209,10 +210,15 @@ def read_residuals(fits: str | Path, ids: pd.Series, size: int) -> NDArray[np.fl
     missing = [name for name in FITS_FILES if not (Path(fits) / name).is_file()]
     if missing:
         raise InputError(f"{fits}: no fits of lenses: {', '.join(missing)} missing")
-    fitted = dataset.read_catalog(Path(fits) / "fits.csv")["id"]
-    maps = np.load(Path(fits) / "residuals.npy", mmap_mode="r")
-    if list(fitted) != list(ids):
+    ids, path = data.catalog["id"], Path(fits) / "residuals.npy"
+    fitted = dataset.read_catalog(Path(fits) / "fits.csv")
+    if "id" not in fitted or list(fitted["id"]) != list(ids):
         raise InputError(f"{fits}: found fits of other images than those of the dataset")
+    data.check_same_images(fits, Path(fits) / "provenance.json")
+    try:
+        maps = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path}: cannot be read as an array: {error}") from error
     rim = (maps.shape[-1] - size) // 2
     if maps.shape != (len(ids), size + 2 * rim, size + 2 * rim) or rim < 0:
         raise InputError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from vitdm.errors import InputError
 from vitdm.features.selected import joined_features
 from vitdm.lens.fits import read_residuals
 from vitdm.model.training import Arrays
+from vitdm.provenance import read_json
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,8 @@ class Tables:
         sidecars = [Path(self.fits) / "provenance.json"] if self.fits else []
         sidecars += [Path(self.features).with_suffix(".json")] if self.features else []
         for file in sidecars:
-            content = json.loads(file.read_text()) if file.is_file() else {}
-            if isinstance(content, dict) and content.get("camera"):
-                return content["camera"]
+            if camera := read_json(file).get("camera") if file.is_file() else None:
+                return camera
         return {}
 
 
@@ -74,7 +73,7 @@ def inputs_for(
     if model.features:
         if tables.features is None:
             raise InputError("model.features is on: a feature table is needed")
-        table = read_features(tables.features, data.catalog["id"])
+        table = read_features(tables.features, data)
         chosen = joined_features(model, settings.features, tables.selection)
         names = list(table.columns if chosen is None else chosen)
         features = columns_of(table, names, tables.features)
@@ -114,7 +113,7 @@ def residuals_of(model: Model, fits: str | Path | None, data: Dataset) -> np.nda
         raise InputError(
             f"model.residual is on: found images of {height} x {width} pixels; expected square ones"
         )
-    return read_residuals(fits, data.catalog["id"], width)
+    return read_residuals(fits, data, width)
 
 
 def columns_of(table: pd.DataFrame, names: list[str], path: str | Path) -> np.ndarray:

@@ -18,6 +18,7 @@ from torch import nn
 
 from vitdm import config
 from vitdm.config import RunSettings, Settings
+from vitdm.config.sections import read_yaml
 from vitdm.data.dataset import Dataset, read_features
 from vitdm.errors import InputError
 from vitdm.model.inputs import (
@@ -32,9 +33,17 @@ from vitdm.model.inputs import (
 )
 from vitdm.model.networks import new_network, probabilities
 from vitdm.model.training import Diverged, learn
-from vitdm.provenance import atomic, check_replaceable, sidecar, write_json
+from vitdm.provenance import (
+    atomic,
+    check_outputs,
+    check_replaceable,
+    config_hash,
+    read_json,
+    sidecar,
+    write_json,
+)
 
-RUN_FILES = ("config.yaml", "metrics.json", "history.csv", "model.safetensors")
+RUN_FILES = ("config.yaml", "metrics.json", "history.csv", "model.safetensors", "run.json")
 
 
 @dataclass(frozen=True)
@@ -162,7 +171,8 @@ def train_run(
     next attempt deletes.
     """
     started = time.time()
-    check_replaceable(out, (*RUN_FILES, "predictions.csv", "run.json"))
+    check_replaceable(out, (*RUN_FILES, "predictions.csv"))
+    check_outputs(Path(processed) / "dataset.json", "images.npy")  # hashed once, for run.json too
     data = Dataset.open(processed)
     config.check_patches(settings.model, _size(data))
     arrays, names = inputs_for(settings, data, tables)
@@ -254,7 +264,8 @@ def predictions_table(
             raise InputError(
                 f"features: found no feature table; expected one with {', '.join(names)}"
             )
-        features = columns_of(read_features(tables.features, ids), names, tables.features)
+        table = read_features(tables.features, data).iloc[rows]
+        features = columns_of(table, names, tables.features)
     residuals = residuals_of(run.settings.model, tables.fits, data)
     residuals = None if residuals is None else residuals[rows]
     probabilities = run.predict(data.images[rows], features, residuals)
@@ -265,7 +276,11 @@ def predictions_table(
 
 
 def load_run(folder: str | Path) -> Run:
-    """Open a finished run; InputError names what an incomplete folder lacks."""
+    """Open a finished run.
+
+    InputError if the folder is incomplete, if weights or configuration are not those that
+    ``run.json`` was written with, or if a weight is NaN or infinite.
+    """
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such run folder")
@@ -281,7 +296,27 @@ def load_run(folder: str | Path) -> Run:
         model.load_state_dict(load_file(weights))
     except Exception as error:  # safetensors and torch raise many kinds
         raise InputError(f"{weights}: does not fit config.yaml of the run ({error})") from error
+    _check_trained(folder, model)
     return Run(settings, model.eval())
+
+
+def _check_trained(folder: Path, model: nn.Module) -> None:
+    """Raise InputError unless weights and settings are those that were trained together.
+
+    The same weights under other settings, such as classes in another order, give answers that look
+    as good as the right ones.
+    """
+    weights, file = folder / "model.safetensors", folder / "config.yaml"
+    for name, values in model.state_dict().items():
+        if not values.isfinite().all():
+            raise InputError(f"{weights}: {name}: found NaN or infinity; expected finite weights")
+    # of what is written, not of what is read: a key that a later version adds changes nothing
+    if read_json(folder / "run.json").get("config_sha256") != config_hash(read_yaml(file)):
+        raise InputError(
+            f"{file}: is not the configuration that the weights were trained with: its hash is not "
+            "config_sha256 of run.json; expected the file as vitdm train wrote it"
+        )
+    check_outputs(folder / "run.json", weights.name)
 
 
 def write_run(
@@ -302,4 +337,5 @@ def write_run(
         state = {name: value.contiguous() for name, value in run.model.state_dict().items()}
         save_file(state, folder / "model.safetensors")
         write_json(folder / "metrics.json", metrics)
-        sidecar(folder / "run.json", seed=run.settings.seed, config=run.settings, **provenance)
+        about = {"seed": run.settings.seed, "config": run.settings}
+        sidecar(folder / "run.json", outputs=sorted(folder.iterdir()), **about, **provenance)
