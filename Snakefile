@@ -10,6 +10,7 @@ rule is run again if its inputs change, its settings, or its code. `--config wat
 leaves the code out, for developing.
 """
 
+import re
 from pathlib import Path
 
 from studies import config as schema
@@ -40,19 +41,23 @@ STAGES = stages(CONFIG, T)
 CODE = Watched(f"{OUT}/code.json", WATCH_CODE)
 
 
+def any_of(names):  # names of populations are those of files, which may hold any character
+    return "|".join(map(re.escape, names)) or "none"
+
+
 report: "paper/report/workflow.rst"
 
 
 wildcard_constraints:
-    stage="[A-Za-z0-9_]+",
-    sample="|".join(T.samples) or "none",
-    run="|".join(CONFIG.runs) or "none",
-    arm="|".join(CONFIG.study.arms) or "none",
-    recipe="|".join(CONFIG.rates.recipes) or "none",
-    real="|".join(T.sky) or "none",
-    study="|".join(T.studies) or "none",
+    stage=any_of(STAGES),
+    sample=any_of(T.samples),
+    run=any_of(CONFIG.runs),
+    arm=any_of(CONFIG.study.arms),
+    recipe=any_of(CONFIG.rates.recipes),
+    real=any_of(T.sky),
+    study=any_of(T.studies),
     which="seed|start",
-    row="|".join(T.rows) or "none",
+    row=any_of(T.rows),
     k="[0-9]+",
 
 
@@ -82,7 +87,7 @@ rule settings:  # what the commands of a stage can read of the configuration
     params:
         text=lambda wildcards: text_of(STAGES[wildcards.stage]),
     shell:
-        "printf %s {params.text:q} > {output} 2> {log}"
+        "printf %s {params.text:q} > {output:q} 2> {log:q}"
 
 
 include: "rules/images.smk"

@@ -272,11 +272,9 @@ class Targets:
 
     @staticmethod
     def options(files: dict[str, str]) -> list[str]:
-        """Return the options of a command that hand files over; of fits their folder."""
-        return [
-            f"--{name} {Path(file).parent if name == 'fits' else file}"
-            for name, file in files.items()
-        ]
+        """Return the words of a command that hand files over; of fits their folder."""
+        given = {n: str(Path(file).parent) if n == "fits" else file for n, file in files.items()}
+        return [word for name, file in given.items() for word in (f"--{name}", file)]
 
     # -------------------------------------------------------------------------------- the studies
 
