@@ -14,6 +14,7 @@ import re
 from pathlib import Path
 
 from studies import config as schema
+from studies import running
 from studies.code import Watched
 from studies.config.part import text_of
 from studies.contents import NOTEBOOKS, figures, tables
@@ -27,6 +28,7 @@ if not workflow.configfiles:
     configfile: "config/paper.yaml"
 
 
+running.hold()  # before Snakemake locks the folder
 WATCH_CODE = str(config.pop("watch_code", True)).lower() == "true"
 
 try:

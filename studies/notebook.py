@@ -16,7 +16,7 @@ import pandas as pd
 from IPython.display import Image, display
 from matplotlib.figure import Figure
 
-from studies import contents
+from studies import contents, running
 from studies.config import Config, load
 from studies.config.part import load_part
 from studies.plots import style
@@ -118,6 +118,7 @@ def build(files: Sequence[str], *options: str) -> None:
     # the files after --: they would be taken for further ones of --configfile
     command = [sys.executable, "-m", "snakemake", "--cores", str(CORES), *options]
     command += ["--configfile", SMOKE, "--", *files]
+    running.unlock()
     here = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     print(f"No results yet: made now from {SMOKE}, on up to {CORES} cores ({log}).")
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
