@@ -75,7 +75,7 @@ onstart:
 
 rule all:
     input:
-        multiext(f"{T.paper}/paper", ".pdf", ".html", ".tex"),
+        multiext(T.document, ".pdf", ".html", ".tex"),
         expand(f"{OUT}/notebooks/{{notebook.name}}.ipynb", notebook=NOTEBOOKS),
 
 

@@ -71,12 +71,12 @@ rule paper:
         settings=f"{OUT}/config/paper.yaml",
     output:
         report(
-            f"{T.paper}/paper.pdf",
+            f"{T.document}.pdf",
             caption="../paper/report/paper.rst",
             category="article",
-            labels={"file": "paper.pdf"},
+            labels={"file": Path(f"{T.document}.pdf").name},
         ),
-        multiext(f"{T.paper}/paper", ".html", ".tex"),
+        multiext(T.document, ".html", ".tex"),
     log:
         f"{OUT}/logs/paper.log",
     conda:

@@ -82,6 +82,11 @@ class Targets:
         """Return some files of a folder of the results."""
         return [f"{self.out}/{folder}/{name}" for name in names]
 
+    @property
+    def document(self) -> str:
+        """The files of the article, or of the report on a user's images, but for their suffix."""
+        return f"{self.paper}/{'paper' if self.simulated else 'report'}"
+
     # ------------------------------------------------------------ the images of the article's model
 
     @property

@@ -16,6 +16,7 @@ from studies.config.studies import (
     Populations,
     Rates,
     RealSky,
+    Report,
     Study,
 )
 from vitdm.config import SPLITS, Features, Model, Preprocess, Settings, Split, Train, Tune
@@ -58,6 +59,7 @@ class Config(Settings):
     study: Study = Study()
     rates: Rates = Rates()
     final: Final = Final()
+    report: Report = Report()
 
     # ----------------------------------------------------------------- the settings of each model
 

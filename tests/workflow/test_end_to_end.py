@@ -55,9 +55,9 @@ def test_article_of_images_in_files(copy):
     out = copy / "results/smoke_my_lenses"
     catalog = pd.read_csv(out / "dataset/catalog.csv")
     assert catalog["class"].value_counts().to_dict() == {"no_sub": 32, "axion": 32}
-    assert (out / "paper/paper.pdf").read_bytes().startswith(b"%PDF")
-    assert "axion" in (out / "paper/paper.html").read_text()
-    assert (out / "paper/paper.tex").is_file()
+    assert (out / "paper/report.pdf").read_bytes().startswith(b"%PDF")
+    assert "axion" in (out / "paper/report.html").read_text()
+    assert (out / "paper/report.tex").is_file()
     assert not (copy / "paper/paper.html").exists()  # published is the reference run alone
 
     assert "Nothing to be done" in snakemake(copy, "-n").stdout

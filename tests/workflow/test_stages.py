@@ -46,6 +46,8 @@ OTHERS = {
     "real_images": ["real"],
     "against": ["resnet"],
     "population": ["model_ii", "model_iii"],
+    "title": ["mine"],
+    "author": ["me"],
     "type": [],  # of a dimension: it has other keys, too
 }
 
@@ -167,6 +169,7 @@ EXPECTED = {
     "populations.n_ideal_observer": ("ideal_observer",),
     "populations.n_invariance": ("invariance",),
     "final.epochs": ("train_final", NB[5]),
+    "report.*": (),  # the title of a report on a user's images, and who signs it
     # these say what there is to be made; the article, and notebooks, say it too
     "name": (),
     "shards": (),
