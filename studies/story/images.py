@@ -39,7 +39,8 @@ def counts(raw: Dataset, processed: Dataset) -> dict[str, int]:
 def flux_kept(lights: Iterable[Any], settings: Preprocess) -> list[float]:
     """Return the fraction of the flux of the lensed area that the cut keeps, of each image.
 
-    ``lights`` is what ``preprocess.detect`` finds; images without any such flux are left out.
+    ``lights`` is what ``preprocess.detect`` finds; images without any such flux are left out. NaN
+    if there is no other.
     """
     kept = []
     for light in lights:
@@ -47,7 +48,7 @@ def flux_kept(lights: Iterable[Any], settings: Preprocess) -> list[float]:
         if flux.sum() > 0:
             square = preprocess.cut(flux, preprocess.roi_of(light), settings)
             kept.append(square.sum() / flux.sum())
-    return kept
+    return kept or [np.nan]
 
 
 def invariance_tests(folders: Mapping[str, Path]) -> tuple[pd.DataFrame, dict[str, Any]]:
