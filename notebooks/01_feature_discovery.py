@@ -173,7 +173,7 @@ zero_pixel_fraction = float(np.mean([(raw.images[row] == 0).mean() for row in sa
 lights = [preprocess.detect(raw.images[row], settings) for row in sample]
 outside = [light.residual[light.mask == 0] / light.noise for light in lights]
 sky = np.concatenate([pixels[::7] for pixels in outside])
-sigma = float(np.median([light.sigma for light in lights]))
+sigma = float(np.median([light.noise for light in lights]))
 out.figure(noise_histogram(sky, sigma), "noise")
 print(f"{100 * zero_pixel_fraction:.1f} % of all pixels are exactly 0")
 

@@ -4,7 +4,6 @@ The commands are those that Snakemake plans. They run in this process, one after
 start Python for each of them would take minutes.
 """
 
-import contextlib
 import re
 import shlex
 import subprocess
@@ -16,7 +15,6 @@ import numpy as np
 import yaml
 
 from studies import config as workflow
-from studies import notebook
 from studies.__main__ import main as studies
 from studies.config.part import text_of
 from studies.stages import stages
@@ -119,11 +117,3 @@ def executed(source, parameters):
         except Exception as error:
             error.add_note(cell.source)
             raise
-
-
-@contextlib.contextmanager
-def quickly(monkeypatch, place):
-    """Draw figures without writing them at their full size, with the notebooks' root at a place."""
-    monkeypatch.chdir(place)
-    monkeypatch.setattr(notebook, "ROOT", place)
-    yield
