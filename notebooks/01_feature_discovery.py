@@ -244,7 +244,7 @@ print(
 # The fraction of the flux of the lensed area that remains inside the cut:
 
 # %%
-kept = images.flux_kept(lights, settings)
+kept = images.flux_kept(lights, settings) or [np.nan]  # no light in any image
 print(f"kept: median {100 * np.median(kept):.2f} %, smallest {100 * np.min(kept):.2f} %")
 roi_found = float(catalog["roi_found"].iloc[development].mean())
 print(f"a region is found in {100 * roi_found:.2f} % of the development images")

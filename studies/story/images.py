@@ -39,8 +39,7 @@ def counts(raw: Dataset, processed: Dataset) -> dict[str, int]:
 def flux_kept(lights: Iterable[Any], settings: Preprocess) -> list[float]:
     """Return the fraction of the flux of the lensed area that the cut keeps, of each image.
 
-    ``lights`` is what ``preprocess.detect`` finds; images without any such flux are left out. NaN
-    if there is no other.
+    ``lights`` is what ``preprocess.detect`` finds; images without any such flux are left out.
     """
     kept = []
     for light in lights:
@@ -48,7 +47,7 @@ def flux_kept(lights: Iterable[Any], settings: Preprocess) -> list[float]:
         if flux.sum() > 0:
             square = preprocess.cut(flux, preprocess.roi_of(light), settings)
             kept.append(square.sum() / flux.sum())
-    return kept or [np.nan]
+    return kept
 
 
 def invariance_tests(folders: Mapping[str, Path]) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -82,7 +81,8 @@ def invariance_table(summaries: Mapping[str, Any]) -> pd.DataFrame:
             row |= {kind: of[kind]["all"]["median"] for kind in ("mirror", "shift", "noise")}
             row |= {"brightness_min": of["brightness"]["all"]["smallest"]}
             rows.append(row | {f"flux_{key}": of["flux_kept"][key] for key in ("median", "p1")})
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows).set_index(["population", "procedure"])
+    return table.astype(float).reset_index()  # what no image has is None
 
 
 def invariance_numbers(table: pd.DataFrame, population: str) -> dict[str, float]:
