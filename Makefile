@@ -27,7 +27,7 @@ export NUMBA_NUM_THREADS := 1
 export VECLIB_MAXIMUM_THREADS := 1
 
 .NOTPARALLEL:
-.PHONY: help results extended smoke test check lock clean distclean
+.PHONY: help unlocked results extended smoke test check lock clean distclean
 
 help:
 	@echo 'make results    the article from scratch: data, runs, figures, PDF   (at most 60 min, 2 cores)'
@@ -53,17 +53,21 @@ $(INSTALLED): requirements.lock pyproject.toml
 	mkdir -p "$(dir $(VIEWER))" && echo $(OPEN_PY) > "$(VIEWER)"
 	@touch "$@"
 
-results: $(INSTALLED)
+# Snakemake's lock stays behind after a power cut; while another run is alive, nothing is removed.
+unlocked: $(INSTALLED)
+	@$(BIN)/python -m studies.running
+
+results: unlocked
 	$(SNAKEMAKE)
 	$(SNAKEMAKE) --report results/paper/report.html
 
-extended: $(INSTALLED)
+extended: unlocked
 	$(SNAKEMAKE) --configfile config/paper.yaml config/extended.yaml --forcerun extended -- extended
 
-smoke: $(INSTALLED)
+smoke: unlocked
 	$(SNAKEMAKE) --configfile config/smoke.yaml
 
-test: $(INSTALLED)
+test: unlocked
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports

@@ -10,9 +10,11 @@ rule is run again if its inputs change, its settings, or its code. `--config wat
 leaves the code out, for developing.
 """
 
+import re
 from pathlib import Path
 
 from studies import config as schema
+from studies import running
 from studies.code import Watched
 from studies.config.part import text_of
 from studies.contents import NOTEBOOKS, figures, tables
@@ -27,6 +29,7 @@ if not workflow.configfiles:
     configfile: "config/paper.yaml"
 
 
+running.hold()  # before Snakemake locks the folder
 WATCH_CODE = str(config.pop("watch_code", True)).lower() == "true"
 
 try:
@@ -43,19 +46,23 @@ STAGES = stages(CONFIG, T)
 CODE = Watched(f"{OUT}/code.json", WATCH_CODE)
 
 
+def any_of(names):  # names of populations are those of files, which may hold any character
+    return "|".join(map(re.escape, names)) or "none"
+
+
 report: "paper/report/workflow.rst"
 
 
 wildcard_constraints:
-    stage="[A-Za-z0-9_]+",
-    sample="|".join(T.samples) or "none",
-    run="|".join(CONFIG.runs) or "none",
-    arm="|".join(CONFIG.study.arms) or "none",
-    recipe="|".join(CONFIG.rates.recipes) or "none",
-    real="|".join(T.sky) or "none",
-    study="|".join(T.studies) or "none",
+    stage=any_of(STAGES),
+    sample=any_of(T.samples),
+    run=any_of(CONFIG.runs),
+    arm=any_of(CONFIG.study.arms),
+    recipe=any_of(CONFIG.rates.recipes),
+    real=any_of(T.sky),
+    study=any_of(T.studies),
     which="seed|start",
-    row="|".join(T.rows) or "none",
+    row=any_of(T.rows),
     k="[0-9]+",
 
 
@@ -71,7 +78,7 @@ onstart:
 
 rule all:
     input:
-        multiext(f"{T.paper}/paper", ".pdf", ".html", ".tex"),
+        multiext(T.document, ".pdf", ".html", ".tex"),
         expand(f"{OUT}/notebooks/{{notebook.name}}.ipynb", notebook=NOTEBOOKS),
 
 
@@ -85,7 +92,7 @@ rule settings:  # what the commands of a stage can read of the configuration
     params:
         text=lambda wildcards: text_of(STAGES[wildcards.stage]),
     shell:
-        "printf %s {params.text:q} > {output} 2> {log}"
+        "printf %s {params.text:q} > {output:q} 2> {log:q}"
 
 
 include: "rules/images.smk"

@@ -173,7 +173,7 @@ zero_pixel_fraction = float(np.mean([(raw.images[row] == 0).mean() for row in sa
 lights = [preprocess.detect(raw.images[row], settings) for row in sample]
 outside = [light.residual[light.mask == 0] / light.noise for light in lights]
 sky = np.concatenate([pixels[::7] for pixels in outside])
-sigma = float(np.median([light.sigma for light in lights]))
+sigma = float(np.median([light.noise for light in lights]))
 out.figure(noise_histogram(sky, sigma), "noise")
 print(f"{100 * zero_pixel_fraction:.1f} % of all pixels are exactly 0")
 
@@ -244,7 +244,7 @@ print(
 # The fraction of the flux of the lensed area that remains inside the cut:
 
 # %%
-kept = images.flux_kept(lights, settings)
+kept = images.flux_kept(lights, settings) or [np.nan]  # no light in any image
 print(f"kept: median {100 * np.median(kept):.2f} %, smallest {100 * np.min(kept):.2f} %")
 roi_found = float(catalog["roi_found"].iloc[development].mean())
 print(f"a region is found in {100 * roi_found:.2f} % of the development images")

@@ -11,7 +11,7 @@ rule convert_notebook:
     conda:
         "../environment.yml"
     shell:
-        "jupytext --quiet --to ipynb --output {output} {input} > {log} 2>&1"
+        "jupytext --quiet --to ipynb --output {output:q} {input:q} > {log:q} 2>&1"
 
 
 for notebook in NOTEBOOKS:
@@ -54,9 +54,10 @@ for notebook in NOTEBOOKS:
             captions=notebook.captions(),
             code=CODE(f"notebooks/{notebook.name}.py"),
         shell:
-            "papermill {input.notebook} {output.executed} --kernel python3 --cwd ."
-            " -p results {params.results} -p figures {params.figures} -p tables {params.tables}"
-            " --no-progress-bar > {log} 2>&1"
+            "papermill {input.notebook:q} {output.executed:q} --kernel python3 --cwd ."
+            " -p results {params.results:q} -p figures {params.figures:q}"
+            " -p tables {params.tables:q}"
+            " --no-progress-bar > {log:q} 2>&1"
 
 
 rule paper:
@@ -70,12 +71,12 @@ rule paper:
         settings=f"{OUT}/config/paper.yaml",
     output:
         report(
-            f"{T.paper}/paper.pdf",
+            f"{T.document}.pdf",
             caption="../paper/report/paper.rst",
             category="article",
-            labels={"file": "paper.pdf"},
+            labels={"file": Path(f"{T.document}.pdf").name},
         ),
-        multiext(f"{T.paper}/paper", ".html", ".tex"),
+        multiext(T.document, ".html", ".tex"),
     log:
         f"{OUT}/logs/paper.log",
     conda:
@@ -88,6 +89,6 @@ rule paper:
         out=subpath(output[0], parent=True),
         code=CODE("studies.commands.article"),
     shell:
-        "python -m studies article --config {input.settings} --results {params.results}"
-        " --figures {params.figures} --made {params.made} --tables {params.tables}"
-        " --out {params.out} 2>&1 | tee {log}"
+        "python -m studies article --config {input.settings:q} --results {params.results:q}"
+        " --figures {params.figures:q} --made {params.made:q} --tables {params.tables:q}"
+        " --out {params.out:q} 2>&1 | tee {log:q}"

@@ -18,11 +18,12 @@ rule features:
         "../environment.yml"
     params:
         dataset=subpath(input[0], parent=True),
-        fits=lambda wildcards: f"--fits {wildcards.folder}/lensfit" if T.fitted else "",
+        fits=lambda wildcards: ["--fits", f"{wildcards.folder}/lensfit"] if T.fitted else [],
         code=CODE("vitdm.commands.features"),
     shell:
-        "vitdm features {params.dataset} {params.fits} --config {input.settings} --out {output}"
-        " 2>&1 | tee {log}"
+        "vitdm features {params.dataset:q} {params.fits:q} --config {input.settings:q}"
+        " --out {output:q}"
+        " 2>&1 | tee {log:q}"
 
 
 rule select:
@@ -50,8 +51,9 @@ rule select:
         out=subpath(output[0], parent=True),
         code=CODE("vitdm.commands.select"),
     shell:
-        "vitdm select {params.processed} --features {input.features} --config {input.settings}"
-        " --out {params.out} 2>&1 | tee {log}"
+        "vitdm select {params.processed:q} --features {input.features:q}"
+        " --config {input.settings:q}"
+        " --out {params.out:q} 2>&1 | tee {log:q}"
 
 
 rule rank_population:  # all of it is in split train: features one by one, no choice
@@ -72,5 +74,5 @@ rule rank_population:  # all of it is in split train: features one by one, no ch
         out=subpath(output[0], parent=True),
         code=CODE("vitdm.commands.select"),
     shell:
-        "vitdm select {params.dataset} --features {input.features} --config {input.settings}"
-        " --ranking-only --out {params.out} 2>&1 | tee {log}"
+        "vitdm select {params.dataset:q} --features {input.features:q} --config {input.settings:q}"
+        " --ranking-only --out {params.out:q} 2>&1 | tee {log:q}"

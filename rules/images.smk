@@ -22,8 +22,8 @@ if T.simulated:
             shard=lambda wildcards: f"{wildcards.k}/{CONFIG.shards}",
             code=CODE("vitdm.commands.simulate"),
         shell:
-            "vitdm simulate --population {input.population} --config {input.settings}"
-            " --shard {params.shard} --out {params.out} 2>&1 | tee {log}"
+            "vitdm simulate --population {input.population:q} --config {input.settings:q}"
+            " --shard {params.shard:q} --out {params.out:q} 2>&1 | tee {log:q}"
 
     rule merge:
         input:
@@ -39,7 +39,8 @@ if T.simulated:
             out=subpath(output[0], parent=True),
             code=CODE("studies.commands.merge_shards"),
         shell:
-            "python -m studies merge-shards {params.shards} --out {params.out} 2>&1 | tee {log}"
+            "python -m studies merge-shards {params.shards:q} --out {params.out:q}"
+            " 2>&1 | tee {log:q}"
 
     rule simulate_sample:  # beside the lenses of the article's model
         input:
@@ -55,8 +56,8 @@ if T.simulated:
             out=subpath(output[0], parent=True),
             code=CODE("vitdm.commands.simulate"),
         shell:
-            "vitdm simulate --population {input.population} --config {input.settings}"
-            " --out {params.out} 2>&1 | tee {log}"
+            "vitdm simulate --population {input.population:q} --config {input.settings:q}"
+            " --out {params.out:q} 2>&1 | tee {log:q}"
 
 else:
 
@@ -76,7 +77,8 @@ else:
             files=schema.fingerprint(CONFIG.data),
             code=CODE("vitdm.commands.ingest"),
         shell:
-            "vitdm ingest {input.images:q} --config {input.settings} --out {params.out} 2>&1 | tee {log}"
+            "vitdm ingest {input.images:q} --config {input.settings:q} --out {params.out:q}"
+            " 2>&1 | tee {log:q}"
 
 
 rule preprocess:
@@ -94,5 +96,5 @@ rule preprocess:
         out=subpath(output[0], parent=True),
         code=CODE("vitdm.commands.preprocess"),
     shell:
-        "vitdm preprocess {params.dataset} --config {input.settings} --out {params.out}"
-        " 2>&1 | tee {log}"
+        "vitdm preprocess {params.dataset:q} --config {input.settings:q} --out {params.out:q}"
+        " 2>&1 | tee {log:q}"

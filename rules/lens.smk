@@ -20,13 +20,13 @@ if T.fitted:
             "../environment.yml"
         params:
             dataset=subpath(input[0], parent=True),
-            population=[f"--population {file}" for file in T.population],
+            population=["--population", *T.population] if T.population else [],
             out=subpath(output[0], parent=True),
             shard=lambda wildcards: f"{wildcards.k}/{CONFIG.shards}",
             code=CODE("vitdm.commands.fit"),
         shell:
-            "vitdm fit {params.dataset} {params.population} --config {input.settings}"
-            " --shard {params.shard} --out {params.out} 2>&1 | tee {log}"
+            "vitdm fit {params.dataset:q} {params.population:q} --config {input.settings:q}"
+            " --shard {params.shard:q} --out {params.out:q} 2>&1 | tee {log:q}"
 
     rule merge_fits:
         input:
@@ -42,7 +42,7 @@ if T.fitted:
             out=subpath(output[0], parent=True),
             code=CODE("studies.commands.merge_fits"),
         shell:
-            "python -m studies merge-fits {params.shards} --out {params.out} 2>&1 | tee {log}"
+            "python -m studies merge-fits {params.shards:q} --out {params.out:q} 2>&1 | tee {log:q}"
 
     rule lensfit_sample:
         input:
@@ -60,5 +60,6 @@ if T.fitted:
             out=subpath(output[0], parent=True),
             code=CODE("vitdm.commands.fit"),
         shell:
-            "vitdm fit {params.dataset} --population {input.population} --config {input.settings}"
-            " --out {params.out} 2>&1 | tee {log}"
+            "vitdm fit {params.dataset:q} --population {input.population:q}"
+            " --config {input.settings:q}"
+            " --out {params.out:q} 2>&1 | tee {log:q}"

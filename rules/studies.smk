@@ -19,8 +19,8 @@ rule ideal_observer:
         out=subpath(output[0], parent=True),
         code=CODE("studies.commands.ideal_observer"),
     shell:
-        "python -m studies ideal-observer {input.population} --config {input.settings}"
-        " --out {params.out} 2>&1 | tee {log}"
+        "python -m studies ideal-observer {input.population:q} --config {input.settings:q}"
+        " --out {params.out:q} 2>&1 | tee {log:q}"
 
 
 rule invariance:
@@ -38,8 +38,8 @@ rule invariance:
         out=subpath(output[0], parent=True),
         code=CODE("studies.commands.invariance"),
     shell:
-        "python -m studies invariance {params.dataset} --config {input.settings}"
-        " --out {params.out} 2>&1 | tee {log}"
+        "python -m studies invariance {params.dataset:q} --config {input.settings:q}"
+        " --out {params.out:q} 2>&1 | tee {log:q}"
 
 
 rule efficiency:
@@ -63,8 +63,9 @@ rule efficiency:
         runs=lambda wildcards: ["--runs", *runs] if (runs := T.curves[wildcards.name].runs) else [],
         code=CODE("studies.commands.efficiency"),
     shell:
-        "python -m studies efficiency {params.samples} {params.runs} --n {wildcards.n}"
-        " --seed {wildcards.k} --config {input.settings} --out {params.out} 2>&1 | tee {log}"
+        "python -m studies efficiency {params.samples:q} {params.runs:q} --n {wildcards.n:q}"
+        " --seed {wildcards.k:q} --config {input.settings:q} --out {params.out:q}"
+        " 2>&1 | tee {log:q}"
 
 
 rule merge_efficiency:
@@ -81,7 +82,8 @@ rule merge_efficiency:
         out=subpath(output[0], parent=True),
         code=CODE("studies.commands.merge_efficiency"),
     shell:
-        "python -m studies merge-efficiency {params.trainings} --out {params.out} 2>&1 | tee {log}"
+        "python -m studies merge-efficiency {params.trainings:q} --out {params.out:q}"
+        " 2>&1 | tee {log:q}"
 
 
 rule compare:
@@ -99,8 +101,8 @@ rule compare:
         out=subpath(output[0], parent=True),
         code=CODE("studies.commands.compare"),
     shell:
-        "python -m studies compare {params.sample} --row {wildcards.row}"
-        " --config {input.settings} --out {params.out} 2>&1 | tee {log}"
+        "python -m studies compare {params.sample:q} --row {wildcards.row:q}"
+        " --config {input.settings:q} --out {params.out:q} 2>&1 | tee {log:q}"
 
 
 rule merge_compare:
@@ -118,8 +120,8 @@ rule merge_compare:
         out=subpath(output[0], parent=True),
         code=CODE("studies.commands.merge_compare"),
     shell:
-        "python -m studies merge-compare {params.rows} --config {input.settings}"
-        " --out {params.out} 2>&1 | tee {log}"
+        "python -m studies merge-compare {params.rows:q} --config {input.settings:q}"
+        " --out {params.out:q} 2>&1 | tee {log:q}"
 
 
 rule audit:
@@ -137,8 +139,8 @@ rule audit:
         out=subpath(output[0], parent=True),
         code=CODE("studies.commands.audit"),
     shell:
-        "python -m studies audit {params.sample} --config {input.settings} --out {params.out}"
-        " 2>&1 | tee {log}"
+        "python -m studies audit {params.sample:q} --config {input.settings:q} --out {params.out:q}"
+        " 2>&1 | tee {log:q}"
 
 
 rule real_sky:
@@ -156,8 +158,9 @@ rule real_sky:
         out=subpath(output[0], parent=True),
         code=CODE("studies.commands.real_sky"),
     shell:
-        "python -m studies real-sky {params.sample} --set {wildcards.real} --seed {wildcards.k}"
-        " --config {input.settings} --out {params.out} 2>&1 | tee {log}"
+        "python -m studies real-sky {params.sample:q} --set {wildcards.real:q}"
+        " --seed {wildcards.k:q}"
+        " --config {input.settings:q} --out {params.out:q} 2>&1 | tee {log:q}"
 
 
 rule merge_real_sky:
@@ -175,8 +178,8 @@ rule merge_real_sky:
         out=subpath(output[0], parent=True),
         code=CODE("studies.commands.merge_real_sky"),
     shell:
-        "python -m studies merge-real-sky {params.parts} --config {input.settings}"
-        " --out {params.out} 2>&1 | tee {log}"
+        "python -m studies merge-real-sky {params.parts:q} --config {input.settings:q}"
+        " --out {params.out:q} 2>&1 | tee {log:q}"
 
 
 if not CONFIG.publish:  # what is published reads the committed results of config/extended.yaml
@@ -191,4 +194,4 @@ if not CONFIG.publish:  # what is published reads the committed results of confi
         conda:
             "../environment.yml"
         shell:
-            "cp {input} paper/extended/ 2> {log}"
+            "cp {input:q} paper/extended/ 2> {log:q}"

@@ -28,8 +28,8 @@ rule evaluate:  # the only rule that reads the test split
         out=subpath(output[0], parent=True),
         code=CODE("vitdm.commands.evaluate"),
     shell:
-        "vitdm evaluate {params.processed} {params.runs} {params.joined}"
-        " --config {input.settings} --out {params.out} 2>&1 | tee {log}"
+        "vitdm evaluate {params.processed:q} {params.runs:q} {params.joined:q}"
+        " --config {input.settings:q} --out {params.out:q} 2>&1 | tee {log:q}"
 
 
 if T.known_model:
@@ -50,5 +50,5 @@ if T.known_model:
             out=subpath(output[0], parent=True),
             code=CODE("studies.commands.known_lens"),
         shell:
-            "python -m studies known-lens {input.population} {input.predictions}"
-            " --config {input.settings} --jobs {threads} --out {params.out} 2>&1 | tee {log}"
+            "python -m studies known-lens {input.population:q} {input.predictions:q}"
+            " --config {input.settings:q} --jobs {threads} --out {params.out:q} 2>&1 | tee {log:q}"

@@ -23,8 +23,9 @@ rule train:  # all seeds of a run: to start takes as long as some epochs
         joined=lambda wildcards: T.options(T.joined(wildcards.run)),
         code=CODE("vitdm.commands.train"),
     shell:
-        "vitdm train {params.processed} {params.joined} --config {input.settings}"
-        " --seed {params.seeds} --out {params.out}/{wildcards.run}_seed{{seed}} 2>&1 | tee {log}"
+        "vitdm train {params.processed:q} {params.joined:q} --config {input.settings:q}"
+        " --seed {params.seeds:q} --out {params.out:q}/{wildcards.run:q}_seed{{seed}}"
+        " 2>&1 | tee {log:q}"
 
 
 rule train_final:  # seed: as the search chose; start: as it began
@@ -52,6 +53,6 @@ rule train_final:  # seed: as the search chose; start: as it began
         start=lambda wildcards: "--start" if wildcards.which == "start" else "",
         code=CODE("vitdm.commands.train"),
     shell:
-        "vitdm train {params.processed} {params.joined} --config {input.settings} --final"
-        " --tuned {params.search} {params.start} --seed {params.seeds}"
-        " --out {params.out}/{wildcards.which}{{seed}} 2>&1 | tee {log}"
+        "vitdm train {params.processed:q} {params.joined:q} --config {input.settings:q} --final"
+        " --tuned {params.search:q} {params.start:q} --seed {params.seeds:q}"
+        " --out {params.out:q}/{wildcards.which:q}{{seed}} 2>&1 | tee {log:q}"

@@ -22,8 +22,8 @@ rule tune:
         out=subpath(output[0], parent=True),
         code=CODE("vitdm.commands.tune"),
     shell:
-        "vitdm tune {params.processed} {params.joined} --dataset {params.dataset}"
-        " --config {input.settings} --out {params.out} 2>&1 | tee {log}"
+        "vitdm tune {params.processed:q} {params.joined:q} --dataset {params.dataset:q}"
+        " --config {input.settings:q} --out {params.out:q} 2>&1 | tee {log:q}"
 
 
 if T.tuned != T.processed:
@@ -45,8 +45,9 @@ if T.tuned != T.processed:
             out=subpath(output[0], parent=True),
             code=CODE("vitdm.commands.preprocess"),
         shell:
-            "vitdm preprocess {params.dataset} --tuned {params.search} --config {input.settings}"
-            " --out {params.out} 2>&1 | tee {log}"
+            "vitdm preprocess {params.dataset:q} --tuned {params.search:q}"
+            " --config {input.settings:q}"
+            " --out {params.out:q} 2>&1 | tee {log:q}"
 
 
 rule search:  # one of those that are compared
@@ -67,8 +68,8 @@ rule search:  # one of those that are compared
         out=subpath(output[0], parent=True),
         code=CODE("vitdm.commands.tune"),
     shell:
-        "vitdm tune {params.processed} {params.joined} --config {input.settings}"
-        " --out {params.out} 2>&1 | tee {log}"
+        "vitdm tune {params.processed:q} {params.joined:q} --config {input.settings:q}"
+        " --out {params.out:q} 2>&1 | tee {log:q}"
 
 
 rule rates:  # a recipe, trained at each of some learning rates
@@ -88,8 +89,9 @@ rule rates:  # a recipe, trained at each of some learning rates
         out=subpath(output[0], parent=True),
         code=CODE("studies.commands.rates"),
     shell:
-        "python -m studies rates {params.processed} {params.joined} --recipe {wildcards.recipe}"
-        " --config {input.settings} --out {params.out} 2>&1 | tee {log}"
+        "python -m studies rates {params.processed:q} {params.joined:q}"
+        " --recipe {wildcards.recipe:q}"
+        " --config {input.settings:q} --out {params.out:q} 2>&1 | tee {log:q}"
 
 
 rule join_trials:
@@ -107,8 +109,8 @@ rule join_trials:
         folders=lambda wildcards: T.studies[wildcards.study],
         code=CODE("studies.commands.join_trials"),
     shell:
-        "python -m studies join-trials {params.folders} --config {input.settings}"
-        " --out {output.table} 2>&1 | tee {log}"
+        "python -m studies join-trials {params.folders:q} --config {input.settings:q}"
+        " --out {output.table:q} 2>&1 | tee {log:q}"
 
 
 if T.gain:
@@ -133,6 +135,6 @@ if T.gain:
             joined=T.options(T.joined_when_fresh),
             code=CODE("studies.commands.tuned_against_start"),
         shell:
-            "python -m studies tuned-against-start {params.processed} {params.joined}"
-            " --runs {params.runs} --against {params.against} --config {input.settings}"
-            " --out {output} 2>&1 | tee {log}"
+            "python -m studies tuned-against-start {params.processed:q} {params.joined:q}"
+            " --runs {params.runs:q} --against {params.against:q} --config {input.settings:q}"
+            " --out {output:q} 2>&1 | tee {log:q}"

@@ -1,4 +1,4 @@
-"""Build the article: numbers, tables and figures of a run into paper.pdf, .html and .tex.
+"""Build the article: numbers, tables and figures of a run into a PDF, a page and LaTeX.
 
 ``python -m studies article --results R --figures F --made NAMES --tables T --out O`` fills
 ``paper.md``, or ``report.md`` for a user's own images, with the numbers, tables and figures of the
@@ -32,6 +32,7 @@ from studies import config as configuration
 from studies.config.part import load_part
 from vitdm import provenance
 from vitdm.errors import InputError
+from vitdm.simulation.classes import NO_SUB
 from vitdm.simulation.population import load_population
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,6 +41,7 @@ HERE = ROOT / "paper"
 PROVENANCE = ("figure", "rule", "notebook", "config")
 COMPUTE = ("rule", "results", "minutes", "memory")
 FORMATS = (".pdf", ".png")  # of each figure: one for print, one for the page
+FEW = 50  # test images of a class: with fewer, a report says first what can be concluded
 MISSING = "n/a"  # what a run could not measure, such as a scatter from one seed
 # In the source: the path of an image, {{ key }}, {{ key:FORMAT }} or {{ table: NAME }}.
 MARK = re.compile(
@@ -87,11 +89,32 @@ def read_run(results: Path, settings: configuration.Config) -> dict[str, Any]:
         "classes": dict(collections.Counter(row["class"] for row in catalog)),
         "commit": commit[:12] + " with uncommitted changes" * bool(run.get("dirty")),
         "versions": run.get("versions") or {},
+        "report": _report(settings),
+        "tested": _tested(catalog),
     }
     numbers = read_numbers(results)
     if clash := sorted({*values, "table"} & set(numbers)):
         raise InputError(f"{results / 'numbers'}: found {clash}, names that the article reserves")
     return numbers | values
+
+
+def _report(settings: configuration.Config) -> dict[str, str]:
+    """Return what the report on a user's images says of them: title, author, where they are from.
+
+    By default the title has the name of the images, and nobody signs. Title and author are in
+    quotes, as YAML needs them.
+    """
+    given = settings.report
+    title = given.title or f"{Path(settings.data).name}: Classification of Lens Images"
+    texts = {"title": title, "author": given.author or "", "data": settings.data}
+    texts = {key: escaped(text, formulas=False) for key, text in texts.items()}
+    return texts | {key: json.dumps(texts[key], ensure_ascii=False) for key in ("title", "author")}
+
+
+def _tested(catalog: list[dict[str, str]]) -> list[int]:
+    """Return the numbers of test images without and with substructure."""
+    smooth = [row["class"] == NO_SUB for row in catalog if row.get("split") == "test"]
+    return [smooth.count(True), smooth.count(False)]
 
 
 def read_reference(numbers: Path) -> dict[str, Any]:
@@ -159,6 +182,11 @@ def _csv(file: Path) -> list[dict[str, str]]:
             return list(csv.DictReader(stream))
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror}); expected a table") from error
+
+
+def _header(file: Path) -> list[str]:
+    with file.open(newline="") as stream:
+        return next(csv.reader(stream), [])
 
 
 def _yaml(file: Path) -> dict[str, Any]:
@@ -239,9 +267,7 @@ def cell(text: str, spec: str = "") -> str:
         return "–"
     value = _number(text)
     if value is None or spec == "verbatim":
-        for character in "\\`*_|[]<>@#":
-            text = text.replace(character, "\\" + character)
-        return " ".join(text.split())
+        return escaped(text)
     if not math.isfinite(value):
         return MISSING
     if spec:
@@ -252,6 +278,12 @@ def cell(text: str, spec: str = "") -> str:
         return written(value, ".1e")
     magnitude = math.floor(math.log10(abs(value) or 1))
     return written(value, f".{min(4, max(0, 3 - magnitude))}f" if magnitude >= -2 else ".3g")
+
+
+def escaped(text: str, formulas: bool = True) -> str:
+    """Return text on one line for Markdown in which no character has a meaning, but for math."""
+    special = r"\`*_|[]<>@#" + ("" if formulas else "$~^")
+    return " ".join("".join("\\" * (sign in special) + sign for sign in text).split())
 
 
 def _number(text: str) -> float | None:
@@ -360,7 +392,9 @@ class Sources:
             file = self.home / "tables" / file.name
             rows = kept(file, layout)
             self._borrow("table", name)
-        if not rows:
+        elif not rows and file.is_file():
+            rows = [dict.fromkeys(_header(file), "")]  # a user's images may leave nothing to show
+        if not rows or not rows[0]:
             raise InputError(f"table {name!r}: {file} does not exist, or has no row to show")
         self.used.append(file)
         return table(rows, layout, name)
@@ -389,6 +423,28 @@ def note(sources: Sources) -> str:
         f"**This is a rebuild with the configuration `{sources.run['config']['name']}`.** The words"
         f" describe the reference run, and from that run are {', '.join(parts)}.\n\n"
     )
+
+
+def small_test(run: Mapping[str, Any]) -> str:
+    """Return what can be concluded from a small test of a user's images; empty if it is not small.
+
+    How far the ROC-AUC of guesses strays follows from the variance of the statistic of Mann and
+    Whitney, (n + m + 1) / (12 n m).
+    """
+    n, m = run["tested"]
+    if run["config"]["data"] == "simulate" or min(n, m) >= FEW:
+        return ""
+    lines = [f"**Few test images: {n} without substructure, {m} with it.**"]
+    if min(n, m):
+        stray = 1.96 * math.sqrt((n + m + 1) / (12 * n * m))
+        low, high = (written(min(max(0.5 + by, 0), 1), ".2f") for by in (-stray, stray))
+        lines.append(f"In 95 of 100 such tests, guesses have a ROC-AUC from {low} to {high}.")
+    low = run.get("test_auc_low")
+    if low is None or not low > 0.5:
+        lines.append("This run does not show that the models see any difference of the classes.")
+    lines.append("The scores below show that the workflow runs on these images, hardly how good")
+    lines.append(f"its models are: that takes at least some {FEW} test images of either kind.")
+    return "\n".join(lines) + "\n\n"
 
 
 def _counted(names: list[str], kind: str) -> str:
@@ -451,7 +507,7 @@ def fill(source: Path, sources: Sources, out: Path) -> str:
                 return f"]({path})"
             if key == "table":
                 return sources.table((spec or "").strip())
-            return written(sources.value(key), (spec or "").strip())
+            return _value(sources, key, (spec or "").strip())
         except (InputError, ValueError, TypeError) as error:
             raise InputError(f"{place(mark.start())}: {error}") from error
 
@@ -463,7 +519,19 @@ def fill(source: Path, sources: Sources, out: Path) -> str:
                 "{{ key }}, {{ key:format }} or {{ table: name }}"
             )
     head, end, body = MARK.sub(filled, text).partition("\n---\n\n")
-    return head + end + note(sources) + body
+    return head + end + note(sources) + small_test(sources.run) + body
+
+
+def _value(sources: Sources, key: str, spec: str) -> str:
+    """Return a value in words; with ``interval`` before its format, its 95 % interval after it."""
+    of_value = spec.removeprefix("interval").strip()
+    value = written(sources.value(key), of_value)
+    if of_value == spec:
+        return value
+    low, high = (written(sources.value(f"{key}{end}"), of_value) for end in ("_low", "_high"))
+    if MISSING in (low, high):
+        return f"{value} (too few images for an interval)"
+    return f"{value} (95\u00a0% interval {low} to {high})"
 
 
 def pandoc(text: str, to: str, out: Path, bibliography: Path, *options: str) -> str:
@@ -492,13 +560,14 @@ def typeset(text: str, files: Collection[Path], out: Path, pdf: Path) -> None:
     pdf.write_bytes(content)
 
 
-def write(text: str, out: Path, bibliography: Path, files: Collection[Path]) -> None:
-    """Write paper.pdf, paper.html and paper.tex to ``out``, all or none."""
+def write(text: str, document: Path, bibliography: Path, files: Collection[Path]) -> None:
+    """Write a document with the suffixes .pdf, .html and .tex, all or none."""
+    out = document.parent
     out.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         pdf, html, tex = (
-            stack.enter_context(provenance.atomic(out / f"paper.{suffix}"))
-            for suffix in ("pdf", "html", "tex")
+            stack.enter_context(provenance.atomic(document.with_suffix(suffix)))
+            for suffix in (".pdf", ".html", ".tex")
         )
         page = ("--mathml", "--embed-resources", f"--css={HERE / 'article.css'}")
         html.write_text(
@@ -519,6 +588,8 @@ def build(
     config: Path | None = None,
 ) -> None:
     """Write paper.pdf, paper.html, paper.tex and their sidecar to ``out``, or nothing.
+
+    Those of a report on a user's images are ``report.pdf`` and so on.
 
     ``config`` is the configuration of the run (default: ``config.yaml`` among its results).
     The source is ``paper.md``, or ``report.md`` if the images were not simulated. The files beside
@@ -546,9 +617,10 @@ def build(
         if names:
             print(f"paper: from the reference run, {_counted(names, kind)}: {', '.join(names)}")
     bibliography = source.parent / "references.bib"
-    write(text, out, bibliography, sources.used)
+    name = "paper" if simulated else "report"
+    write(text, out / name, bibliography, sources.used)
     inputs = [source, bibliography, *sorted((results / "numbers").glob("*.json")), *sources.used]
     inputs = list(dict.fromkeys(inputs))
     provenance.sidecar(
-        out / "paper.json", rule="paper", config=settings, inputs=inputs, started=started
+        out / f"{name}.json", rule="paper", config=settings, inputs=inputs, started=started
     )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import pandas as pd
 from IPython.display import Image, display
 from matplotlib.figure import Figure
 
-from studies import contents
+from studies import contents, running
 from studies.config import Config, load
 from studies.config.part import load_part
 from studies.plots import style
@@ -25,6 +27,8 @@ from vitdm.provenance import atomic, sidecar, write_json
 ROOT = Path(__file__).resolve().parents[1]
 
 SMOKE = "config/smoke.yaml"
+CORES = 2
+SECONDS_A_JOB = 6  # of a core, the mean over the jobs of SMOKE
 
 
 @dataclass(frozen=True)
@@ -76,21 +80,69 @@ class Notebook:
 def start(results: str, figures: str, tables: str, *, name: str) -> Notebook:
     """Open the results that a notebook shows; paths are relative to the repository.
 
-    A notebook opened by itself builds the small results it shows by default, if they are not there
-    yet (``config/smoke.yaml``; a minute or two). InputError if other results are missing.
+    A notebook opened by itself makes the small results that it shows by default, if they are not
+    there yet (``config/smoke.yaml``). InputError if other results are missing.
     """
     os.chdir(ROOT)
     style.style()
     written = Path(results) / "config.yaml"
     config = load(written if written.exists() else SMOKE)
-    targets, known = Targets(config, results), contents.notebook(name)
-    part = f"{results}/config/notebook_{known.number}.yaml"
-    missing = [file for file in (*known.inputs(targets), part) if not Path(file).exists()]
-    if missing:
+    targets = Targets(config, results)
+    if absent := missing(name, targets):
         if results != config.results or config.name != load(SMOKE).name:
-            raise InputError(f"{', '.join(missing)}: missing; run snakemake first")
-        print(f"No results yet: building them from {SMOKE}, a minute or two …")
-        command = [sys.executable, "-m", "snakemake", "--cores", "2", "--configfile", SMOKE]
-        here = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        subprocess.run([*command, "--", *missing], check=True, env=os.environ | {"PATH": here})
-    return Notebook(name, Path(results), Path(figures), Path(tables), load_part(part), targets)
+            raise InputError(f"{', '.join(absent)}: missing; run snakemake first")
+        build(absent)
+    part = load_part(_part(name, targets))
+    return Notebook(name, Path(results), Path(figures), Path(tables), part, targets)
+
+
+def missing(name: str, targets: Targets) -> list[str]:
+    """Return the files that a notebook reads and that are not there."""
+    files = [*contents.notebook(name).inputs(targets), _part(name, targets)]
+    return [file for file in files if not Path(file).exists()]
+
+
+def _part(name: str, targets: Targets) -> str:
+    """Return the file of the settings that are declared for a notebook."""
+    return f"{targets.out}/config/notebook_{contents.notebook(name).number}.yaml"
+
+
+def build(files: Sequence[str], *options: str) -> None:
+    """Make files of the tiny results with Snakemake, and tell before how much work that is.
+
+    ``options`` are further ones of Snakemake. Its messages go to ``logs/notebook.log`` of the
+    results; the RuntimeError of a failure has the last of them.
+    """
+    log = Path(load(SMOKE).results) / "logs" / "notebook.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    # the files after --: they would be taken for further ones of --configfile
+    command = [sys.executable, "-m", "snakemake", "--cores", str(CORES), *options]
+    command += ["--configfile", SMOKE, "--", *files]
+    running.unlock()
+    here = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    print(f"No results yet: made now from {SMOKE}, on up to {CORES} cores ({log}).")
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with (
+        log.open("w") as stream,
+        subprocess.Popen(command, env=os.environ | {"PATH": here}, **pipes) as run,
+    ):
+        try:
+            for line in run.stdout:
+                stream.write(line)
+                _tell(line)
+        except BaseException:  # interrupted: what runs is ended with it
+            run.terminate()
+            raise
+    print()
+    if run.returncode:
+        last = "".join(log.read_text().splitlines(keepends=True)[-20:])
+        raise RuntimeError(f"the results could not be made; the last lines of {log}:\n{last}")
+
+
+def _tell(line: str) -> None:
+    """Print what a line of Snakemake says of the work: first how many jobs, then how many done."""
+    if plan := re.match(r"total +(\d+)$", line):
+        minutes = int(plan[1]) * SECONDS_A_JOB / 60
+        print(f"{plan[1]} jobs, some {minutes:.0f} minutes of processor time:")
+    elif done := re.match(r"(\d+ of \d+) steps", line):
+        print(f"\r{done[1]} done", end="", flush=True)

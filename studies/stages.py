@@ -169,7 +169,7 @@ def _article(config: Config) -> Content:
     everything = config.model_dump(mode="json")
     text = "".join((PAPER / name).read_text() for name in ARTICLE)
     named = sorted(set(re.findall(r"\bconfig\.(\w+)(?:\.(\w+))?", text)))
-    keys = ["name", "publish", "data", "population"]
+    keys = ["name", "publish", "data", "population", "report"]
     for section, name in named:
         whole = not name or name not in everything.get(section, {})
         keys += [section if whole else f"{section}.{name}"] if section in everything else []

@@ -82,6 +82,11 @@ class Targets:
         """Return some files of a folder of the results."""
         return [f"{self.out}/{folder}/{name}" for name in names]
 
+    @property
+    def document(self) -> str:
+        """The files of the article, or of the report on a user's images, but for their suffix."""
+        return f"{self.paper}/{'paper' if self.simulated else 'report'}"
+
     # ------------------------------------------------------------ the images of the article's model
 
     @property
@@ -272,11 +277,9 @@ class Targets:
 
     @staticmethod
     def options(files: dict[str, str]) -> list[str]:
-        """Return the options of a command that hand files over; of fits their folder."""
-        return [
-            f"--{name} {Path(file).parent if name == 'fits' else file}"
-            for name, file in files.items()
-        ]
+        """Return the words of a command that hand files over; of fits their folder."""
+        given = {n: str(Path(file).parent) if n == "fits" else file for n, file in files.items()}
+        return [word for name, file in given.items() for word in (f"--{name}", file)]
 
     # -------------------------------------------------------------------------------- the studies
 

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--figures", type=Path, required=True, help="folder of its figures")
     parser.add_argument("--tables", type=Path, required=True, help="folder of its tables")
     parser.add_argument("--made", nargs="+", required=True, help="names of the run's figures")
-    text = "folder that receives paper.pdf, paper.html and paper.tex"
+    text = "folder that receives paper.pdf, .html and .tex, or report.pdf …"
     commands.add_out(parser, text, apart=False)
 
 

@@ -16,6 +16,7 @@ from studies.config.studies import (
     Rates,
     RealSet,
     RealSky,
+    Report,
     Row,
     Study,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "Rates",
     "RealSet",
     "RealSky",
+    "Report",
     "Row",
     "Study",
     "build",

@@ -16,6 +16,13 @@ from vitdm.errors import shown
 from vitdm.simulation import population_name
 
 
+class Report(Section):
+    """The report on a user's own images."""
+
+    title: str | None = Field(None, description="by default the name of the images' folder")
+    author: str | None = None
+
+
 class Override(Section):
     """What one named run changes of the ``model`` and ``train`` sections."""
 

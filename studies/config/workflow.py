@@ -16,6 +16,7 @@ from studies.config.studies import (
     Populations,
     Rates,
     RealSky,
+    Report,
     Study,
 )
 from vitdm.bounds import MOST_IMAGES, MOST_PARTS
@@ -59,6 +60,7 @@ class Config(Settings):
     study: Study = Study()
     rates: Rates = Rates()
     final: Final = Final()
+    report: Report = Report()
 
     # ----------------------------------------------------------------- the settings of each model
 

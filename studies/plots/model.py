@@ -134,7 +134,7 @@ def training_history(history: pd.DataFrame) -> plt.Figure:
         line = {"color": colours[label], "lw": 0.9, "marker": ".", "ms": 2.5}
         left.plot(run["epoch"], run["train_loss"], **line)
         right.plot(run["epoch"], run["valid_roc_auc"], **line)
-        kept = run.loc[run["valid_roc_auc"].idxmax()]
+        kept = run.loc[run["valid_roc_auc"].fillna(-1).idxmax()]  # unknown of one class alone
         text = None if label in named else label
         right.plot(
             kept["epoch"], kept["valid_roc_auc"], "o", ms=5, mew=0, color=colours[label], label=text

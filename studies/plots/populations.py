@@ -13,7 +13,7 @@ import seaborn as sns
 from matplotlib.colors import PowerNorm
 from matplotlib.ticker import MaxNLocator
 
-from studies.plots.style import WIDTH, classes_in, colour_of, label_of
+from studies.plots.style import WIDTH, classes_in, colour_of, label_of, nothing
 from vitdm import simulation
 from vitdm.data.simulated import index_of
 from vitdm.simulation import Population
@@ -88,6 +88,8 @@ def population_gallery(
     substructure, L the length of the vortex. How to read it: red beside blue is a piece of arc that
     moved; a pale panel is a lens that looks smooth even to one who knows it.
     """
+    if not examples:
+        return nothing("no images")
     kinds = classes_in(e.kind for e in examples)
     rows = {name: [e for e in examples if e.kind == name] for name in kinds}
     changed = [e for e in examples if e.difference is not None]

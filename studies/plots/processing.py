@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
-from studies.plots.style import BLUE, GREEN, VERMILION, WIDTH
+from studies.plots.style import BLUE, GREEN, VERMILION, WIDTH, nothing
 
 #: label, colour, line style of a procedure
 PROCEDURES = {
@@ -66,6 +66,8 @@ def invariance(table: pd.DataFrame) -> plt.Figure:
     """
     rotations = table[table["perturbation"] == "rotation"]
     populations = list(dict.fromkeys(rotations["population"]))
+    if not populations:
+        return nothing("no image whose light has a direction")
     columns = min(3, len(populations))
     rows = -(-len(populations) // columns)
     figure, grid = plt.subplots(
@@ -114,6 +116,8 @@ def real_lenses(examples: Sequence[RealLens]) -> plt.Figure:
     arrow: the region is round, and is not turned). Below, the crop: turned, mirrored, resized so
     that the region fills it. A neighbour must lie outside the white line.
     """
+    if not examples:
+        return nothing("no real images")
     columns = 5
     rows = -(-len(examples) // columns)
     size = (WIDTH, rows * 2.62)
@@ -158,10 +162,7 @@ def unrolled_rings(rings: Mapping[str, tuple[np.ndarray, Any, Any]], first: int)
     smooth lens may have.
     """
     if not rings:  # light that lies on no circle: other people's images may have nothing else
-        figure, axes = plt.subplots(figsize=(WIDTH, 0.6), layout="constrained")
-        axes.text(0.5, 0.5, "no image whose light lies on a circle", ha="center", va="center")
-        axes.axis("off")
-        return figure
+        return nothing("no image whose light lies on a circle")
     shape = (len(rings), 4)
     figure, grid = plt.subplots(
         *shape, figsize=(WIDTH, 1.55 * len(rings) + 0.3), squeeze=False, layout="constrained",

@@ -10,7 +10,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.ticker import MaxNLocator
 
-from studies.plots.style import WIDTH
+from studies.plots.style import WIDTH, nothing
 from vitdm.evaluation.metrics import Difference
 
 #: where a feature is from; a group that is not named here is drawn in the last colour
@@ -97,6 +97,8 @@ def feature_correlation(matrix: pd.DataFrame, ranking: pd.DataFrame) -> plt.Figu
     any image has both. The names have the colour of their group, and are bold if kept.
     """
     n = len(matrix)
+    if n == 0:
+        return nothing("no features")
     side = min(1.9 + 0.17 * n, WIDTH)
     figure, axes = plt.subplots(figsize=(min(side + 0.7, WIDTH), side), layout="constrained")
     axes.set_facecolor("0.85")
@@ -132,6 +134,8 @@ def feature_importance(importance: pd.DataFrame, limit: float) -> plt.Figure:
     s.d. about 0: a point right of it is more than a shuffling does by chance.
     """
     models = list(dict.fromkeys(importance["model"]))
+    if not models:
+        return nothing("no features")
     first = importance[importance["model"] == models[0]]
     order = first.sort_values("importance", ascending=False)["cluster"].tolist()
     names = first.set_index("cluster")["features"].loc[order].map(_cluster_name)
@@ -153,8 +157,9 @@ def feature_importance(importance: pd.DataFrame, limit: float) -> plt.Figure:
                 part["importance"][chosen], rows[chosen], "o", ms=4, mfc=fill, mec="#0072B2", mew=1
             )
         axes.axvline(0, color="0.5", lw=0.8, ls=":")
-        ends = np.concatenate([-reach, reach, part["importance"]])
-        margin = 0.05 * max(np.ptp(ends), 1e-3)
+        ends = np.concatenate([[0], -reach, reach, part["importance"]])
+        ends = ends[np.isfinite(ends)]
+        margin = max(0.05 * np.ptp(ends), 5e-4)
         axes.set(xlim=(ends.min() - margin, ends.max() + margin), xlabel="fall of the ROC-AUC")
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.set_title(f"({letter}) {model}", loc="left")
@@ -222,5 +227,7 @@ def feature_gain(gains: dict[str, Difference]) -> plt.Figure:
     axes.set_yticks(range(len(gains)), list(gains))
     axes.set(ylim=(len(gains) - 0.4, -0.6), xlabel="gain in ROC-AUC on opt (ticks: single seeds)")
     axes.margins(x=0.08)
+    low, high = axes.get_xlim()  # of models that agree the rounding of floats is all there is
+    axes.set_xlim(min(low, (low + high) / 2 - 1e-3), max(high, (low + high) / 2 + 1e-3))
     axes.tick_params(axis="y", length=0)
     return figure

@@ -62,6 +62,14 @@ def style() -> None:
     )
 
 
+def nothing(text: str) -> plt.Figure:
+    """Return a figure that says why there is nothing to draw: not all images have what it shows."""
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.6), layout="constrained")
+    axes.text(0.5, 0.5, text, ha="center", va="center")
+    axes.axis("off")
+    return figure
+
+
 def save(figure: plt.Figure, path: str | Path, **provenance: Any) -> None:
     """Write ``path`` as .png and .pdf, same bytes for the same figure, and the sidecar .json."""
     os.environ.setdefault("SOURCE_DATE_EPOCH", "0")

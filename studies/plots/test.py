@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
-from studies.plots.style import BLUE, VERMILION, WIDTH, classes_in, colour_of, label_of
+from studies.plots.style import BLUE, VERMILION, WIDTH, classes_in, colour_of, label_of, nothing
 from studies.sensitivity import binning
 from vitdm.lens.fits import middle
 from vitdm.simulation.classes import CLASSES, NO_SUB
@@ -50,7 +50,7 @@ def roc_curve(
     left.set(ylabel="true-positive rate", xlim=(-0.02, 1.02))
     left.legend(loc="lower right", fontsize=7)
     _draw_roc(middle, band, logarithmic=True)
-    middle.set(xscale="log", xlim=(min(1 / n_negative, 0.1), 1), yticklabels=[])
+    middle.set(xscale="log", xlim=(min(1 / max(n_negative, 1), 0.1), 1), yticklabels=[])
     middle.xaxis.set_minor_formatter("")
     for fpr in (0.001, 0.01):
         middle.axvline(fpr, color="0.6", lw=0.8, ls=":")
@@ -117,6 +117,8 @@ def sensitivity(table: pd.DataFrame, collapse: dict[str, float], fpr: float) -> 
     """
     known = binning()
     shown = [name for name in known if (table["quantity"] == name).any()]
+    if not shown:
+        return nothing("no image whose substructure is known")
     rows, columns = -(-len(shown) // 3), min(3, len(shown))
     figure, grid = plt.subplots(
         rows, columns, figsize=(WIDTH, 0.4 + 2.05 * rows), sharey=True, squeeze=False,
@@ -175,12 +177,15 @@ def neighbours(table: pd.DataFrame, pair: np.ndarray, near: float) -> plt.Figure
     figure, (axes, *lenses) = plt.subplots(
         1, 3, figsize=(WIDTH, 1.9), gridspec_kw={"width_ratios": (2.2, 1, 1)}, layout="tight"
     )
-    distance = np.clip(table["distance"], 0.1, None)
+    distance = np.clip(table["distance"].dropna(), 0.1, None)
+    if distance.empty:
+        return nothing("no image with a known distance to those of other splits")
     edges = np.geomspace(min(distance.min(), 0.9), distance.max(), 40)
     axes.hist(distance, bins=edges, color=BLUE)
     axes.axvline(near, color="0.2", ls="--", lw=1)
     axes.set(xscale="log", xlabel="distance (two exposures of one lens = 1)", ylabel="images")
-    axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+    subs = (1, 2, 5) if edges[-1] / edges[0] < 200 else (1,)  # labels must not run together
+    axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=subs, numticks=5))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter("")
     closest = table.loc[table["distance"].idxmin()]
@@ -193,7 +198,7 @@ def neighbours(table: pd.DataFrame, pair: np.ndarray, near: float) -> plt.Figure
 
 
 def _draw_lens(axes: plt.Axes, image: np.ndarray) -> None:
-    low, high = np.nanquantile(image, [0.5, 0.999])
+    low, high = np.nanquantile(image, [0.5, 0.999]) if np.isfinite(image).any() else (0, 1)
     norm = matplotlib.colors.AsinhNorm(max(high - low, 1e-12) / 10, vmin=low, vmax=high)
     axes.imshow(image, norm=norm)
     axes.set(xticks=[], yticks=[])

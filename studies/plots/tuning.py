@@ -31,11 +31,16 @@ def _auc_ticks(low: float, high: float) -> list[float]:
 
 def _auc_axis(axes: plt.Axes, values: np.ndarray) -> None:
     """Scale the y axis as log10(1 - AUC), upwards the better, with ticks in ROC-AUC."""
-    error = np.log10(1 - np.clip(values, 0, 1 - 1e-6))
+    known = np.asarray(values)[np.isfinite(values)]
+    error = np.log10(1 - np.clip(known if known.size else [0.5, 0.9], 0, 1 - 1e-6))
     margin = 0.07 * max(np.ptp(error), 0.02)
     low, high = 1 - 10 ** (error.max() + margin), 1 - 10 ** (error.min() - margin)
-    there, back = lambda auc: -np.log10(np.maximum(1 - auc, 1e-9)), lambda y: 1 - 10.0**-y
-    axes.set_yscale("function", functions=(there, back))
+
+    def there(auc: np.ndarray) -> np.ndarray:
+        """Place values on the axis; perfect ones, whose logarithm is infinite, as those clipped."""
+        return -np.log10(np.where(auc >= 1, 1e-6, np.maximum(1 - auc, 1e-9)))
+
+    axes.set_yscale("function", functions=(there, lambda y: 1 - 10.0**-y))
     axes.set_ylim(low, high)
     ticks = _auc_ticks(low, high)
     axes.set_yticks(ticks, [f"{auc:g}" for auc in ticks])
@@ -380,7 +385,7 @@ def tune_rates(trials: pd.DataFrame, labels: dict[str, str]) -> plt.Figure:
                 table["learning_rate"][~ok], table["score"][~ok], s=16, c=colour, marker="x"
             )
         axes.axhline(COLLAPSED, color="0.6", lw=0.8, ls=":")
-        axes.set(xscale="log", ylim=(0.46, 1.01))
+        axes.set(xscale="log", ylim=(min(0.46, trials["score"].min() - 0.02), 1.01))
         axes.set_title(labels[name], fontsize=8, color=looks.get(name, (VERMILION,))[0])
     for axes in grid[-1]:
         axes.set_xlabel("learning rate")

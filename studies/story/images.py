@@ -81,7 +81,8 @@ def invariance_table(summaries: Mapping[str, Any]) -> pd.DataFrame:
             row |= {kind: of[kind]["all"]["median"] for kind in ("mirror", "shift", "noise")}
             row |= {"brightness_min": of["brightness"]["all"]["smallest"]}
             rows.append(row | {f"flux_{key}": of["flux_kept"][key] for key in ("median", "p1")})
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows).set_index(["population", "procedure"])
+    return table.astype(float).reset_index()  # what no image has is None
 
 
 def invariance_numbers(table: pd.DataFrame, population: str) -> dict[str, float]:

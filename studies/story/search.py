@@ -132,6 +132,7 @@ def search_numbers(
     """Return what the search found and cost, ``tune_…``, and the settings chosen, ``best_…``."""
     start, chosen = candidates.iloc[0], candidates[candidates["chosen"]].iloc[0]
     saved = best["cpu_seconds_saved"]
+    in_all = best["cpu_seconds"] + saved  # of tiny trials none
     numbers = {f"best_{name}": value for name, value in best["params"].items()}
     return numbers | {
         "tune_calls": best["calls"],
@@ -147,7 +148,7 @@ def search_numbers(
         "tune_start_kept": best["params"] == best["start"],
         "tune_median_auc": trials["score"].median(),
         "tune_seconds": best["seconds"],
-        "tune_cpu_saved": saved / (best["cpu_seconds"] + saved),
+        "tune_cpu_saved": saved / in_all if in_all else 0.0,
     }
 
 

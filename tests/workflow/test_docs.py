@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -148,9 +149,12 @@ def png(names, n, first=0):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with the data of the users of the page, small, beside ``config``."""
-    root = tmp_path_factory.mktemp("docs")
-    (root / "config").symlink_to(ROOT / "config")
+    """A clone with the data of the users of the page, small, in its folder ``data``."""
+    clone = tmp_path_factory.mktemp("docs")
+    (clone / "config").symlink_to(ROOT / "config")
+    shutil.copy(ROOT / ".gitignore", clone)
+    root = clone / "data"
+    root.mkdir()
     images = png(("no_sub", "sub"), 12)
     tar(root / "lenses.tgz", {f"lenses/{name}": content for name, content in images.items()})
     models = png(("Model_I/cdm", "Model_I/no_sub"), 12)
@@ -170,7 +174,7 @@ def place(tmp_path_factory):
         for i in range(12)
     }
     folder(root / "cutouts", cutouts | {"no_sub/broken.fits": b""})
-    return root
+    return clone
 
 
 def blocks(language, page=PAGE):
@@ -186,7 +190,8 @@ def commands(page=PAGE):
 def test_commands(place, monkeypatch, capsys):
     """Each runs as it stands, with fewer images; of those that train, the arguments are looked at.
 
-    What one writes the next may need, so they run in the order of the page.
+    What one writes the next may need, so they run in the order of the page. They leave nothing
+    that git would add.
     """
     monkeypatch.chdir(place)
     for program, *words in commands():
@@ -204,12 +209,32 @@ def test_commands(place, monkeypatch, capsys):
             assert main(shlex.split(few)) == 0, capsys.readouterr().err
         else:
             subprocess.run([program, *words], check=True)
+    assert untracked(place) == [".gitignore", "config"]
+
+
+def untracked(place):
+    """Return the files and folders that git would add in a folder."""
+    git = ["git", "-c", "safe.directory=*"]
+    subprocess.run([*git, "init", "--quiet", place], check=True)
+    status = [*git, "-C", place, "status", "--porcelain", "--untracked-files=all"]
+    listed = subprocess.run(status, capture_output=True, text=True, check=True).stdout
+    return sorted(line.split(" ", 1)[1] for line in listed.splitlines())
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/data.md", "docs/tuning.md"])
+def test_what_the_pages_write_is_ignored_by_git(page):
+    """Whatever stands behind ``--out``, and the settings that the reader writes."""
+    lines = [words for words in commands((ROOT / page).read_text()) if words]
+    paths = [value for words in lines for value in values(words, "--out")]
+    paths += [value for words in lines for value in values(words, "--config") if "=" not in value]
+    paths = [path for path in paths if not (ROOT / path).exists()]
+    assert paths and not [path for path in paths if not path.startswith(("data/", "results/"))]
 
 
 @pytest.mark.parametrize("name", ["lenses.tgz", "model_i", "splits"])
 def test_data_given_to_the_workflow(name, place, tmp_path, capsys):
     out = tmp_path / "out"
-    command = ["ingest", str(place / name)]
+    command = ["ingest", str(place / "data" / name)]
     assert main([*command, "--out", str(out)]) == 0
     said = capsys.readouterr().err
     expected = {
@@ -224,7 +249,7 @@ def test_data_given_to_the_workflow(name, place, tmp_path, capsys):
 def test_python(place, monkeypatch, capsys):
     monkeypatch.chdir(place)
     answers = "file,p_no_sub\nlenses/no_sub/1.jpg,0.8\nlenses/sub/1.jpg,0.3\n"
-    (place / "answers.csv").write_text(answers)
+    (place / "data/answers.csv").write_text(answers)
     for block in blocks("python"):
         exec(block, {})
     assert capsys.readouterr().out.startswith("1.0\n")
@@ -281,7 +306,8 @@ def test_the_commands_of_the_page_on_tuning(tmp_path, capsys, monkeypatch):
     assert options[1].final and options[1].tuned == options[0].out
     monkeypatch.chdir(tmp_path)
     (space,) = blocks("yaml", TUNING)
-    Path("mine.yaml").write_text(space.replace("depth: {", "depht: {"))
+    Path("data").mkdir()
+    Path("data/mine.yaml").write_text(space.replace("depth: {", "depht: {"))
     assert main(words) == 2
     shown = re.search(r"^vitdm tune: error: .*$", TUNING, re.M)[0]
     assert capsys.readouterr().err.startswith(shown.removesuffix("…"))

@@ -1,32 +1,19 @@
 """The whole workflow, for real, on images in files; and what a second run does."""
 
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
-
-ROOT = Path(__file__).resolve().parents[2]
-PARTS = ("Snakefile", "config", "environment.yml", "notebooks", "paper", "vitdm", "studies")
-PARTS += ("pyproject.toml", "rules")
+from project import call, copied
 
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory):
     """A copy of the project, with 64 small images in class folders of a DeepLense layout."""
-    project = tmp_path_factory.mktemp("project")
-    for part in PARTS:
-        source = ROOT / part
-        if source.is_dir():
-            shutil.copytree(source, project / part, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(source, project / part)
+    project = copied(tmp_path_factory.mktemp("project"))
     content = yaml.safe_load((project / "config/smoke.yaml").read_text())
     content["n_images"] = {"train": 28, "valid": 12, "opt": 12, "test": 12}
     content["preprocess"]["size"] = 48
@@ -49,17 +36,8 @@ def copy(tmp_path_factory):
 
 
 def snakemake(project, *arguments):
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = os.environ | {"PATH": path, "PYTHONPATH": str(project), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "snakemake", "--cores", "2", "--configfile", "config/few.yaml"]
-    return subprocess.run(
-        [*command, "--config", "data=my lenses", *arguments],
-        cwd=project,
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
+    command = ("-m", "snakemake", "--cores", "2", "--configfile", "config/few.yaml")
+    return call(project, *command, "--config", "data=my lenses", *arguments)
 
 
 def planned(answer):
@@ -77,9 +55,9 @@ def test_article_of_images_in_files(copy):
     (out,) = copy.glob("results/smoke_my_lenses_*")
     catalog = pd.read_csv(out / "dataset/catalog.csv")
     assert catalog["class"].value_counts().to_dict() == {"no_sub": 32, "axion": 32}
-    assert (out / "paper/paper.pdf").read_bytes().startswith(b"%PDF")
-    assert "axion" in (out / "paper/paper.html").read_text()
-    assert (out / "paper/paper.tex").is_file()
+    assert (out / "paper/report.pdf").read_bytes().startswith(b"%PDF")
+    assert "axion" in (out / "paper/report.html").read_text()
+    assert (out / "paper/report.tex").is_file()
     assert not (copy / "paper/paper.html").exists()  # published is the reference run alone
 
     assert "Nothing to be done" in snakemake(copy, "-n").stdout
@@ -105,15 +83,14 @@ def test_notebooks_before_the_final_test_see_no_test_image(copy):
     features[test] = np.inf
     features.reset_index().to_csv(blind / "features.csv", index=False)
     shutil.rmtree(blind / "evaluation")
-    environment = os.environ | {"PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}
     for source in sorted((out / "notebooks").glob("0[1-4]*.ipynb")):
-        command = [sys.executable, "-m", "papermill", source, blind / source.name]
+        command = ["-m", "papermill", source, blind / source.name]
         command += ["--kernel", "python3", "--cwd", copy, "--no-progress-bar"]
         for name in ("results", "figures", "tables"):
             place = "results/blind" + ("" if name == "results" else f"/{name}")
             command += ["-p", name, place]
-        answer = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
-        assert answer.returncode == 0, answer.stderr[-3000:]
+        answer = call(copy, *command)
+        assert answer.returncode == 0, answer.stdout[-3000:]
     shown = [*blind.glob("figures/*.png"), *blind.glob("tables/*.csv"), *blind.glob("numbers/*")]
     assert len(list(blind.glob("numbers/*"))) == 4 and len(shown) > 20
     for file in shown:

@@ -15,6 +15,7 @@ import matplotlib
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import yaml
 
@@ -22,6 +23,7 @@ from studies import article as build
 from studies import config as workflow
 from studies.__main__ import main
 from vitdm import config, provenance
+from vitdm.evaluation import metrics
 
 PAPER = Path(__file__).parents[2] / "paper"
 
@@ -137,7 +139,8 @@ class Project:
         return main(["article", *map(str, arguments)])
 
     def out(self, suffix: str, out: str = "out") -> str:
-        return (self.root / out / f"paper.{suffix}").read_text()
+        name = "paper" if self.settings.data == "simulate" else "report"
+        return (self.root / out / f"{name}.{suffix}").read_text()
 
 
 @pytest.fixture
@@ -411,7 +414,7 @@ def test_the_source_is_prose_with_keys_and_nothing_else(name):
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_every_key_has_a_value_in_the_reference_run(name):
-    of_the_run = {"commit", "versions", "classes"}
+    of_the_run = {"commit", "versions", "classes", "report"}
     for key in keys(name):
         if key.split(".")[0] not in of_the_run:
             build.lookup(REFERENCE, key)
@@ -500,11 +503,93 @@ def test_links_within_the_article_lead_somewhere(whole):
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
 def test_pdflatex_makes_a_pdf_of_the_tex(whole, tmp_path):
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error"]
-    command += ["-output-directory", str(tmp_path), "paper.tex"]
+    (name,) = [file.stem for file in (whole.root / "out").glob("*.tex")]
+    command += ["-output-directory", str(tmp_path), f"{name}.tex"]
     for _ in range(2):  # the second time with the references
         done = subprocess.run(
             command, cwd=whole.root / "out", capture_output=True, encoding="latin-1", check=False
         )
         assert done.returncode == 0, done.stdout[-2000:]
-    assert (tmp_path / "paper.pdf").read_bytes().startswith(b"%PDF")
+    assert (tmp_path / f"{name}.pdf").read_bytes().startswith(b"%PDF")
     assert "undefined" not in done.stdout.replace("\n", "")
+
+
+# ------------------------------------------------------------------ the report on a user's images
+
+REPORT = """---
+title: {{ report.title }}
+author: {{ report.author }}
+abstract: Of {{ report.data }}. The score is {{ test_auc:interval .3f }}.
+---
+
+# First
+
+Words, and @tbl-scores.
+
+{{ table: scores }}
+
+: Scores. {#tbl-scores}
+"""
+
+
+@pytest.fixture
+def report(tmp_path, picture):
+    """A function that builds a small report: of so many test images, with settings and numbers."""
+
+    def build_report(n: int, m: int, rows: str = "A,0.5\n", section=None, **numbers) -> str:
+        settings = {"data": "my_lenses*[1]/of $5 `x`.tgz", "report": section or {}}
+        project = Project(tmp_path, picture, **settings)
+        project.write("paper/paper.md", REPORT)
+        project.write("tables/scores.csv", f"name,auc\n{rows}")
+        lines = [f"a{k},no_sub,test" for k in range(n)] + [f"b{k},sub,test" for k in range(m)]
+        lines += [f"c{k},no_sub,train" for k in range(99)]
+        project.write("results/dataset/catalog.csv", "\n".join(["id,class,split", *lines]))
+        project.numbers(**({"test_auc": 0.9, "test_auc_low": 0.8, "test_auc_high": 1.0} | numbers))
+        project.figure("a", rule="r", notebook="n")
+        assert project.build() == 0
+        assert not list((tmp_path / "out").glob("paper.*"))
+        assert (tmp_path / "out/report.pdf").read_bytes().startswith(b"%PDF")
+        return " ".join(project.out("html").replace("\u00a0", " ").split())
+
+    return build_report
+
+
+def test_a_report_has_the_name_of_the_images_and_no_author(report):
+    html = report(60, 60)
+    name = "of $5 `x`.tgz"
+    assert f"<title>{name}: Classification of Lens Images</title>" in html
+    assert f"Of my_lenses*[1]/{name}. The score is 0.900 (95 % interval 0.800 to 1.000)." in html
+    assert 'class="author"' not in html or '<p class="author"></p>' in html
+    assert "vitdm authors" not in html and "Few test images" not in html
+
+
+def test_a_report_is_signed_as_the_configuration_says(report):
+    html = report(60, 60, section={"title": 'Our "best" lenses: a_b @ home', "author": "A. B. & C"})
+    assert "Our “best” lenses: a_b @ home" in html and "A. B. &amp; C" in html
+
+
+def test_a_report_on_few_images_says_first_what_they_show(report):
+    html = report(2, 2, test_auc=0.5, test_auc_low=None, test_auc_high=float("nan"))
+    assert "The score is 0.500 (too few images for an interval)." in html
+    banner = "Few test images: 2 without substructure, 2 with it."
+    assert banner in html and html.index(banner) < html.index('id="first"')
+    assert "guesses have a ROC-AUC from 0.00 to 1.00" in html
+    assert "does not show that the models see any difference" in html
+
+
+def test_what_guesses_reach_is_what_random_scores_reach(report):
+    html = report(20, 60)
+    low, high = map(float, re.search(r"ROC-AUC from ([\d.]+) to ([\d.]+)\.", html).groups())
+    assert "does not show" not in html  # the interval begins at 0.8
+    rng, labels = np.random.default_rng(0), np.repeat([0, 1], [20, 60])
+    guesses = [metrics.roc_auc(labels, rng.normal(size=80)) for _ in range(2000)]
+    np.testing.assert_allclose([low, high], np.quantile(guesses, [0.025, 0.975]), atol=0.02)
+
+
+def test_no_banner_over_enough_images(report):
+    assert "Few test images: 49 without" in report(build.FEW - 1, 500)
+    assert "Few test images" not in report(build.FEW, build.FEW)
+
+
+def test_a_report_has_an_empty_row_for_a_table_without_any(report):
+    assert re.search(r"<td[^>]*>–</td>", report(60, 60, rows=""))

@@ -48,6 +48,8 @@ OTHERS = {
     "population": ["model_ii", "model_iii"],
     "classes": [{"wdm": "cdm"}],
     "labels": ["labels.csv"],
+    "title": ["mine"],
+    "author": ["me"],
     "type": [],  # of a dimension: it has other keys, too
 }
 
@@ -169,6 +171,7 @@ EXPECTED = {
     "populations.n_ideal_observer": ("ideal_observer",),
     "populations.n_invariance": ("invariance",),
     "final.epochs": ("train_final", NB[5]),
+    "report.*": (),  # the title of a report on a user's images, and who signs it
     # these say what there is to be made; the article, and notebooks, say it too
     "name": (),
     "shards": (),

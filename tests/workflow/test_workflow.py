@@ -3,6 +3,8 @@
 import ast
 import json
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -146,6 +148,46 @@ def test_what_the_workflow_refuses(folder, tmp_path):
         status, text, _ = plan(folder, "--configfile", "config/smoke.yaml", "--config", setting)
         assert status != 0 and message in text and "Traceback" not in text
     assert sorted(path.name for path in (folder / "results").glob("*")) == before
+
+
+# ----------------------------------------------------------------------------- names in the shell
+
+
+def test_each_value_in_a_command_is_quoted():
+    """A path with a space stays one word, and what stands in backticks is not run."""
+    commands = []
+    for file in (ROOT / "Snakefile", *sorted((ROOT / "rules").glob("*.smk"))):
+        blocks = re.findall(r'^ +shell:\n((?: +".*"\n)+)', file.read_text(), re.M)
+        assert len(blocks) == file.read_text().count("shell:")
+        commands += [(file.name, command) for command in blocks]
+    assert len(commands) >= 35
+    for name, command in commands:
+        values = re.findall(r"(?<!\{)\{([^{}]+)\}(?!\})", command)
+        assert values
+        plain = [value for value in values if not value.endswith(":q") and value != "threads"]
+        assert not plain, f"{name}: {plain} in {command}"
+
+
+def test_a_population_may_have_any_name(folder, tmp_path, config_file):
+    """It is planned under its name, and its lenses are simulated without running a part of it."""
+    odd = tmp_path / "my 'own' \"lenses\" $(touch one) `touch two`; touch three.yaml"
+    content = yaml.safe_load(config_file.read_text())
+    shutil.copy(content["population"], odd)
+    content |= {"name": "odd", "population": str(odd)}
+    content["populations"] = {"files": [str(odd)], "n_images": 12, "n_invariance": 2}
+    (tmp_path / "odd settings.yaml").write_text(yaml.safe_dump(content))
+    options = ("--configfile", str(tmp_path / "odd settings.yaml"))
+    status, text, jobs = plan(folder, "--printshellcmds", *options)
+    assert status == 0 and jobs["simulate"] == 2 and jobs["simulate_sample"] == 1, text
+    written = re.findall(r"^Shell command: ((?:vitdm|python) .*)$", text, re.M)
+    words = [word for line in written for word in shlex.split(line)]
+    assert str(odd) in words
+    assert not [word for word in words if "touch" in word and odd.stem not in word]
+
+    shard = "results/odd/shards/0-of-2/images.npy"
+    status, text = snakemake(folder, "--cores", "1", *options, "--", shard)
+    assert status == 0 and (folder / shard).is_file(), text
+    assert not [name for name in ("one", "two", "three") if (folder / name).exists()]
 
 
 # ----------------------------------------------------------------------- what is run again, and why
