@@ -21,7 +21,6 @@ SPIKE = 10  # it is so many times as frequent as the values next to it
 FAINTER, BRIGHTER = 0.01, 0.05  # fraction of values below, if noise goes on there; of pixels above
 CORE = np.ones((5, 5), np.uint8)  # what has to fit into an area
 MIN_CORE = 25  # px where all of CORE around them is filled
-OUTSIDE = 0.05  # pixels of the value that lie elsewhere, as a fraction of all others
 STEP = 1.5  # from the area to the pixel at its border, over that to the next pixel
 MAX_VALUES = 8
 ARITHMETIC = 1e-5  # below this fraction of the range of values there is no noise
@@ -182,9 +181,6 @@ def _cut_out(
     core = cv2.erode(equal.view(np.uint8), CORE)  # beyond the edge, all counts as equal
     n, labels = cv2.connectedComponents(equal.view(np.uint8))
     area = (np.bincount(labels[core > 0], minlength=n) >= MIN_CORE)[labels]
-    nothing = np.zeros_like(equal)
-    if np.count_nonzero(equal & ~area) > OUTSIDE * np.count_nonzero(others):
-        return nothing
     value, steps, next_steps = image[equal][0], [], []
     for k in range(4):  # the sides of the area's pixels
         within, pixels, usable = (np.rot90(array, k) for array in (area, image, others))
@@ -193,7 +189,8 @@ def _cut_out(
         next_steps.append(pixels[:, 2:][edge] - pixels[:, 1:-1][edge])
     step, next_step = np.abs(np.concatenate(steps)), np.abs(np.concatenate(next_steps))
     # Light that fades into a constant sky takes a larger step with each pixel outwards.
-    return area if step.size and np.median(step) > STEP * np.median(next_step) else nothing
+    breaks_off = step.size and np.median(step) > STEP * np.median(next_step)
+    return area if breaks_off else np.zeros_like(equal)
 
 
 def _is_noisy(image: NDArray[np.float32], others: NDArray[np.bool_], least: float) -> bool:
