@@ -157,10 +157,10 @@ def train_and_predict(
         models, held_out = _learned(sample, own, chosen, seed, Path(scratch))
     names = list(definitions(own.features))
     of_image = [feature for feature in names if feature not in LENSFIT]
-    crops, features, _, _ = prepare(real.images, models.network.settings, of_image, residual=False)
-    features = pd.concat([features, real.fitted], axis=1)[names].astype(float)
+    seen = prepare(real.images, models.network.settings, of_image, residual=False)
+    features = pd.concat([seen.features, real.fitted], axis=1)[names].astype(float)
     about = pd.DataFrame({"id": real.names, "class": real.classes, "real": 1})
-    table = pd.concat([held_out, models.table(about, crops, features)], ignore_index=True)
+    table = pd.concat([held_out, models.table(about, seen.crops, features)], ignore_index=True)
     with atomic(out) as temporary:
         temporary.mkdir()
         table.to_csv(temporary / "images.csv", index=False, float_format="%.7g")

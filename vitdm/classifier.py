@@ -216,10 +216,10 @@ class ViTClassifier(ClassifierMixin, BaseEstimator):
         )
 
         def make() -> Inputs:
-            crops, table, maps, _ = prepare(pixels(images), settings, names, residual)
-            return crops, table[names].to_numpy(np.float32), maps if residual else None
+            seen = prepare(images, settings, names, residual)
+            features = seen.features[names].to_numpy(np.float32)
+            return seen.crops, features, seen.maps if residual else None
 
-        _check_scale(images, settings.pixel_scale)
         return self._recent(("inputs", digest_of(images), told, residual, *names), make)
 
     @property
@@ -319,15 +319,10 @@ class ViTClassifier(ClassifierMixin, BaseEstimator):
             raise InputError("model.residual is on: found no pixel_scale; expected arcsec a pixel")
         config.check_joined(sections["model"], measured, cut, fitted)
         if self.pixel_scale is not None and fitted.gain is None:
-            if len({image.shape for image in images}) > 1:
-                raise InputError(
-                    "lensfit.gain: found none, and images of several sizes; expected the variance "
-                    "of the photon noise per brightness"
-                )
             some = images[:: -(-len(images) // SAMPLE)]
             gain = self._recent(
                 ("gain", digest_of(some), self.pixel_scale, fitted.model_dump_json()),
-                lambda: estimate_gain(np.stack(pixels(some)), self.pixel_scale, fitted),
+                lambda: estimate_gain(some, fitted, pixel_scale=self.pixel_scale),
             )
             sections["lensfit"] = fitted.model_copy(update={"gain": gain})
         return RunSettings(
@@ -437,11 +432,6 @@ def _without_channel(image: Observation | ArrayLike) -> Observation | ArrayLike:
     return np.ma.asanyarray(image)[0] if len(shape) == 3 and shape[0] == 1 else image
 
 
-def pixels(images: Sequence[Observation]) -> list[NDArray[np.float32]]:
-    """Return the images of observations, NaN where a pixel is missing: what is measured on."""
-    return [image.data for image in images]
-
-
 def digest_of(images: Sequence[Observation]) -> str:
     """Return a hash of all that observations hold but their names."""
     digest = hashlib.sha256()
@@ -462,16 +452,6 @@ def _check_positive(pixel_scale: Any) -> None:
         raise InputError(
             f"pixel_scale: found {pixel_scale!r}; expected a positive number, arcsec, or None"
         )
-
-
-def _check_scale(images: Sequence[Observation], pixel_scale: float | None) -> None:
-    """Raise InputError if an observation was taken at another scale than lenses are fitted at."""
-    for image in images if pixel_scale is not None else ():
-        if image.pixel_scale is not None and abs(image.pixel_scale / pixel_scale - 1) > 0.01:
-            raise InputError(
-                f'{image.name}: found a pixel scale of {image.pixel_scale}"; expected that of the '
-                f'classifier, {pixel_scale}"'
-            )
 
 
 def as_labels(labels: ArrayLike, n: int) -> np.ndarray:

@@ -1,74 +1,155 @@
-"""Finished runs applied to image files: processing, features and model in one step."""
+"""Finished runs applied to images: processing, features and model in one step."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike, NDArray
 
 from vitdm import lens
 from vitdm.config import RunSettings
-from vitdm.data.readers import load_images
+from vitdm.data.observation import Observation, as_observations
+from vitdm.data.readers import load_observations
 from vitdm.errors import InputError
 from vitdm.features import LENSFIT, measure
+from vitdm.lens import Fits
 from vitdm.lens.fits import middle
 from vitdm.model.runs import Run, load_run
 from vitdm.preprocess import process
 
+SAME_SCALE = 0.05  # relative: a network knows sizes in pixels about as well
+COUNTS = 0.1  # photon noise per brightness from which on a unit is that of counts, and no rate
 
-def predict(runs: Sequence[Run], images: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the probability of each class (n, K) of raw images, and where a lens was found (n,).
 
-    Each image is (H, W), of any size and unit; it is processed as the runs' training images were.
-    If a run needs the fit of a smooth lens, the images must have the pixel scale and the PSF of the
-    training images. Several runs, which must agree in classes, processing and features, are
-    averaged. InputError if a run needs features that are not measured here.
+class Seen(NamedTuple):
+    """What networks see of n raw images.
+
+    The processed images ``crops`` (n, size, size), the ``features`` (n rows), what a fitted lens
+    leaves as ``maps`` (n, size, size), where a lens was found (n,), the ``fits``, and ``notes``
+    (n,): what of an image is unlike the images that a run was trained on.
     """
+
+    crops: NDArray[np.float32]
+    features: pd.DataFrame
+    maps: NDArray[np.float32] | None
+    lens_found: NDArray[np.bool_]
+    fits: Fits | None
+    notes: list[str]
+
+
+def predict(runs: Sequence[Run], images: Observation | ArrayLike | Sequence[Any]) -> pd.DataFrame:
+    """Return a row for each image: probabilities, class, and what is known of its fit.
+
+    ``images`` are observations or arrays (H, W), of any size and unit. They are processed as the
+    runs' training images were; of an observation its own noise, PSF, mask and photon noise are
+    used, what it does not tell is taken to be as in training. Several runs, which must agree in
+    classes, processing and features, are averaged.
+
+    Columns: ``p_<class>``, ``class``, ``lens_found`` (0 or 1); if lenses were fitted ``fit_chi2``,
+    ``fit_flags`` (``vitdm.lens.fit.FLAGS``) and ``unknown``, what was estimated or assumed;
+    ``warning``. InputError if the pixel scale of an image is another than that of the training
+    images, or a run needs features that are not measured here.
+    """
+    settings = runs[0].settings
     needed = [name for run in runs for name in run.feature_names]
     residual = any(run.settings.model.residual for run in runs)
-    crops, measured, maps, lens_found = prepare(images, runs[0].settings, needed, residual)
+    seen = prepare(images, settings, needed, residual)
     answers = [
-        run.predict(crops, measured[run.feature_names].to_numpy(np.float32), maps) for run in runs
+        run.predict(seen.crops, seen.features[run.feature_names].to_numpy(np.float32), seen.maps)
+        for run in runs
     ]
-    return np.mean(answers, axis=0), lens_found
+    probability = np.mean(answers, axis=0)
+    classes = runs[0].classes
+    table = pd.DataFrame({f"p_{name}": probability[:, k] for k, name in enumerate(classes)})
+    table["class"] = np.array(classes)[probability.argmax(axis=1)]
+    table["lens_found"] = seen.lens_found.astype(int)
+    if seen.fits is not None:
+        table["fit_chi2"] = seen.fits.chi2
+        table["fit_flags"] = seen.fits.flags
+        table["unknown"] = seen.fits.unknown
+    table["warning"] = seen.notes
+    return table
 
 
 def prepare(
-    images: Sequence[np.ndarray], settings: RunSettings, names: Sequence[str], residual: bool
-) -> tuple[np.ndarray, pd.DataFrame, np.ndarray | None, np.ndarray]:
-    """Return what networks see of raw images (H, W), of any size.
-
-    That is the processed images (n, size, size), the features ``names`` (n rows), if ``residual``
-    what a fitted lens leaves (n, size, size), and where a lens was found (n,). InputError if a
-    feature is not measured here.
+    images: Observation | ArrayLike | Sequence[Any],
+    settings: RunSettings,
+    names: Sequence[str],
+    residual: bool,
+) -> Seen:
+    """Return what networks see of raw images, with the features ``names`` and, if ``residual``,
+    the residual maps of fitted lenses. InputError as for ``predict``.
     """
-    crops, regions = zip(*(process(image, settings.preprocess) for image in images), strict=True)
-    measured, maps = pd.DataFrame(index=range(len(images))), None
+    observations, notes = _as_trained(as_observations(images), settings)
+    crops, regions = zip(
+        *(process(observation.data, settings.preprocess) for observation in observations),
+        strict=True,
+    )
+    measured, maps, fits = pd.DataFrame(index=range(len(observations))), None, None
     if set(names) - set(LENSFIT):
-        rows = [measure(image, settings.preprocess, settings.features) for image in images]
-        measured = pd.DataFrame(rows)
+        measured = pd.DataFrame(
+            [measure(o.data, settings.preprocess, settings.features) for o in observations]
+        )
     if set(names) & set(LENSFIT) or residual:
-        table, maps = _fitted(settings, images)
-        measured = pd.concat([measured, table], axis=1)
+        if settings.pixel_scale is None:
+            raise InputError("run: needs lens fits, and its config.yaml tells no pixel_scale")
+        fits = lens.fit(observations, settings.lensfit, pixel_scale=settings.pixel_scale)
+        maps = middle(fits.residual, settings.image_size) if residual else None
+        measured = pd.concat([measured, lens.usable_features(fits)], axis=1)
     if absent := [name for name in names if name not in measured]:
         raise InputError(f"run: needs the feature {absent[0]!r}, which vitdm cannot measure")
-    return np.stack(crops), measured, maps, np.array([region.found for region in regions])
+    found = np.array([region.found for region in regions])
+    return Seen(np.stack(crops), measured, maps, found, fits, notes)
 
 
-def _fitted(settings: RunSettings, images: Sequence[np.ndarray]) -> tuple[pd.DataFrame, np.ndarray]:
-    """Return the features (n rows) and residual maps (n, size, size) of fitted smooth lenses."""
-    if settings.pixel_scale is None:
-        raise InputError("run: needs lens fits, and its config.yaml tells no pixel_scale")
-    fits = lens.fit(images, settings.lensfit, pixel_scale=settings.pixel_scale)
-    return lens.usable_features(fits), middle(fits.residual, settings.image_size)
+def _as_trained(
+    observations: list[Observation], settings: RunSettings
+) -> tuple[list[Observation], list[str]]:
+    """Return the observations, and what of them is unlike the training images in scale or unit.
+
+    A network knows sizes in pixels, so another pixel scale is an InputError. The photon noise of
+    images in counts does not hold for rates: it is estimated on the images instead.
+    """
+    trained, notes = settings.pixel_scale, [""] * len(observations)
+    for observation in observations:
+        scale = observation.pixel_scale
+        if scale and trained and abs(scale / trained - 1) > SAME_SCALE:
+            raise InputError(
+                f"{observation.name}: found {scale:.4g} arcsec a pixel; the model was trained at "
+                f"{trained:.4g}: expected images at that scale, or a model trained on images like "
+                "these (if the file is wrong, give the right pixel scale)"
+            )
+    gain = settings.lensfit.gain
+    rates = [
+        k
+        for k, observation in enumerate(observations)
+        if (observation.unit or "").endswith("/s") and "gain" in observation.unknown
+    ]
+    if trained and rates and gain is not None and gain >= COUNTS:
+        some = [observations[k].replace(pixel_scale=trained) for k in rates]
+        own = lens.estimate_gain(some, settings.lensfit)
+        for k in rates:
+            notes[k] = (
+                f"in {observations[k].unit}; the model was trained on counts: the photon noise per "
+                f"brightness is taken to be {own:.3g}, as seen in the images, not {gain:g}"
+            )
+            observations[k] = observations[k].replace(gain=own)
+    return observations, notes
 
 
-def predict_files(paths: Iterable[str | Path], folders: Sequence[str | Path]) -> pd.DataFrame:
-    """Return file, p_<class> (mean over the runs), class and lens_found of images in files.
+def predict_files(
+    paths: Iterable[str | Path], folders: Sequence[str | Path], **options: Any
+) -> pd.DataFrame:
+    """Return ``predict`` of images in files or folders, with their names in a column ``file``.
 
-    InputError if the runs do not belong together or a file cannot be read.
+    ``options`` are those of ``vitdm.data.readers.read_observation``. What is unlike the training
+    images is also a warning. InputError if the runs do not belong together or a file cannot be
+    read.
     """
     runs = [load_run(folder) for folder in folders]
     for folder, run in zip(folders, runs, strict=True):
@@ -77,18 +158,14 @@ def predict_files(paths: Iterable[str | Path], folders: Sequence[str | Path]) ->
                 f"{folder}: found other classes, processing or features than {folders[0]} has; "
                 "expected runs that differ in seed or model only"
             )
-    names, images = [], []
-    for path, image in load_images(paths):
-        names.append(str(path))
-        images.append(image)
-    probability, lens_found = predict(runs, images)
-    classes = runs[0].classes
-    table = pd.DataFrame({"file": names})
-    for k, name in enumerate(classes):
-        table[f"p_{name}"] = probability[:, k].round(6)
-    table["class"] = np.array(classes)[probability.argmax(axis=1)]
-    table["lens_found"] = lens_found.astype(int)
-    return table
+    names, images = zip(*load_observations(paths, **options), strict=True)
+    table = predict(runs, list(images))
+    table.insert(0, "file", [str(name) for name in names])
+    for file, note in zip(table["file"], table["warning"], strict=True):
+        if note:
+            warnings.warn(f"{file}: {note}", stacklevel=2)
+    rounded = {f"p_{name}": 6 for name in runs[0].classes} | {"fit_chi2": 3}
+    return table.round(rounded)
 
 
 def _kind(settings: RunSettings) -> tuple:

@@ -142,7 +142,8 @@ def test_it_trains_as_the_command_line_does(rings, tmp_path):
     images, labels = rings
     one = tiny(features=True).fit(images, labels == "broken")
     run = one.run_
-    crops, table, _, _ = predict.prepare(images, run.settings, run.feature_names, False)
+    seen = predict.prepare(images, run.settings, run.feature_names, False)
+    crops, table = seen.crops, seen.features
     kinds = np.array(["no_sub", "sub"])[(labels == "broken").astype(int)]
     catalog = pd.DataFrame({"id": [f"{i:02d}" for i in range(60)], "class": kinds})
     catalog = catalog.assign(split="train", source="toy")
@@ -216,7 +217,7 @@ def test_a_channel_of_one_is_none(rings, fitted):
 def test_an_observation_of_another_pixel_scale_is_refused(rings):
     images, labels = rings
     known = [Observation(image, pixel_scale=0.262, name="survey.fits") for image in images]
-    message = 'survey.fits: found a pixel scale of 0.262"; expected that of the classifier, 0.05"'
+    message = "survey.fits: found 0.262 arcsec a pixel; the model was trained at 0.05"
     with pytest.raises(InputError, match=message):
         tiny(pixel_scale=0.05, lensfit={"gain": 1.0}).fit(known, labels)
 
@@ -543,7 +544,7 @@ def test_class_weights_are_saved(rings, tmp_path, class_weight):
 def test_a_run_of_the_command_line_is_a_classifier_too(run_folder, lenses):
     one = ViTClassifier.load(run_folder)
     images = np.array(dataset.Dataset.open(lenses).images[:3])
-    expected, _ = predict.predict([load_run(run_folder)], images)
+    expected = predict.predict([load_run(run_folder)], images).filter(like="p_").to_numpy()
     assert one.classes_.tolist() == ["axion", "cdm", "no_sub"] and one.features is True
     np.testing.assert_allclose(one.predict_proba(images), expected[:, [2, 1, 0]])
 

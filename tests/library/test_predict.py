@@ -36,16 +36,19 @@ def files(lenses, tmp_path_factory):
 def test_predictions_are_those_of_the_stages(lenses, run_folder, processed, features_csv):
     run, data = load_run(run_folder), Dataset.open(lenses)
     rows = [0, 5, 9]
-    found, lens = predict([run], [data.images[i] for i in rows])
+    answer = predict([run], [data.images[i] for i in rows])
     table = pd.read_csv(features_csv)[run.feature_names].to_numpy()[rows]
     expected = run.predict(Dataset.open(processed).images[rows], table)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-    assert lens.tolist() == (Dataset.open(processed).catalog["roi_found"][rows] == 1).tolist()
+    np.testing.assert_allclose(answer.filter(like="p_"), expected, atol=1e-5)
+    assert (
+        answer["lens_found"].tolist()
+        == (Dataset.open(processed).catalog["roi_found"][rows] == 1).tolist()
+    )
 
 
 def test_table_of_files(files, run_folder):
     table = predict_files([files], [run_folder])
-    columns = ["file", "p_no_sub", "p_cdm", "p_axion", "class", "lens_found"]
+    columns = ["file", "p_no_sub", "p_cdm", "p_axion", "class", "lens_found", "warning"]
     assert list(table) == columns
     assert [Path(name).name for name in table["file"]] == ["a.npy", "b.fits", "c.png", "d.npy"]
     p = table[["p_no_sub", "p_cdm", "p_axion"]]
@@ -87,8 +90,9 @@ def test_runs_of_another_kind_are_refused(files, run_folder, tmp_path):
 
 def test_images_without_a_lens_get_an_answer(run_folder):
     images = [np.zeros((40, 40)), np.random.default_rng(0).normal(size=(64, 50))]
-    p, found = predict([load_run(run_folder)], images)
-    assert not found.any() and np.isfinite(p).all()
+    answer = predict([load_run(run_folder)], images)
+    p = answer.filter(like="p_")
+    assert not answer["lens_found"].any() and np.isfinite(p).all(axis=None)
     np.testing.assert_allclose(p.sum(axis=1), 1, atol=1e-6)
 
 

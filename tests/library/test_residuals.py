@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -79,10 +80,16 @@ def test_of_a_fit_that_did_not_converge_nothing_is_used(fitted, lenses, tmp_path
 
     fit, image = lens.fit, np.random.default_rng(0).normal(0, 1, (48, 48))
     image += 60 * np.exp(-0.5 * ((np.hypot(*np.indices((48, 48)) - 23.5) - 12) / 2) ** 2)
-    run = SimpleNamespace(pixel_scale=0.1, lensfit=settings.lensfit, image_size=32)
-    assert predict._fitted(run, [image])[0]["fit_theta_E"].notna().all()
+    run = SimpleNamespace(
+        pixel_scale=0.1,
+        lensfit=settings.lensfit,
+        image_size=32,
+        preprocess=settings.preprocess,
+    )
+    measured = partial(predict.prepare, [image], run, ["fit_theta_E"], False)
+    assert measured().features["fit_theta_E"].notna().all()
     monkeypatch.setattr(lens, "fit", failing)
-    assert predict._fitted(run, [image])[0].isna().all(axis=None)
+    assert measured().features.isna().all(axis=None)
 
 
 def test_fits_that_are_missing_or_of_other_images_are_refused(fitted, lenses, tmp_path):
@@ -174,7 +181,8 @@ def test_a_network_with_fits_predicts_from_raw_images(fitted, lenses, processed,
     rows = data.rows("opt")
     camera = run.settings.lensfit
     assert (camera.psf_fwhm, camera.gain, run.settings.pixel_scale) == (0.17, 2.0, 0.1)
-    found, _ = predict.predict([run], [np.array(data.images[row]) for row in rows])
+    answer = predict.predict([run], [np.array(data.images[row]) for row in rows])
+    found = answer.filter(like="p_").to_numpy()
     expected = pd.read_csv(tmp_path / "run" / "predictions.csv")
     expected = expected[[f"p_{name}" for name in run.classes]].to_numpy()
     assert np.abs(found - expected).mean() < 0.02  # fits alone and in batches end close together

@@ -65,8 +65,6 @@ class Observation:
         noise = None if self.noise is None else self._noise(data.shape)
         if isinstance(noise, np.ndarray):  # a pixel without a noise, or with an endless one
             missing |= ~_is_noise(noise)
-        if missing.all():
-            raise InputError(f"{self.name}: every pixel is missing, masked or without a noise")
         self._set("pixel_scale", as_scale(self.pixel_scale, f"{self.name}: pixel_scale"))
         self._set("gain", _positive(self.gain, f"{self.name}: gain", zero=True))
         self._set("psf", None if self.psf is None else self._psf())
@@ -138,7 +136,8 @@ def as_observations(
     made = []
     for k, image in enumerate(images):
         if not isinstance(image, Observation):
-            image = Observation(image, name=f"image {k}")
+            made.append(Observation(image, name=f"image {k}", **known))
+            continue
         own = {key: value for key, value in known.items() if getattr(image, key) is None}
         made.append(image.replace(**own) if own else image)
     return made

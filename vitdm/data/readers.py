@@ -129,7 +129,10 @@ def read_observation(
             pixel_scale = fits_files.pixel_scale(*headers)
     _check_psf(pixel_scale, known.pop("psf_scale", None), file)
     known[NOISE] = _as_noise(known.get(NOISE), known.pop("kind", "rms"), known["data"], file)
-    return Observation(**known, pixel_scale=pixel_scale, gain=gain, name=str(path))
+    made = Observation(**known, pixel_scale=pixel_scale, gain=gain, name=str(path))
+    if made.mask.all():
+        raise InputError(f"{path}: every pixel is missing, masked or without a noise")
+    return made
 
 
 def fill_missing(image: np.ndarray, path: str | Path) -> np.ndarray:

@@ -149,9 +149,12 @@ def estimate_gain(
 
     The median, over the images that a smooth lens fits, of what the roughness of their residuals
     tells (``photon_noise``), after two rounds of fits; 0 if no image shows light. Images of the
-    most frequent camera and shape are looked at.
+    most frequent camera and shape are looked at, and of these whose photon noise is unknown.
     """
     observations = as_observations(images, pixel_scale=pixel_scale)
+    observations = [o for o in observations if "gain" in o.unknown]
+    if not observations:
+        return 0.0
     kinds = [(o.shape, camera_of(o, settings)) for o in observations]
     shape, camera = max(dict.fromkeys(kinds), key=kinds.count)
     alike = [o for o, kind in zip(observations, kinds, strict=True) if kind == (shape, camera)]
