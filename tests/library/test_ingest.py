@@ -35,7 +35,7 @@ from files import (
 from studies import config as workflow
 from vitdm.__main__ import main
 from vitdm.commands.ingest import PROPORTIONS
-from vitdm.config.sections import read_yaml
+from vitdm.config.reading import read_yaml
 from vitdm.data import layouts, readers
 from vitdm.data.dataset import Dataset, merge_shards, write
 from vitdm.data.ingest import ingest

@@ -18,7 +18,7 @@ from torch import nn
 
 from vitdm import config
 from vitdm.config import RunSettings, Settings
-from vitdm.config.sections import read_yaml
+from vitdm.config.reading import read_yaml
 from vitdm.data.dataset import Dataset, read_features
 from vitdm.errors import InputError
 from vitdm.model.inputs import (
