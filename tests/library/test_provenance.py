@@ -16,6 +16,7 @@ from conftest import SETTINGS
 
 from studies import config as workflow
 from vitdm import provenance
+from vitdm.errors import InputError
 from vitdm.provenance import atomic, sha256, sidecar, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -164,3 +165,24 @@ def test_json_is_plain_and_sorted(tmp_path):
 
 def test_packages_of_the_sidecar_are_installed():
     assert set(provenance._versions()) == {"python", *provenance.PACKAGES}
+
+
+def test_outputs_are_known_by_their_content(tmp_path):
+    """Also of a large file, whose hash is kept for as long as it stays the same."""
+    large, small = tmp_path / "large.npy", tmp_path / "small.csv"
+    large.write_bytes(bytes(provenance.LARGE + 1))
+    small.write_text("a")
+    path = tmp_path / "made.json"
+    sidecar(path, rule="x", outputs=[large, small])
+    for file in (large, small):
+        assert json.loads(path.read_text())["outputs"][file.name] == (
+            hashlib.sha256(file.read_bytes()).hexdigest()
+        )
+    provenance.check_outputs(path, large.name, small.name, "of nobody's")
+    content = bytearray(large.read_bytes())
+    content[-1] = 1
+    large.write_bytes(content)
+    for name in (large.name, small.name):
+        small.unlink(missing_ok=True)
+        with pytest.raises(InputError, match=rf"{name}: is not the file that made\.json beside it"):
+            provenance.check_outputs(path, name)
