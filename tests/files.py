@@ -100,11 +100,12 @@ def stored(place, kind, members):
     return tar(path, members, "w" if kind == "tar" else "w:gz")
 
 
-def signed(run):
-    """A run folder whose files were changed, as if these had been trained and written together."""
-    path = run / "run.json"
+def signed(folder):
+    """A run or data set whose files were changed, as if these had been written together."""
+    path = folder / ("run.json" if (folder / "run.json").is_file() else "dataset.json")
     sidecar = json.loads(path.read_text())
-    sidecar["config_sha256"] = config_hash(yaml.safe_load((run / "config.yaml").read_text()))
-    sidecar["outputs"] = {name: sha256(run / name) for name in sidecar["outputs"]}
+    if path.name == "run.json":
+        sidecar["config_sha256"] = config_hash(yaml.safe_load((folder / "config.yaml").read_text()))
+    sidecar["outputs"] = {name: sha256(folder / name) for name in sidecar["outputs"]}
     path.write_text(json.dumps(sidecar))
-    return run
+    return folder

@@ -342,3 +342,24 @@ def test_hashes_see_what_is_behind_links(tmp_path):
         before = find(data)
         (elsewhere / f"{find.__name__}.fits").write_bytes(b"two")
         assert find(data) != before
+
+
+def test_outputs_are_known_by_their_content(tmp_path):
+    """Also of a large file, whose hash is kept for as long as it stays the same."""
+    large, small = tmp_path / "large.npy", tmp_path / "small.csv"
+    large.write_bytes(bytes(provenance.LARGE + 1))
+    small.write_text("a")
+    path = tmp_path / "made.json"
+    sidecar(path, rule="x", outputs=[large, small])
+    for file in (large, small):
+        assert json.loads(path.read_text())["outputs"][file.name] == (
+            hashlib.sha256(file.read_bytes()).hexdigest()
+        )
+    provenance.check_outputs(path, large.name, small.name, "of nobody's")
+    content = bytearray(large.read_bytes())
+    content[-1] = 1
+    large.write_bytes(content)
+    for name in (large.name, small.name):
+        small.unlink(missing_ok=True)
+        with pytest.raises(InputError, match=rf"{name}: is not the file that made\.json beside it"):
+            provenance.check_outputs(path, name)

@@ -886,6 +886,13 @@ def test_features_that_a_run_needs(run_folder, processed):
         run.predict(images)
     with pytest.raises(InputError, match=f"found 3 features .*expected {n}"):
         run.predict(images, np.zeros((2, 3)))
+    table = np.zeros((2, n))
+    table[1, 2] = np.inf
+    name = run.feature_names[2]
+    with pytest.raises(InputError, match=f"features: {name}: found an infinite value in row 1"):
+        run.predict(images, table)
+    table[1, 2] = np.nan
+    assert np.isfinite(run.predict(images, table)).all()
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def measure_light(
             values[name] = entry.function(lens)
         else:
             values[name] = entry.function(lens, level)
-    return values
+    return {name: value if math.isfinite(value) else math.nan for name, value in values.items()}
 
 
 def measure_dataset(

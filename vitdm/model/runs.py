@@ -103,6 +103,12 @@ class Run:
                 f"features: found {found} features of each image; expected {expected}: "
                 f"{', '.join(self.feature_names)}"
             )
+        if expected and np.isinf(features).any():
+            row, column = np.argwhere(np.isinf(features))[0]
+            raise InputError(
+                f"features: {self.feature_names[column]}: found an infinite value in row {row}; "
+                "expected a number, or NaN where there is none"
+            )
         if self.settings.model.residual and residuals is None:
             raise InputError("residuals: found none; the model was trained with them")
 
