@@ -10,7 +10,6 @@ rule is run again if its inputs change, its settings, or its code. `--config wat
 leaves the code out, for developing.
 """
 
-import re
 from pathlib import Path
 
 from studies import config as schema
@@ -19,7 +18,7 @@ from studies.code import Watched
 from studies.config.part import text_of
 from studies.contents import NOTEBOOKS, figures, tables
 from studies.stages import stages
-from studies.targets import ARTICLE, COMPARISON, RUN, SCORES, SKY, Targets
+from studies.targets import ARTICLE, COMPARISON, RUN, SCORES, SKY, Targets, any_of
 from vitdm.config import save
 from vitdm.config.reading import read_yaml
 from vitdm.errors import InputError
@@ -44,10 +43,6 @@ T = Targets(CONFIG)
 OUT = T.out
 STAGES = stages(CONFIG, T)
 CODE = Watched(f"{OUT}/code.json", WATCH_CODE)
-
-
-def any_of(names):  # names of populations are those of files, which may hold any character
-    return "|".join(map(re.escape, names)) or "none"
 
 
 report: "paper/report/workflow.rst"

@@ -6,6 +6,8 @@ Paths are relative to the repository. The rules (``rules/*.smk``) and the conten
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -38,6 +40,11 @@ def population_file(population: str) -> str:
     """Return the file of a population, relative to the repository if it ships with the library."""
     file = simulation.population_file(population)
     return str(file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file)
+
+
+def any_of(names: Iterable[str]) -> str:
+    """Return the pattern of a wildcard; names of population files may hold any character."""
+    return "|".join(map(re.escape, names)) or "none"
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def style() -> None:
 
 
 def nothing(text: str) -> plt.Figure:
-    """Return a figure that says why there is nothing to draw: not all images have what it shows."""
+    """Draw nothing but why: not all images have what a figure shows."""
     figure, axes = plt.subplots(figsize=(WIDTH, 0.6), layout="constrained")
     axes.text(0.5, 0.5, text, ha="center", va="center")
     axes.axis("off")

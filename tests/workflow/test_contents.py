@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SMOKE = load(ROOT / "config/smoke.yaml")
 FROM_FILES = build(SMOKE.model_dump(mode="json") | {"data": "lenses.tgz"})
 #: drawn by a benchmark, not for the article
-ELSEWHERE = {"lenses.lenses_match"}
+ELSEWHERE = {"lenses.lenses_match", "style.nothing"}
 
 
 def tree(name):
