@@ -24,7 +24,8 @@ MOST_PROCESSES = 1024
 MOST_STEPS = 10_000_000
 #: passes over the training images, of each of which a line is kept
 MOST_EPOCHS = 100_000
-#: arcsec per pixel: VLBI has 0.0001; a scale in degrees by mistake is less
-PIXEL_SCALES = (1e-4, 100.0)
+#: arcsec per pixel: of an array of radio dishes and of a wide-field survey; one that is given in
+#: degrees by mistake is less
+PIXEL_SCALES = (1e-3, 10.0)
 #: clumps of mass in a lens: each is a pass over the pixels
 MOST_CLUMPS = 1_000_000

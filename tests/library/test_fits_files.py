@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from vitdm.data import bounds
+from vitdm.data import foreign
 from vitdm.data.readers import load_observations, read_image, read_observation, read_picture
 from vitdm.errors import InputError
 
@@ -371,6 +371,6 @@ def test_headers_that_lie_are_refused_before_anything_is_made(tmp_path, monkeypa
         read_image("a.fits.fz", lie)
     with pytest.raises(InputError, match="no end of header 0"):
         read_image("a.fits", content[:80] + (b"COMMENT " + b"x" * 72) * 20000 + content[80:])
-    monkeypatch.setattr(bounds, "MAX_BYTES", 1 << 20)
+    monkeypatch.setattr(foreign, "MAX_BYTES", 1 << 20)
     with pytest.raises(InputError, match="has over 1048576 bytes"):
         read_image("a.fits.gz", gzip.compress(content + bytes(1 << 20)))

@@ -16,7 +16,7 @@ import pytest
 from files import encoded, npy, tar, zipped
 from memory import bounded
 
-from vitdm.data import bounds
+from vitdm.data import foreign
 from vitdm.data.archives import members
 from vitdm.data.readers import load_images, load_observations, read_image, read_observation
 from vitdm.errors import InputError
@@ -79,10 +79,10 @@ def test_pictures_that_are_large_and_honest_are_read():
 
 
 def test_the_largest_image():
-    bounds.check_array((5000, 6000), 8, 1 << 29)
+    foreign.check_array((5000, 6000), 8, 1 << 29)
     for shape, itemsize in (((5000, 8000), 1), ((8000, 3, 5000), 1), ((3, 5000, 6000), 8)):
         with pytest.raises(ValueError, match="too large for an image"):
-            bounds.check_array(shape, itemsize, 1 << 40)
+            foreign.check_array(shape, itemsize, 1 << 40)
 
 
 def test_half_a_jpeg_with_an_end_is_damaged(capfd):
@@ -163,7 +163,7 @@ def test_objects_that_unfold_without_end():
 
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
 def test_packed_files_that_unpack_without_end(tmp_path, monkeypatch, pack):
-    monkeypatch.setattr(bounds, "MAX_BYTES", 1 << 24)
+    monkeypatch.setattr(foreign, "MAX_BYTES", 1 << 24)
     bomb = pack(bytes(1 << 26))
     assert len(bomb) < 1 << 17 and refuses("a.fits.gz", bomb, "has over 16777216 bytes")
     path = tar(tmp_path / "a.tar", {"a.npy": npy(IMAGE), "b.txt": bytes(1 << 26)}, "w")
@@ -249,7 +249,7 @@ def test_pipes_and_devices_are_never_opened(tmp_path):
 
 def test_a_file_larger_than_any_image_is_not_read(tmp_path):
     with open(tmp_path / "a.fits", "wb") as stream:
-        stream.truncate(bounds.MAX_BYTES + 1)  # sparse: it takes no place on the disk
+        stream.truncate(foreign.MAX_BYTES + 1)  # sparse: it takes no place on the disk
     with bounded(1 << 30), pytest.raises(InputError, match=r"a\.fits: has over 536870912 bytes"):
         read_image(tmp_path / "a.fits")
 
@@ -269,7 +269,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
 
 def test_folders_without_end(tmp_path):
     place = tmp_path
-    for _ in range(bounds.MAX_DEPTH + 1):
+    for _ in range(foreign.MAX_DEPTH + 1):
         place = place / "a"
         place.mkdir()
     with pytest.raises(InputError, match="expected folders at most 64 deep"):
@@ -277,7 +277,7 @@ def test_folders_without_end(tmp_path):
 
 
 def test_a_stream_is_read_no_further_than_a_header_may_be():
-    stream = bounds.Limited(io.BytesIO(bytes(1 << 22)), 1 << 21)
+    stream = foreign.Limited(io.BytesIO(bytes(1 << 22)), 1 << 21)
     assert len(stream.read(1 << 20)) == 1 << 20 and stream.tell() == 1 << 20
     with pytest.raises(ValueError, match="has a header of over"):
         stream.read(1)

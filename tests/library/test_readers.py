@@ -159,7 +159,7 @@ def test_arrays_that_are_no_image_are_refused(content, reason):
 
 
 def test_a_file_too_large_for_an_image_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("vitdm.data.bounds.MAX_BYTES", 100)
+    monkeypatch.setattr("vitdm.data.foreign.MAX_BYTES", 100)
     tar(tmp_path / "in.tar", {"a.npy": npy(RAMP)}, "w")
     for path in (tmp_path / "in.tar", tmp_path):
         with pytest.raises(InputError, match="has over 100 bytes; too large for an image"):

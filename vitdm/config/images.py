@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
+from vitdm.bounds import LARGEST_SIDE, MOST_PARTS, MOST_STEPS, PIXEL_SCALES
 from vitdm.config.sections import Section
 
 SPLITS = ("train", "valid", "opt", "test")
@@ -27,7 +28,9 @@ class Ingest(Section):
     resplit: bool = Field(False, description="draw all splits anew, whatever was published")
     skip_bad: bool = Field(False, description="leave out files that cannot be used, list them")
     drop_duplicates: bool = Field(False, description="keep one of several images that are equal")
-    pixel_scale: float | None = Field(None, gt=0, description="arcsec; default: FITS headers")
+    pixel_scale: float | None = Field(
+        None, gt=PIXEL_SCALES[0], lt=PIXEL_SCALES[1], description="arcsec; default: FITS headers"
+    )
     classes: Annotated[dict[str, str], BeforeValidator(_names)] = Field(
         {}, description="folder or label: class, such as wdm: cdm or 0: no_sub; wdm: wdm is new"
     )
@@ -46,7 +49,9 @@ class Preprocess(Section):
     resize: bool = Field(
         False, description="scale the image or region to fill the cut; else its native resolution"
     )
-    size: int = Field(96, ge=8, description="side of the cut, in pixels of what the network sees")
+    size: int = Field(
+        96, ge=8, le=LARGEST_SIDE, description="side of the cut, in pixels of what the network sees"
+    )
     stretch: Literal["arcsinh", "linear"] = Field("arcsinh", description="of (x - sky) / sigma")
     softening: float = Field(2.0, gt=0, description="arcsinh(x / (softening sigma))")
     threshold: float = Field(5.0, gt=0, description="region of interest: above this many sigma")
@@ -81,15 +86,21 @@ class Selection(Section):
     importance_sd: float = Field(
         2.0, ge=0, description="permutation importance that counts, in its s.d."
     )
-    n_bootstrap: int = Field(500, ge=10, description="resamplings of the images")
-    n_subsamples: int = Field(50, ge=2, description="half samples, for the mutual information")
-    n_repeats: int = Field(20, ge=2, description="shufflings for the permutation importance")
+    n_bootstrap: int = Field(500, ge=10, le=MOST_STEPS, description="resamplings of the images")
+    n_subsamples: int = Field(
+        50, ge=2, le=MOST_STEPS, description="half samples, for the mutual information"
+    )
+    n_repeats: int = Field(
+        20, ge=2, le=MOST_STEPS, description="shufflings for the permutation importance"
+    )
 
 
 class LensFit(Section):
     """The smooth lens that is fitted to each image (``vitdm.lens.fit``)."""
 
-    size: int = Field(96, ge=24, multiple_of=2, description="side of the square fitted, px")
+    size: int = Field(
+        96, ge=24, le=LARGEST_SIDE, multiple_of=2, description="side of the square fitted, px"
+    )
     # Of simulated lenses the population tells PSF, photon noise and whether lenses shine.
     psf_fwhm: float = Field(0.087, ge=0, description="FWHM of the Gaussian PSF, arcsec")
     psf_truncation: float = Field(3.0, gt=0, description="PSF kernel cut, in units of its sigma")
@@ -108,7 +119,7 @@ class LensFit(Section):
     noise_lag: int = Field(
         1, ge=1, le=8, description="px between pixels that share no noise; 2 for drizzled images"
     )
-    batch: int = Field(64, ge=1, description="images fitted side by side")
+    batch: int = Field(64, ge=1, le=MOST_PARTS, description="images fitted side by side")
 
     @property
     def n_lights(self) -> int:

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
-from vitdm.data import bounds
+from vitdm.data import foreign
 from vitdm.errors import InputError
 
 TARS = (".tgz", ".tar.gz", ".tbz2", ".tar.bz2", ".txz", ".tar.xz", ".tar")
@@ -28,8 +28,8 @@ class Member(NamedTuple):
 
     def read(self) -> bytes:
         """Return the file's content; InputError if it cannot be read or is too large."""
-        with bounds.decoding(self.name), self.open() as stream:
-            return bounds.read_stream(stream)
+        with foreign.decoding(self.name), self.open() as stream:
+            return foreign.read_stream(stream)
 
 
 def members(path: Path) -> Iterator[Member]:
@@ -53,7 +53,7 @@ def members(path: Path) -> Iterator[Member]:
         except StopIteration:
             return
         except Exception as error:  # whatever a damaged archive makes of it
-            reason = bounds.reason_of(error)
+            reason = foreign.reason_of(error)
             raise InputError(f"{path}: damaged, or no archive: {reason}") from error
         parts = PurePosixPath(name.replace("\\", "/")).parts
         if name.startswith(("/", "\\")) or ".." in parts or re.match("[A-Za-z]:", name):
@@ -71,10 +71,10 @@ def folder_members(path: Path) -> Iterator[Member]:
     def below(folder: str, above: tuple[str, ...]) -> Iterator[Member]:
         nonlocal n_folders
         n_folders += 1
-        if len(above) > bounds.MAX_DEPTH or n_folders > bounds.MAX_FOLDERS:
+        if len(above) > foreign.MAX_DEPTH or n_folders > foreign.MAX_FOLDERS:
             raise InputError(
-                f"{folder}: expected folders at most {bounds.MAX_DEPTH} deep, and at most "
-                f"{bounds.MAX_FOLDERS} of them, links included"
+                f"{folder}: expected folders at most {foreign.MAX_DEPTH} deep, and at most "
+                f"{foreign.MAX_FOLDERS} of them, links included"
             )
         real = os.path.realpath(folder)
         if real in above:  # a link leads back up
@@ -92,7 +92,7 @@ def folder_members(path: Path) -> Iterator[Member]:
             if entry.is_dir():
                 inside.append(entry.path)
             else:
-                yield Member("/".join(parts), partial(bounds.open_file, entry.path))
+                yield Member("/".join(parts), partial(foreign.open_file, entry.path))
         for child in inside:
             yield from below(child, (*above, real))
 
@@ -100,11 +100,11 @@ def folder_members(path: Path) -> Iterator[Member]:
 
 
 def _tar_members(path: Path) -> Iterator[tuple[str, str, Callable[[], BinaryIO]]]:
-    packed = bounds.open_file(path)
-    with packed, bounds.unpacked(packed) as plain:
+    packed = foreign.open_file(path)
+    with packed, foreign.unpacked(packed) as plain:
         size = os.fstat(packed.fileno()).st_size
-        most = size if plain is packed else bounds.MAX_BYTES + bounds.MAX_ARCHIVE_RATIO * size
-        stream = bounds.Limited(plain, most)
+        most = size if plain is packed else foreign.MAX_BYTES + foreign.MAX_ARCHIVE_RATIO * size
+        stream = foreign.Limited(plain, most)
         with tarfile.open(fileobj=stream, mode="r:") as archive:
             while info := archive.next():
                 archive.members.clear()  # else the list of all members stays in memory
@@ -115,7 +115,7 @@ def _tar_members(path: Path) -> Iterator[tuple[str, str, Callable[[], BinaryIO]]
                     stream.budget = math.inf  # a member ends where its header says
                     opener = partial(archive.extractfile, info)
                     yield info.name, "file" if regular else kind, opener
-                stream.budget = bounds.MAX_HEADER
+                stream.budget = foreign.MAX_HEADER
             # tarfile stops without a word at a damaged header in the middle.
             stream.seek(archive.offset)
             if stream.read(tarfile.BLOCKSIZE).strip(b"\0"):
@@ -123,7 +123,7 @@ def _tar_members(path: Path) -> Iterator[tuple[str, str, Callable[[], BinaryIO]]
 
 
 def _zip_members(path: Path) -> Iterator[tuple[str, str, Callable[[], BinaryIO]]]:
-    with bounds.open_file(path) as stream, zipfile.ZipFile(stream) as archive:
+    with foreign.open_file(path) as stream, zipfile.ZipFile(stream) as archive:
         for info in archive.infolist():
             if not info.is_dir():
                 kind = "a link" if stat.S_ISLNK(info.external_attr >> 16) else "file"

@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from vitdm.data import bounds, unpickle
+from vitdm.data import foreign, unpickle
 
 MAX_HEADER = 1 << 14  # bytes; NumPy itself refuses more than 10 000
 
@@ -27,7 +27,7 @@ def decode(content: bytes) -> tuple[np.ndarray, float | None]:
         array, mass = unpickle.image_and_mass(stream)
     else:
         left = len(content) - stream.tell()
-        bounds.check_array(shape, dtype.itemsize, left)
+        foreign.check_array(shape, dtype.itemsize, left)
         array = np.frombuffer(content, dtype, math.prod(shape), stream.tell())
         array = array.reshape(shape, order="F" if fortran else "C")
     if array.dtype.kind not in "biuf":

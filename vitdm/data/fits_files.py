@@ -18,7 +18,7 @@ import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
 
-from vitdm.data import bounds
+from vitdm.data import foreign
 
 SCIENCE, NOISE, MASK, PSF, OTHER, UNNAMED = "science", "noise", "mask", "psf", "other", ""
 WORDS = {  # what a word in a name stands for; of several, the first here
@@ -89,7 +89,7 @@ def role_of(words: frozenset[str]) -> str:
 @contextlib.contextmanager
 def opened(content: bytes) -> Iterator[list[Extension]]:
     """Yield the images in a FITS file, packed or not. ValueError if it is truncated or no FITS."""
-    content = bounds.unpacked_content(content)
+    content = foreign.unpacked_content(content)
     if not content.startswith(b"SIMPLE"):
         raise ValueError("is not a FITS file")
     with warnings.catch_warnings():
@@ -106,10 +106,10 @@ def opened(content: bytes) -> Iterator[list[Extension]]:
 def _extensions(hdus: fits.HDUList, content: bytes) -> Iterator[Extension]:
     start = 0
     for index in range(MAX_EXTENSIONS):
-        stop = start + bounds.MAX_HEADER
+        stop = start + foreign.MAX_HEADER
         if content.find(_END, start, stop) < 0 and stop < len(content):
             raise ValueError(
-                f"found no end of header {index} within {bounds.MAX_HEADER} bytes: it is damaged"
+                f"found no end of header {index} within {foreign.MAX_HEADER} bytes: it is damaged"
             )
         try:
             hdu = hdus[index]
@@ -120,8 +120,8 @@ def _extensions(hdus: fits.HDUList, content: bytes) -> Iterator[Extension]:
         if not hdu.is_image or isinstance(hdu, fits.GroupsHDU) or len(hdu.shape) < 2:
             continue
         packed = isinstance(hdu, fits.CompImageHDU)
-        left, ratio = len(content) - place["datLoc"], bounds.MAX_RATIO if packed else 1
-        bounds.check_array(hdu.shape, abs(int(hdu.header["BITPIX"])) // 8, left, ratio)
+        left, ratio = len(content) - place["datLoc"], foreign.MAX_RATIO if packed else 1
+        foreign.check_array(hdu.shape, abs(int(hdu.header["BITPIX"])) // 8, left, ratio)
         name = str(hdu.name).strip()
         name = "" if name == "COMPRESSED_IMAGE" else name
         words = words_of(name)
@@ -341,11 +341,11 @@ def _from_matrix(header: fits.Header) -> float | None:
         sides = np.hypot(*linear)
         side = math.sqrt(abs(float(np.linalg.det(linear)))) if np.isfinite(linear).all() else 0
         plain = side / 3600
-        if not any(kinds) and not any(units) and bounds.MIN_SCALE < plain < bounds.MAX_SCALE:
+        if not any(kinds) and not any(units) and foreign.MIN_SCALE < plain < foreign.MAX_SCALE:
             if math.isclose(plain, 1):  # the side in pixels
                 return None
             side, sides = plain, sides / 3600  # of no kind and no unit: arcsec
-    if not bounds.MIN_SCALE < side < bounds.MAX_SCALE:
+    if not foreign.MIN_SCALE < side < foreign.MAX_SCALE:
         return None
     ratio = float(sides.max() / sides.min())
     if ratio > SQUARE:
@@ -366,6 +366,6 @@ def _from_keywords(header: fits.Header) -> float | None:
             value = float(match[1]) * (3600 * _DEGREES[unit] if unit else 1)
             value = math.sqrt(max(value, 0.0)) if key == "PIXAR_A2" else value
             for side in (value,) if unit else (value, 3600 * value):
-                if bounds.MIN_SCALE < side < bounds.MAX_SCALE:
+                if foreign.MIN_SCALE < side < foreign.MAX_SCALE:
                     return side
     return None

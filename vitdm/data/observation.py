@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vitdm.data.bounds import as_scale
+from vitdm.data.foreign import as_scale
 from vitdm.errors import InputError
 
 LARGEST_NOISE = 1e7  # times the small values of a noise map: how masked pixels are often marked

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 
-from vitdm.data import bounds
+from vitdm.data import foreign
 
 PNG, JPEG, TIFF = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 MAX_SCANS = 100  # of a progressive JPEG, which is decoded once for each
@@ -43,7 +43,7 @@ def decode(content: bytes) -> np.ndarray:
         shape, itemsize = _tiff_shape(content)
     else:
         raise ValueError("cannot be decoded; expected a JPEG, PNG or TIFF image")
-    bounds.check_array(shape, itemsize, len(content), bounds.MAX_RATIO)
+    foreign.check_array(shape, itemsize, len(content), foreign.MAX_RATIO)
     with _heard() as comments:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None:

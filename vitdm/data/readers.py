@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vitdm.data import arrays, bounds, fits_files, pictures
+from vitdm.data import arrays, fits_files, foreign, pictures
 from vitdm.data.archives import ARCHIVES, Member, folder_members, members
 from vitdm.data.arrays import npy_header
-from vitdm.data.bounds import decoding, reason_of
 from vitdm.data.fits_files import MASK, NOISE, OTHER, PSF, SCIENCE, Extension, kind_of
+from vitdm.data.foreign import decoding, reason_of
 from vitdm.data.observation import Observation
 from vitdm.errors import InputError
 
@@ -66,7 +66,7 @@ def read_picture(
     with decoding(path):
         suffix = _known_suffix(path)
         if content is None:
-            content = bounds.read_file(path)
+            content = foreign.read_file(path)
         if not content:
             raise ValueError("is empty")
         if suffix in FITS:
@@ -251,7 +251,7 @@ def _read_fits(
     file: Path, hdu: int | str | None, band: int | str | None, given: dict[str, Any]
 ) -> dict[str, Any]:
     """Return the science image of a FITS file, and the noise, PSF and mask that lie in it."""
-    with fits_files.opened(bounds.read_file(file)) as images:
+    with fits_files.opened(foreign.read_file(file)) as images:
         image = fits_files.science(images, hdu)
         known: dict[str, Any] = {"data": _values(image, band), "headers": image.headers}
         for role, value in given.items():
@@ -289,7 +289,7 @@ def _beside(path: Path, role: str, band: int | str | None, known: dict[str, Any]
             values = read_picture(path).pixels
             known |= {"kind": kind_of(words)} if role == NOISE else {}
             return fits_files.as_mask(values) if role == MASK else values
-        with fits_files.opened(bounds.read_file(path)) as images:
+        with fits_files.opened(foreign.read_file(path)) as images:
             image = fits_files.companion(images, role, None)
             words = image.words if image.role == role else words
             found = _as_role(image, role, band, words)

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from vitdm.data import bounds
+from vitdm.data import foreign
 
 MAX_MASS = 1e300  # eV; and no integer of a thousand digits
 MAX_MEMO = MAX_OPCODES = 1 << 12  # an image and its mass need some 40 entries, 110 opcodes
@@ -61,7 +61,7 @@ def _load(content: bytes) -> Any:
                 raise pickle.UnpicklingError("its memo is too large")
         return _Restricted(io.BytesIO(content), encoding="latin1").load()
     except Exception as error:  # whatever a damaged or malicious pickle makes of it
-        reason = bounds.reason_of(error)
+        reason = foreign.reason_of(error)
         raise ValueError(f"is an object array that cannot be read safely: {reason}") from error
 
 

@@ -21,7 +21,7 @@ from vitdm.features.definitions import LENSFIT, definitions
 from vitdm.features.measured import Measured
 from vitdm.features.registry import image_features
 from vitdm.preprocess import Detection, Roi, detect, roi_of, stream
-from vitdm.provenance import atomic, read_json, sidecar
+from vitdm.provenance import atomic, check_outputs, read_json, sidecar
 
 
 def measure(
@@ -121,6 +121,8 @@ def read_fits(path: str | Path, data: dataset.Dataset) -> pd.DataFrame:
     if absent or not set(LENSFIT) < set(table):
         what = f"no fit of {len(absent)} images, such as {absent[0]!r}" if absent else "no fits"
         raise InputError(f"{path}: found {what}; expected one row an image, of vitdm fit")
-    data.check_same_images(path, Path(path).with_name("provenance.json"))
+    origin = Path(path).with_name("provenance.json")
+    data.check_same_images(path, origin)
+    check_outputs(origin, Path(path).name)
     table = table.loc[ids].reset_index(drop=True)
     return table[list(LENSFIT)].where(table["fit_converged"] == 1)

@@ -86,6 +86,7 @@ def fit_dataset(
             rule="lensfit",
             config=settings,
             inputs=[source.folder / "images.npy", source.folder / "catalog.csv"],
+            outputs=[folder / "fits.csv"],
             started=started,
             rows=[first, last],
             n=n,
@@ -181,6 +182,7 @@ def merge_fits(shards: Sequence[str | Path], out: str | Path) -> None:
             folder / "provenance.json",
             rule="lensfit",
             inputs=[shard / "fits.csv" for _, shard in parts],
+            outputs=[folder / "fits.csv"],
             started=started,
             config_sha256=whole["config_sha256"],
             made_of=whole["inputs"],  # the images, which the shards' own inputs name

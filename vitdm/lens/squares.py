@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vitdm.config import LensFit, Preprocess
 from vitdm.data.observation import Observation
+from vitdm.errors import InputError
 from vitdm.lens.model import Camera
 from vitdm.lens.noise import noise_of_the_faint
 from vitdm.preprocess import Detection, detect
@@ -21,6 +22,7 @@ from vitdm.preprocess.background import PILE_UP
 from vitdm.preprocess.circle import fit_circle
 
 CLIPPED_RMS = 0.9849  # rms of normal numbers, clipped again and again at 3 of it: preprocess' noise
+WIDEST = 2  # times the side of the square: no PSF is farther
 APART = 2.0  # px: a fit that starts this far from the centre finds it
 INNER = 1 / 8  # of the field on each side of its middle: where a lens galaxy is looked for
 
@@ -92,6 +94,11 @@ def camera_of(observation: Observation, settings: LensFit) -> Camera:
         camera = Camera.with_kernel(size, scale, psf)
     else:
         camera = Camera.of(size, scale, psf, settings.psf_truncation)
+        if camera.psf_radius > WIDEST * size:
+            raise InputError(
+                f"{observation.name}: found a PSF of {psf:g} arcsec, cut at {camera.psf_radius} "
+                f"pixels of {scale:g}; expected at most {WIDEST} times the square of {size}"
+            )
     return replace(camera, offset=Window(observation.shape, size).offset)
 
 

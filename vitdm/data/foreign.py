@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from vitdm.bounds import PIXEL_SCALES
 from vitdm.errors import InputError
 
 MAX_BYTES = 1 << 29  # of a file or of the array in it, unpacked
@@ -28,6 +29,7 @@ MAX_RATIO = 2048  # no picture has more bytes, unpacked, per byte of its file
 MAX_ARCHIVE_RATIO = 200  # of a whole archive, unpacked; deflated zeros have 1030, packed images 10
 MAX_DEPTH, MAX_FOLDERS = 64, 100_000  # of folders in folders
 MAX_REASON = 300  # characters of a library's message that are shown
+MIN_SCALE, MAX_SCALE = PIXEL_SCALES
 SLACK = 1 << 20  # bytes: small enough to be always allowed
 _PACKED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
 _OTHER = {stat.S_ISDIR: "a folder", stat.S_ISFIFO: "a named pipe", stat.S_ISSOCK: "a socket"}
@@ -174,6 +176,3 @@ def as_scale(value: Any, where: str) -> float | None:
         f"{where}: found {value!r:.40}; expected arcsec, above {MIN_SCALE:g} and below "
         f"{MAX_SCALE:g}{hint}"
     )
-
-
-MIN_SCALE, MAX_SCALE = 1e-3, 10.0  # arcsec a pixel: an array of radio dishes; a wide-field survey
