@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from scipy import ndimage, signal
 
 from vitdm import Observation, simulation
@@ -215,3 +216,17 @@ def test_a_scale_is_needed_and_a_gain_is_estimated(centred):
     assert fit(rate[:2], LensFit(), pixel_scale=SCALE, gain=own).gain.tolist() == [own, own]
     told = fit([Observation(rate[0], gain=2e-3)], LensFit(), pixel_scale=SCALE)
     assert told.gain.tolist() == [2e-3] and "gain" not in told.unknown[0]
+
+
+def test_the_number_of_threads_does_not_matter(centred):
+    """Products of matrices in two threads sum in another order."""
+    images, _, fits = centred
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(before + 1)
+        again = fit(images, KNOWN, pixel_scale=SCALE)
+        assert torch.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(again.values, fits.values)
+    np.testing.assert_array_equal(again.residual, fits.residual)
