@@ -579,8 +579,8 @@ for name, other in others.items():
 # **What does the ideal observer reach?** The simulator knows each lens without its substructure. So
 # we can compute the signal-to-noise ratio $s$ of the difference between the two images (a *matched
 # filter*), and the part $s_\text{free}$ that remains when the smooth lens is allowed to adapt: its
-# fourteen parameters are fitted anew to the perturbed image. And we can score actual noisy images as
-# a researcher with a perfect smooth model would: subtract it, with only the source position
+# fourteen parameters are fitted anew to the perturbed image. And we can score actual noisy images
+# as a researcher with a perfect smooth model would: subtract it, with only the source position
 # refitted (*known*) or with all parameters refitted (*free*), and use $\chi^2$ or the fourth power
 # of the residual. No network is expected to do much better than this on these lenses, and one that
 # sees only the image has to learn the smooth lenses first.
