@@ -239,7 +239,7 @@ class KnownLenses:
 
 
 class ObserverProblem:
-    """The chi^2 of images (n, H, W) [counts/s], all pixels, as ``vitdm.lens.fit.Problem``."""
+    """The chi^2 of images (n, H, W) [counts/s], all pixels, as ``vitdm.lens.minimise.Problem``."""
 
     def __init__(self, lenses: KnownLenses, target: Tensor, free: Sequence[Parameter]) -> None:
         self.lenses, self.target, self.columns = lenses, target, lenses.model.columns(free)

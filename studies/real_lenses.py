@@ -40,9 +40,9 @@ def fit_cutouts(
         fits = fit(masked if masks else plain, settings, pixel_scale=known.pixel_scale)
         table[f"chi2_{step}"] = fits.chi2
     value = {name: fits.values[:, k] for k, name in enumerate(fits.names)}
-    axis = np.arange(fits.residual.shape[1]) - (fits.residual.shape[1] - 1) / 2
-    x, y = (axis - value[f"center_{c}"][:, None] / known.pixel_scale for c in "xy")
-    beyond = np.hypot(y[:, :, None], x[:, None]) > CORE
+    axes = zip("xy", fits.cameras[0].axes(), strict=True)
+    x, y = (axis.numpy() - value[f"center_{c}"][:, None] for c, axis in axes)
+    beyond = np.hypot(y[:, :, None], x[:, None]) > CORE * known.pixel_scale
     beyond &= ~fits.lensed.astype(bool) & (fits.residual != 0)
     squares = np.where(beyond, fits.residual, np.nan) ** 2
     table["chi2_beyond"] = np.nanmean(squares.reshape(len(table), -1), axis=1)

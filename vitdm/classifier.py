@@ -30,8 +30,7 @@ from vitdm.data.dataset import read_catalog
 from vitdm.data.observation import Observation, as_observations
 from vitdm.errors import InputError
 from vitdm.features import feature_names
-from vitdm.lens.fit import estimate_gain
-from vitdm.lens.fits import SAMPLE
+from vitdm.lens.fit import SAMPLE, estimate_gain
 from vitdm.model.inputs import channels
 from vitdm.model.runs import RUN_FILES, Run, load_run, write_run
 from vitdm.model.training import Arrays, Learnt, Watch, device_of, learn

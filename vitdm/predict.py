@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from vitdm import lens
 from vitdm.config import RunSettings
 from vitdm.data.observation import Observation, as_observations
 from vitdm.data.readers import load_observations
+from vitdm.data.units import COUNTED
 from vitdm.errors import InputError
 from vitdm.features import LENSFIT, measure
 from vitdm.lens import Fits
@@ -85,7 +87,8 @@ def prepare(
     """Return what networks see of raw images, with the features ``names`` and, if ``residual``,
     the residual maps of fitted lenses. InputError as for ``predict``.
     """
-    observations, notes = _as_trained(as_observations(images), settings)
+    told = as_observations(images)
+    observations, notes = _as_trained(told, settings)
     crops, regions = zip(
         *(process(observation.data, settings.preprocess) for observation in observations),
         strict=True,
@@ -99,6 +102,7 @@ def prepare(
         if settings.pixel_scale is None:
             raise InputError("run: needs lens fits, and its config.yaml tells no pixel_scale")
         fits = lens.fit(observations, settings.lensfit, pixel_scale=settings.pixel_scale)
+        fits = dataclasses.replace(fits, unknown=[" ".join(o.unknown) for o in told])
         maps = middle(fits.residual, settings.image_size) if residual else None
         measured = pd.concat([measured, lens.usable_features(fits)], axis=1)
     if absent := [name for name in names if name not in measured]:
@@ -108,14 +112,15 @@ def prepare(
 
 
 def _as_trained(
-    observations: list[Observation], settings: RunSettings
+    told: Sequence[Observation], settings: RunSettings
 ) -> tuple[list[Observation], list[str]]:
     """Return the observations, and what of them is unlike the training images in scale or unit.
 
     A network knows sizes in pixels, so another pixel scale is an InputError. The photon noise of
-    images in counts does not hold for rates: it is estimated on the images instead.
+    images in counts does not hold in another unit, nor that of another unit for counts: it is
+    estimated on the images instead.
     """
-    trained, notes = settings.pixel_scale, [""] * len(observations)
+    trained, observations, notes = settings.pixel_scale, list(told), [""] * len(told)
     for observation in observations:
         scale = observation.pixel_scale
         if scale and trained and abs(scale / trained - 1) > SAME_SCALE:
@@ -125,18 +130,22 @@ def _as_trained(
                 "these (if the file is wrong, give the right pixel scale)"
             )
     gain = settings.lensfit.gain
-    rates = [
+    if trained is None or gain is None:
+        return observations, notes
+    in_counts = gain >= COUNTS
+    others = [
         k
-        for k, observation in enumerate(observations)
-        if (observation.unit or "").endswith("/s") and "gain" in observation.unknown
+        for k, o in enumerate(observations)
+        if o.unit and "gain" in o.unknown and (o.unit in COUNTED) != in_counts
     ]
-    if trained and rates and gain is not None and gain >= COUNTS:
-        some = [observations[k].replace(pixel_scale=trained) for k in rates]
-        own = lens.estimate_gain(some, settings.lensfit)
-        for k in rates:
+    if others:
+        some = [observations[k] for k in others]
+        own = lens.estimate_gain(some, settings.lensfit, pixel_scale=trained)
+        usual = "counts" if in_counts else "another unit"
+        for k in others:
             notes[k] = (
-                f"in {observations[k].unit}; the model was trained on counts: the photon noise per "
-                f"brightness is taken to be {own:.3g}, as seen in the images, not {gain:g}"
+                f"in {observations[k].unit}; the model was trained on {usual}: the photon noise "
+                f"per brightness is taken to be {own:.3g}, as seen in the images, not {gain:.3g}"
             )
             observations[k] = observations[k].replace(gain=own)
     return observations, notes

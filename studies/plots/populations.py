@@ -64,8 +64,8 @@ def simulated(
                 kind=row["class"],
                 truth=system.truth,
                 difference=None if row["class"] == NO_SUB else difference,
-                x=middle + system.x / scale,
-                y=middle + system.y / scale,
+                x=middle + (system.center[0] + system.x) / scale,
+                y=middle + (system.center[1] + system.y) / scale,
                 masses=system.masses,
                 unit="noise" if noisy else "peak",
             )

@@ -269,6 +269,9 @@ def _mark_truth(
     """Mark the substructure of one lens, and return what is to be said of it."""
     middle = np.array([shape[1] - 1, shape[0] - 1]) / 2
     style = {"color": "#56B4E9", "lw": 1.2, "mew": 1.2, "ms": 6}
+    # places are measured from the centre of the lens
+    center = entry.reindex(["center_x", "center_y"]).fillna(0.0).to_numpy(float)
+    middle = middle + center / pixel_scale
     known = CLASSES[entry["class"]]
     if known.middle is None or not np.isfinite(entry.get(known.middle[0], np.nan)):
         return ""

@@ -249,3 +249,28 @@ def test_processing_and_features_take_the_same_images(centred, tmp_path):
     catalog = pd.DataFrame({"id": ["a"], "class": "no_sub", "split": "train", "source": "x"})
     write(tmp_path / "d", forms[1][None], catalog)
     np.testing.assert_array_equal(np.isnan(Dataset.open(tmp_path / "d").images[0]), star)
+
+
+def test_light_at_the_edge_of_a_small_image_is_flagged(centred):
+    small = centred[0][:3, 52:98, 52:98]  # through the rings
+    assert all("edge" in flags for flags in fit(small, KNOWN, pixel_scale=SCALE).flags)
+
+
+def test_scales_of_one_camera_may_differ_in_their_last_digits(centred):
+    images = centred[0]
+    one = [Observation(i, pixel_scale=SCALE) for i in images]
+    many = [Observation(i, pixel_scale=SCALE * (1 + 1e-9 * k)) for k, i in enumerate(images)]
+    together, apart = fit(one, LensFit()), fit(many, LensFit())
+    np.testing.assert_array_equal(together.gain, apart.gain)
+    np.testing.assert_array_equal(together.values, apart.values)
+
+
+@pytest.mark.parametrize("gain", [-1.0, np.nan, "1"])
+def test_a_gain_is_a_positive_number(centred, gain):
+    with pytest.raises(InputError, match="gain: found .*expected a positive number"):
+        fit(centred[0][:1], KNOWN, pixel_scale=SCALE, gain=gain)
+
+
+def test_without_a_scale_no_gain_is_estimated(centred):
+    with pytest.raises(InputError, match="image 0: found no pixel_scale"):
+        estimate_gain(centred[0][:2], LensFit())

@@ -19,6 +19,7 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from vitdm.data import foreign
+from vitdm.data.units import unit_of
 
 SCIENCE, NOISE, MASK, PSF, OTHER, UNNAMED = "science", "noise", "mask", "psf", "other", ""
 WORDS = {  # what a word in a name stands for; of several, the first here
@@ -274,29 +275,9 @@ def band_number(band: int | str | None, header: fits.Header) -> int | str | None
 def unit(*headers: fits.Header) -> str | None:
     """Return the unit of the image's values (BUNIT) as it is spelled here, None if none is told."""
     for header in headers:
-        if text := " ".join(str(_told(header, "BUNIT", "")).split()):
-            return _unit(text)
+        if text := str(_told(header, "BUNIT", "")).strip():
+            return unit_of(text)
     return None
-
-
-_UNITS = {
-    "electron": "electron electrons e e- elec el photoelectron photoelectrons",
-    "counts": "counts count ct cts",
-    "DN": "dn",
-    "adu": "adu adus",
-    "nanomaggy": "nanomaggy nanomaggies nanomaggie nmgy nmgys",
-}
-_UNIT_NAMES = {name: unit for unit, names in _UNITS.items() for name in names.split()}
-
-
-def _unit(text: str) -> str:
-    if text.lower() == "cps":
-        return "counts/s"
-    rate = re.fullmatch(r"(.+?)(?:\s*/\s*|\s+per\s+)(?:s|sec|secs|second|seconds)", text, re.I)
-    rate = rate or re.fullmatch(r"(.+?)[ .*]+s(?:ec)?(?:\^|\*\*)?\(?-1\)?", text, re.I)
-    base = (rate[1] if rate else text).strip()
-    known = _UNIT_NAMES.get(base.lower())
-    return text if known is None else known + ("/s" if rate else "")
 
 
 # -------------------------------------------------------------------------------- the pixel scale

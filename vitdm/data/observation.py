@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vitdm.data.foreign import as_scale
+from vitdm.data.units import unit_of
 from vitdm.errors import InputError
 
 LARGEST_NOISE = 1e7  # times the small values of a noise map: how masked pixels are often marked
@@ -66,8 +67,9 @@ class Observation:
         if isinstance(noise, np.ndarray):  # a pixel without a noise, or with an endless one
             missing |= ~_is_noise(noise)
         self._set("pixel_scale", as_scale(self.pixel_scale, f"{self.name}: pixel_scale"))
-        self._set("gain", _positive(self.gain, f"{self.name}: gain", zero=True))
+        self._set("gain", positive(self.gain, f"{self.name}: gain", zero=True))
         self._set("psf", None if self.psf is None else self._psf())
+        self._set("unit", unit_of(self.unit) if self.unit else None)
         self._set("noise", noise)
         self._set("mask", _frozen(missing))
         self._set("data", _frozen(np.where(missing, np.float32(np.nan), data)))
@@ -99,7 +101,7 @@ class Observation:
     def _noise(self, shape: tuple[int, int]) -> NDArray[np.float32] | float:
         noise, missing = _numbers(self.noise, f"{self.name}: noise")
         if noise.ndim == 0:
-            return _positive(float(noise), f"{self.name}: noise")
+            return positive(float(noise), f"{self.name}: noise")
         if noise.shape != shape:
             raise InputError(
                 f"{self.name}: noise: found a map of shape {noise.shape}; expected that of the "
@@ -110,7 +112,7 @@ class Observation:
     def _psf(self) -> NDArray[np.float64] | float:
         kernel, missing = _numbers(self.psf, f"{self.name}: psf", np.float64)
         if kernel.ndim == 0:
-            return _positive(float(kernel), f"{self.name}: psf (FWHM in arcsec)", zero=True)
+            return positive(float(kernel), f"{self.name}: psf (FWHM in arcsec)", zero=True)
         kernel = np.where(missing, 0.0, kernel)
         good = kernel.ndim == 2 and kernel.size and np.isfinite(kernel).all() and kernel.sum() > 0
         if not good:
@@ -241,7 +243,8 @@ def _mask(mask: ArrayLike, shape: tuple[int, int], name: str) -> NDArray[np.bool
     return array.astype(bool)
 
 
-def _positive(value: float | None, where: str, zero: bool = False) -> float | None:
+def positive(value: float | None, where: str, zero: bool = False) -> float | None:
+    """Return a number above 0, or with ``zero`` not below, or None; InputError for any other."""
     if value is None:
         return None
     good = isinstance(value, (int, float, np.number)) and math.isfinite(value)

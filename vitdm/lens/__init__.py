@@ -1,6 +1,6 @@
 """Smooth lenses fitted to images, the residuals of the fits, and the search for perturbers.
 
-``fit(images, pixel_scale, settings)`` is the function of the module ``vitdm.lens.fit``.
+``fit(images, settings, pixel_scale=...)`` is the function of the module ``vitdm.lens.fit``.
 """
 
 from vitdm.lens.fit import Fits, estimate_gain, fit, modelled, settings_for

@@ -23,8 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from vitdm.config import LensFit
-from vitdm.data.observation import Observation, as_observations
-from vitdm.errors import InputError
+from vitdm.data.observation import Observation, as_observations, positive
 from vitdm.lens.minimise import CONVERGED, MAX_STEPS, Bounds, State, minimise
 from vitdm.lens.model import Camera, SmoothLens
 from vitdm.lens.noise import photon_noise
@@ -49,6 +48,7 @@ FLAGS = {
 MORE_STEPS = 300  # with two profiles of lens light: they share what they explain, and move together
 POOR = 1.3
 BLIND = 2.0  # px, about the centre of a mass without light, that are not fitted
+SAMPLE = 64  # images at most that tell the photon noise of all
 RETRY = 1.1  # chi^2 per degree of freedom of a fit that is tried again from other starts
 ELSEWHERE = 0.03  # arcsec, or ellipticity: what is farther apart may be another minimum
 
@@ -104,12 +104,9 @@ def fit(
     InputError if the scale of an image is unknown, or one is no image.
     """
     observations = as_observations(images, pixel_scale=pixel_scale)
+    gain = positive(gain, "gain", zero=True)
     groups: dict[tuple, list[int]] = {}
     for k, observation in enumerate(observations):
-        if observation.pixel_scale is None:
-            raise InputError(
-                f"{observation.name}: found no pixel_scale; expected arcsec per pixel, above 0"
-            )
         key = (observation.shape, camera_of(observation, settings))
         groups.setdefault(key, []).append(k)
     parts, order = [], []
@@ -141,7 +138,11 @@ def _gains(
     untold = [o for o in observations if "gain" in o.unknown]
     if otherwise is None and untold:
         otherwise = _estimate_gain(untold, camera, settings)
-    return np.array([otherwise if o.gain is None else o.gain for o in observations], float)
+    gains = []
+    for o in observations:  # a noise map has the photons already
+        own = otherwise if o.gain is None else o.gain
+        gains.append(0.0 if isinstance(o.noise, np.ndarray) else own)
+    return np.array(gains, float)
 
 
 @one_thread()
@@ -152,7 +153,8 @@ def estimate_gain(
 
     The median, over the images that a smooth lens fits, of what the roughness of their residuals
     tells (``photon_noise``), after two rounds of fits; 0 if no image shows light. Images of the
-    most frequent camera and shape are looked at, and of these whose photon noise is unknown.
+    most frequent camera and shape are looked at, at most ``SAMPLE`` of those whose photon noise
+    is unknown.
     """
     observations = as_observations(images, pixel_scale=pixel_scale)
     observations = [o for o in observations if "gain" in o.unknown]
@@ -165,6 +167,8 @@ def estimate_gain(
 
 
 def _estimate_gain(observations: Sequence[Observation], camera: Camera, settings: LensFit) -> float:
+    spread = np.linspace(0, len(observations) - 1, SAMPLE).round().astype(int)
+    observations = [observations[k] for k in np.unique(spread)]
     model = SmoothLens(camera, settings.n_lights)
     squares = squares_of(observations, camera, settings, np.zeros(len(observations)))
     rows = torch.nonzero(torch.isfinite(squares.radius))[:, 0]

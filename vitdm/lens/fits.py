@@ -19,13 +19,12 @@ from vitdm.config import SPLITS, LensFit
 from vitdm.data import dataset
 from vitdm.errors import InputError
 from vitdm.lens import search
-from vitdm.lens.fit import Fits, estimate_gain, fit
+from vitdm.lens.fit import SAMPLE, Fits, estimate_gain, fit
 from vitdm.lens.parameters import parameters
 from vitdm.lens.residuals import features
 from vitdm.provenance import atomic, check_replaceable, sidecar
 
 FITS_FILES = ("fits.csv", "residuals.npy", "provenance.json")
-SAMPLE = 64  # images at most, of all splits but the last, that tell the photon noise of all
 
 
 def fit_dataset(

@@ -123,7 +123,6 @@ class SmoothLens:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.camera, self.lens_light, self.core, self.dtype = camera, lens_light, core, dtype
-        self.chunk = max(1, CACHED // camera.size**2)  # images that are evaluated at once
         self.parameters = parameters(lens_light)
         self.names = tuple(row.name for row in self.parameters)
         self._weights, self._buffers = camera.weights, {}
@@ -134,6 +133,9 @@ class SmoothLens:
             height, width = kernel.shape
         # with the light from beyond the edge; an even kernel sees it at the corners of the pixels
         self._rows, self._columns = camera.size + height - 1, camera.size + width - 1
+        # images that are evaluated at once; a kernel's spectra are of the whole
+        pixels = camera.size**2 if camera.kernel is None else self._rows * self._columns
+        self.chunk = max(1, CACHED // pixels)
         if camera.kernel is not None:
             self._spectrum = torch.fft.rfft2(kernel, s=(self._rows, self._columns))
         x, y = camera.axes((width - 1, height - 1))

@@ -88,8 +88,13 @@ class Window:
 
 def camera_of(observation: Observation, settings: LensFit) -> Camera:
     """Return the camera of an image whose scale is known; what is unknown of its PSF is assumed."""
+    if observation.pixel_scale is None:
+        raise InputError(
+            f"{observation.name}: found no pixel_scale; expected arcsec per pixel, above 0"
+        )
     psf = settings.psf_fwhm if observation.psf is None else observation.psf
-    size, scale = settings.size, observation.pixel_scale
+    # headers of one camera differ in their last digits
+    size, scale = settings.size, float(f"{observation.pixel_scale:.5g}")
     if isinstance(psf, np.ndarray):
         camera = Camera.with_kernel(size, scale, psf)
     else:
@@ -145,7 +150,8 @@ def _square(
         x, y = (axis.numpy() for axis in camera.axes())
         if settings.lens_light:
             center = _brightest(window.cut(np.where(finite, light.smooth, 0)), x, y)
-        if seen[[0, 1, -2, -1]].any() or seen[:, [0, 1, -2, -1]].any():
+        within = seen[window.inner]  # of an image that is smaller, its own edge
+        if within[[0, 1, -2, -1]].any() or within[:, [0, 1, -2, -1]].any():
             flags.append("edge")
         distance = np.hypot(y[:, None] - center[1], x - center[0])
         flux = np.clip(data, 0, None) * seen
