@@ -16,13 +16,14 @@ import pandas as pd
 import pytest
 import yaml
 from astropy.io import fits
-from files import class_folders, folder, npz
+from files import class_folders, folder, npy, npz
 
 import vitdm
 from vitdm import config, lens
 from vitdm.__main__ import main
 from vitdm.data import Dataset
-from vitdm.data.readers import read_observation
+from vitdm.data.readers import load_observations, read_observation
+from vitdm.simulation.classes import CLASSES
 
 ROOT = Path(__file__).parents[2]
 DATA, README = ((ROOT / name).read_text() for name in ("docs/data.md", "README.md"))
@@ -60,9 +61,13 @@ def run_section(heading, capsys):
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
+    """A folder of its own to work in; classes that a command declares are forgotten after it."""
     monkeypatch.chdir(tmp_path)
     Path("data").mkdir()
-    return tmp_path
+    known = dict(CLASSES)
+    yield tmp_path
+    CLASSES.clear()
+    CLASSES.update(known)
 
 
 # --------------------------------------------------------------------------- the worked examples
@@ -233,6 +238,21 @@ def test_off_centre_oblong_and_padded_images_have_the_same_lens():
     assert (np.abs(pulls) < 3).all() and (np.abs(fitted.chi2 - 1) < 0.1).all()
     moved = np.diff(fitted.values[:, [fitted.names.index(f"center_{c}") for c in "xy"]], axis=0)
     assert moved[0] == pytest.approx([0, -1.5 * 0.05], abs=0.02)
+
+
+def test_padded_images_are_learnt_from_as_they_are_classified(place):
+    """A border of zeros is missing in a data set as it is in an observation."""
+    image, _, _ = own.smooth_lens()
+    rng, content = np.random.default_rng(0), {}
+    for k in range(10):
+        padded = image + rng.normal(0, 1, image.shape).astype(np.float32)
+        padded[:, :40] = padded[:35] = 0
+        content[f"{('no_sub', 'sub')[k % 2]}/{k}.npy"] = npy(padded)
+    assert main(["ingest", str(folder(Path("images"), content)), "--out", "out"]) == 0
+    stored = Dataset.open("out").images[0]
+    (_, seen), *_ = load_observations(["images/no_sub/0.npy"])
+    assert seen.mask[:35].all() and seen.mask[:, :40].all() and not seen.mask[35:, 40:].any()
+    np.testing.assert_array_equal(stored, seen.data)
 
 
 def data_of(what):
