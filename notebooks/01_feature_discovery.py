@@ -407,8 +407,9 @@ if real:
 # The features above measure the image. Measuring what a clump *changed* requires the image without
 # it. So a smooth lens is fitted to each image (`vitdm.lens`): a singular isothermal ellipsoid with
 # external shear, $\theta_{\mathrm E}, e_1, e_2, \gamma_1, \gamma_2$, in front of an elliptical
-# Sérsic source, blurred by the PSF, with a constant sky; twelve parameters and the sky, all free,
-# and if the lens galaxy shines, its light. The fit minimises $$\chi^2 = \sum_k r_k^2, \qquad r_k =
+# Sérsic source, blurred by the PSF, with a constant sky; fourteen parameters (the centre of the
+# mass is free, for a lens is hardly ever in the very middle of its image) and the sky, and if the
+# lens galaxy shines, its light. The fit minimises $$\chi^2 = \sum_k r_k^2, \qquad r_k =
 # \frac{y_k - m_k}{\sqrt{\sigma^2 + g\,m_k}},$$ with the noise of the sky $\sigma$ and of the
 # photons ($g$ is their variance per brightness), by Levenberg–Marquardt steps. A fit that does not
 # converge is flagged, and none of its values is used.
@@ -578,8 +579,8 @@ for name, other in others.items():
 # **What does the ideal observer reach?** The simulator knows each lens without its substructure. So
 # we can compute the signal-to-noise ratio $s$ of the difference between the two images (a *matched
 # filter*), and the part $s_\text{free}$ that remains when the smooth lens is allowed to adapt: its
-# twelve parameters are fitted anew to the perturbed image. And we can score actual noisy images as
-# a researcher with a perfect smooth model would: subtract it, with only the source position
+# fourteen parameters are fitted anew to the perturbed image. And we can score actual noisy images
+# as a researcher with a perfect smooth model would: subtract it, with only the source position
 # refitted (*known*) or with all parameters refitted (*free*), and use $\chi^2$ or the fourth power
 # of the residual. No network is expected to do much better than this on these lenses, and one that
 # sees only the image has to learn the smooth lenses first.

@@ -3,13 +3,18 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from scipy import ndimage, signal
 
 from vitdm import Observation, simulation
-from vitdm.config import LensFit
+from vitdm.config import Features, LensFit, Preprocess
+from vitdm.data.dataset import Dataset, write
 from vitdm.errors import InputError
+from vitdm.features import measure
 from vitdm.lens import estimate_gain, features, fit, modelled
+from vitdm.preprocess import process
 from vitdm.simulation import load_population, population_of
 
 MARGINAL = load_population("marginal")
@@ -215,3 +220,32 @@ def test_a_scale_is_needed_and_a_gain_is_estimated(centred):
     assert fit(rate[:2], LensFit(), pixel_scale=SCALE, gain=own).gain.tolist() == [own, own]
     told = fit([Observation(rate[0], gain=2e-3)], LensFit(), pixel_scale=SCALE)
     assert told.gain.tolist() == [2e-3] and "gain" not in told.unknown[0]
+
+
+def test_the_number_of_threads_does_not_matter(centred):
+    """Products of matrices in two threads sum in another order."""
+    images, _, fits = centred
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(before + 1)
+        again = fit(images, KNOWN, pixel_scale=SCALE)
+        assert torch.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(again.values, fits.values)
+    np.testing.assert_array_equal(again.residual, fits.residual)
+
+
+def test_processing_and_features_take_the_same_images(centred, tmp_path):
+    """An observation and a masked array are the image with NaN there, in all that measures."""
+    image = centred[0][0]
+    star = np.hypot(*(np.indices(image.shape) - 75)) < 6
+    holes = np.where(star, np.nan, image).astype(np.float32)
+    forms = (Observation(image, mask=star), np.ma.array(image, mask=star))
+    expected = process(holes, Preprocess())[0], measure(holes, Preprocess(), Features())
+    for form in forms:
+        np.testing.assert_array_equal(process(form, Preprocess())[0], expected[0])
+        assert measure(form, Preprocess(), Features()) == pytest.approx(expected[1], nan_ok=True)
+    catalog = pd.DataFrame({"id": ["a"], "class": "no_sub", "split": "train", "source": "x"})
+    write(tmp_path / "d", forms[1][None], catalog)
+    np.testing.assert_array_equal(np.isnan(Dataset.open(tmp_path / "d").images[0]), star)

@@ -33,7 +33,7 @@ def calls_to(function, space, target, n_calls, seed, **options):
 
     def evaluate(point, call, known):
         if values and min(values) < target:
-            raise search.OutOfTime
+            raise search.Stopped
         values.append(function(point))
         return values[-1]
 
@@ -111,24 +111,6 @@ def test_a_constraint_holds():
 def test_random_points_follow_the_first():
     points, _ = record(1, random=True)
     assert points[:6] == first(BRANIN, 6, 5) and len(np.unique(points, axis=0)) == 13
-
-
-def test_the_end_of_time_ends_the_search():
-    values = []
-
-    def evaluate(point, call, known):
-        if call == 7:
-            raise search.OutOfTime
-        values.append(branin(point))
-        return values[-1]
-
-    for parallel in (1, 2):
-        values.clear()
-        ended = search.minimise(
-            evaluate, BRANIN, first(BRANIN, 6, 0), n_calls=40, seed=0, parallel=parallel
-        )
-        assert ended == "no time was left"
-        assert 7 <= len(values) <= 9  # those that were running are kept
 
 
 CHOICES = [skopt_space.Integer(-3, 3), skopt_space.Categorical(["flat", "steep"])]

@@ -333,6 +333,8 @@ class NewDataset:
 
     def put(self, where: int | np.ndarray, images: np.ndarray) -> None:
         """Write images (k, H, W) from row ``where`` on, or each to a row of its own."""
+        if np.ma.isMaskedArray(images):  # a masked pixel is missing
+            images = np.ma.filled(images.astype(np.float32), np.nan)
         images = np.ascontiguousarray(images, np.float32)
         if self._shape is None:
             self._shape = images.shape[1:]

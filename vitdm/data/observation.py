@@ -72,6 +72,10 @@ class Observation:
         self._set("mask", _frozen(missing))
         self._set("data", _frozen(np.where(missing, np.float32(np.nan), data)))
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """Return the data, so that an observation stands wherever an image does."""
+        return np.array(self.data, dtype, copy=copy)
+
     @property
     def shape(self) -> tuple[int, int]:
         """Height and width in pixels."""

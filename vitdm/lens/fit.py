@@ -34,6 +34,7 @@ from vitdm.lens.search import NAMES, search_of
 from vitdm.lens.squares import Squares, camera_of, squares_of
 from vitdm.lens.start import COARSE, CORE, coarse_fit
 from vitdm.simulation.population import Population
+from vitdm.threads import one_thread
 
 #: what can be wrong with an image or its fit
 FLAGS = {
@@ -86,6 +87,7 @@ class Fits:
         return self.values[:, self.names.index(name)]
 
 
+@one_thread()
 def fit(
     images: Observation | ArrayLike | Sequence[Any],
     settings: LensFit,
@@ -142,6 +144,7 @@ def _gains(
     return np.array([otherwise if o.gain is None else o.gain for o in observations], float)
 
 
+@one_thread()
 def estimate_gain(
     images: ArrayLike | Sequence[Any], settings: LensFit, *, pixel_scale: float | None = None
 ) -> float:

@@ -42,6 +42,7 @@ from vitdm.provenance import (
     sidecar,
     write_json,
 )
+from vitdm.threads import one_thread
 
 RUN_FILES = ("config.yaml", "metrics.json", "history.csv", "model.safetensors", "run.json")
 
@@ -61,6 +62,7 @@ class Run:
     def feature_names(self) -> list[str]:
         return self.settings.feature_names
 
+    @one_thread()
     def predict(
         self,
         images: np.ndarray,

@@ -24,6 +24,7 @@ from vitdm.errors import InputError
 from vitdm.model.networks import new_network
 from vitdm.model.vit import parameter_groups
 from vitdm.provenance import atomic
+from vitdm.threads import one_thread
 
 #: images (n, C, H, W), features (n, F), F = 0 for none, and labels (n,) from 0 to K - 1
 Arrays = tuple[Tensor, Tensor, Tensor]
@@ -111,6 +112,7 @@ class Learnt:
         }
 
 
+@one_thread()
 def learn(
     training: Arrays,
     valid: Arrays | None,

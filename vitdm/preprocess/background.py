@@ -26,8 +26,12 @@ _MARGIN = np.ones((7, 7), np.uint8)  # how far from light a pixel has to be to c
 
 
 def as_image(image: ArrayLike) -> NDArray[np.float32]:
-    """Return an image (height, width) as float32; InputError for anything else."""
-    array = np.asarray(image)
+    """Return an image (height, width) as float32; InputError for anything else.
+
+    NaN where ``numpy.ma`` masks a pixel.
+    """
+    masked = np.ma.isMaskedArray(image) and np.ma.is_masked(image)
+    array = np.ma.filled(np.ma.asarray(image, np.float32), np.nan) if masked else np.asarray(image)
     if array.ndim != 2 or array.size == 0:
         raise InputError(f"image: found an array of shape {array.shape}; expected (height, width)")
     if array.dtype.kind not in "buif":

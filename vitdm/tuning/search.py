@@ -92,16 +92,12 @@ def process(
     )
 
 
-class OutOfTime(Exception):
-    """No trial may start any more."""
-
-
 class TooManyFailures(InputError):
     """So many trials in a row failed that the rest would, too."""
 
 
 class Stopped(Exception):
-    """A callback returned True."""
+    """The search is to end: a callback returned True."""
 
 
 def minimise(
@@ -128,7 +124,7 @@ def minimise(
     seed gives the same points. ``points`` are all that a finite space has, None if it is not
     finite: each is tried once, and the search ends when none is left. ``random``: random points
     instead. ``callbacks`` are called with the result so far after each call, in the order of the
-    calls. Ends early when one of them returns True, or when ``evaluate`` raises OutOfTime.
+    calls. Ends early when one of them returns True, or when ``evaluate`` raises Stopped.
     """
     first = [list(point) for point in first[:n_calls]]
     if random and n_calls > len(first):
@@ -148,8 +144,6 @@ def minimise(
                 _one_at_a_time(evaluate, space, first, n_calls, hear, options)
                 return "all calls were made"
             return _several(evaluate, space, first, n_calls, hear, options, points, parallel)
-    except OutOfTime:
-        return "no time was left"
     except Stopped:
         return "a callback ended the search"
 
