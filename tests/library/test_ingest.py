@@ -661,7 +661,7 @@ def test_labels_from_a_table(tmp_path, capsys, kind, where):
 def test_a_table_of_labels_elsewhere(tmp_path, capsys):
     """Of full paths on another machine, with a byte-order mark; splits in a third column."""
     told = ["train"] * 6 + ["dev"] * 2 + ["test-set"] * 4
-    files = [f"/home/somebody/{name.removesuffix('.npy')}" for name in FLAT]
+    files = [f"/elsewhere/{name.removesuffix('.npy')}" for name in FLAT]
     rows = table(files, WORDS, told, names=("path", "type", "subset"))
     (tmp_path / "my labels.csv").write_bytes(b"\xef\xbb\xbf" + rows)
     path = folder(tmp_path / "in", FLAT)

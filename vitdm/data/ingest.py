@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from vitdm.config import SPLITS
 from vitdm.data import dataset, layouts, readers
+from vitdm.data.observation import empty_areas
 from vitdm.data.readers import Picture
 from vitdm.data.splits import assign_splits, check_enough
 from vitdm.errors import InputError
@@ -48,7 +49,8 @@ def ingest(
     is recorded; by default, that of the FITS headers. ``classes`` are names of folders, or labels,
     and the classes that they stand for, beside those that are known; ``wdm: wdm`` adds one of
     somebody's own. ``labels`` is a table (CSV, TSV) with columns file and class, perhaps split. A
-    dataset of this project is copied. Pixels that are not finite stay missing (NaN).
+    dataset of this project is copied. Pixels that are not finite, or lie in areas filled with one
+    value, are missing (NaN).
 
     Raises InputError for an unknown layout, for too few images of a class (``splits.NEEDED``), and
     with a list of all files that are no image, constant, or of another size than most; ``skip_bad``
@@ -138,11 +140,12 @@ class _Facts(NamedTuple):
 def _image(name: str, read: Callable[[], Picture]) -> tuple[np.ndarray, Picture]:
     """Return an image as it goes into the dataset, and as it was read; InputError if it is none.
 
-    Pixels that are not finite are NaN, all alike, so that images of the same pixels have the same
-    bytes.
+    Pixels that are not finite, or were filled with one value, are NaN, as in an Observation: a
+    network is trained on what it will see. All are alike, so that images of the same pixels have
+    the same bytes.
     """
     picture = read()
-    finite = np.isfinite(picture.pixels)
+    finite = np.isfinite(picture.pixels) & ~empty_areas(picture.pixels)
     if not finite.any():
         raise InputError(f"{name}: no pixel has a finite value; expected an image")
     image = np.where(finite, picture.pixels, np.float32(np.nan))
