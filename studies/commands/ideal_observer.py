@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser, required=False)
     parser.add_argument(
         "--n",
-        type=commands.whole(12, MOST_IMAGES),
+        type=commands.whole(2, MOST_IMAGES),
         help="number of images; default: the configuration's",
     )
     parser.add_argument(

@@ -299,7 +299,7 @@ def test_settings_beyond_bounds_are_refused(tmp_path, text, message):
         ("subhalos.mass_range", [1e-300, 1e300], r"subhalos.mass_range.0: .*equal to 0.0000000001"),
         ("subhalos.mass_slope", -1e300, "subhalos.mass_slope: .*greater than or equal to -10"),
         ("instrument.psf_fwhm", 1e9, r"instrument.psf_fwhm: reaches 1e\+10 pixels; expected up to"),
-        ("instrument.pixel_scale", 0.05 / 3600, "instrument.pixel_scale: .*equal to 0.0001"),
+        ("instrument.pixel_scale", 0.05 / 3600, "instrument.pixel_scale: .*equal to 0.001"),
         ("source.n_sersic", 300, "source.n_sersic: expected more than 0 and at most 20"),
         ("source.amp", {"uniform": [True, 2]}, "source.amp: expected a number, {uniform"),
         ("cosmology.z_source", 1e300, "cosmology.z_source: .*less than or equal to 1100"),

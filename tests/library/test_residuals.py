@@ -70,7 +70,8 @@ def test_of_a_fit_that_did_not_converge_nothing_is_used(fitted, lenses, tmp_path
     table = dataset.read_catalog(fits / "fits.csv")
     table["fit_converged"] = np.arange(len(table)) != 5
     table.astype({"fit_converged": int}).to_csv(tmp_path / "fits.csv", index=False)
-    shutil.copy(fits / "provenance.json", tmp_path)
+    told = json.loads((fits / "provenance.json").read_text())
+    (tmp_path / "provenance.json").write_text(json.dumps(told | {"outputs": {}}))
     found = read_fits(tmp_path / "fits.csv", dataset.Dataset.open(lenses))
     assert found.loc[5].isna().all()
     assert found.drop(index=5)["fit_theta_E"].notna().all()

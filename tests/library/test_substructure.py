@@ -26,6 +26,11 @@ SOURCE = (6, 7)
 DENSITY = theta_E_point(1.0, MARGINAL.cosmology) ** 2  # arcsec² per solar mass
 
 
+def about_the_middle(searched):
+    """The places about the middle of the image."""
+    return searched.inside(torch.zeros(1), torch.zeros(1))
+
+
 def lens_of(i, masses=(), at=()):
     """The lens ``i``, with point masses [arcsec²] at places of the search."""
     system = simulation.draw(i, "no_sub", 5, MARGINAL)
@@ -106,10 +111,10 @@ def test_maps_are_sums_over_pixels(exact):
 def test_what_smooth_parameters_do_is_no_mass():
     rows = rows_of(2)
     rows[0] = (
-        torch.randn(13, generator=torch.Generator().manual_seed(0)) @ rows[1:].flatten(1)
+        torch.randn(len(rows) - 1, generator=torch.Generator().manual_seed(0)) @ rows[1:].flatten(1)
     ).view(N_PIX, N_PIX)
     N, D = SEARCH.maps(rows[None], SOURCE)
-    known = SEARCH.inside.view_as(D[0]) & (D[0] > 0)
+    known = about_the_middle(SEARCH).view_as(D[0]) & (D[0] > 0)
     assert rows[0].norm() > 100  # it is strong
     assert (N[0] / D[0].sqrt())[known].abs().max() < 0.02
 
@@ -153,7 +158,9 @@ def test_a_string_is_the_sum_of_its_points(exact):
     rows = rows_of(4)
     rows[0] = torch.from_numpy(np.random.default_rng(4).standard_normal((N_PIX, N_PIX)))
     seen, pairs, _ = exact._point_maps(rows[None], SOURCE)
-    N, D = (part.view(12, 48, 48) for part in exact._string_maps(seen, pairs))
+    N, D = (
+        part.view(12, 48, 48) for part in exact._string_maps(seen, pairs, about_the_middle(exact))
+    )
     reach = exact.strings.shape[-1] // 2
     for k, row, column in ((1, 18, 24), (8, 28, 22)):
         weights = exact.strings[k, 0]
@@ -187,7 +194,7 @@ def test_points_are_taken_out_one_after_the_other(exact):
     made = 20 * (torch.tensor(masses).double() @ T)
     rows[0] = made.view(N_PIX, N_PIX)
     seen, pairs, D = exact._point_maps(rows[None], SOURCE)
-    gains = exact._pursue(seen, pairs, torch.where(exact.inside, D, 0.0))
+    gains = exact._pursue(seen, pairs, torch.where(about_the_middle(exact), D, 0.0))
     whole = (made**2).sum().item()
     assert gains[0] < gains[1] < gains[2]
     assert gains[0].item() == pytest.approx((T @ made).max().item() ** 2, rel=0.02)

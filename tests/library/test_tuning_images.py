@@ -128,7 +128,6 @@ def test_wrong_input_is_refused_before_the_first_trial(rings):
     [
         ({"n_calls": -3}, r"tune\.n_calls: .*greater than or equal to 2, found -3"),
         ({"parallel": 0}, r"tune\.parallel: .*greater than or equal to 1, found 0"),
-        ({"minutes": -1}, r"tune\.minutes: .*greater than 0, found -1"),
         ({"random_state": -1}, "seed: .*greater than or equal to 0, found -1"),
         ({"random_state": "one"}, "random_state: 'one' cannot be used to seed"),
         ({"opt_fraction": float("nan")}, "valid_fraction, opt_fraction: found 0.2, nan of 120"),

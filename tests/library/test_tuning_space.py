@@ -132,7 +132,7 @@ def test_all_points_of_a_finite_space():
     points = every_point(settings.tune.space, Allowed(settings))
     together = [(12, 2), (12, 3), (12, 4), (16, 2), (16, 4), (20, 2), (20, 4)]
     assert sorted(points) == sorted([w, n, pool] for w, n in together for pool in ("cls", "mean"))
-    wide = {"depth": SPACE["depth"] | {"high": 5000}}
+    wide = {"batch_size": SPACE["batch_size"] | {"high": 5000}}
     for endless in (SPACE, wide):  # real numbers, or so many that they hardly repeat
         settings = searching(endless)
         assert every_point(settings.tune.space, Allowed(settings)) is None

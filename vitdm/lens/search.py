@@ -108,8 +108,7 @@ class Search:
         the source's x and y; ``theta_E``, ``center_x`` and ``center_y`` (n,) are in arcsec.
         """
         seen, pairs, D = self._point_maps(rows, source)
-        distance = torch.hypot(self.x - center_x[:, None], self.y - center_y[:, None])
-        inside = distance <= self.reach
+        inside = self.inside(center_x, center_y)
         D = torch.where(inside, D, 0.0)
         told = torch.full((len(rows), len(NAMES)), math.nan)
         column = {name: told[:, k] for k, name in enumerate(NAMES)}
@@ -123,6 +122,11 @@ class Search:
             column[f"string_gain_{k}"][:] = snr**2 - gains[k - 1]
         told[((D > 0).sum(1) == 0) | ((D_string > 0).sum(1) == 0)] = math.nan
         return told
+
+    def inside(self, center_x: Tensor, center_y: Tensor) -> Tensor:
+        """Return which places (n, places) are looked at, about the centres (n,) ["] of lenses."""
+        distance = torch.hypot(self.x - center_x[:, None], self.y - center_y[:, None])
+        return distance <= self.reach
 
     def maps(self, rows: Tensor, source: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Return N and D (n, places, places) of a point mass; see ``__call__``."""
