@@ -37,7 +37,10 @@ def build(content: dict[str, Any], source: str = "configuration") -> Config:
         content |= {"name": f"{name}_{stem}", "publish": False}
         # they are of simulated lenses
         content |= {"efficiency": {}, "compare": {}, "audit": {}, "real_sky": {}}
-        if isinstance(ingest := content.get("ingest", {}), dict) and not ingest.get("pixel_scale"):
+        from vitdm.data.ingest import known_scale  # pandas and astropy: not for simulated images
+
+        ingest = content.get("ingest", {})
+        if isinstance(ingest, dict) and not (ingest.get("pixel_scale") or known_scale(data)):
             content = _without_fits(content)
     return checked(Config, content, source)
 

@@ -38,7 +38,7 @@ from vitdm.commands.ingest import PROPORTIONS
 from vitdm.config.reading import read_yaml
 from vitdm.data import layouts, readers
 from vitdm.data.dataset import Dataset, merge_shards, write
-from vitdm.data.ingest import ingest
+from vitdm.data.ingest import ingest, known_scale
 from vitdm.data.splits import assign_splits
 from vitdm.errors import InputError
 from vitdm.simulation.classes import CLASSES
@@ -192,7 +192,11 @@ def test_fits_cutouts(tmp_path, kind):
     path = stored(tmp_path, kind, members)
     data, sidecar = made(path, tmp_path / "d")
     assert values(data)["sub/4"] == 44
-    assert sidecar["pixel_scale"] == pytest.approx(0.252)
+    assert sidecar["pixel_scale"] == known_scale(path) == pytest.approx(0.252)
+    assert known_scale(tmp_path / "d") == pytest.approx(0.252)
+    # the workflow fits lenses where the scale is known
+    smoke = read_yaml(ROOT / "config/smoke.yaml")
+    assert "lensfit" in workflow.build(smoke | {"data": str(path)}).features.groups
     assert sidecar["images_with_missing_pixels"] == 10
     missing = np.isnan(data.images)  # they stay missing, for the fit and the processing
     assert missing[:, 0, 1].all() and missing.sum() == 10
@@ -211,6 +215,9 @@ def test_pixel_scales_that_differ_are_not_recorded(tmp_path):
     said = ingest(path, tmp_path / "d", SIZES, 0, progress=False)
     assert "WARNING: FITS headers tell pixel scales from 0.1 to 0.2 arcsec; none recorded" in said
     assert json.loads((tmp_path / "d/dataset.json").read_text())["pixel_scale"] is None
+    assert known_scale(path) is None and known_scale(tmp_path / "nowhere") is None
+    smoke = read_yaml(ROOT / "config/smoke.yaml")
+    assert "lensfit" not in workflow.build(smoke | {"data": str(path)}).features.groups
     refused(path, tmp_path / "e", "pixel scale: found -1; expected a positive", pixel_scale=-1)
 
 

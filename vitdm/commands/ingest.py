@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vitdm import commands
 from vitdm.bounds import PIXEL_SCALES
+from vitdm.errors import shown
 
 HELP = "Make a dataset of images in files."
 EXAMPLE = "vitdm ingest images.zip --out dataset"
@@ -73,5 +74,7 @@ def run(options: argparse.Namespace) -> None:
 def _class(text: str) -> tuple[str, str]:
     name, equals, kind = text.partition("=")
     if not (name and equals and kind):
-        raise argparse.ArgumentTypeError(f"found {text!r}; expected NAME=CLASS, such as wdm=cdm")
+        raise argparse.ArgumentTypeError(
+            f"found {shown(text)}; expected NAME=CLASS, such as wdm=cdm"
+        )
     return name, kind

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--pixel-scale", type=real(*PIXEL_SCALES), help="arcsec; instead of the file's"
     )
     known.add_argument(
-        "--gain", type=real(0, 1e30), help="photon noise: variance per brightness; 1 for counts"
+        "--gain", type=real(0, 1e6), help="photon noise: variance per brightness; 1 for counts"
     )
 
 

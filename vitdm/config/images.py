@@ -62,7 +62,7 @@ class Features(Section):
 
     groups: list[Literal["proposal", "morphology", "lensfit"]] = Field(
         ["proposal", "morphology"],
-        description="lensfit: of a fitted smooth lens; for images in files if pixel_scale is known",
+        description="lensfit: of a fitted smooth lens; images in files: if their scale is known",
     )
     levels: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
         [0.2, 0.4, 0.6, 0.8], description="of bright points, fractions of the peak above the sky"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import time
@@ -21,10 +22,11 @@ from vitdm.data.observation import empty_areas
 from vitdm.data.readers import Picture
 from vitdm.data.splits import assign_splits, check_enough
 from vitdm.errors import InputError
-from vitdm.provenance import atomic
+from vitdm.provenance import atomic, read_json
 from vitdm.simulation.classes import CLASSES
 
 SHOWN = 20  # lines of a list in a message
+SAME = 1.01  # ratio of pixel scales that are taken for the same
 HELD_OUT = ("test", "opt", "valid", "train", "")  # an image that lies in several splits stays here
 
 
@@ -88,7 +90,7 @@ def ingest(
     twice["split"] = twice["id"].map(good.set_index("id")["split"]).fillna("")
     twice["kept"] = twice["id"].isin(good["id"]).astype(int)
     scales = good["pixel_scale"].dropna()
-    if pixel_scale is None and len(scales) and scales.max() < 1.01 * scales.min():
+    if pixel_scale is None and len(scales) and scales.max() < SAME * scales.min():
         pixel_scale = float(scales.median())
     columns = [*dataset.COLUMNS, *(["axion_mass"] if good["axion_mass"].notna().any() else [])]
     reports = {"skipped.csv": bad[["source", "reason"]], "duplicates.csv": twice}
@@ -121,6 +123,24 @@ def ingest(
         found = f"from {scales.min():.4g} to {scales.max():.4g} arcsec"
         lines.append(f"WARNING: FITS headers tell pixel scales {found}; none recorded")
     return "\n".join(lines)
+
+
+def known_scale(path: str | Path, most: int = 100) -> float | None:
+    """Return the pixel scale ["] that a data set tells, or on which the headers of images agree.
+
+    At most so many FITS files are looked at: what all of them tell is seen when they are ingested.
+    None if nothing is told, or what is told differs by more than a per cent.
+    """
+    path = Path(path)
+    if (path / dataset.DATASET_FILES[2]).is_file():
+        return read_json(path / dataset.DATASET_FILES[2]).get("pixel_scale")
+    scales: list[float] = []
+    for member in readers.members(path) if path.exists() else ():
+        if readers.suffix_of(member.name) in readers.FITS and len(scales) < most:
+            with contextlib.suppress(InputError):  # it is listed when it is ingested
+                scale = readers.read_picture(member.name, member.read()).pixel_scale
+                scales += [] if scale is None else [scale]
+    return float(np.median(scales)) if scales and max(scales) < SAME * min(scales) else None
 
 
 # ------------------------------------------------------------------------------ the images
