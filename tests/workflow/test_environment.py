@@ -10,6 +10,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pandas as pd
@@ -341,3 +342,13 @@ def test_readme_classifier_runs(tmp_path, monkeypatch, capsys):
     expected = metrics.roc_auc(lenses, 1 - names["smooth"])
     assert float(said[1]) == pytest.approx(expected) and names["p"].shape == (12, 3)
     assert Path("data/mine/run/model.safetensors").is_file()
+
+
+def test_the_version_has_a_section_in_the_changelog():
+    """What is released is dated; what came since stands above it."""
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    sections = re.findall(
+        r"^## \[(.+?)\](?: - (\d{4}-\d\d-\d\d))?$", (ROOT / "CHANGELOG.md").read_text(), re.M
+    )
+    assert [name for name, _ in sections][:2] == ["Unreleased", version]
+    assert all(date for _, date in sections[1:]) and not sections[0][1]
