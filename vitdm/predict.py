@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -74,8 +73,29 @@ def predict(runs: Sequence[Run], images: Observation | ArrayLike | Sequence[Any]
         table["fit_chi2"] = seen.fits.chi2
         table["fit_flags"] = seen.fits.flags
         table["unknown"] = seen.fits.unknown
-    table["warning"] = seen.notes
+    table["warning"] = seen.notes if seen.fits is None else _warnings(seen)
     return table
+
+
+#: what the flags of a fit mean for the answer
+DOUBTS = {
+    "blank": "no light was found: the answer means nothing",
+    "not_converged": "the fit found no minimum",
+    "no_ring": "no ring or arc was fitted",
+    "quiet": "chi2 is far below 1: noise or photon noise (gain) is taken to be too large",
+}
+FAR = 0.5  # arcsec from the middle: two standard deviations of the prior of ``LensFit``
+
+
+def _warnings(seen: Seen) -> list[str]:
+    """Return what speaks against the answer to each image: its notes, and flags of its fit."""
+    center = np.hypot(seen.fits.column("center_x"), seen.fits.column("center_y"))
+    lines = []
+    for note, flags, far in zip(seen.notes, seen.fits.flags, center > FAR, strict=True):
+        words = [note, *(DOUBTS[flag] for flag in flags.split() if flag in DOUBTS)]
+        words += ["the lens is far from the middle: cut the image around it"] * bool(far)
+        lines.append("; ".join(filter(None, words)))
+    return lines
 
 
 def prepare(
@@ -156,9 +176,8 @@ def predict_files(
 ) -> pd.DataFrame:
     """Return ``predict`` of images in files or folders, with their names in a column ``file``.
 
-    ``options`` are those of ``vitdm.data.readers.read_observation``. What is unlike the training
-    images is also a warning. InputError if the runs do not belong together or a file cannot be
-    read.
+    ``options`` are those of ``vitdm.data.readers.read_observation``. InputError if the runs do not
+    belong together or a file cannot be read.
     """
     runs = [load_run(folder) for folder in folders]
     for folder, run in zip(folders, runs, strict=True):
@@ -170,9 +189,6 @@ def predict_files(
     names, images = zip(*load_observations(paths, **options), strict=True)
     table = predict(runs, list(images))
     table.insert(0, "file", [str(name) for name in names])
-    for file, note in zip(table["file"], table["warning"], strict=True):
-        if note:
-            warnings.warn(f"{file}: {note}", stacklevel=2)
     rounded = {f"p_{name}": 6 for name in runs[0].classes} | {"fit_chi2": 3}
     return table.round(rounded)
 

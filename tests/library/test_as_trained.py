@@ -89,3 +89,26 @@ def test_what_an_observation_knows_is_used(run, lenses, answer):
     found = predict([run], [known, known.replace(noise=2 * noise)])
     assert (found["unknown"] == "psf").all()
     assert found["fit_chi2"][1] == pytest.approx(found["fit_chi2"][0] / 4, rel=0.02)
+
+
+def test_doubtful_answers_are_told(run, lenses, tmp_path, capsys):
+    """No light, a wrong noise, or a lens far from the middle: the class alone would mislead."""
+    image = lenses[0][np.flatnonzero(lenses[1] == "no_sub")[0]]
+    noise = np.random.default_rng(0).normal(0, 10, image.shape)
+    answer = predict([run], [image, noise, image / 2000])
+    told = answer["warning"]
+    assert told[0] == "" and "no light was found" in told[1]
+    assert "quiet" in answer["fit_flags"][2] and "chi2 is far below 1" in told[2]
+    for k, one in enumerate((noise, noise + 1)):
+        np.save(tmp_path / f"{k}.npy", one)
+    assert main(["predict", str(tmp_path), "--out", str(tmp_path / "p.csv")]) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1 and "0.npy and 1 more: no light was found" in said[0]
+    (tmp_path / "folder").mkdir()
+    assert main(["predict", str(tmp_path / "0.npy"), "--out", str(tmp_path / "folder")]) == 2
+    assert "is a folder; expected the name of a CSV file" in capsys.readouterr().err
+
+
+def test_a_lens_far_from_the_middle_is_told(run, lenses):
+    moved = lenses[0][lenses[1] == "no_sub"][:, :, 21:]  # by 10.5 px
+    assert predict([run], moved)["warning"].str.contains("cut the image around it").any()

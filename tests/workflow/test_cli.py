@@ -211,6 +211,21 @@ def test_predict(done, jpgs, tmp_path, capsys):
     np.testing.assert_allclose(table.loc[known.index, "p_sub"], known["p_sub"], atol=1e-4)
 
 
+def test_raw_and_processed_images_are_not_mixed_up(
+    lenses, processed, settings_file, tmp_path, capsys
+):
+    """Each was taken for the other without a word, and the features or answers were wrong."""
+    options = ("--config", settings_file, "--out", tmp_path / "o")
+    for command in ("preprocess", "features", "fit"):
+        assert run(command, processed, *options) == 2
+        assert "holds processed images; expected those they were made of" in capsys.readouterr().err
+    assert run("train", lenses, *options) == 2
+    assert "holds raw images; expected processed ones" in capsys.readouterr().err
+    assert run("fit", lenses, *options, "--population", "model_ii") == 2
+    assert "expected that population" in capsys.readouterr().err
+    assert snapshot(tmp_path) == []
+
+
 def test_simulated_shards_are_the_whole(settings_file, lenses, tmp_path):
     population = ("--population", settings_file.parent / "population.yaml")
     for k in range(2):

@@ -22,6 +22,7 @@ def run(options: argparse.Namespace) -> None:
     from vitdm.features import measure_dataset
 
     settings = commands.read_settings(options)
-    measure_dataset(
-        options.dataset, options.out, settings.preprocess, settings.features, options.fits
-    )
+    chosen = settings.features
+    if options.fits and "lensfit" not in chosen.groups:
+        chosen = chosen.model_copy(update={"groups": [*chosen.groups, "lensfit"]})
+    measure_dataset(options.dataset, options.out, settings.preprocess, chosen, options.fits)

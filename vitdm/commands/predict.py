@@ -43,6 +43,8 @@ def run(options: argparse.Namespace) -> None:
 
     if options.out is not None:
         check_writable(options.out, filter(Path.is_file, map(Path, options.images)))
+        if options.out.is_dir():
+            raise InputError(f"{options.out}: is a folder; expected the name of a CSV file")
         if suffix_of(options.out.name):
             raise InputError(
                 f"{options.out}: has the name of an image; expected that of a CSV file"
@@ -53,6 +55,9 @@ def run(options: argparse.Namespace) -> None:
     for name in ("noise", "psf"):
         known[name] = _number(known[name], float)
     table = predict_files(options.images, options.run or [pretrained.FOLDER], **known)
+    for text, rows in table[table["warning"] != ""].groupby("warning", sort=False):
+        more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
+        print(f"WARNING: {rows['file'].iloc[0]}{more}: {text}", file=sys.stderr)
     if options.out is None:
         table.to_csv(sys.stdout, index=False)
         return

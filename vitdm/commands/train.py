@@ -44,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from vitdm.commands.tuned import settings_of_search
+    from vitdm.data import Dataset
     from vitdm.model.runs import checkpoint_of
 
     folders = {
@@ -61,6 +62,7 @@ def run(options: argparse.Namespace) -> None:
     if options.tuned:
         settings = settings_of_search(settings, options.tuned, start=options.start)
     settings.check()
+    Dataset.open(options.processed).check_raw(False)
     for seed, out in folders.items():
         _train(options, settings.model_copy(update={"seed": settings.seed + seed}), out)
     # only now: whoever starts a killed command again may have lost the folders that were ready

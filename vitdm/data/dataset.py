@@ -104,6 +104,18 @@ class Dataset:
             check_classes(classes, f"{self.folder}: split {split!r}")
         return np.flatnonzero(self.catalog["split"].isin(splits))
 
+    def check_raw(self, raw: bool = True) -> None:
+        """Raise InputError unless the images are as they were taken, or else processed."""
+        processed = "roi_found" in self.catalog
+        if raw and processed:
+            raise InputError(
+                f"{self.folder}: holds processed images; expected those they were made of"
+            )
+        if not (raw or processed):
+            raise InputError(
+                f"{self.folder}: holds raw images; expected processed ones: run vitdm preprocess"
+            )
+
     def labels(self, task: str) -> tuple[np.ndarray, list[str]]:
         """Return the label (n,) of every image and the names of the classes that labels number.
 

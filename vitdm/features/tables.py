@@ -76,6 +76,7 @@ def measure_dataset(
     """
     started = time.time()
     source = dataset.Dataset.open(dataset_folder)
+    source.check_raw()
     inputs = [Path(dataset_folder) / "images.npy", Path(dataset_folder) / "catalog.csv"]
     fitted, more = None, {}
     if "lensfit" in features.groups:

@@ -44,9 +44,10 @@ FLAGS = {
     "bound": "a parameter, or the modulus of an ellipticity, ended at the limit of what is allowed",
     "no_ring": "the source is not lensed into several images, or the radius is hardly determined",
     "poor": "chi2 per degree of freedom above 1.3: not a smooth lens, or another minimum",
+    "quiet": "chi2 per degree of freedom below 0.7: the noise is taken to be larger than it is",
 }
 MORE_STEPS = 300  # with two profiles of lens light: they share what they explain, and move together
-POOR = 1.3
+POOR, QUIET = 1.3, 0.7
 BLIND = 2.0  # px, about the centre of a mass without light, that are not fitted
 SAMPLE = 64  # images at most that tell the photon noise of all
 RETRY = 1.1  # chi^2 per degree of freedom of a fit that is tried again from other starts
@@ -320,7 +321,7 @@ def _fit_batch(
             flags += ["bound"] * int(at_bound)
             sure = theta_E > 2 * model.camera.pixel_scale and error < 0.1 * theta_E
             flags += ["no_ring"] * int(not sure or source > theta_E)
-            flags += ["poor"] * int(not chi2[row] < POOR)
+            flags += ["poor"] * int(not chi2[row] < POOR) + ["quiet"] * int(chi2[row] < QUIET)
     flags = np.array([" ".join(words) for words in squares.flags], dtype=object)
     return {
         "values": values,

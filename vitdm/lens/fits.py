@@ -48,6 +48,7 @@ def fit_dataset(
         raise InputError(f"shard {k}/{of}: expected k/n with 0 <= k < n")
     check_replaceable(out, FITS_FILES)
     source = dataset.Dataset.open(dataset_folder)
+    source.check_raw()
     pixel_scale = json.loads((source.folder / "dataset.json").read_text()).get("pixel_scale")
     if pixel_scale is None:
         raise InputError(

@@ -130,6 +130,7 @@ def process_dataset(
     started = time.time()
     dataset.check_replaceable(out, [dataset_folder])
     source = dataset.Dataset.open(dataset_folder)
+    source.check_raw()
     catalog = source.catalog.copy()
 
     def chunks() -> Iterator[NDArray[np.float32]]:
