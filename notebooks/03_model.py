@@ -504,6 +504,7 @@ for key, difference in differences.items():
     numbers |= {f"gain_{key}": difference.value, f"gain_{key}_sd": difference.sd}
 if len(curves):
     numbers |= efficiency.efficiency_numbers(curves, scores)
+    numbers |= efficiency.numbers_of_this_run(curves if other is None else other)
     numbers |= {"efficiency_extended": other is not None}
     numbers |= {"published_scratch_macro": efficiency.published_from_scratch(published)}
 numbers |= {} if loss is None else efficiency.shortcut_numbers(loss)

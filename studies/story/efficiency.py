@@ -88,6 +88,14 @@ def efficiency_numbers(curves: pd.DataFrame, table: pd.DataFrame) -> dict[str, A
     return numbers | {"efficiency_seeds": int(table["seeds"].max())}
 
 
+def numbers_of_this_run(curves: pd.DataFrame) -> dict[str, Any]:
+    """Return the ROC-AUC of this run's own trainings, beside those of the larger grid."""
+    return {
+        f"efficiency_here_{row.population}_{row.model}_{row.n_train}_auc": row.roc_auc
+        for row in efficiency_table(curves).itertuples()
+    }
+
+
 def published_from_scratch(published: pd.DataFrame) -> float:
     """Return the best published macro ROC-AUC on Model I of a network trained from scratch."""
     scratch = published.query("population == 'model_i' and pretrained == 'no'")
