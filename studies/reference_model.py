@@ -57,8 +57,8 @@ def write(
     source = Path(results) / "final" / "seed0"
     run = load_run(source)
     settings = run.settings
-    if settings.pixel_scale is None:
-        raise InputError(f"{source}: found no pixel_scale; expected a run with fits of lenses")
+    if settings.lensfit.gain is None:
+        raise InputError(f"{source}: found no fits of lenses; expected a run that uses them")
     told = read_json(source / "run.json")
     workflow = yaml.safe_load((Path(results) / "config.yaml").read_text())
     card = CARD.format(

@@ -11,6 +11,7 @@ import yaml
 from astropy.io import fits
 from files import signed
 
+from vitdm import Observation
 from vitdm.data.dataset import Dataset
 from vitdm.data.readers import suffix_of
 from vitdm.errors import InputError
@@ -99,10 +100,23 @@ def test_images_without_a_lens_get_an_answer(run_folder):
 def test_real_images(run_folder):
     if not SHARED.is_dir():
         pytest.skip(f"real images absent: {SHARED}")
-    table = predict_files([SHARED], [run_folder])
+    scale = load_run(run_folder).settings.pixel_scale
+    table = predict_files([SHARED], [run_folder], pixel_scale=scale)
     files = [path for path in SHARED.rglob("*") if suffix_of(path.name)]
     beside = [path for path in files if path.stem in ("noise", "psf")]  # of an image, no image
     assert len(table) == len(files) - len(beside) > 40
     np.testing.assert_allclose(table.filter(like="p_").sum(axis=1), 1, atol=1e-5)
     assert set(table["class"]) <= {"no_sub", "cdm", "axion"}
     assert table["lens_found"].mean() > 0.9
+
+
+def test_a_model_without_fits_knows_the_scale_of_its_images(run_folder, files):
+    """Its network sees sizes in pixels: an image at another scale is refused all the same."""
+    run = load_run(run_folder)
+    assert run.settings.pixel_scale == 0.1 and not run.settings.lensfit.gain
+    image = np.load(files / "a.npy")
+    with pytest.raises(
+        InputError, match="found 0.262 arcsec a pixel; the model was trained at 0.1"
+    ):
+        predict([run], [Observation(image, pixel_scale=0.262)])
+    assert len(predict([run], [Observation(image, pixel_scale=0.1)])) == 1

@@ -45,7 +45,7 @@ def test_the_card_says_what_the_run_is(run_folder, tmp_path):
 def test_only_a_run_with_fits_can_take_its_place(run_folder, tmp_path):
     (tmp_path / "final").mkdir()
     (tmp_path / "final/seed0").symlink_to(run_folder)
-    with pytest.raises(InputError, match="found no pixel_scale"):
+    with pytest.raises(InputError, match="found no fits of lenses"):
         reference_model.write(tmp_path, {}, tmp_path / "reference")
     assert not (tmp_path / "reference").exists()
 

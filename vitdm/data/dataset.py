@@ -104,6 +104,11 @@ class Dataset:
             check_classes(classes, f"{self.folder}: split {split!r}")
         return np.flatnonzero(self.catalog["split"].isin(splits))
 
+    @property
+    def pixel_scale(self) -> float | None:
+        """The arcsec of a raw pixel's side; None if unknown, or if all were resized."""
+        return self._sidecar().get("pixel_scale")
+
     def check_raw(self, raw: bool = True) -> None:
         """Raise InputError unless the images are as they were taken, or else processed."""
         processed = "roi_found" in self.catalog

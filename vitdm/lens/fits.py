@@ -49,7 +49,7 @@ def fit_dataset(
     check_replaceable(out, FITS_FILES)
     source = dataset.Dataset.open(dataset_folder)
     source.check_raw()
-    pixel_scale = json.loads((source.folder / "dataset.json").read_text()).get("pixel_scale")
+    pixel_scale = source.pixel_scale
     if pixel_scale is None:
         raise InputError(
             f"{source.folder / 'dataset.json'}: found no pixel_scale; expected arcsec per pixel "

@@ -199,7 +199,8 @@ def train_run(
         )
     used = tables.needed_by(settings.model)
     described = {"feature_names": names, "train_splits": list(splits.train), "n_train": len(rows)}
-    run = Run(_run_settings(settings, data, **described, **used.camera()), learnt.model)
+    described |= {"pixel_scale": data.pixel_scale} | used.camera()
+    run = Run(_run_settings(settings, data, **described), learnt.model)
     metrics, predictions = learnt.metrics(len(rows)), None
     if splits.score:
         predictions = predictions_table(run, data, data.rows(splits.score), tables)

@@ -150,6 +150,8 @@ def process_dataset(
         config=settings,
         inputs=[source.folder / "images.npy", source.folder / "catalog.csv"],
         started=started,
+        # images that are resized show no scale
+        pixel_scale=None if settings.resize else source.pixel_scale,
     )
 
 
