@@ -203,6 +203,19 @@ def test_fits_cutouts(tmp_path, kind):
     assert made(path, tmp_path / "e", pixel_scale=0.1)[1]["pixel_scale"] == 0.1
 
 
+def test_missing_pixels_of_one_class_alone_are_told(tmp_path):
+    """A hole in every image of a class, and in none of the other, is what a model would learn."""
+    members = {}
+    for k, name in enumerate(("no", "sub")):
+        for i in range(6):
+            image = picture(40 * k + i).astype("f4")
+            image[3:5, 3] = np.nan if name == "sub" else image[3:5, 3]
+            members[f"{name}/{i}.fits"] = fits_bytes(image)
+    said = ingest(folder(tmp_path / "in", members), tmp_path / "d", SIZES, 0, progress=False)
+    assert "WARNING: missing pixels tell the classes apart" in said
+    assert "pixel scales tell" not in said
+
+
 def test_pixel_scales_that_differ_are_not_recorded(tmp_path):
     members = {
         f"{name}/{i}.fits": fits_bytes(
@@ -214,6 +227,8 @@ def test_pixel_scales_that_differ_are_not_recorded(tmp_path):
     path = folder(tmp_path / "in", members)
     said = ingest(path, tmp_path / "d", SIZES, 0, progress=False)
     assert "WARNING: FITS headers tell pixel scales from 0.1 to 0.2 arcsec; none recorded" in said
+    assert "WARNING: pixel scales tell the classes apart; a model may learn them" in said
+    assert "missing pixels tell" not in said
     assert json.loads((tmp_path / "d/dataset.json").read_text())["pixel_scale"] is None
     assert known_scale(path) is None and known_scale(tmp_path / "nowhere") is None
     smoke = read_yaml(ROOT / "config/smoke.yaml")

@@ -122,7 +122,7 @@ def ingest(
     if pixel_scale is None and len(scales):
         found = f"from {scales.min():.4g} to {scales.max():.4g} arcsec"
         lines.append(f"WARNING: FITS headers tell pixel scales {found}; none recorded")
-    return "\n".join(lines)
+    return "\n".join(lines + _shortcuts(good))
 
 
 def known_scale(path: str | Path, most: int = 100) -> float | None:
@@ -293,6 +293,26 @@ def _splits(
 
 
 # ------------------------------------------------------------------------------------ summary
+
+
+def _shortcuts(table: pd.DataFrame) -> list[str]:
+    """Return a warning for each way in which images were taken that tells their classes apart.
+
+    That is if no value of it, of the pixel scale or of whether pixels are missing, occurs in two
+    classes: a model would learn the camera.
+    """
+    facts = {
+        "pixel scales": table["pixel_scale"].round(4).fillna(0.0),
+        "missing pixels": table["missing"].astype(float),
+    }
+    lines = []
+    for name, values in facts.items():
+        classes = table["class"].groupby(values).nunique()
+        if len(classes) > 1 and classes.max() == 1:
+            lines.append(
+                f"WARNING: {name} tell the classes apart; a model may learn them and nothing else"
+            )
+    return lines
 
 
 def _counts(table: pd.DataFrame, published: list[str]) -> list[str]:
