@@ -82,7 +82,7 @@ DOUBTS = {
     "blank": "no light was found: the answer means nothing",
     "not_converged": "the fit found no minimum",
     "no_ring": "no ring or arc was fitted",
-    "quiet": "chi2 is far below 1: noise or photon noise (gain) is taken to be too large",
+    "quiet": "chi2 is far below 1: noise or gain are too large, or neighbouring pixels share noise",
 }
 FAR = 0.5  # arcsec from the middle: two standard deviations of the prior of ``LensFit``
 
@@ -90,8 +90,9 @@ FAR = 0.5  # arcsec from the middle: two standard deviations of the prior of ``L
 def _warnings(seen: Seen) -> list[str]:
     """Return what speaks against the answer to each image: its notes, and flags of its fit."""
     center = np.hypot(seen.fits.column("center_x"), seen.fits.column("center_y"))
+    far_off = seen.fits.converged & (center > FAR)  # else the centre is anywhere
     lines = []
-    for note, flags, far in zip(seen.notes, seen.fits.flags, center > FAR, strict=True):
+    for note, flags, far in zip(seen.notes, seen.fits.flags, far_off, strict=True):
         words = [note, *(DOUBTS[flag] for flag in flags.split() if flag in DOUBTS)]
         words += ["the lens is far from the middle: cut the image around it"] * bool(far)
         lines.append("; ".join(filter(None, words)))

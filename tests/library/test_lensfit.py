@@ -459,6 +459,17 @@ def ring(n=1):
     return np.repeat((np.abs(np.hypot(x, y) - 25) < 6)[None], n, 0), np.arctan2(y, x)
 
 
+def test_statistics_are_measured_from_the_centre_of_the_lens():
+    """A residual that moves with its lens has the same peak and the same azimuthal power."""
+    residual = np.random.default_rng(2).standard_normal((1, 96, 96))
+    here = made(residual, ring()[0])
+    there = made(*(np.roll(part, (-2, 3), (1, 2)) for part in (residual, ring()[0])))
+    there.values[:, -2:] = 0.3, -0.2  # 0.1 arcsec a pixel
+    for name, value in features(here).loc[0].dropna().items():
+        if name.startswith(("fit_azimuth", "fit_peak")):
+            assert features(there).loc[0, name] == pytest.approx(value, rel=1e-5, abs=1e-6), name
+
+
 def test_white_noise_leaves_what_the_definitions_say():
     rng = np.random.default_rng(1)
     table = features(made(rng.standard_normal((300, 96, 96)), ring(300)[0])).mean()

@@ -108,6 +108,17 @@ def test_maps_are_sums_over_pixels(exact):
         assert abs(product - N[at].item()) < 0.01 * D[at].item() ** 0.5
 
 
+def test_places_are_looked_at_about_the_centre_of_the_lens():
+    moved = SEARCH.inside(torch.tensor([0.3]), torch.tensor([-0.2]))[0]
+    distance = torch.hypot(SEARCH.x - 0.3, SEARCH.y + 0.2)
+    assert distance[moved].max() <= SEARCH.reach < distance[~moved].min()
+    rows, theta_E = rows_of(2)[None], torch.tensor([1.2])
+    middle, far = (
+        SEARCH(rows, SOURCE, theta_E, torch.tensor([x]), torch.zeros(1)) for x in (0.0, 9.0)
+    )
+    assert middle.isfinite().all() and far.isnan().all()  # no place is left
+
+
 def test_what_smooth_parameters_do_is_no_mass():
     rows = rows_of(2)
     rows[0] = (

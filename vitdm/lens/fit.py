@@ -44,7 +44,7 @@ FLAGS = {
     "bound": "a parameter, or the modulus of an ellipticity, ended at the limit of what is allowed",
     "no_ring": "the source is not lensed into several images, or the radius is hardly determined",
     "poor": "chi2 per degree of freedom above 1.3: not a smooth lens, or another minimum",
-    "quiet": "chi2 per degree of freedom below 0.7: the noise is taken to be larger than it is",
+    "quiet": "chi2 per degree of freedom below 0.7: too large a noise, or one that pixels share",
 }
 MORE_STEPS = 300  # with two profiles of lens light: they share what they explain, and move together
 POOR, QUIET = 1.3, 0.7

@@ -112,7 +112,7 @@ def squares_of(
 ) -> Squares:
     """Cut the squares of images of one shape and camera, measure their sky, tell what is wrong.
 
-    ``gain`` (n,) is that of the photon noise in the units of the images.
+    ``gain`` (n,) is that of the photon noise in the units of the images, 0 with a noise map.
     """
     rows = [
         _square(observation, camera, settings, own)
@@ -162,7 +162,7 @@ def _square(
         "data": data,
         "good": good,
         "variance": variance.astype(np.float32),
-        "gain": 0.0 if isinstance(noise, np.ndarray) else gain / unit,
+        "gain": gain / unit,
         "sky": float(lowest) if clipped else light.sky,
         "unit": unit,
         "clipped": clipped,
