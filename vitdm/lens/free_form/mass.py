@@ -1,0 +1,220 @@
+"""The mass of a lens: elliptical power law, external shear, multipoles m = 1, 3 and 4.
+
+Deflection, its analytic derivatives, convergence, magnification, critical curves and caustics.
+Positions and deflections are in arcsec, from the middle of the image. Conventions are those of
+lenstronomy's EPL, SHEAR and MULTIPOLE, shear and multipoles about the centre of the power law.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from vitdm.compiled import compiled
+from vitdm.errors import InputError, shown
+from vitdm.simulation.power_law import (
+    multipole,
+    multipole_hessian,
+    multipoles,
+    polar,
+    power_law,
+    power_law_derivatives,
+    series,
+)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """Name, unit (empty: dimensionless) and meaning of a parameter of the mass."""
+
+    name: str
+    unit: str
+    meaning: str
+
+
+def _multipole(m: int) -> tuple[Parameter, ...]:
+    return tuple(
+        Parameter(f"a{m}_{axis}", "", f"multipole of order {m} over theta_E, a{m} {turn}({m} phi)")
+        for axis, turn in (("x", "cos"), ("y", "sin"))
+    )
+
+
+PARAMETERS = (
+    Parameter("theta_E", "arcsec", "Einstein radius of the power law"),
+    Parameter("e1", "", "ellipticity of the mass, (1 - q) / (1 + q) cos(2 phi)"),
+    Parameter("e2", "", "ellipticity of the mass, (1 - q) / (1 + q) sin(2 phi)"),
+    Parameter("center_x", "arcsec", "x of the centre of the mass, from the middle of the image"),
+    Parameter("center_y", "arcsec", "y of the centre of the mass, from the middle of the image"),
+    Parameter("gamma1", "", "external shear, component 1"),
+    Parameter("gamma2", "", "external shear, component 2"),
+    Parameter("slope", "", "logarithmic slope of the density; 2: isothermal"),
+    *_multipole(1),
+    *_multipole(3),
+    *_multipole(4),
+)
+NAMES = tuple(row.name for row in PARAMETERS)
+
+
+# ------------------------------------------------------------------------------- compiled loops
+
+
+@compiled
+def _deflect(values, x, y, alpha):
+    """Write the deflection of the rays at ``x``, ``y`` (n,) into ``alpha`` (2, n)."""
+    theta_E, e1, e2, center_x, center_y, gamma1, gamma2, slope = values[:8]
+    e, shear = complex(e1, e2), complex(gamma1, gamma2)
+    terms = series(slope, math.hypot(e1, e2))
+    for i in range(x.size):
+        z = complex(x[i] - center_x, y[i] - center_y)
+        ray = power_law(z, theta_E, e, slope, terms) + shear * z.conjugate()
+        ray += multipoles(z, theta_E, values[8:])
+        alpha[0, i], alpha[1, i] = ray.real, ray.imag
+
+
+@compiled
+def _hessian(values, z, terms):
+    """Return the convergence and the complex shear at ``z``, from the centre."""
+    theta_E, e1, e2, _, _, gamma1, gamma2, slope, a1_x, a1_y, a3_x, a3_y, a4_x, a4_y = values
+    kappa, shear = power_law_derivatives(z, theta_E, complex(e1, e2), slope, terms)[5:]
+    direction, radius = polar(z)
+    kappa1, shear1 = multipole_hessian(1, direction, radius, theta_E * complex(a1_x, a1_y))
+    kappa3, shear3 = multipole_hessian(3, direction, radius, theta_E * complex(a3_x, a3_y))
+    kappa4, shear4 = multipole_hessian(4, direction, radius, theta_E * complex(a4_x, a4_y))
+    shear += complex(gamma1, gamma2) + shear1 + shear3 + shear4
+    return kappa + kappa1 + kappa3 + kappa4, shear
+
+
+@compiled
+def _kappa_and_determinant(values, x, y):
+    """Return the convergence and the determinant of d beta / d theta, (2, n)."""
+    result = np.empty((2, x.size))
+    terms = series(values[7], math.hypot(values[1], values[2]))
+    for i in range(x.size):
+        kappa, shear = _hessian(values, complex(x[i] - values[3], y[i] - values[4]), terms)
+        result[0, i] = kappa
+        result[1, i] = (1 - kappa) ** 2 - shear.real**2 - shear.imag**2
+    return result
+
+
+@compiled
+def _derive(values, x, y, alpha, derivatives):
+    """Write deflection (2, n) and derivatives (14, 2, n), in the order of ``NAMES``."""
+    theta_E, e1, e2, center_x, center_y, gamma1, gamma2, slope = values[:8]
+    a1_x, a1_y, a3_x, a3_y, a4_x, a4_y = values[8:]
+    e, shear = complex(e1, e2), complex(gamma1, gamma2)
+    a1, a3, a4 = complex(a1_x, a1_y), complex(a3_x, a3_y), complex(a4_x, a4_y)
+    terms = series(slope, math.hypot(e1, e2))
+    for i in range(x.size):
+        z = complex(x[i] - center_x, y[i] - center_y)
+        direction, radius = polar(z)
+        log_radius = math.log(radius / theta_E)
+        ray, by_theta_E, by_e1, by_e2, by_slope, kappa, gamma = power_law_derivatives(
+            z, theta_E, e, slope, terms
+        )
+        # multipoles are linear in their amplitudes: theirs are the deflections of 1 and i
+        m1_x = multipole(1, direction, log_radius, 1 + 0j)
+        m1_y = multipole(1, direction, log_radius, 1j)
+        m3_x = multipole(3, direction, log_radius, 1 + 0j)
+        m3_y = multipole(3, direction, log_radius, 1j)
+        m4_x = multipole(4, direction, log_radius, 1 + 0j)
+        m4_y = multipole(4, direction, log_radius, 1j)
+        angular = a1_x * m1_x + a1_y * m1_y + a3_x * m3_x + a3_y * m3_y + a4_x * m4_x + a4_y * m4_y
+        ray += theta_E * angular + shear * z.conjugate()
+        by_theta_E += angular - a1 / 2  # the radius of m = 1 is in units of theta_E
+        # a shift of the centre is one of the ray, backwards
+        kappa1, gamma1_m = multipole_hessian(1, direction, radius, theta_E * a1)
+        kappa3, gamma3_m = multipole_hessian(3, direction, radius, theta_E * a3)
+        kappa4, gamma4_m = multipole_hessian(4, direction, radius, theta_E * a4)
+        kappa += kappa1 + kappa3 + kappa4
+        gamma += shear + gamma1_m + gamma3_m + gamma4_m
+        columns = (
+            by_theta_E,
+            by_e1,
+            by_e2,
+            -(kappa + gamma),
+            -1j * (kappa - gamma),
+            z.conjugate(),
+            1j * z.conjugate(),
+            by_slope,
+            theta_E * m1_x,
+            theta_E * m1_y,
+            theta_E * m3_x,
+            theta_E * m3_y,
+            theta_E * m4_x,
+            theta_E * m4_y,
+        )
+        alpha[0, i], alpha[1, i] = ray.real, ray.imag
+        for k in range(14):
+            derivatives[k, 0, i], derivatives[k, 1, i] = columns[k].real, columns[k].imag
+
+
+# ----------------------------------------------------------------------------------- functions
+
+
+def _checked(values: ArrayLike) -> tuple[float, ...]:
+    """Return the parameters as 14 floats; raise an ``InputError`` for those of no lens."""
+    given = tuple(np.asarray(values, dtype=float).tolist())
+    if len(given) != len(NAMES):
+        raise InputError(f"mass: {len(given)} values; expected {len(NAMES)}: {', '.join(NAMES)}")
+    named = dict(zip(NAMES, given, strict=True))
+    right = {
+        "theta_E": (named["theta_E"] > 0, "above 0"),
+        "slope": (1 < named["slope"] < 3, "between 1 and 3"),
+        "e1": (math.hypot(named["e1"], named["e2"]) < 1, "such that e1^2 + e2^2 < 1"),
+    }
+    for name, value in named.items():
+        good, expected = right.get(name, (math.isfinite(value), "finite"))
+        if not good:
+            raise InputError(f"mass: {name} = {shown(value)}; expected {expected}")
+    return given
+
+
+def _rays(x: ArrayLike, y: ArrayLike) -> tuple[NDArray, NDArray]:
+    x, y = (np.ascontiguousarray(a, dtype=np.float64) for a in (x, y))
+    if x.ndim != 1 or x.shape != y.shape:
+        raise InputError(f"rays: x has shape {x.shape}, y {y.shape}; expected (n,) for both")
+    return x, y
+
+
+def deflection(
+    values: ArrayLike, x: ArrayLike, y: ArrayLike, out: NDArray | None = None
+) -> NDArray[np.float64]:
+    """Return the total deflection (2, n) ["] at ``x``, ``y`` (n,) ["] of the mass ``values`` (14,).
+
+    ``out`` (2, n) float64 receives it, if given. Raises ``InputError`` for values of no lens.
+    """
+    x, y = _rays(x, y)
+    alpha = np.empty((2, x.size)) if out is None else out
+    _deflect(_checked(values), x, y, alpha)
+    return alpha
+
+
+def deflection_and_derivatives(
+    values: ArrayLike,
+    x: ArrayLike,
+    y: ArrayLike,
+    out: tuple[NDArray, NDArray] | None = None,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the deflection (2, n) ["] and its derivatives by all ``values``, (14, 2, n).
+
+    ``out``, two float64 arrays of these shapes, receives them, if given. Raises ``InputError`` for
+    values of no lens.
+    """
+    x, y = _rays(x, y)
+    n = x.size
+    alpha, derivatives = out or (np.empty((2, n)), np.empty((len(NAMES), 2, n)))
+    _derive(_checked(values), x, y, alpha, derivatives)
+    return alpha, derivatives
+
+
+def convergence(values: ArrayLike, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+    """Return the convergence (n,) at ``x``, ``y`` (n,) ["]."""
+    return _kappa_and_determinant(_checked(values), *_rays(x, y))[0]
+
+
+def magnification(values: ArrayLike, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+    """Return the signed magnification (n,) at ``x``, ``y`` (n,) ["]: 1 / det(d beta / d theta)."""
+    return 1 / _kappa_and_determinant(_checked(values), *_rays(x, y))[1]
