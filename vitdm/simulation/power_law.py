@@ -1,19 +1,18 @@
 r"""Deflection of one ray by an elliptical power law and by multipoles, compiled.
 
-Positions, deflections and ellipticities are complex numbers: :math:`z = x + i y` ["] from the centre
-of the mass, :math:`\alpha = \alpha_x + i \alpha_y` ["], :math:`e = e_1 + i e_2`. The power law
-(Tessore & Metcalf 2015, A&A 580, A79) is then free of its position angle: with
-:math:`\zeta = z - e \bar z` and t = slope - 1, their eqs. 13 and 23 are
+Positions, deflections and ellipticities are complex numbers: :math:`z = x + i y` ["], from the
+centre of the mass, :math:`\alpha = \alpha_x + i \alpha_y` ["], :math:`e = e_1 + i e_2`. No position
+angle is then needed: with :math:`\zeta = z - e \bar z` and t = slope - 1, eqs. 13 and 23 of
+Tessore & Metcalf 2015 (A&A 580, A79) are
 
 .. math:: \alpha = s^t \zeta F(u), \quad s = \theta_E \sqrt{1 - |e|^2} / |\zeta|, \quad
     u = -\bar e \zeta / \bar\zeta,
 
 where F is the hypergeometric function :math:`_2F_1(1, t/2; 2 - t/2; u)`. As :math:`|u| = |e| < 1`,
-its series converges, and nothing is singular in a round lens. Everything equals lenstronomy's EPL
-and MULTIPOLE.
-
-With A the complex deflection of any lens, :math:`\partial\alpha / \partial z` is the convergence
-(real) and :math:`\partial\alpha / \partial\bar z` the shear (complex).
+its series converges, and a round lens is no special case. Of any lens,
+:math:`\partial\alpha / \partial z` is the convergence, a real number, and
+:math:`\partial\alpha / \partial\bar z` the complex shear. Everything equals lenstronomy's EPL and
+MULTIPOLE; theta_E must be above 0, abs(e) below 1, the slope between 1 and 3.
 """
 
 from __future__ import annotations
@@ -78,7 +77,7 @@ def power_law(z, theta_E, e, slope, terms):
 def power_law_derivatives(z, theta_E, e, slope, terms):
     """Return the deflection, its derivatives by theta_E, e1, e2 and slope, convergence, shear.
 
-    All but the convergence are complex. Arguments as those of ``power_law``; theta_E > 0.
+    All but the convergence are complex. Arguments are those of ``power_law``.
     """
     t, conjugate = slope - 1, e.conjugate()
     zeta = z - e * z.conjugate()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import contourpy
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -56,6 +57,9 @@ PARAMETERS = (
     *_multipole(4),
 )
 NAMES = tuple(row.name for row in PARAMETERS)
+
+#: points of the grid of critical curves are sinh(4) = 27 times as dense at the centre as far out
+_DENSER = 4.0
 
 
 # ------------------------------------------------------------------------------- compiled loops
@@ -218,3 +222,24 @@ def convergence(values: ArrayLike, x: ArrayLike, y: ArrayLike) -> NDArray[np.flo
 def magnification(values: ArrayLike, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
     """Return the signed magnification (n,) at ``x``, ``y`` (n,) ["]: 1 / det(d beta / d theta)."""
     return 1 / _kappa_and_determinant(_checked(values), *_rays(x, y))[1]
+
+
+def critical_curves(values: ArrayLike, extent: float, n: int = 500) -> list[NDArray[np.float64]]:
+    """Return the curves (k, 2) [", x and y] where the magnification diverges.
+
+    They are looked for in a square of half width ``extent`` ["] about the centre of the mass, on
+    n x n points that are denser at the centre, where the radial curve may be small. A closed curve
+    ends where it starts; one that leaves the square is open.
+    """
+    given = _checked(values)
+    step = extent * np.sinh(np.linspace(-_DENSER, _DENSER, n)) / np.sinh(_DENSER)
+    x, y = given[3] + step, given[4] + step
+    rays = (a.ravel() for a in np.meshgrid(x, y))
+    determinant = _kappa_and_determinant(given, *rays)[1].reshape(n, n)
+    return contourpy.contour_generator(x, y, determinant).lines(0.0)
+
+
+def caustics(values: ArrayLike, extent: float, n: int = 500) -> list[NDArray[np.float64]]:
+    """Return the ``critical_curves`` traced to the source plane."""
+    curves = critical_curves(values, extent, n)
+    return [curve - deflection(values, *curve.T).T for curve in curves]
