@@ -155,3 +155,33 @@ def multipoles(z, theta_E, amplitudes):
         + multipole(3, direction, 0.0, complex(a3_x, a3_y))
         + multipole(4, direction, 0.0, complex(a4_x, a4_y))
     )
+
+
+@compiled
+def multipoles_derivatives(z, theta_E, amplitudes):
+    """Return the deflection, its derivatives by theta_E and by the amplitudes, convergence, shear.
+
+    The derivatives by the six amplitudes are a tuple; all but the convergence are complex.
+    Arguments are those of ``multipoles``.
+    """
+    a1_x, a1_y, a3_x, a3_y, a4_x, a4_y = amplitudes
+    direction, radius = polar(z)
+    log_radius = math.log(radius / theta_E)
+    # the deflection is linear in the amplitudes: theirs are the deflections of 1 and of i
+    by_1x = multipole(1, direction, log_radius, 1 + 0j)
+    by_1y = multipole(1, direction, log_radius, 1j)
+    by_3x = multipole(3, direction, 0.0, 1 + 0j)
+    by_3y = multipole(3, direction, 0.0, 1j)
+    by_4x = multipole(4, direction, 0.0, 1 + 0j)
+    by_4y = multipole(4, direction, 0.0, 1j)
+    unit = a1_x * by_1x + a1_y * by_1y + a3_x * by_3x + a3_y * by_3y + a4_x * by_4x + a4_y * by_4y
+    by_theta_E = unit - 0.5 * complex(a1_x, a1_y)  # m = 1 has the logarithm of r / theta_E
+    by_1 = (theta_E * by_1x, theta_E * by_1y)
+    by_3 = (theta_E * by_3x, theta_E * by_3y)
+    by_4 = (theta_E * by_4x, theta_E * by_4y)
+    kappa1, shear1 = multipole_hessian(1, direction, radius, complex(a1_x, a1_y))
+    kappa3, shear3 = multipole_hessian(3, direction, radius, complex(a3_x, a3_y))
+    kappa4, shear4 = multipole_hessian(4, direction, radius, complex(a4_x, a4_y))
+    convergence = theta_E * (kappa1 + kappa3 + kappa4)
+    shear = theta_E * (shear1 + shear3 + shear4)
+    return theta_E * unit, by_theta_E, by_1 + by_3 + by_4, convergence, shear

@@ -17,10 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 from vitdm.compiled import compiled
 from vitdm.errors import InputError, shown
 from vitdm.simulation.power_law import (
-    multipole,
-    multipole_hessian,
     multipoles,
-    polar,
+    multipoles_derivatives,
     power_law,
     power_law_derivatives,
     series,
@@ -79,80 +77,51 @@ def _deflect(values, x, y, alpha):
 
 
 @compiled
-def _hessian(values, z, terms):
-    """Return the convergence and the complex shear at ``z``, from the centre."""
-    theta_E, e1, e2, _, _, gamma1, gamma2, slope, a1_x, a1_y, a3_x, a3_y, a4_x, a4_y = values
-    kappa, shear = power_law_derivatives(z, theta_E, complex(e1, e2), slope, terms)[5:]
-    direction, radius = polar(z)
-    kappa1, shear1 = multipole_hessian(1, direction, radius, theta_E * complex(a1_x, a1_y))
-    kappa3, shear3 = multipole_hessian(3, direction, radius, theta_E * complex(a3_x, a3_y))
-    kappa4, shear4 = multipole_hessian(4, direction, radius, theta_E * complex(a4_x, a4_y))
-    shear += complex(gamma1, gamma2) + shear1 + shear3 + shear4
-    return kappa + kappa1 + kappa3 + kappa4, shear
+def _derive(values, x, y, alpha, derivatives):
+    """Write deflection (2, n) and derivatives (14, 2, n), in the order of ``NAMES``."""
+    theta_E, e1, e2, center_x, center_y, gamma1, gamma2, slope = values[:8]
+    e, shear = complex(e1, e2), complex(gamma1, gamma2)
+    terms = series(slope, math.hypot(e1, e2))
+    for i in range(x.size):
+        z = complex(x[i] - center_x, y[i] - center_y)
+        halo, by_theta_E, by_e1, by_e2, by_slope, kappa, gamma = power_law_derivatives(
+            z, theta_E, e, slope, terms
+        )
+        angular, by_theta_E_m, by_amplitudes, kappa_m, gamma_m = multipoles_derivatives(
+            z, theta_E, values[8:]
+        )
+        ray = halo + angular + shear * z.conjugate()
+        kappa, gamma = kappa + kappa_m, gamma + gamma_m + shear
+        columns = (
+            by_theta_E + by_theta_E_m,
+            by_e1,
+            by_e2,
+            -(kappa + gamma),  # a shift of the centre is one of the ray, backwards
+            -1j * (kappa - gamma),
+            z.conjugate(),
+            1j * z.conjugate(),
+            by_slope,
+            *by_amplitudes,
+        )
+        alpha[0, i], alpha[1, i] = ray.real, ray.imag
+        for k in range(len(columns)):
+            derivatives[k, 0, i], derivatives[k, 1, i] = columns[k].real, columns[k].imag
 
 
 @compiled
 def _kappa_and_determinant(values, x, y):
     """Return the convergence and the determinant of d beta / d theta, (2, n)."""
-    result = np.empty((2, x.size))
-    terms = series(values[7], math.hypot(values[1], values[2]))
-    for i in range(x.size):
-        kappa, shear = _hessian(values, complex(x[i] - values[3], y[i] - values[4]), terms)
-        result[0, i] = kappa
-        result[1, i] = (1 - kappa) ** 2 - shear.real**2 - shear.imag**2
-    return result
-
-
-@compiled
-def _derive(values, x, y, alpha, derivatives):
-    """Write deflection (2, n) and derivatives (14, 2, n), in the order of ``NAMES``."""
     theta_E, e1, e2, center_x, center_y, gamma1, gamma2, slope = values[:8]
-    a1_x, a1_y, a3_x, a3_y, a4_x, a4_y = values[8:]
-    e, shear = complex(e1, e2), complex(gamma1, gamma2)
-    a1, a3, a4 = complex(a1_x, a1_y), complex(a3_x, a3_y), complex(a4_x, a4_y)
+    e, result = complex(e1, e2), np.empty((2, x.size))
     terms = series(slope, math.hypot(e1, e2))
     for i in range(x.size):
         z = complex(x[i] - center_x, y[i] - center_y)
-        direction, radius = polar(z)
-        log_radius = math.log(radius / theta_E)
-        ray, by_theta_E, by_e1, by_e2, by_slope, kappa, gamma = power_law_derivatives(
-            z, theta_E, e, slope, terms
-        )
-        # multipoles are linear in their amplitudes: theirs are the deflections of 1 and i
-        m1_x = multipole(1, direction, log_radius, 1 + 0j)
-        m1_y = multipole(1, direction, log_radius, 1j)
-        m3_x = multipole(3, direction, log_radius, 1 + 0j)
-        m3_y = multipole(3, direction, log_radius, 1j)
-        m4_x = multipole(4, direction, log_radius, 1 + 0j)
-        m4_y = multipole(4, direction, log_radius, 1j)
-        angular = a1_x * m1_x + a1_y * m1_y + a3_x * m3_x + a3_y * m3_y + a4_x * m4_x + a4_y * m4_y
-        ray += theta_E * angular + shear * z.conjugate()
-        by_theta_E += angular - a1 / 2  # the radius of m = 1 is in units of theta_E
-        # a shift of the centre is one of the ray, backwards
-        kappa1, gamma1_m = multipole_hessian(1, direction, radius, theta_E * a1)
-        kappa3, gamma3_m = multipole_hessian(3, direction, radius, theta_E * a3)
-        kappa4, gamma4_m = multipole_hessian(4, direction, radius, theta_E * a4)
-        kappa += kappa1 + kappa3 + kappa4
-        gamma += shear + gamma1_m + gamma3_m + gamma4_m
-        columns = (
-            by_theta_E,
-            by_e1,
-            by_e2,
-            -(kappa + gamma),
-            -1j * (kappa - gamma),
-            z.conjugate(),
-            1j * z.conjugate(),
-            by_slope,
-            theta_E * m1_x,
-            theta_E * m1_y,
-            theta_E * m3_x,
-            theta_E * m3_y,
-            theta_E * m4_x,
-            theta_E * m4_y,
-        )
-        alpha[0, i], alpha[1, i] = ray.real, ray.imag
-        for k in range(14):
-            derivatives[k, 0, i], derivatives[k, 1, i] = columns[k].real, columns[k].imag
+        kappa, shear = power_law_derivatives(z, theta_E, e, slope, terms)[5:]
+        kappa_m, shear_m = multipoles_derivatives(z, theta_E, values[8:])[3:]
+        kappa, shear = kappa + kappa_m, shear + shear_m + complex(gamma1, gamma2)
+        result[0, i] = kappa
+        result[1, i] = (1 - kappa) ** 2 - shear.real**2 - shear.imag**2
+    return result
 
 
 # ----------------------------------------------------------------------------------- functions
