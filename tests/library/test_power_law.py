@@ -191,3 +191,7 @@ def test_shapes_that_do_not_fit_are_refused():
         mass.deflection([1.0, 0.0, 0.0], [0.0], [1.0])
     with pytest.raises(InputError, match=r"x has shape \(1,\), y \(2,\)"):
         mass.deflection(drawn(0), [0.0], [1.0, 2.0])
+    with pytest.raises(InputError, match=r"expected float64 of \(2, 1\)"):
+        mass.deflection(drawn(0), [0.0], [1.0], out=np.empty((2, 2)))
+    with pytest.raises(InputError, match="out: float32"):
+        mass.deflection(drawn(0), [0.0], [1.0], out=np.empty((2, 1), np.float32))

@@ -152,6 +152,15 @@ def _rays(x: ArrayLike, y: ArrayLike) -> tuple[NDArray, NDArray]:
     return x, y
 
 
+def _result(out: NDArray | None, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Return ``out``, or a new array; compiled loops do not notice that they leave an array."""
+    if out is None:
+        return np.empty(shape)
+    if out.shape != shape or out.dtype != np.float64:
+        raise InputError(f"out: {out.dtype} of shape {out.shape}; expected float64 of {shape}")
+    return out
+
+
 def deflection(
     values: ArrayLike, x: ArrayLike, y: ArrayLike, out: NDArray | None = None
 ) -> NDArray[np.float64]:
@@ -160,7 +169,7 @@ def deflection(
     ``out`` (2, n) float64 receives it, if given. Raises ``InputError`` for values of no lens.
     """
     x, y = _rays(x, y)
-    alpha = np.empty((2, x.size)) if out is None else out
+    alpha = _result(out, (2, x.size))
     _deflect(_checked(values), x, y, alpha)
     return alpha
 
@@ -177,8 +186,8 @@ def deflection_and_derivatives(
     values of no lens.
     """
     x, y = _rays(x, y)
-    n = x.size
-    alpha, derivatives = out or (np.empty((2, n)), np.empty((len(NAMES), 2, n)))
+    given = out or (None, None)
+    alpha, derivatives = _result(given[0], (2, x.size)), _result(given[1], (14, 2, x.size))
     _derive(_checked(values), x, y, alpha, derivatives)
     return alpha, derivatives
 
