@@ -1,0 +1,1 @@
+"""Fits of real lenses with a free-form source."""
