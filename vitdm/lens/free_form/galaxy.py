@@ -1,0 +1,559 @@
+"""The light of the lens galaxy: a multi-Gaussian expansion (Cappellari 2002, MNRAS 333, 400).
+
+Two families of concentric elliptical Gaussians, each with its own ellipticity, and a constant sky.
+The amplitudes, not negative, are solved for at each step in the few other parameters, the centre
+and the ellipticities (variable projection). Such a model falls off in every direction and cannot
+make a ring: what is brighter than it, arcs and neighbours, is masked, and the rest fitted again.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from scipy.fft import irfft2, next_fast_len, rfft2
+from scipy.linalg import cho_factor, cho_solve, solve_triangular
+from scipy.optimize import nnls
+from scipy.sparse import csr_array
+
+from vitdm.data.observation import Observation
+from vitdm.errors import InputError
+
+Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+NARROWEST = 0.5  # px, sigma of the narrowest Gaussian: what is narrower looks the same
+WIDEST = 0.5  # of the larger side of the image
+RATIO = 1.7  # largest ratio of neighbouring sigmas: a power law comes out smooth to 0.1 %
+MODEL_ERROR = 0.025  # of the galaxy's light: what ellipses and the PSF's errors leave of it
+BLURRED = 0.001  # largest error of a Gaussian that is widened by the PSF, of its peak
+REACH = 6.0  # sigmas of the widest Gaussian that is blurred by FFT, to which it is computed
+INNER, BLOCK = 30, 3  # px: radius in which each pixel is fitted; beyond, means of so many squared
+SEARCH = 0.75  # ", s.d. of the weight with which the brightest place is looked for at the start
+ROUNDED = 0.3  # s.d. of the ellipticities' normal prior, which steadies a family without light
+WANDER = 5.0  # px, s.d. of the centre's prior about the brightest place
+ROUNDEST = 0.85  # largest ellipticity
+ROBUST, STEPS, ROUNDS = 6, 3, 6  # steps with all pixels; steps between two masks; masks
+GAIN = 0.1  # of chi2, with which a step is the last
+SETTLED = 5e-4  # fraction of pixels in which a mask may differ from the last
+RIDGE = 1e-10  # added to normal matrices of unit diagonal: neighbouring Gaussians are nearly alike
+CORE = 3.0  # sigmas of the PSF about the centre that are never masked: errors of the PSF
+HIGH = 3.0  # sigmas above the galaxy from which a pixel is one of arcs or neighbours
+GROWN, SMALLEST = 2, 5  # px: by how much regions are grown; how many a region has at least
+DEFAULT_FWHM = 2.0  # px, where nothing is known of the PSF
+
+
+@dataclass(frozen=True, eq=False)
+class Galaxy:
+    """Light of a galaxy: k Gaussians in two families, and the sky.
+
+    ``center`` (x, y) ["]; ``ellipticities`` (2, 2): e1, e2 of each family; ``sigmas`` (k,) ["]: of
+    the geometric mean of both axes; ``family`` (k,): 0 or 1; ``amplitudes`` (k,): flux in the unit
+    of the image; ``sky``: per pixel; ``chi2``: mean square of the residuals over the noise, outside
+    ``arcs`` (H, W), where something else is brighter than the galaxy.
+    """
+
+    center: tuple[float, float]
+    ellipticities: Array
+    sigmas: Array
+    family: NDArray[np.intp]
+    amplitudes: Array
+    sky: float
+    chi2: float
+    arcs: Mask
+    pixel_scale: float
+    psf: Array
+
+    def components(self, shape: tuple[int, int] | None = None) -> Array:
+        """Return images (k, H, W) of the Gaussians, each of flux 1, as seen through the PSF."""
+        shape = shape or self.arcs.shape
+        pixels = _Pixels.every(shape, self._position(shape), self._blur)
+        columns = _Gaussians(self._parameters(shape), self.sigmas / self.pixel_scale, self.family)
+        return columns.seen(pixels, self._blur).T.reshape(-1, *shape)
+
+    def image(self, shape: tuple[int, int] | None = None, sky: bool = True) -> Array:
+        """Return the galaxy (H, W), with or without the sky, as seen through the PSF.
+
+        The middle of an image of another ``shape`` is that of the image that was fitted.
+        """
+        shape, lit = shape or self.arcs.shape, self.amplitudes > 0
+        bright = replace(
+            self,
+            sigmas=self.sigmas[lit],
+            family=self.family[lit],
+            amplitudes=self.amplitudes[lit],
+        )
+        light = np.tensordot(bright.amplitudes, bright.components(shape), 1)
+        return light + self.sky * sky
+
+    @property
+    def flux(self) -> float:
+        """All light of the galaxy, in the unit of the image."""
+        return float(self.amplitudes.sum())
+
+    @property
+    def ellipticity(self) -> Array:
+        """e1, e2 of the light within the half-light radius."""
+        weight = self.amplitudes * -np.expm1(-0.5 * (self.half_light_radius / self.sigmas) ** 2)
+        return weight @ self.ellipticities[self.family] / max(weight.sum(), 1e-300)
+
+    @property
+    def axis_ratio(self) -> float:
+        """Minor over major axis, within the half-light radius."""
+        e = math.hypot(*self.ellipticity)
+        return (1 - e) / (1 + e)
+
+    @property
+    def position_angle(self) -> float:
+        """Direction of the major axis, degrees from x towards y, from -90 to 90."""
+        e1, e2 = self.ellipticity
+        return math.degrees(math.atan2(e2, e1) / 2)
+
+    @property
+    def half_light_radius(self) -> float:
+        """Radius ["], the geometric mean of both axes, with half of the light, before the PSF."""
+        if self.flux <= 0:
+            return math.nan
+        radii = np.geomspace(self.sigmas.min() / 10, self.sigmas.max() * 10, 2000)
+        enclosed = -np.expm1(-0.5 * (radii[:, None] / self.sigmas) ** 2) @ self.amplitudes
+        return float(np.interp(self.flux / 2, enclosed, radii))
+
+    @cached_property
+    def _blur(self) -> _Blur:
+        return _Blur(self.psf)
+
+    def _position(self, shape: tuple[int, int]) -> tuple[float, float]:
+        middle = (shape[1] - 1) / 2, (shape[0] - 1) / 2
+        x, y = (m + c / self.pixel_scale for m, c in zip(middle, self.center, strict=True))
+        return x, y
+
+    def _parameters(self, shape: tuple[int, int]) -> Array:
+        return np.concatenate([self._position(shape), self.ellipticities.ravel()])
+
+
+def fit_galaxy(observation: Observation, noise: Array, exclude: Mask | None = None) -> Galaxy:
+    """Fit the light of the lens galaxy; arcs and neighbours are found and masked.
+
+    ``noise`` (H, W): rms in the unit of the image; a pixel without a positive finite one is not
+    fitted. ``exclude`` (H, W): True where light of something else is known. InputError, if the
+    pixel scale is unknown, shapes differ or no pixel is left.
+    """
+    image, good, noise = _checked(observation, noise, exclude)
+    scale, blur = float(observation.pixel_scale), _Blur(kernel_of(observation))
+    fitted = _Fit(image, noise, good, blur, scale)
+    arcs = fitted.run()
+    height, width = image.shape
+    q = fitted.parameters
+    residual = (image - fitted.model)[good & ~arcs] / noise[good & ~arcs]
+    return Galaxy(
+        center=((q[0] - (width - 1) / 2) * scale, (q[1] - (height - 1) / 2) * scale),
+        ellipticities=q[2:].reshape(2, 2),
+        sigmas=fitted.sigmas * scale,
+        family=fitted.family,
+        amplitudes=fitted.amplitudes,
+        sky=fitted.sky,
+        chi2=float(np.mean(residual**2)) if residual.size else math.nan,
+        arcs=arcs,
+        pixel_scale=scale,
+        psf=blur.kernel,
+    )
+
+
+def kernel_of(observation: Observation) -> Array:
+    """Return the kernel of the PSF: as given, or the Gaussian of the given FWHM, else of 2 px."""
+    psf = observation.psf
+    if isinstance(psf, np.ndarray):
+        return psf
+    fwhm = DEFAULT_FWHM if psf is None else psf / observation.pixel_scale
+    sigma = max(fwhm / math.sqrt(8 * math.log(2)), 1e-3)
+    offset = np.arange(2 * math.ceil(4 * sigma) + 1) - math.ceil(4 * sigma)
+    row = np.exp(-0.5 * (offset / sigma) ** 2)
+    return np.outer(row, row) / row.sum() ** 2
+
+
+def _checked(
+    observation: Observation, noise: Array, exclude: Mask | None
+) -> tuple[Array, Mask, Array]:
+    """Return the image, where it can be fitted, and the noise; elsewhere the image is 0."""
+    name = observation.name
+    if observation.pixel_scale is None:
+        raise InputError(f"{name}: found no pixel_scale; expected arcsec per pixel, above 0")
+    noise = np.asarray(noise, float)
+    if noise.shape != observation.shape:
+        raise InputError(
+            f"{name}: noise: found a map of shape {noise.shape}; expected {observation.shape}"
+        )
+    good = ~observation.mask & np.isfinite(noise) & (noise > 0)
+    if exclude is not None:
+        if np.shape(exclude) != observation.shape:
+            raise InputError(
+                f"{name}: exclude: found a mask of shape {np.shape(exclude)}; expected "
+                f"{observation.shape}"
+            )
+        good &= ~np.asarray(exclude, bool)
+    if not good.any():
+        raise InputError(f"{name}: found no pixel that is neither masked nor excluded")
+    return np.where(good, observation.data, 0.0).astype(float), good, np.where(good, noise, 1.0)
+
+
+def _widths(shape: tuple[int, int]) -> tuple[Array, NDArray[np.intp]]:
+    """Return sigmas [px] and families of the Gaussians."""
+    widest = max(WIDEST * max(shape), 2 * NARROWEST)
+    number = 1 + math.ceil(math.log(widest / NARROWEST) / math.log(RATIO))
+    sigmas = np.geomspace(NARROWEST, widest, number)
+    return np.tile(sigmas, 2), np.repeat([0, 1], number)
+
+
+def _brightest(image: Array, good: Mask, scale: float) -> tuple[float, float]:
+    """Return x, y [px] of the brightest smoothed place, the nearer to the middle the rather."""
+    sigma = max(scale / 5, 1.0)  # wide enough to fill what is masked
+    light, weight = (
+        cv2.GaussianBlur(array, (0, 0), sigma, borderType=cv2.BORDER_CONSTANT)
+        for array in (image * good, good.astype(float))
+    )
+    light = light / np.maximum(weight, 0.01)
+    y, x = np.indices(image.shape, float)
+    height, width = image.shape
+    distance = np.hypot(x - (width - 1) / 2, y - (height - 1) / 2)
+    score = (light - np.median(light[good])) * np.exp(-0.5 * (distance / scale) ** 2)
+    row, column = np.unravel_index(np.argmax(score), image.shape)
+    return float(column), float(row)
+
+
+class _Blur:
+    """A PSF: its kernel, its covariance, and up to which sigma a Gaussian feels more than that."""
+
+    def __init__(self, kernel: Array) -> None:
+        self.kernel = kernel
+        self.sigma = 1 / math.sqrt(2 * np.pi * kernel.max())  # of the Gaussian of the same peak
+        height, width = kernel.shape
+        y, x = (np.arange(side) - (side - 1) / 2 for side in (height, width))
+        self.mean = kernel.sum(0) @ x, kernel.sum(1) @ y
+        x, y = x - self.mean[0], y - self.mean[1]
+        xx, yy = kernel.sum(0) @ x**2, kernel.sum(1) @ y**2
+        self.covariance = np.array([xx, y @ kernel @ x, yy]) + [1 / 12, 0, 1 / 12]  # and the pixel
+        # Next order after the covariance: excess kurtosis, kappa_4 / (8 sigma^4) at the peak.
+        fourth = max(
+            abs(kernel.sum(0) @ x**4 - 3 * xx**2), abs(kernel.sum(1) @ y**4 - 3 * yy**2), 1e-3
+        )
+        self.limit = max((fourth / 8 / BLURRED) ** 0.25, 2.0)
+
+    def spectrum(self, n: int) -> tuple[Array, Array, Array]:
+        """Return the kernel's transform (n, n // 2 + 1), its middle at the origin, and omega."""
+        height, width = self.kernel.shape
+        wx, wy = 2 * np.pi * np.fft.rfftfreq(n), 2 * np.pi * np.fft.fftfreq(n)
+        shift = np.exp(1j * (wy[:, None] * (height - 1) / 2 + wx * (width - 1) / 2))
+        return rfft2(self.kernel, (n, n)) * shift, wx, wy
+
+
+@dataclass(frozen=True, eq=False)
+class _Pixels:
+    """Pixels, or means of several: positions [px] from a corner, and how a box becomes them."""
+
+    x: Array  # (P,)
+    y: Array  # (P,)
+    box: int  # side of the box in which the narrow Gaussians are blurred by FFT
+    corner: tuple[int, int]  # column and row of its first pixel
+    average: csr_array  # (P, box * box)
+
+    @classmethod
+    def every(cls, shape: tuple[int, int], center: tuple[float, float], blur: _Blur) -> _Pixels:
+        """Return all pixels of an image."""
+        return cls.of(np.arange(shape[0] * shape[1]).reshape(shape), center, blur)
+
+    @classmethod
+    def of(cls, groups: NDArray[np.intp], center: tuple[float, float], blur: _Blur) -> _Pixels:
+        """Return the means of the pixels of each group (H, W), numbered from 0; -1 is left out."""
+        rows, columns = np.nonzero(groups >= 0)
+        group = groups[rows, columns]
+        number = np.bincount(group)
+        x, y = (np.bincount(group, axis) / number for axis in (columns, rows))
+        half = math.ceil(REACH * blur.limit + max(blur.kernel.shape) / 2)
+        box = next_fast_len(2 * half + 1, real=True)
+        corner = round(center[0]) - box // 2, round(center[1]) - box // 2
+        inside = (np.abs(columns - corner[0] - (box - 1) / 2) < box / 2) & (
+            np.abs(rows - corner[1] - (box - 1) / 2) < box / 2
+        )
+        place = (rows[inside] - corner[1]) * box + columns[inside] - corner[0]
+        entries = (1 / number[group[inside]], (group[inside], place))
+        return cls(x, y, box, corner, csr_array(entries, shape=(number.size, box * box)))
+
+
+class _Gaussians:
+    """Elliptical Gaussians of flux 1 at one centre, in two families of ellipticity.
+
+    ``parameters``: x, y [px], e1, e2 of family 0, e1, e2 of family 1. The covariance is
+    sigma^2 [(1 + e^2) I + 2 E] / (1 - e^2) with E = [[e1, e2], [e2, -e1]]; its determinant is
+    sigma^4 and the ratio of the axes (1 - e) / (1 + e), as in lenstronomy.
+    """
+
+    def __init__(self, parameters: Array, sigmas: Array, family: NDArray[np.intp]) -> None:
+        self.center, self.sigmas, self.family = parameters[:2], sigmas, family
+        e1, e2 = parameters[2:].reshape(2, 2).T[:, family]  # (k,) each
+        e = e1**2 + e2**2
+        # rows xx, xy, yy of the covariance, and of its derivatives by e1 and e2
+        unit = np.array([1 + e + 2 * e1, 2 * e2, 1 + e - 2 * e1]) / (1 - e)
+        self.covariance = sigmas**2 * unit
+        by1 = (np.array([2 * e1 + 2, 0 * e, 2 * e1 - 2]) + 2 * e1 * unit) / (1 - e)
+        by2 = (np.array([2 * e2, 0 * e + 2, 2 * e2]) + 2 * e2 * unit) / (1 - e)
+        self.derivatives = sigmas**2 * by1, sigmas**2 * by2
+
+    def seen(self, pixels: _Pixels, blur: _Blur) -> Array:
+        """Return their means (P, k) over pixels, as seen through the PSF."""
+        narrow = self.sigmas < blur.limit
+        seen = np.empty((pixels.x.size, self.sigmas.size))
+        seen[:, narrow] = self._narrow(pixels, blur, narrow)
+        seen[:, ~narrow] = self._wide(pixels, blur, ~narrow)[0]
+        return seen
+
+    def slopes(self, pixels: _Pixels, blur: _Blur, amplitudes: Array) -> Array:
+        """Return the derivatives (P, 6) of the light by the parameters, at fixed amplitudes."""
+        narrow, lit = self.sigmas < blur.limit, amplitudes > 0
+        slopes = self._wide_slopes(pixels, blur, ~narrow & lit, amplitudes)
+        return slopes + self._narrow_slopes(pixels, blur, narrow & lit, amplitudes)
+
+    def _wide(self, pixels: _Pixels, blur: _Blur, chosen: Mask) -> tuple[Array, Array, Array]:
+        """Return Gaussians widened by the PSF's covariance (P, k), inverse covariances, terms."""
+        xx, xy, yy = self.covariance[:, chosen] + blur.covariance[:, None]
+        determinant = xx * yy - xy**2
+        inverse = np.array([yy, -xy, xx]) / determinant
+        x, y = pixels.x - self.center[0] - blur.mean[0], pixels.y - self.center[1] - blur.mean[1]
+        terms = np.stack([x * x, 2 * x * y, y * y], 1)
+        peaks = 1 / (2 * np.pi * np.sqrt(determinant))
+        return np.exp(-0.5 * (terms @ inverse)) * peaks, inverse, terms
+
+    def _wide_slopes(self, pixels: _Pixels, blur: _Blur, chosen: Mask, amplitudes: Array) -> Array:
+        gaussians, inverse, terms = self._wide(pixels, blur, chosen)
+        gaussians *= amplitudes[chosen]
+        x, y = pixels.x - self.center[0] - blur.mean[0], pixels.y - self.center[1] - blur.mean[1]
+        sums = gaussians @ inverse.T  # (P, 3)
+        slopes = [x * sums[:, 0] + y * sums[:, 1], x * sums[:, 1] + y * sums[:, 2]]
+        for member in (self.family[chosen] == 0, self.family[chosen] == 1):
+            a, b, c = inverse[:, member]
+            for derivative in self.derivatives:
+                # dG / dC = G (C^-1 r r^T C^-1 - C^-1) / 2
+                d, e, f = derivative[:, chosen][:, member]
+                turned = np.array(
+                    [
+                        a * a * d + 2 * a * b * e + b * b * f,
+                        a * b * d + (a * c + b * b) * e + b * c * f,
+                        b * b * d + 2 * b * c * e + c * c * f,
+                    ]
+                )
+                trace = a * d + 2 * b * e + c * f
+                mine = gaussians[:, member]
+                slopes.append(((mine @ turned.T * terms).sum(1) - mine @ trace) / 2)
+        return np.stack(slopes, 1)
+
+    def _spectra(self, pixels: _Pixels, blur: _Blur, chosen: Mask) -> list[tuple[Array, ...]]:
+        """Return transforms (k, n, n // 2 + 1) of Gaussians as sampled in pixels, and blurred.
+
+        What is narrower than a pixel has power above its Nyquist frequency; sampled, it comes back
+        at lower ones: transforms are sums over three by three such orders, each with its omega.
+        """
+        kernel, wx, wy = blur.spectrum(pixels.box)
+        x, y = self.center - pixels.corner
+        minor = self.sigmas[chosen].min(initial=np.inf) * math.sqrt(1 - ROUNDEST)
+        orders = (0, -1, 1) if minor < 1.5 else (0,)
+        spectra = []
+        for m in orders:
+            for n in orders:
+                vx, vy = wx + 2 * np.pi * m, (wy + 2 * np.pi * n)[:, None]
+                pixel = np.sinc(vx / (2 * np.pi)) * np.sinc(vy / (2 * np.pi))
+                weight = kernel * pixel * np.exp(-1j * (vx * x + vy * y))
+                xx, xy, yy = self.covariance[:, chosen, None, None]
+                power = np.exp(-0.5 * (xx * vx**2 + 2 * xy * vx * vy + yy * vy**2))
+                spectra.append((power * weight, vx, vy))
+        return spectra
+
+    def _narrow(self, pixels: _Pixels, blur: _Blur, chosen: Mask) -> Array:
+        spectra = sum(spectrum for spectrum, *_ in self._spectra(pixels, blur, chosen))
+        return self._from(spectra, pixels)
+
+    def _from(self, spectra: Array, pixels: _Pixels) -> Array:
+        n = pixels.box
+        return pixels.average @ irfft2(spectra, (n, n)).reshape(-1, n * n).T
+
+    def _narrow_slopes(
+        self, pixels: _Pixels, blur: _Blur, chosen: Mask, amplitudes: Array
+    ) -> Array:
+        total = np.zeros((6, pixels.box, pixels.box // 2 + 1), complex)
+        if not chosen.any():
+            return np.zeros((pixels.x.size, 6))
+        for spectrum, vx, vy in self._spectra(pixels, blur, chosen):
+            spectrum = spectrum * amplitudes[chosen, None, None]
+            light = spectrum.sum(0)
+            total[:2] += -1j * vx * light, -1j * vy * light
+            for k in range(2):
+                member = self.family[chosen] == k
+                for j, derivative in enumerate(self.derivatives):
+                    xx, xy, yy = np.tensordot(
+                        derivative[:, chosen][:, member], spectrum[member], (1, 0)
+                    )
+                    total[2 + 2 * k + j] -= 0.5 * (xx * vx**2 + 2 * xy * vx * vy + yy * vy**2)
+        return self._from(total, pixels)
+
+
+class _Fit:
+    """The fit of one image: its pixels, and the present state of the model."""
+
+    def __init__(self, image: Array, noise: Array, good: Mask, blur: _Blur, scale: float) -> None:
+        self.image, self.noise, self.good, self.blur = image, noise, good, blur
+        self.sigmas, self.family = _widths(image.shape)
+        self.place = _brightest(image, good, SEARCH / scale)
+        self.prior = np.array([*self.place, 0, 0, 0, 0]), np.array([WANDER] * 2 + [ROUNDED] * 4)
+        self.parameters = np.array([*self.place, 0.05, 0.02, 0.02, 0.05])
+        self.amplitudes, self.sky = np.zeros(self.sigmas.size), 0.0
+        self.model = np.clip(cv2.GaussianBlur(image, (0, 0), 2.0), 0, None)  # for its errors only
+        self.everywhere = _Pixels.every(image.shape, self.place, blur)
+
+    def run(self) -> Mask:
+        """Fit until the mask of what is brighter than the galaxy no longer changes; return it."""
+        self._fit(self.good, robust=True)
+        arcs = self._brighter()
+        for _ in range(ROUNDS):
+            self._fit(self.good & ~arcs)
+            before, arcs = arcs, self._brighter()
+            if np.mean(before ^ arcs) < SETTLED:
+                break
+        self._fit(self.good & ~arcs)
+        return arcs
+
+    @property
+    def light(self) -> Array:
+        """The galaxy alone (H, W)."""
+        return np.clip(self.model - self.sky, 0, None)
+
+    def _brighter(self) -> Mask:
+        """Return where something is brighter than the galaxy, noise and model error considered."""
+        error, sigma = MODEL_ERROR * self.light, self.blur.sigma
+        weight = self.good / (self.noise**2 + error**2)
+        # Matched filter for point sources. The error of the model does not average out over
+        # neighbouring pixels: it is added once more, after the filter.
+        signal = cv2.GaussianBlur((self.image - self.model) * weight, (0, 0), sigma)
+        passed = cv2.GaussianBlur(weight, (0, 0), sigma)
+        power = cv2.GaussianBlur(weight, (0, 0), sigma / math.sqrt(2)) / (4 * np.pi * sigma**2)
+        high = signal > HIGH * np.sqrt(power + (error * passed) ** 2)
+        y, x = np.indices(high.shape)
+        core = np.hypot(x - self.parameters[0], y - self.parameters[1]) < CORE * sigma
+        return _grown(high & self.good & ~core) & ~core
+
+    def _fit(self, used: Mask, robust: bool = False) -> None:
+        """Take Gauss-Newton steps with the pixels ``used``; compute the model everywhere."""
+        groups = _groups(used, self.place)
+        pixels = _Pixels.of(groups, self.place, self.blur)
+        data, variance, light = (
+            _means(array, groups) for array in (self.image, self.noise**2, self.light)
+        )
+        number = np.bincount(groups[used])
+        weight = 1 / (variance / number + (MODEL_ERROR * light) ** 2)
+        state = self._linear(self.parameters, pixels, data, weight)
+        for _ in range(ROBUST if robust else STEPS):
+            before = state
+            if robust:  # arcs, which lie above the model, count less and less
+                excess = np.clip(data - state.model, 0, None) * np.sqrt(weight)
+                counted = weight / (1 + (excess / HIGH) ** 2)
+                state = self._linear(state.parameters, pixels, data, counted)
+            state = self._stepped(state, pixels, data, counted if robust else weight)
+            if not robust and before.chi2 - state.chi2 < GAIN:
+                break
+        self.parameters, self.amplitudes, self.sky = state.parameters, state.amplitudes, state.sky
+        lit = self.amplitudes > 0
+        gaussians = _Gaussians(self.parameters, self.sigmas[lit], self.family[lit])
+        light = gaussians.seen(self.everywhere, self.blur) @ self.amplitudes[lit]
+        self.model = light.reshape(self.image.shape) + self.sky
+
+    def _linear(self, parameters: Array, pixels: _Pixels, data: Array, weight: Array) -> _State:
+        """Solve for amplitudes and sky at given parameters."""
+        gaussians = _Gaussians(parameters, self.sigmas, self.family)
+        columns = gaussians.seen(pixels, self.blur)
+        amplitudes, sky = _amplitudes(columns, data, weight)
+        model = columns @ amplitudes + sky
+        mean, spread = self.prior
+        chi2 = weight @ (data - model) ** 2 + (((parameters - mean) / spread) ** 2).sum()
+        return _State(parameters, gaussians, columns, amplitudes, sky, model, chi2)
+
+    def _stepped(self, state: _State, pixels: _Pixels, data: Array, weight: Array) -> _State:
+        """Return the state after a Gauss-Newton step, shortened until chi2 falls."""
+        slopes = state.gaussians.slopes(pixels, self.blur, state.amplitudes)
+        lit = state.amplitudes > 0
+        columns = np.hstack([slopes, state.columns[:, lit], np.ones((data.size, 1))])
+        mean, spread = self.prior
+        n = mean.size
+        known = np.concatenate([spread**-2, np.zeros(columns.shape[1] - n)])
+        scale = np.sqrt(weight @ columns**2 + known)
+        weighted = columns.T * weight
+        matrix = (weighted @ columns + np.diag(known)) / np.outer(scale, scale)
+        matrix[np.diag_indices_from(matrix)] += RIDGE
+        right = weighted @ (data - state.model)
+        right[:n] += (mean - state.parameters) / spread**2
+        step = cho_solve(cho_factor(matrix), right / scale)[:n] / scale[:n]
+        for length in (1.0, 0.3, 0.1):
+            trial = self._linear(_bounded(state.parameters + length * step), pixels, data, weight)
+            if trial.chi2 < state.chi2:
+                return trial
+        return state
+
+
+@dataclass(frozen=True, eq=False)
+class _State:
+    parameters: Array
+    gaussians: _Gaussians
+    columns: Array  # (P, k)
+    amplitudes: Array
+    sky: float
+    model: Array  # (P,)
+    chi2: float
+
+
+def _amplitudes(columns: Array, data: Array, weight: Array) -> tuple[Array, float]:
+    """Return the amplitudes, not negative, and the sky of least weighted squares."""
+    share = weight / weight.sum()
+    mean, level = share @ columns, share @ data  # the sky, of any sign, is eliminated
+    centred, excess = columns - mean, data - level
+    weighted = centred.T * weight
+    matrix, right = weighted @ centred, weighted @ excess
+    scale = np.sqrt(np.diag(matrix)) + 1e-300
+    matrix /= np.outer(scale, scale)
+    matrix[np.diag_indices_from(matrix)] += RIDGE
+    # |L^T a - L^-1 b| has the same minimum as the sum over all pixels
+    factor = np.linalg.cholesky(matrix)
+    amplitudes = nnls(factor.T, solve_triangular(factor, right / scale, lower=True))[0] / scale
+    return amplitudes, float(level - mean @ amplitudes)
+
+
+def _bounded(parameters: Array) -> Array:
+    """Return parameters with ellipticities below the largest."""
+    e = parameters[2:].reshape(2, 2)
+    size = np.maximum(np.hypot(*e.T) / ROUNDEST, 1.0)
+    return np.concatenate([parameters[:2], (e / size[:, None]).ravel()])
+
+
+def _groups(used: Mask, center: tuple[float, float]) -> NDArray[np.intp]:
+    """Return the number of each pixel's group: itself near the galaxy, blocks farther out."""
+    rows, columns = np.indices(used.shape)
+    near = np.hypot(columns - center[0], rows - center[1]) < INNER
+    blocks = used.size + rows // BLOCK * used.shape[1] + columns // BLOCK
+    names = np.where(near, rows * used.shape[1] + columns, blocks)
+    groups = np.full(used.shape, -1)
+    groups[used] = np.unique(names[used], return_inverse=True)[1]
+    return groups
+
+
+def _means(image: Array, groups: NDArray[np.intp]) -> Array:
+    used = groups >= 0
+    return np.bincount(groups[used], image[used]) / np.bincount(groups[used])
+
+
+def _grown(mask: Mask) -> Mask:
+    """Return the regions of a mask that have several pixels, grown."""
+    _, labels, statistics, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8)
+    large = statistics[:, cv2.CC_STAT_AREA] >= SMALLEST
+    large[0] = False
+    side = 2 * GROWN + 1
+    disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
+    return cv2.dilate(large[labels].view(np.uint8), disk).astype(bool)
