@@ -1,6 +1,7 @@
 """The light of the lens galaxy: a multi-Gaussian expansion (Cappellari 2002, MNRAS 333, 400).
 
-Two families of concentric elliptical Gaussians, each with its own ellipticity, and a constant sky.
+Two families of concentric elliptical Gaussians, each with its own ellipticity, and a constant sky;
+a third family, if the galaxy has a disc that is seen edge-on.
 The amplitudes, not negative, are solved for at each step in the few other parameters, the centre
 and the ellipticities (variable projection). Such a model falls off in every direction and cannot
 make a ring: what is brighter than it, arcs and neighbours, is masked, and the rest fitted again.
@@ -8,9 +9,11 @@ make a ring: what is brighter than it, arcs and neighbours, is masked, and the r
 
 from __future__ import annotations
 
+import copy
+import itertools
 import math
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -36,7 +39,11 @@ INNER, BLOCK = 30, 3  # px: radius in which each pixel is fitted; beyond, means 
 SEARCH = 0.75  # ", s.d. of the weight with which the brightest place is looked for at the start
 ROUNDED = 0.3  # s.d. of the ellipticities' normal prior, which steadies a family without light
 WANDER = 5.0  # px, s.d. of the centre's prior about the brightest place
-ROUNDEST = 0.85  # largest ellipticity
+SHARP = 1.2  # px, sigma along the minor axis below which sampling aliases
+LARGEST = 0.85  # ellipticity
+ROUND = np.array([[0.05, 0.02], [0.02, 0.05]])  # ellipticities of a start
+ELONGATED, DISC = 0.22, 0.8  # ellipticity from which a disc is looked for; that of the disc
+EXPLAINED = 0.95  # largest ratio of what is left with the disc and without
 ROBUST, STEPS, ROUNDS = 6, 3, 6  # steps with all pixels; steps between two masks; masks
 GAIN = 0.1  # of chi2, with which a step is the last
 SETTLED = 5e-4  # fraction of pixels in which a mask may differ from the last
@@ -49,10 +56,10 @@ DEFAULT_FWHM = 2.0  # px, where nothing is known of the PSF
 
 @dataclass(frozen=True, eq=False)
 class Galaxy:
-    """Light of a galaxy: k Gaussians in two families, and the sky.
+    """Light of a galaxy: k Gaussians in n families, and the sky.
 
-    ``center`` (x, y) ["]; ``ellipticities`` (2, 2): e1, e2 of each family; ``sigmas`` (k,) ["]: of
-    the geometric mean of both axes; ``family`` (k,): 0 or 1; ``amplitudes`` (k,): flux in the unit
+    ``center`` (x, y) ["]; ``ellipticities`` (n, 2): e1, e2 of each family; ``sigmas`` (k,) ["]: of
+    the geometric mean of both axes; ``family`` (k,): below n; ``amplitudes`` (k,): flux in the unit
     of the image; ``sky``: per pixel; ``chi2``: mean square of the residuals over the noise, outside
     ``arcs`` (H, W), where something else is brighter than the galaxy.
     """
@@ -68,26 +75,26 @@ class Galaxy:
     pixel_scale: float
     psf: Array
 
-    def components(self, shape: tuple[int, int] | None = None) -> Array:
-        """Return images (k, H, W) of the Gaussians, each of flux 1, as seen through the PSF."""
-        shape = shape or self.arcs.shape
-        pixels = _Pixels.every(shape, self._position(shape), self._blur)
-        columns = _Gaussians(self._parameters(shape), self.sigmas / self.pixel_scale, self.family)
-        return columns.seen(pixels, self._blur).T.reshape(-1, *shape)
-
-    def image(self, shape: tuple[int, int] | None = None, sky: bool = True) -> Array:
-        """Return the galaxy (H, W), with or without the sky, as seen through the PSF.
+    def components(
+        self, which: NDArray | slice = slice(None), shape: tuple[int, int] | None = None
+    ) -> Array:
+        """Return images (k, H, W) of Gaussians, all or some, of flux 1, as seen through the PSF.
 
         The middle of an image of another ``shape`` is that of the image that was fitted.
         """
-        shape, lit = shape or self.arcs.shape, self.amplitudes > 0
-        bright = replace(
-            self,
-            sigmas=self.sigmas[lit],
-            family=self.family[lit],
-            amplitudes=self.amplitudes[lit],
-        )
-        light = np.tensordot(bright.amplitudes, bright.components(shape), 1)
+        height, width = shape or self.arcs.shape
+        x, y = (c / self.pixel_scale for c in self.center)
+        center = x + (width - 1) / 2, y + (height - 1) / 2
+        parameters, blur = np.concatenate([center, self.ellipticities.ravel()]), _Blur(self.psf)
+        sigmas = self.sigmas[which] / self.pixel_scale
+        gaussians = _Gaussians(parameters, sigmas, self.family[which])
+        pixels = _Pixels.every((height, width), center, blur)
+        return gaussians.seen(pixels, blur).T.reshape(-1, height, width)
+
+    def image(self, shape: tuple[int, int] | None = None, sky: bool = True) -> Array:
+        """Return the galaxy (H, W), with or without the sky, as seen through the PSF."""
+        lit = self.amplitudes > 0
+        light = np.tensordot(self.amplitudes[lit], self.components(lit, shape), 1)
         return light + self.sky * sky
 
     @property
@@ -122,36 +129,24 @@ class Galaxy:
         enclosed = -np.expm1(-0.5 * (radii[:, None] / self.sigmas) ** 2) @ self.amplitudes
         return float(np.interp(self.flux / 2, enclosed, radii))
 
-    @cached_property
-    def _blur(self) -> _Blur:
-        return _Blur(self.psf)
 
-    def _position(self, shape: tuple[int, int]) -> tuple[float, float]:
-        middle = (shape[1] - 1) / 2, (shape[0] - 1) / 2
-        x, y = (m + c / self.pixel_scale for m, c in zip(middle, self.center, strict=True))
-        return x, y
-
-    def _parameters(self, shape: tuple[int, int]) -> Array:
-        return np.concatenate([self._position(shape), self.ellipticities.ravel()])
-
-
-def fit_galaxy(observation: Observation, noise: Array, exclude: Mask | None = None) -> Galaxy:
+def fit_galaxy(
+    observation: Observation, noise: Array | float, exclude: Mask | None = None
+) -> Galaxy:
     """Fit the light of the lens galaxy; arcs and neighbours are found and masked.
 
-    ``noise`` (H, W): rms in the unit of the image; a pixel without a positive finite one is not
-    fitted. ``exclude`` (H, W): True where light of something else is known. InputError, if the
-    pixel scale is unknown, shapes differ or no pixel is left.
+    ``noise``: rms in the unit of the image, (H, W) or one number; pixels without a positive finite
+    one are not fitted. ``exclude`` (H, W): True where light of something else is known. InputError,
+    if the pixel scale is unknown, shapes differ or no pixel is left.
     """
     image, good, noise = _checked(observation, noise, exclude)
     scale, blur = float(observation.pixel_scale), _Blur(kernel_of(observation))
-    fitted = _Fit(image, noise, good, blur, scale)
-    arcs = fitted.run()
-    height, width = image.shape
-    q = fitted.parameters
+    fitted = _best(_Fit(image, noise, good, blur, scale))
+    q, arcs, (height, width) = fitted.parameters, fitted.arcs, image.shape
     residual = (image - fitted.model)[good & ~arcs] / noise[good & ~arcs]
     return Galaxy(
         center=((q[0] - (width - 1) / 2) * scale, (q[1] - (height - 1) / 2) * scale),
-        ellipticities=q[2:].reshape(2, 2),
+        ellipticities=q[2:].reshape(-1, 2),
         sigmas=fitted.sigmas * scale,
         family=fitted.family,
         amplitudes=fitted.amplitudes,
@@ -176,13 +171,15 @@ def kernel_of(observation: Observation) -> Array:
 
 
 def _checked(
-    observation: Observation, noise: Array, exclude: Mask | None
+    observation: Observation, noise: Array | float, exclude: Mask | None
 ) -> tuple[Array, Mask, Array]:
     """Return the image, where it can be fitted, and the noise; elsewhere the image is 0."""
     name = observation.name
     if observation.pixel_scale is None:
         raise InputError(f"{name}: found no pixel_scale; expected arcsec per pixel, above 0")
     noise = np.asarray(noise, float)
+    if noise.ndim == 0:
+        noise = np.full(observation.shape, float(noise))
     if noise.shape != observation.shape:
         raise InputError(
             f"{name}: noise: found a map of shape {noise.shape}; expected {observation.shape}"
@@ -200,12 +197,12 @@ def _checked(
     return np.where(good, observation.data, 0.0).astype(float), good, np.where(good, noise, 1.0)
 
 
-def _widths(shape: tuple[int, int]) -> tuple[Array, NDArray[np.intp]]:
+def _widths(shape: tuple[int, int], families: int) -> tuple[Array, NDArray[np.intp]]:
     """Return sigmas [px] and families of the Gaussians."""
     widest = max(WIDEST * max(shape), 2 * NARROWEST)
     number = 1 + math.ceil(math.log(widest / NARROWEST) / math.log(RATIO))
     sigmas = np.geomspace(NARROWEST, widest, number)
-    return np.tile(sigmas, 2), np.repeat([0, 1], number)
+    return np.tile(sigmas, families), np.repeat(np.arange(families), number)
 
 
 def _brightest(image: Array, good: Mask, scale: float) -> tuple[float, float]:
@@ -228,7 +225,7 @@ class _Blur:
     """A PSF: its kernel, its covariance, and up to which sigma a Gaussian feels more than that."""
 
     def __init__(self, kernel: Array) -> None:
-        self.kernel = kernel
+        self.kernel, self._spectra = kernel, {}
         self.sigma = 1 / math.sqrt(2 * np.pi * kernel.max())  # of the Gaussian of the same peak
         height, width = kernel.shape
         y, x = (np.arange(side) - (side - 1) / 2 for side in (height, width))
@@ -242,12 +239,14 @@ class _Blur:
         )
         self.limit = max((fourth / 8 / BLURRED) ** 0.25, 2.0)
 
-    def spectrum(self, n: int) -> tuple[Array, Array, Array]:
-        """Return the kernel's transform (n, n // 2 + 1), its middle at the origin, and omega."""
-        height, width = self.kernel.shape
-        wx, wy = 2 * np.pi * np.fft.rfftfreq(n), 2 * np.pi * np.fft.fftfreq(n)
-        shift = np.exp(1j * (wy[:, None] * (height - 1) / 2 + wx * (width - 1) / 2))
-        return rfft2(self.kernel, (n, n)) * shift, wx, wy
+    def spectrum(self, n: int) -> Array:
+        """Return the kernel's transform (n, n // 2 + 1), its middle at the origin."""
+        if n not in self._spectra:
+            wx, wy = 2 * np.pi * np.fft.rfftfreq(n), 2 * np.pi * np.fft.fftfreq(n)[:, None]
+            height, width = self.kernel.shape
+            shift = np.exp(0.5j * (wy * (height - 1) + wx * (width - 1)))
+            self._spectra[n] = rfft2(self.kernel, (n, n)) * shift
+        return self._spectra[n]
 
 
 @dataclass(frozen=True, eq=False)
@@ -282,41 +281,55 @@ class _Pixels:
         entries = (1 / number[group[inside]], (group[inside], place))
         return cls(x, y, box, corner, csr_array(entries, shape=(number.size, box * box)))
 
+    def means(self, spectra: Array) -> Array:
+        """Return the means (P, k) of images that have the transforms (k, box, box // 2 + 1)."""
+        images = irfft2(spectra, (self.box, self.box))
+        return self.average @ images.reshape(-1, self.box**2).T
+
 
 class _Gaussians:
-    """Elliptical Gaussians of flux 1 at one centre, in two families of ellipticity.
+    """Elliptical Gaussians of flux 1 at one centre, in n families of ellipticity.
 
-    ``parameters``: x, y [px], e1, e2 of family 0, e1, e2 of family 1. The covariance is
+    ``parameters``: x, y [px], then e1, e2 of each family. The covariance is
     sigma^2 [(1 + e^2) I + 2 E] / (1 - e^2) with E = [[e1, e2], [e2, -e1]]; its determinant is
     sigma^4 and the ratio of the axes (1 - e) / (1 + e), as in lenstronomy.
     """
 
     def __init__(self, parameters: Array, sigmas: Array, family: NDArray[np.intp]) -> None:
         self.center, self.sigmas, self.family = parameters[:2], sigmas, family
-        e1, e2 = parameters[2:].reshape(2, 2).T[:, family]  # (k,) each
+        self.families = (parameters.size - 2) // 2
+        e1, e2 = parameters[2:].reshape(-1, 2).T[:, family]  # (k,) each
         e = e1**2 + e2**2
         # rows xx, xy, yy of the covariance, and of its derivatives by e1 and e2
         unit = np.array([1 + e + 2 * e1, 2 * e2, 1 + e - 2 * e1]) / (1 - e)
         self.covariance = sigmas**2 * unit
+        self.minor = sigmas * np.sqrt((1 - np.sqrt(e)) / (1 + np.sqrt(e)))
         by1 = (np.array([2 * e1 + 2, 0 * e, 2 * e1 - 2]) + 2 * e1 * unit) / (1 - e)
         by2 = (np.array([2 * e2, 0 * e + 2, 2 * e2]) + 2 * e2 * unit) / (1 - e)
         self.derivatives = sigmas**2 * by1, sigmas**2 * by2
 
     def seen(self, pixels: _Pixels, blur: _Blur) -> Array:
         """Return their means (P, k) over pixels, as seen through the PSF."""
-        narrow = self.sigmas < blur.limit
+        narrow, wide = self._by_width(blur)
         seen = np.empty((pixels.x.size, self.sigmas.size))
         seen[:, narrow] = self._narrow(pixels, blur, narrow)
-        seen[:, ~narrow] = self._wide(pixels, blur, ~narrow)[0]
+        seen[:, wide] = self._wide(pixels, blur, wide)[0]
         return seen
 
     def slopes(self, pixels: _Pixels, blur: _Blur, amplitudes: Array) -> Array:
-        """Return the derivatives (P, 6) of the light by the parameters, at fixed amplitudes."""
-        narrow, lit = self.sigmas < blur.limit, amplitudes > 0
-        slopes = self._wide_slopes(pixels, blur, ~narrow & lit, amplitudes)
-        return slopes + self._narrow_slopes(pixels, blur, narrow & lit, amplitudes)
+        """Return derivatives (P, 2 + 2 n) of the light by the parameters, at fixed amplitudes."""
+        narrow, wide = (some[amplitudes[some] > 0] for some in self._by_width(blur))
+        slopes = self._wide_slopes(pixels, blur, wide, amplitudes)
+        return slopes + self._narrow_slopes(pixels, blur, narrow, amplitudes)
 
-    def _wide(self, pixels: _Pixels, blur: _Blur, chosen: Mask) -> tuple[Array, Array, Array]:
+    def _by_width(self, blur: _Blur) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Return which Gaussians are blurred by FFT, and which are widened."""
+        narrow = self.sigmas < blur.limit
+        return np.flatnonzero(narrow), np.flatnonzero(~narrow)
+
+    def _wide(
+        self, pixels: _Pixels, blur: _Blur, chosen: NDArray[np.intp]
+    ) -> tuple[Array, Array, Array]:
         """Return Gaussians widened by the PSF's covariance (P, k), inverse covariances, terms."""
         xx, xy, yy = self.covariance[:, chosen] + blur.covariance[:, None]
         determinant = xx * yy - xy**2
@@ -326,17 +339,20 @@ class _Gaussians:
         peaks = 1 / (2 * np.pi * np.sqrt(determinant))
         return np.exp(-0.5 * (terms @ inverse)) * peaks, inverse, terms
 
-    def _wide_slopes(self, pixels: _Pixels, blur: _Blur, chosen: Mask, amplitudes: Array) -> Array:
+    def _wide_slopes(
+        self, pixels: _Pixels, blur: _Blur, chosen: NDArray[np.intp], amplitudes: Array
+    ) -> Array:
         gaussians, inverse, terms = self._wide(pixels, blur, chosen)
         gaussians *= amplitudes[chosen]
         x, y = pixels.x - self.center[0] - blur.mean[0], pixels.y - self.center[1] - blur.mean[1]
         sums = gaussians @ inverse.T  # (P, 3)
         slopes = [x * sums[:, 0] + y * sums[:, 1], x * sums[:, 1] + y * sums[:, 2]]
-        for member in (self.family[chosen] == 0, self.family[chosen] == 1):
-            a, b, c = inverse[:, member]
+        for k in range(self.families):
+            mine = self.family[chosen] == k
+            a, b, c = inverse[:, mine]
             for derivative in self.derivatives:
                 # dG / dC = G (C^-1 r r^T C^-1 - C^-1) / 2
-                d, e, f = derivative[:, chosen][:, member]
+                d, e, f = derivative[:, chosen[mine]]
                 turned = np.array(
                     [
                         a * a * d + 2 * a * b * e + b * b * f,
@@ -345,57 +361,70 @@ class _Gaussians:
                     ]
                 )
                 trace = a * d + 2 * b * e + c * f
-                mine = gaussians[:, member]
-                slopes.append(((mine @ turned.T * terms).sum(1) - mine @ trace) / 2)
+                own = gaussians[:, mine]
+                slopes.append(((own @ turned.T * terms).sum(1) - own @ trace) / 2)
         return np.stack(slopes, 1)
 
-    def _spectra(self, pixels: _Pixels, blur: _Blur, chosen: Mask) -> list[tuple[Array, ...]]:
-        """Return transforms (k, n, n // 2 + 1) of Gaussians as sampled in pixels, and blurred.
-
-        What is narrower than a pixel has power above its Nyquist frequency; sampled, it comes back
-        at lower ones: transforms are sums over three by three such orders, each with its omega.
-        """
-        kernel, wx, wy = blur.spectrum(pixels.box)
-        x, y = self.center - pixels.corner
-        minor = self.sigmas[chosen].min(initial=np.inf) * math.sqrt(1 - ROUNDEST)
-        orders = (0, -1, 1) if minor < 1.5 else (0,)
-        spectra = []
-        for m in orders:
-            for n in orders:
-                vx, vy = wx + 2 * np.pi * m, (wy + 2 * np.pi * n)[:, None]
-                pixel = np.sinc(vx / (2 * np.pi)) * np.sinc(vy / (2 * np.pi))
-                weight = kernel * pixel * np.exp(-1j * (vx * x + vy * y))
-                xx, xy, yy = self.covariance[:, chosen, None, None]
-                power = np.exp(-0.5 * (xx * vx**2 + 2 * xy * vx * vy + yy * vy**2))
-                spectra.append((power * weight, vx, vy))
-        return spectra
-
-    def _narrow(self, pixels: _Pixels, blur: _Blur, chosen: Mask) -> Array:
-        spectra = sum(spectrum for spectrum, *_ in self._spectra(pixels, blur, chosen))
-        return self._from(spectra, pixels)
-
-    def _from(self, spectra: Array, pixels: _Pixels) -> Array:
-        n = pixels.box
-        return pixels.average @ irfft2(spectra, (n, n)).reshape(-1, n * n).T
+    def _narrow(self, pixels: _Pixels, blur: _Blur, chosen: NDArray[np.intp]) -> Array:
+        spectra = np.zeros((chosen.size, pixels.box, pixels.box // 2 + 1), complex)
+        for members, spectrum, *_ in self._spectra(pixels, blur, chosen):
+            spectra[np.searchsorted(chosen, members)] += spectrum
+        return pixels.means(spectra)
 
     def _narrow_slopes(
-        self, pixels: _Pixels, blur: _Blur, chosen: Mask, amplitudes: Array
+        self, pixels: _Pixels, blur: _Blur, chosen: NDArray[np.intp], amplitudes: Array
     ) -> Array:
-        total = np.zeros((6, pixels.box, pixels.box // 2 + 1), complex)
-        if not chosen.any():
-            return np.zeros((pixels.x.size, 6))
-        for spectrum, vx, vy in self._spectra(pixels, blur, chosen):
-            spectrum = spectrum * amplitudes[chosen, None, None]
+        total = np.zeros((2 + 2 * self.families, pixels.box, pixels.box // 2 + 1), complex)
+        for members, spectrum, wx, wy in self._spectra(pixels, blur, chosen):
+            spectrum *= amplitudes[members, None, None]
             light = spectrum.sum(0)
-            total[:2] += -1j * vx * light, -1j * vy * light
-            for k in range(2):
-                member = self.family[chosen] == k
+            total[:2] += -1j * wx * light, -1j * wy * light
+            for k in range(self.families):
+                mine = self.family[members] == k
                 for j, derivative in enumerate(self.derivatives):
-                    xx, xy, yy = np.tensordot(
-                        derivative[:, chosen][:, member], spectrum[member], (1, 0)
-                    )
-                    total[2 + 2 * k + j] -= 0.5 * (xx * vx**2 + 2 * xy * vx * vy + yy * vy**2)
-        return self._from(total, pixels)
+                    xx, xy, yy = np.tensordot(derivative[:, members[mine]], spectrum[mine], 1)
+                    total[2 + 2 * k + j] -= 0.5 * (xx * wx**2 + 2 * xy * wx * wy + yy * wy**2)
+        return pixels.means(total)
+
+    def _spectra(
+        self, pixels: _Pixels, blur: _Blur, chosen: NDArray[np.intp]
+    ) -> Iterator[tuple[NDArray[np.intp], Array, Array, Array]]:
+        """Yield parts of the transforms of Gaussians in pixels, blurred: members, part, omega.
+
+        What is narrower than a pixel has power above its Nyquist frequency; sampled, it comes back
+        at lower ones: such a transform is a sum over three by three orders, each with its omega.
+        """
+        kernel, period = blur.spectrum(pixels.box), 2 * np.pi
+        wx, wy = period * np.fft.rfftfreq(pixels.box), period * np.fft.fftfreq(pixels.box)
+        x, y = self.center - pixels.corner
+        sharp = chosen[self.minor[chosen] < SHARP]
+        for m, n in itertools.product((0, -1, 1), repeat=2):
+            members = sharp if m or n else chosen
+            if not members.size:
+                continue
+            vx, vy = wx + period * m, (wy + period * n)[:, None]
+            weight = kernel * (np.sinc(vx / period) * np.exp(-1j * vx * x))
+            weight *= np.sinc(vy / period) * np.exp(-1j * vy * y)
+            xx, xy, yy = self.covariance[:, members, None, None]
+            power = np.exp(-0.5 * (xx * vx**2 + 2 * xy * (vx * vy) + yy * vy**2))
+            yield members, power * weight, vx, vy
+
+
+def _best(fit: _Fit) -> _Fit:
+    """Return the fit of two families or, if a disc seen edge-on explains far more, of three.
+
+    What is left is summed with each pixel counted to ``HIGH`` sigmas, so that arcs, which lie above
+    either model, do not count.
+    """
+    first = fit.run(ROUND)
+    size = math.hypot(*first.ellipticity)
+    if size < ELONGATED:
+        return first
+    found = first.parameters[2:].reshape(-1, 2)
+    fits = first, fit.run(np.vstack([found, DISC * first.ellipticity / size]))
+    weight = fit.good / (fit.noise**2 + (MODEL_ERROR * first.light) ** 2)
+    left = [np.minimum((fit.image - one.model) ** 2 * weight, HIGH**2).sum() for one in fits]
+    return fits[int(left[1] < EXPLAINED * left[0])]
 
 
 class _Fit:
@@ -403,25 +432,36 @@ class _Fit:
 
     def __init__(self, image: Array, noise: Array, good: Mask, blur: _Blur, scale: float) -> None:
         self.image, self.noise, self.good, self.blur = image, noise, good, blur
-        self.sigmas, self.family = _widths(image.shape)
         self.place = _brightest(image, good, SEARCH / scale)
-        self.prior = np.array([*self.place, 0, 0, 0, 0]), np.array([WANDER] * 2 + [ROUNDED] * 4)
-        self.parameters = np.array([*self.place, 0.05, 0.02, 0.02, 0.05])
-        self.amplitudes, self.sky = np.zeros(self.sigmas.size), 0.0
+        self.sky = 0.0
         self.model = np.clip(cv2.GaussianBlur(image, (0, 0), 2.0), 0, None)  # for its errors only
         self.everywhere = _Pixels.every(image.shape, self.place, blur)
 
-    def run(self) -> Mask:
-        """Fit until the mask of what is brighter than the galaxy no longer changes; return it."""
-        self._fit(self.good, robust=True)
-        arcs = self._brighter()
+    def run(self, ellipticities: Array) -> _Fit:
+        """Return the fit from a start, when the mask ``arcs`` no longer changes."""
+        fit = copy.copy(self)
+        n = len(ellipticities)
+        fit.parameters = np.concatenate([self.place, ellipticities.ravel()])
+        fit.sigmas, fit.family = _widths(self.image.shape, n)
+        fit.prior = (
+            np.array([*self.place] + [0] * 2 * n),
+            np.array([WANDER] * 2 + [ROUNDED] * 2 * n),
+        )
+        fit._fit(self.good, robust=True)
+        fit.arcs = fit._brighter()
         for _ in range(ROUNDS):
-            self._fit(self.good & ~arcs)
-            before, arcs = arcs, self._brighter()
-            if np.mean(before ^ arcs) < SETTLED:
+            fit._fit(self.good & ~fit.arcs)
+            before, fit.arcs = fit.arcs, fit._brighter()
+            if np.mean(before ^ fit.arcs) < SETTLED:
                 break
-        self._fit(self.good & ~arcs)
-        return arcs
+        fit._fit(self.good & ~fit.arcs)
+        return fit
+
+    @property
+    def ellipticity(self) -> Array:
+        """Mean e1, e2 of the light."""
+        shares = np.bincount(self.family, self.amplitudes) / max(self.amplitudes.sum(), 1e-300)
+        return shares @ self.parameters[2:].reshape(-1, 2)
 
     @property
     def light(self) -> Array:
@@ -528,8 +568,8 @@ def _amplitudes(columns: Array, data: Array, weight: Array) -> tuple[Array, floa
 
 def _bounded(parameters: Array) -> Array:
     """Return parameters with ellipticities below the largest."""
-    e = parameters[2:].reshape(2, 2)
-    size = np.maximum(np.hypot(*e.T) / ROUNDEST, 1.0)
+    e = parameters[2:].reshape(-1, 2)
+    size = np.maximum(np.hypot(*e.T) / LARGEST, 1.0)
     return np.concatenate([parameters[:2], (e / size[:, None]).ravel()])
 
 
