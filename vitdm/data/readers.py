@@ -363,6 +363,9 @@ def _files_by_role(folder: Path) -> dict[str, Path]:
     for file in files:
         roles.setdefault(_role_of_file(file) or SCIENCE, []).append(file)
     roles.pop(OTHER, None)
+    images = [file for file in roles.get(SCIENCE, []) if suffix_of(file.name) not in RASTER]
+    if images:  # pictures beside it only show it
+        roles[SCIENCE] = images
     for role in (SCIENCE, *roles):
         if len(found := roles.get(role, [])) != 1:
             listed = ", ".join(file.name for file in found[:10]) or "none"
