@@ -110,7 +110,7 @@ def test_the_picture_says_what_was_fitted(model):
     for title in ("Data [electron/s]", "Residual [noise]", "Source [electron/s / arcsec²]"):
         assert title in said
     plain = words(picture(made(multipoles=False, flags=())))
-    assert "No flags" in plain
+    assert "No flags." in plain
 
 
 def test_panels_show_the_model_and_its_curves(model):

@@ -209,7 +209,8 @@ def code(document: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "document", ["README.md", "docs/design.md", "docs/data.md", "docs/tuning.md"]
+    "document",
+    ["README.md", "docs/design.md", "docs/data.md", "docs/lens.md", "docs/tuning.md"],
 )
 def test_links_of_the_documents_lead_somewhere(document):
     links = re.findall(r"\]\(([^)#\s]+)", (ROOT / document).read_text())

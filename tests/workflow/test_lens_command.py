@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -15,8 +16,9 @@ from matplotlib import image as pictures
 from vitdm import lens
 from vitdm.__main__ import main
 from vitdm.errors import InputError
-from vitdm.lens.free_form import files
+from vitdm.lens.free_form import files, mass
 
+PAGE = (Path(__file__).parents[2] / "docs/lens.md").read_text()
 WRITTEN = {"lens.json", "lens.fits", "lens.png", "coolest"}
 
 
@@ -29,7 +31,7 @@ def fitted(monkeypatch):
     """Replace the fit by one that knows the truth; the observations and settings it was given."""
     given = []
 
-    def fit(observation, settings, progress):
+    def fit(observation, settings=None, progress=lambda stage, chi2: None):
         given.append((observation, settings))
         if Path(observation.name).name == "bad":
             raise InputError(f"{observation.name}: no lens was found")
@@ -155,3 +157,35 @@ def test_progress_on_a_terminal_is_one_line(cutouts, tmp_path, monkeypatch, caps
     assert run(cutouts / "J0001+0001", "--pixel-scale", 0.06, "--out", tmp_path / "out") == 0
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and said.count("\r\x1b[K") == 4  # three stages, and the end
+
+
+# ------------------------------------------------------------------------------- docs/lens.md
+
+
+def test_the_page_runs(cutouts, tmp_path, monkeypatch, capsys):
+    """Its commands, then its Python, as they stand."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    (cutouts / "J0001+0001").rename(tmp_path / "data/J0946+1006")
+    cutouts.rename(tmp_path / "data/slacs_hst")
+    for block in re.findall(r"```sh\n(.*?)```", PAGE, re.S):
+        program, *words = shlex.split(block)
+        assert program == "vitdm" and main(words) == 0, capsys.readouterr().err
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+    exec(compile(code, "docs/lens.md", "exec"), {})
+    assert "(101, 101)" in capsys.readouterr().out
+    assert (tmp_path / "data/one/coolest/coolest.json").is_file()
+
+
+def test_the_page_names_what_is_written(cutouts, tmp_path):
+    assert run(cutouts / "J0001+0001", "--pixel-scale", 0.06, "--out", tmp_path / "out") == 0
+    tables = re.findall(r"^\| (`[^|]*) \|", PAGE, re.M)
+    named = set(re.findall(r"`([^`]+)`", " ".join(tables)))
+    folder = tmp_path / "out" / "J0001+0001"
+    assert {name.removesuffix("/") for name in named} >= {f"NAME/{name}" for name in WRITTEN}
+    assert named >= {"lenses.csv", "provenance.json", *mass.NAMES, *files.EXTENSIONS}
+    numbers = json.loads((folder / "lens.json").read_text())
+    told = {"name", "source", "unit", "pixel_scale", "coordinates"}  # plain enough
+    assert numbers.keys() - told <= named
+    rows = dict(re.findall(r"^\| `([A-Z_]+)` \| (.*) \|$", PAGE, re.M))
+    assert rows == files.EXTENSIONS

@@ -54,7 +54,7 @@ def picture(model: LensModel, zoom: float | None = None) -> Figure:
     FigureCanvasAgg(figure)  # no window, whatever the backend of the caller
     left, right = figure.subfigures(1, 2, width_ratios=(1.0, 0.45))
     panels = left.subplots(2, 3)
-    left.subplots_adjust(0.01, 0.06, 0.98, 0.95, wspace=0.06, hspace=0.2)
+    left.subplots_adjust(0.01, 0.06, 0.98, 0.95, wspace=0.08, hspace=0.2)
     size = _half_width(model) if zoom is None else zoom
     unit = model.observation.unit or "unit of the image"
     sky = float(model.galaxy.sky)
@@ -303,7 +303,7 @@ def _rounded(value: float, error: float) -> tuple[str, str]:
 
 def _flags(model: LensModel) -> list[str]:
     if not model.flags:
-        return ["No flags: nothing speaks against the fit."]
+        return ["No flags."]
     lines = ["Flags:"]
     for flag in model.flags:
         lines += _wrapped(f"{flag}: {FLAGS[flag]}", hanging=True)
