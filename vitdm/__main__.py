@@ -12,6 +12,7 @@ from vitdm.commands import (
     features,
     fit,
     ingest,
+    lens,
     predict,
     preprocess,
     run_command,
@@ -32,6 +33,7 @@ COMMANDS = {
     "tune": tune,
     "evaluate": evaluate,
     "predict": predict,
+    "lens": lens,
 }
 
 

@@ -277,7 +277,8 @@ def _git(*arguments: str) -> str | None:
     return answer.stdout.strip()
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the libraries that results depend on."""
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -328,7 +329,7 @@ def sidecar(
             "inputs": {_shown(entry): sha256(entry) for entry in inputs},
             "outputs": {Path(entry).name: sha256(entry) for entry in outputs},
             "seed": seed,
-            "versions": _versions(),
+            "versions": versions(),
             "seconds": round(time.time() - (started or _STARTED), 1),
             "peak_memory_mb": _peak_memory_mb(),
             **more,

@@ -6,6 +6,7 @@ import io
 import lzma
 import warnings
 
+import cv2
 import numpy as np
 import pytest
 from astropy.io import fits
@@ -190,6 +191,8 @@ def test_a_folder_is_one_observation(tmp_path):
     listed = list(load_observations([folder.parent]))
     assert [path for path, _ in listed] == [folder] and same(listed[0][1])
     assert read_observation(folder, noise=3.0).noise == 3
+    cv2.imwrite(str(folder / "data.jpg"), np.zeros((9, 9), np.uint8))  # a picture only shows it
+    assert same(read_observation(folder))
     np.save(folder / "data.npy", IMAGE)
     with pytest.raises(InputError, match=r"one file with the science image; found data\.npy, im"):
         read_observation(folder)

@@ -169,7 +169,7 @@ def test_json_is_plain_and_sorted(tmp_path):
 
 
 def test_packages_of_the_sidecar_are_installed():
-    assert set(provenance._versions()) == {"python", *provenance.PACKAGES}
+    assert set(provenance.versions()) == {"python", *provenance.PACKAGES}
 
 
 # ------------------------------------------------------------------------------- nothing is lost

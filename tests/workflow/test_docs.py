@@ -26,7 +26,7 @@ from vitdm.simulation.population import shipped
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/data.md").read_text()
-DOCS = ("data", "design", "tuning", "benchmarks")
+DOCS = ("data", "design", "lens", "tuning", "benchmarks")
 TUNING = (ROOT / "docs/tuning.md").read_text()
 PAGES = ("README.md", "CHANGELOG.md", *(f"docs/{name}.md" for name in DOCS))
 #: folders of the repository that hold code and documents
@@ -230,7 +230,7 @@ def untracked(place):
     return sorted(line.split(" ", 1)[1] for line in listed.splitlines())
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/data.md", "docs/tuning.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/data.md", "docs/lens.md", "docs/tuning.md"])
 def test_what_the_pages_write_is_ignored_by_git(page):
     """Whatever stands behind ``--out``, and the settings that the reader writes."""
     lines = [words for words in commands((ROOT / page).read_text()) if words]

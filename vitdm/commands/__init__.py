@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from vitdm.bounds import LARGEST_SEED, MOST_PARTS
+from vitdm.bounds import LARGEST_SEED, MOST_PARTS, PIXEL_SCALES
 from vitdm.errors import InputError, shown
 from vitdm.provenance import check_writable
 
@@ -192,3 +192,39 @@ def _shard(text: str) -> tuple[int, int]:
         expected = f"expected k/n, such as 0/8, with 0 <= k < n <= {MOST_PARTS}"
         raise argparse.ArgumentTypeError(f"found {shown(text)}; {expected}")
     return k, of
+
+
+#: what is known of images: the options of ``vitdm.data.readers.read_observation``
+OF_IMAGES = ("hdu", "band", "noise", "psf", "mask", "pixel_scale", "gain")
+
+
+def add_images(parser: argparse.ArgumentParser) -> None:
+    """Add image files and folders, and what is known of the images (``OF_IMAGES``)."""
+    parser.add_argument("images", nargs="+", help="jpg, png, npy or FITS files, or folders of them")
+    known = parser.add_argument_group("what is known of all images, where their files do not tell")
+    known.add_argument("--hdu", help="image of a FITS file: number or name of its extension")
+    known.add_argument("--band", help="of a cube or a colour image: its number")
+    known.add_argument("--noise", help="rms: a file, an extension, or the sky's as a number")
+    known.add_argument("--psf", help="a file, an extension, or the FWHM in arcsec")
+    known.add_argument("--mask", help="a file or an extension; not 0: the pixel is not used")
+    known.add_argument(
+        "--pixel-scale", type=real(*PIXEL_SCALES), help="arcsec; instead of the file's"
+    )
+    known.add_argument(
+        "--gain", type=real(0, 1e6), help="photon noise: variance per brightness; 1 for counts"
+    )
+
+
+def known_of_images(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of ``add_images`` as those of ``vitdm.data.readers.read_observation``."""
+    known = {name: getattr(options, name) for name in OF_IMAGES}
+    for name, kind in (("hdu", int), ("band", int), ("noise", float), ("psf", float)):
+        known[name] = _number_or_text(known[name], kind)
+    return known
+
+
+def _number_or_text(text: str | None, kind: type) -> str | float | None:
+    try:
+        return None if text is None else kind(text)
+    except ValueError:
+        return text

@@ -33,6 +33,7 @@ __all__ = [
     "load_observations",
     "members",
     "npy_header",
+    "observations_at",
     "read_image",
     "read_observation",
     "read_picture",
@@ -161,15 +162,23 @@ def load_observations(
 ) -> Iterator[tuple[Path, Observation]]:
     """Return an iterator over (path, observation) of files and of all images in folders.
 
-    A folder with noise.fits, psf.fits or alike beside its image is one observation. ``options`` are
-    those of ``read_observation``. Raises InputError at once as ``load_images`` does.
+    The paths are those of ``observations_at``, ``options`` those of ``read_observation``.
+    """
+    return ((place, read_observation(place, **options)) for place in observations_at(paths))
+
+
+def observations_at(paths: Iterable[str | Path]) -> list[Path]:
+    """Return the files and folders that ``read_observation`` reads, of files and of folders.
+
+    A folder with noise.fits, psf.fits or alike beside its image is one observation. Raises
+    InputError at once as ``load_images`` does.
     """
     places: dict[Path, None] = {}
     for path in map(Path, paths):
         files = _images_at(path)
         apart = {file.parent for file in files if path.is_dir() and _is_beside(file)}
         places |= dict.fromkeys(file.parent if file.parent in apart else file for file in files)
-    return ((place, read_observation(place, **options)) for place in places)
+    return list(places)
 
 
 def suffix_of(name: str) -> str | None:
@@ -354,6 +363,9 @@ def _files_by_role(folder: Path) -> dict[str, Path]:
     for file in files:
         roles.setdefault(_role_of_file(file) or SCIENCE, []).append(file)
     roles.pop(OTHER, None)
+    images = [file for file in roles.get(SCIENCE, []) if suffix_of(file.name) not in RASTER]
+    if images:  # pictures beside it only show it
+        roles[SCIENCE] = images
     for role in (SCIENCE, *roles):
         if len(found := roles.get(role, [])) != 1:
             listed = ", ".join(file.name for file in found[:10]) or "none"

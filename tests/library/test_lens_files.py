@@ -1,0 +1,307 @@
+"""What is written of a free-form fit: numbers, images, the picture, and the COOLEST export."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from astropy.io import fits
+from free_form import BLOBS, TRUTH, light, made
+from lenstronomy.LensModel.lens_model import LensModel
+from matplotlib.axes import Axes
+from matplotlib.text import Text
+from scipy.ndimage import map_coordinates
+from scipy.signal import fftconvolve
+
+from vitdm.errors import InputError
+from vitdm.lens.free_form import coolest, files, mass
+from vitdm.lens.free_form.model import FLAGS
+from vitdm.lens.free_form.picture import picture
+
+
+@pytest.fixture(scope="module")
+def model():
+    return made(shape=(80, 91))
+
+
+@pytest.fixture(scope="module")
+def folder(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("fit") / "lens"
+    files.write(model, folder)
+    return folder
+
+
+# ---------------------------------------------------------------------------------------- files
+
+
+def test_numbers_and_images_come_back(model, folder):
+    found = files.read(folder)
+    table = found["parameters"].set_index("name")
+    assert table["value"].to_dict() == TRUTH and table.loc["theta_E", "unit"] == "arcsec"
+    assert np.isnan(table.loc["a1_x", "error"]) and table.loc["slope", "error"] == 0.01
+    np.testing.assert_array_equal(found["covariance"], model.covariance)
+    assert found["neighbours"].to_dict("records") == model.neighbours.to_dict("records")
+    assert found["numbers"]["flags"] == {model.flags[0]: FLAGS[model.flags[0]]}
+    assert found["numbers"]["galaxy"]["sigmas"] == [0.1, 0.3, 0.8]
+    assert found["numbers"]["versions"].keys() >= {"python", "numpy"}
+    np.testing.assert_array_equal(found["data"], model.observation.data)
+    np.testing.assert_allclose(found["model"], model.lens_light + model.arcs, rtol=1e-6)
+    np.testing.assert_array_equal(found["fitted"], model.fitted)
+
+
+def test_coordinates_of_the_image_and_of_the_source(model, folder):
+    """The brightest pixel of the source lies where its brightest blob is."""
+    found = files.read(folder)
+    row, column = np.unravel_index(found["source"].argmax(), found["source"].shape)
+    place = found["source_x"][column], found["source_y"][row]
+    assert place == pytest.approx(BLOBS[0][1:3], abs=0.011)
+    assert np.ptp(found["source_x"]) == pytest.approx(2 * model.source.half_width)
+    header = fits.getheader(folder / "lens.fits", "ARCS")
+    assert (header["CRPIX1"], header["CRPIX2"], header["CDELT1"]) == (46, 40.5, 0.06)
+    assert header["CUNIT2"] == "arcsec" and header["BUNIT"] == "electron/s"
+    assert fits.getheader(folder / "lens.fits", "SOURCE")["BUNIT"] == "electron/s arcsec-2"
+
+
+def test_convergence_integrates_to_the_einstein_radius(folder):
+    """Within theta_E of an elliptical power law the mean convergence is nearly 1."""
+    found = files.read(folder)
+    height, width = found["convergence"].shape
+    y, x = np.mgrid[:height, :width]
+    x, y = (x - (width - 1) / 2) * 0.06 - 0.03, (y - (height - 1) / 2) * 0.06 + 0.02
+    inside = np.hypot(x, y) < TRUTH["theta_E"]
+    assert found["convergence"][inside].mean() == pytest.approx(1, abs=0.05)
+    assert (found["magnification"] < 0).any() and (found["magnification"] > 0).any()
+
+
+def test_the_same_fit_gives_the_same_bytes(model, folder, tmp_path):
+    files.write(model, tmp_path)
+    for name in (files.NUMBERS, files.IMAGES):
+        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
+
+
+@pytest.mark.filterwarnings("ignore:File may have been truncated")
+def test_a_folder_without_a_fit(folder, tmp_path):
+    with pytest.raises(InputError, match=r"lens\.json"):
+        files.read(tmp_path)
+    (tmp_path / "lens.json").write_bytes((folder / "lens.json").read_bytes())
+    (tmp_path / "lens.fits").write_bytes((folder / "lens.fits").read_bytes()[:20000])
+    with pytest.raises(InputError, match=r"lens\.fits"):
+        files.read(tmp_path)
+    (tmp_path / "lens.json").write_text(json.dumps({"parameters": []}))
+    with pytest.raises(InputError, match=r"lens\.json"):
+        files.read(tmp_path)
+
+
+# -------------------------------------------------------------------------------------- picture
+
+
+def words(figure):
+    """Return all words of a figure and of its subfigures."""
+    return " ".join(" ".join(text.get_text() for text in figure.findobj(Text)).split())
+
+
+def test_the_picture_says_what_was_fitted(model):
+    said = words(picture(model))
+    assert "J0000+0000" in said and "multipoles of order 3, 4" in said
+    assert 'theta_E +1.200 ± 0.010 "' in said and "axis ratio 0.83, major axis at -16°" in said
+    assert f"chi2 per pixel: {model.chi2:.3f} ({model.fitted.sum()} pixels)" in said
+    assert " ".join(FLAGS[model.flags[0]].split()[:4]) in said
+    assert "-1.90 +1.70 0.9 masked" in said and "a1_x" not in said
+    for title in ("Data [electron/s]", "Residual [noise]", "Source [electron/s / arcsec²]"):
+        assert title in said
+    plain = words(picture(made(multipoles=False, flags=())))
+    assert "No flags." in plain
+
+
+def test_panels_show_the_model_and_its_curves(model):
+    """The residual is in noise; the critical curve runs where the determinant changes sign."""
+    figure = picture(model, zoom=2.0)
+    panels = {axes.get_title(): axes for axes in figure.findobj(Axes)}
+    residual = panels["Residual [noise]"]
+    np.testing.assert_array_equal(
+        residual.images[0].get_array().filled(np.nan),
+        np.where(model.observation.mask, np.nan, model.residual),
+    )
+    assert residual.images[0].get_clim() == (-5, 5) and residual.get_xlim() == (-2, 2)
+    (curve,) = (line for line in panels["Model of the arcs"].lines if len(line.get_xdata()) > 50)
+    x, y = np.array(curve.get_xdata()), np.array(curve.get_ydata())
+    inside = mass.magnification(model.values, 0.97 * x, 0.97 * y)
+    outside = mass.magnification(model.values, 1.03 * x, 1.03 * y)
+    assert (inside < 0).all() and (outside > 0).all()
+
+
+def test_no_text_of_a_crowded_page_leaves_it():
+    """All flags, unknowns and forty neighbours."""
+    model = made(shape=(80, 101), name="a/" + 10 * "long_name_", flags=tuple(FLAGS))
+    rng = np.random.default_rng(0)
+    columns = {"x": rng.uniform(-3, 3, 40), "y": 0.0, "flux": rng.lognormal(size=40), "radius": 0.2}
+    crowd = pd.DataFrame(columns | {"kind": "cosmic_ray", "masked": True})
+    observation = model.observation.replace(psf=None, unit=None)
+    changes = {"neighbours": crowd, "observation": observation}
+    figure = picture(model.__class__(**(vars(model) | changes)))
+    figure.draw_without_rendering()
+    page = figure.bbox
+    for text in figure.subfigs[1].texts:
+        box = text.get_window_extent()
+        assert page.x0 <= box.x0 and box.x1 <= page.x1 and page.y0 <= box.y0 and box.y1 <= page.y1
+    assert "more (lens.json)" in words(figure) and "Estimated or assumed: psf." in words(figure)
+
+
+# -------------------------------------------------------------------------------------- COOLEST
+
+#: what version 0.1.11 of the standard wants of a profile
+PROFILES = {
+    "PEMD": {"theta_E", "gamma", "q", "phi", "center_x", "center_y"},
+    "ExternalShear": {"gamma_ext", "phi_ext"},
+    "PixelatedRegularGridPotential": {"pixels"},
+    "PixelatedRegularGrid": {"pixels"},
+    "Sersic": {"I_eff", "theta_eff", "n", "q", "phi", "center_x", "center_y"},
+}
+GRID = {"fits_file", "field_of_view_x", "field_of_view_y", "num_pix_x", "num_pix_y"}
+
+
+@pytest.fixture(scope="module", params=[(91, 91), (80, 91)], ids=["square", "odd"])
+def exported(request, tmp_path_factory):
+    """A model and its export; of an image whose sides are odd and even, padded by half a pixel."""
+    folder = tmp_path_factory.mktemp("coolest")
+    model = made(shape=request.param)
+    coolest.write(model, folder)
+    return model, folder, json.loads((folder / "coolest.json").read_text())
+
+
+def profile(content, kind):
+    """Return the values of the first profile of a kind."""
+    models = [
+        m for e in content["lensing_entities"] for m in (e["mass_model"], e.get("light_model"))
+    ]
+    found = next(p for model in models if model for p in model if p["type"] == kind)
+    values = found["parameters"].items()
+    return {name: entry.get("point_estimate", {}).get("value") for name, entry in values}
+
+
+def grid(content, shape):
+    """Return x, y of the pixels of the image in the coordinates of the export."""
+    pixels = content["observation"]["pixels"]
+    n, low = pixels["num_pix_x"], pixels["field_of_view_x"][0]
+    axis = low + (np.arange(n) + 0.5) * content["instrument"]["pixel_size"]
+    rows, columns = ((n - side) // 2 for side in shape)
+    return np.meshgrid(axis[columns : columns + shape[1]], axis[rows : rows + shape[0]])
+
+
+def test_the_export_has_what_the_standard_requires(exported):
+    _, folder, content = exported
+    required = {"standard", "mode", "meta", "coordinates_origin", "observation", "instrument"}
+    assert content.keys() >= required | {"lensing_entities"} and content["mode"] == "MAP"
+    assert content["instrument"].keys() == {"name", "band", "pixel_size", "readout_noise", "psf"}
+    for entity in content["lensing_entities"]:
+        keys = {"type", "name", "redshift", "mass_model"}
+        keys |= {"light_model"} if entity["type"] == "Galaxy" else set()
+        assert entity.keys() == keys and entity["type"] in ("Galaxy", "MassField")
+        for found in entity["mass_model"] + entity.get("light_model", []):
+            assert found["parameters"].keys() == PROFILES[found["type"]]
+    grids = [content["observation"]["pixels"], content["instrument"]["psf"]["pixels"]]
+    grids += [content["observation"]["noise"]["noise_map"], content["likelihoods"][0]["mask"]]
+    for entry in grids:
+        assert entry.keys() == GRID
+        image = fits.getdata(folder / entry["fits_file"]["path"])
+        assert image.shape == (entry["num_pix_y"], entry["num_pix_x"])
+    assert content["meta"]["multipoles"]["a4_x"] == TRUTH["a4_x"]
+
+
+def test_the_exported_mass_is_that_of_the_fit(exported):
+    """Read with the standard's conventions, by lenstronomy; the potential is derived numerically.
+
+    The shear is about the origin there: the deflections differ by a constant.
+    """
+    model, folder, content = exported
+    x, y = grid(content, model.observation.shape)
+    power_law, shear = profile(content, "PEMD"), profile(content, "ExternalShear")
+    phi, e = np.radians(power_law["phi"] - 90), (1 - power_law["q"]) / (1 + power_law["q"])
+    center = {"center_x": power_law["center_x"], "center_y": power_law["center_y"]}
+    epl = {"theta_E": power_law["theta_E"], "gamma": power_law["gamma"]}
+    epl |= {"e1": e * np.cos(2 * phi), "e2": e * np.sin(2 * phi)} | center
+    phi = np.radians(shear["phi_ext"] - 90)
+    gamma = {"gamma1": np.cos(2 * phi), "gamma2": np.sin(2 * phi)}
+    gamma = {name: shear["gamma_ext"] * value for name, value in gamma.items()}
+    theirs = np.array(LensModel(["EPL", "SHEAR"]).alpha(x, y, [epl, gamma]))
+    potential = fits.getdata(folder / "multipoles.fits")
+    n = len(potential)
+    rim = [(n - side) // 2 for side in model.observation.shape]
+    slopes = np.gradient(potential, content["instrument"]["pixel_size"])[::-1]
+    height, width = model.observation.shape
+    theirs += [s[rim[0] : rim[0] + height, rim[1] : rim[1] + width] for s in slopes]
+    ours = mass.deflection(model.values, *(a.ravel() for a in files.positions(model)))
+    difference = ours.reshape(2, height, width) - theirs
+    difference = (difference - difference[:, 10:11, 10:11])[:, 2:-2, 2:-2]
+    far = np.hypot(x, y)[2:-2, 2:-2] > 0.5  # finite differences are of little use in the centre
+    assert np.abs(difference[:, far]).max() < 2e-4
+
+
+def test_the_exported_source_makes_the_same_arcs(exported, tmp_path):
+    """Traced by the exported power law and shear, through the exported PSF."""
+    shape = exported[0].observation.shape
+    model = made(shape=shape, multipoles=False)
+    coolest.write(model, tmp_path)
+    content = json.loads((tmp_path / "coolest.json").read_text())
+    assert not (tmp_path / "multipoles.fits").exists() and not content["meta"]["multipoles"]
+    source = content["lensing_entities"][-1]["light_model"][0]["parameters"]["pixels"]
+    image = fits.getdata(tmp_path / source["fits_file"]["path"])
+    low, high = source["field_of_view_x"]
+    x, y = grid(content, shape)
+    gamma1, gamma2 = TRUTH["gamma1"], TRUTH["gamma2"]
+    values = model.values.copy()
+    values[3:5] = [profile(content, "PEMD")[f"center_{axis}"] for axis in "xy"]
+    values[5:7] = 0
+    alpha = mass.deflection(values, x.ravel(), y.ravel()).reshape(2, *shape)
+    alpha += [gamma1 * x + gamma2 * y, gamma2 * x - gamma1 * y]
+    place = np.array([y - alpha[1], x - alpha[0]])
+    place = (place - low) / (high - low) * len(image) - 0.5
+    arcs = fftconvolve(map_coordinates(image, place), fits.getdata(tmp_path / "psf.fits"), "same")
+    np.testing.assert_allclose(arcs, model.arcs, atol=0.01 * model.arcs.max())
+
+
+def test_the_exported_light_is_that_of_the_galaxy(exported):
+    """Sérsic profiles of index 1/2, by their definition."""
+    model, _, content = exported
+    x, y = grid(content, model.observation.shape)
+    total = np.zeros_like(x)
+    for entry in content["lensing_entities"][0]["light_model"]:
+        value = {k: v["point_estimate"]["value"] for k, v in entry["parameters"].items()}
+        phi = np.radians(value["phi"] - 90)
+        u, v = x - value["center_x"], y - value["center_y"]
+        along, across = np.cos(phi) * u + np.sin(phi) * v, np.cos(phi) * v - np.sin(phi) * u
+        r2 = (along**2 * value["q"] + across**2 / value["q"]) / value["theta_eff"] ** 2
+        total += value["I_eff"] * np.exp(-np.log(2) * (r2 - 1))
+    np.testing.assert_allclose(total, light(model.galaxy, *files.positions(model)), rtol=1e-9)
+
+
+def test_errors_are_exported(exported):
+    """Those of axis ratio and angle follow from the covariance; here by drawing from it."""
+    model, _, content = exported
+    entries = content["lensing_entities"][0]["mass_model"][0]["parameters"]
+    draws = np.random.default_rng(0).multivariate_normal(model.values, model.covariance, 20000)
+    e = np.hypot(draws[:, 1], draws[:, 2])
+    angle = np.degrees(np.arctan2(draws[:, 2], draws[:, 1]) / 2) + 90
+    for name, values in (("q", (1 - e) / (1 + e)), ("phi", angle), ("gamma", draws[:, 7])):
+        statistics = entries[name]["posterior_stats"]
+        width = statistics["percentile_84th"] - statistics["percentile_16th"]
+        assert width / 2 == pytest.approx(values.std(), rel=0.05), name
+
+
+def test_the_package_reads_the_export(exported):
+    """Deflection and convergence evaluated by ``coolest`` itself."""
+    util = pytest.importorskip("coolest.api.util", reason="the package coolest is not installed")
+    models = pytest.importorskip("coolest.api.composable_models")
+    model, folder, content = exported
+    read = util.get_coolest_object(str(folder / "coolest"))
+    lens = models.ComposableMassModel(read, str(folder), entity_selection=[0, 1])
+    x, y = grid(content, model.observation.shape)
+    smooth = np.where(np.arange(14) < 8, model.values, 0)
+    place = [a.ravel() for a in files.positions(model)]
+    kappa = mass.convergence(smooth, *place).reshape(x.shape)
+    np.testing.assert_allclose(lens.evaluate_convergence(x, y), kappa, rtol=1e-9)
+    difference = np.array(lens.evaluate_deflection(x, y)).reshape(2, -1)
+    difference -= mass.deflection(smooth, *place)
+    assert np.ptp(difference, axis=1).max() < 1e-9
+    stored = read.likelihoods[0].get_mask_pixels(directory=str(folder))
+    assert stored.sum() == model.fitted.sum()
