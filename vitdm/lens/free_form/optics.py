@@ -6,8 +6,6 @@ sparse matrices and need none, and faster than Fourier transforms of hundreds of
 
 from __future__ import annotations
 
-import math
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -20,16 +18,20 @@ class Optics:
     """The rays through the pixels that pixels ``fitted`` (H, W) see through a PSF ``kernel`` (h, w).
 
     ``samples`` (H, W) tells into how many parts a pixel is divided along each axis. ``x`` and ``y``
-    (rays,) ["] are where the rays cross the image plane, from the middle of the image; a
-    ``brightness`` of (rays,) or (k, rays), per square arcsec, becomes ``seen(brightness)`` (fitted
-    pixels,) or (k, fitted pixels) per pixel.
+    (rays,) ["] are where the rays cross the image plane; ``offset`` (x, y) ["] is where the middle of
+    the pixels lies. A ``brightness`` of (rays,) or (k, rays), per square arcsec, becomes
+    ``seen(brightness)`` (fitted pixels,) or (k, fitted pixels) per pixel.
     """
 
     def __init__(
-        self, fitted: NDArray, kernel: NDArray, pixel_scale: float, samples: NDArray
+        self,
+        fitted: NDArray,
+        kernel: NDArray,
+        pixel_scale: float,
+        samples: NDArray,
+        offset: tuple[float, float] = (0.0, 0.0),
     ) -> None:
-        self.kernel, area = np.ascontiguousarray(kernel, float), pixel_scale**2
-        self.fitted = fitted
+        self.kernel, self.area = np.ascontiguousarray(kernel, float), pixel_scale**2
         # light also comes from beyond the edge of the image
         tall, wide = self.kernel.shape
         height, width = fitted.shape
@@ -50,12 +52,24 @@ class Optics:
         middle_y = (height - 1) / 2 + tall - (tall + 1) % 2 / 2
         for k in np.unique(parts):
             some = np.flatnonzero(parts == k)
-            offset = (np.arange(k) - (k - 1) / 2) / k
-            v, u = (grid.ravel() for grid in np.meshgrid(offset, offset, indexing="ij"))
+            inside = (np.arange(k) - (k - 1) / 2) / k
+            v, u = (grid.ravel() for grid in np.meshgrid(inside, inside, indexing="ij"))
             at = self.first[some][:, None] + np.arange(k * k)
-            self.x[at] = (columns[some][:, None] + u - middle_x) * pixel_scale
-            self.y[at] = (rows[some][:, None] + v - middle_y) * pixel_scale
-            self.share[at] = area / (k * k)
+            self.x[at] = (columns[some][:, None] + u - middle_x) * pixel_scale + offset[0]
+            self.y[at] = (rows[some][:, None] + v - middle_y) * pixel_scale + offset[1]
+            self.share[at] = self.area / (k * k)
+
+    @property
+    def reach(self) -> float:
+        """The largest distance ["] of a ray from the middle along an axis."""
+        return float(max(np.abs(self.x).max(), np.abs(self.y).max()))
+
+    def at_rays(self, image: NDArray) -> NDArray:
+        """Return the share of an image's pixels (H, W) that falls to each ray, (rays,)."""
+        tall, wide = self.kernel.shape
+        pixels = np.pad(image, ((tall, tall), (wide, wide)))[self.lit]
+        counts = np.diff(self.first)
+        return np.repeat(pixels / counts, counts)
 
     def seen(self, brightness: NDArray) -> NDArray:
         """Return what the fitted pixels see of a brightness at the rays, through the PSF."""
@@ -82,11 +96,6 @@ class Optics:
         pixels = self.slot, self.row, self.column, self.kernel, weight
         _gather(patches, starts, corners, mesh.n, *pixels, mesh.from_modes(rows))
         return _slopes(mesh.layout, x, y, self.share, self.first, patches, starts, corners)
-
-
-def central(kernel: NDArray) -> float:
-    """Return the FWHM [px] of the Gaussian that averages white noise as much as a kernel."""
-    return math.sqrt(8 * math.log(2) / (4 * math.pi * float((kernel**2).sum())))
 
 
 @compiled

@@ -1,0 +1,168 @@
+"""Where the fit of a lens starts: Einstein radii tried one by one, with a coarse free-form source.
+
+Nothing is assumed of the source, so that the evidence tells one radius from another. The image is
+binned, its noise enlarged where the arcs are bright, so that a coarse mesh can describe them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitdm.config.free_form import FreeForm
+from vitdm.lens.free_form.inversion import Prior
+from vitdm.lens.free_form.mass import NAMES
+from vitdm.lens.free_form.posterior import Point, Posterior, climb
+from vitdm.lens.free_form.source import Mesh
+from vitdm.lens.free_form.view import Scene, View
+
+BLOCK = 0.1  # ", side of the blocks of pixels
+SPLINES, FINER = 10, 18  # along each axis: of all starts, and of the best
+LARGEST = 2.3  # ", radius tried if none is given; at most this share of the half side:
+WITHIN = 0.75
+BRIGHTEST = 30.0  # of the mean chi^2 without arcs: what is above enlarges the noise
+APART = 0.07  # ", of the radii of two starts that are not the same
+STEPS, MORE = 3, 6
+#: the largest steps, in the order of ``mass.NAMES``
+LARGEST_STEP = np.array([0.1, 0.1, 0.1, 0.05, 0.05, 0.05, 0.05, 0.1, *[0.02] * 6])
+
+
+@dataclass(frozen=True)
+class MassPrior:
+    """Normal prior of the mass: ``mean`` and ``sd`` (p,) (inf: none, 0: fixed)."""
+
+    mean: NDArray
+    sd: NDArray
+
+    @classmethod
+    def of(cls, scene: Scene, settings: FreeForm) -> MassPrior:
+        """Return the prior of a scene."""
+        mean, sd = np.zeros((2, len(NAMES)))
+        column = {name: k for k, name in enumerate(NAMES)}
+        sd[0] = math.inf
+        for names, spread in (
+            (("e1", "e2"), settings.ellipticity_sd),
+            (("center_x", "center_y"), scene.center_sd),
+            (("gamma1", "gamma2"), settings.shear_sd),
+            (("slope",), settings.slope_sd),
+            *((tuple(f"a{m}_{c}" for c in "xy"), getattr(settings, f"m{m}_sd")) for m in (1, 3, 4)),
+        ):
+            for name in names:
+                sd[column[name]] = spread
+        mean[column["center_x"]], mean[column["center_y"]] = scene.center
+        mean[column["slope"]] = settings.slope
+        return cls(mean, sd)
+
+    def only(self, *fixed: str) -> MassPrior:
+        """Return the prior with parameters, of names that start so, fixed at their means."""
+        held = np.array([name.startswith(fixed) for name in NAMES])
+        return MassPrior(self.mean, np.where(held, 0.0, self.sd))
+
+
+def posterior_of(view: View, prior: MassPrior, enlarged: float = 1.0) -> Posterior:
+    """Return the posterior of the mass, given what a view shows; its noise may be enlarged."""
+    light_mean = np.zeros(view.light.shape[1])
+    noise = view.noise * enlarged
+    return Posterior(
+        view.optics, view.data, noise, view.light, light_mean, view.light_sd, prior.mean, prior.sd
+    )
+
+
+class Box:
+    """Where the source is: the box of the source plane that most light of the arcs comes from."""
+
+    def __init__(self, view: View, significance: float = 3.0) -> None:
+        bright = np.where(view.fitted, view.image, 0.0)
+        noise = np.full(view.fitted.shape, np.inf)
+        noise[view.fitted] = view.noise
+        bright = np.where(bright > significance * noise, bright, 0.0)
+        self.weight = view.optics.at_rays(bright)
+        self.smallest = 3 * view.scene.pixel_scale
+        self.largest = 0.45 * view.optics.reach
+        self.seen = bool(self.weight.any())
+
+    def mesh(self, x: NDArray, y: NDArray, n: int, share: float = 0.9, margin: float = 1.5) -> Mesh:
+        """Return the mesh of n x n splines for rays that meet the source plane at x, y (rays,).
+
+        ``margin`` times the distance from the middle within which a ``share`` of the light lies.
+        """
+        lit = self.weight > 0
+        if not lit.any():
+            return Mesh((float(np.median(x)), float(np.median(y))), self.largest, n)
+        x, y, weight = x[lit], y[lit], self.weight[lit]
+        center_x, center_y = _quantile(x, weight, 0.5), _quantile(y, weight, 0.5)
+        distance = np.maximum(np.abs(x - center_x), np.abs(y - center_y))
+        half = margin * _quantile(distance, weight, share)
+        return Mesh((center_x, center_y), float(np.clip(half, self.smallest, self.largest)), n)
+
+
+def _quantile(values: NDArray, weight: NDArray, share: float) -> float:
+    order = np.argsort(values)
+    total = np.cumsum(weight[order])
+    return float(values[order[min(np.searchsorted(total, share * total[-1]), len(values) - 1)]])
+
+
+def rays(view: View, values: NDArray) -> NDArray:
+    """Return where (2, rays) the rays of a view meet the source plane."""
+    from vitdm.lens.free_form.mass import deflection
+
+    o = view.optics
+    return np.array([o.x, o.y]) - deflection(values, o.x, o.y)
+
+
+def brightness(view: View) -> float:
+    """Return a guess of the source's brightness per square arcsec: half that of the arcs."""
+    return max(float(view.data.max()), float(view.noise.min())) / view.optics.area / 2
+
+
+def scan(scene: Scene, settings: FreeForm, fitted: NDArray) -> list[Point]:
+    """Return the most probable coarse models of a scene, the best first, of different radii."""
+    binning = max(1, round(BLOCK / scene.pixel_scale))
+    view = View(scene, fitted, scene.error(settings.model_error), binning)
+    without = float(np.mean((view.data / view.noise) ** 2))
+    enlarged = max(1.0, math.sqrt(without / BRIGHTEST))
+    prior = MassPrior.of(scene, settings).only("slope", "a")
+    posterior, box = posterior_of(view, prior, enlarged), Box(view)
+    reach = min(fitted.shape) / 2 * scene.pixel_scale
+    low, high = settings.theta_E or (
+        max(0.3, 4 * scene.pixel_scale),
+        min(LARGEST, WITHIN * reach),
+    )
+    step = max(BLOCK, 2 * scene.pixel_scale)
+    points = []
+    for theta_E in np.arange(low, high + step / 2, step):
+        values = prior.mean.copy()
+        values[0] = theta_E
+        values[1:3] += 1e-3
+        if scene.galaxy:
+            values[1:3] += scene.galaxy.ellipticity / 2
+        start = Prior(brightness(view) ** -2.0, 4.0)
+        points.append(_climbed(posterior, view, box, values, start, SPLINES, STEPS))
+    points = _distinct(points)[:6]
+    posterior = posterior_of(view, prior, max(1.0, enlarged / 2))
+    points = [
+        _climbed(posterior, view, box, point.values, point.solution.prior, FINER, MORE)
+        for point in points
+    ]
+    return _distinct(points)
+
+
+def _climbed(
+    posterior: Posterior, view: View, box: Box, values: NDArray, prior: Prior, n: int, steps: int
+) -> Point:
+    x, y = rays(view, values)
+    point = posterior.at(values, box.mesh(x, y, n), prior)
+    point = posterior.best_prior(point)
+    return climb(posterior, point, LARGEST_STEP, steps, 0.5)[0]
+
+
+def _distinct(points: list[Point]) -> list[Point]:
+    """Return the points whose radii differ, the most probable first."""
+    kept: list[Point] = []
+    for point in sorted(points, key=lambda point: -point.log_probability):
+        if all(abs(point.values[0] - other.values[0]) > APART for other in kept):
+            kept.append(point)
+    return kept
