@@ -44,13 +44,14 @@ LARGEST = 0.85  # ellipticity
 ROUND = np.array([[0.05, 0.02], [0.02, 0.05]])  # ellipticities of a start
 ELONGATED, DISC = 0.22, 0.8  # ellipticity from which a disc is looked for; that of the disc
 EXPLAINED = 0.95  # largest ratio of what is left with the disc and without
-ROBUST, STEPS, ROUNDS = 6, 3, 6  # steps with all pixels; steps between two masks; masks
+ROBUST, STEPS = 6, 3  # steps with all pixels; steps between two masks
+ROUNDS, EDGES = 6, 2  # masks of what is bright; masks of their edges, too
 GAIN = 0.1  # of chi2, with which a step is the last
 SETTLED = 5e-4  # fraction of pixels in which a mask may differ from the last
 RIDGE = 1e-10  # added to normal matrices of unit diagonal: neighbouring Gaussians are nearly alike
 CORE = 3.0  # sigmas of the PSF about the centre that are never masked: errors of the PSF
-HIGH = 3.0  # sigmas above the galaxy from which a pixel is one of arcs or neighbours
-GROWN, SMALLEST = 2, 5  # px: by how much regions are grown; how many a region has at least
+HIGH, LOW = 3.0, 1.5  # sigmas above the galaxy: of what is bright in arcs, and of their edges
+SMALLEST, BESIDE, GROWN = 5, 4, 2  # px: of what is bright; to its farthest edges; beyond them
 DEFAULT_FWHM = 2.0  # px, where nothing is known of the PSF
 
 
@@ -229,6 +230,7 @@ class _Blur:
         self.sigma = 1 / math.sqrt(2 * np.pi * kernel.max())  # of the Gaussian of the same peak
         height, width = kernel.shape
         y, x = (np.arange(side) - (side - 1) / 2 for side in (height, width))
+        self.corner = np.array([(side - 1) / 2 % 1 for side in (width, height)])  # if even: 0.5
         self.mean = kernel.sum(0) @ x, kernel.sum(1) @ y
         x, y = x - self.mean[0], y - self.mean[1]
         xx, yy = kernel.sum(0) @ x**2, kernel.sum(1) @ y**2
@@ -240,11 +242,11 @@ class _Blur:
         self.limit = max((fourth / 8 / BLURRED) ** 0.25, 2.0)
 
     def spectrum(self, n: int) -> Array:
-        """Return the kernel's transform (n, n // 2 + 1), its middle at the origin."""
+        """Return the kernel's transform (n, n // 2 + 1), the origin ``corner`` before its middle."""
         if n not in self._spectra:
             wx, wy = 2 * np.pi * np.fft.rfftfreq(n), 2 * np.pi * np.fft.fftfreq(n)[:, None]
             height, width = self.kernel.shape
-            shift = np.exp(0.5j * (wy * (height - 1) + wx * (width - 1)))
+            shift = np.exp(1j * (wy * ((height - 1) // 2) + wx * ((width - 1) // 2)))
             self._spectra[n] = rfft2(self.kernel, (n, n)) * shift
         return self._spectra[n]
 
@@ -396,7 +398,7 @@ class _Gaussians:
         """
         kernel, period = blur.spectrum(pixels.box), 2 * np.pi
         wx, wy = period * np.fft.rfftfreq(pixels.box), period * np.fft.fftfreq(pixels.box)
-        x, y = self.center - pixels.corner
+        x, y = self.center - pixels.corner - blur.corner
         sharp = chosen[self.minor[chosen] < SHARP]
         for m, n in itertools.product((0, -1, 1), repeat=2):
             members = sharp if m or n else chosen
@@ -454,6 +456,9 @@ class _Fit:
             before, fit.arcs = fit.arcs, fit._brighter()
             if np.mean(before ^ fit.arcs) < SETTLED:
                 break
+        for _ in range(EDGES):  # at last: from the start, they would take the galaxy's own shape
+            fit._fit(self.good & ~fit.arcs)
+            fit.arcs = fit._brighter(edges=True)
         fit._fit(self.good & ~fit.arcs)
         return fit
 
@@ -468,7 +473,7 @@ class _Fit:
         """The galaxy alone (H, W)."""
         return np.clip(self.model - self.sky, 0, None)
 
-    def _brighter(self) -> Mask:
+    def _brighter(self, edges: bool = False) -> Mask:
         """Return where something is brighter than the galaxy, noise and model error considered."""
         error, sigma = MODEL_ERROR * self.light, self.blur.sigma
         weight = self.good / (self.noise**2 + error**2)
@@ -477,10 +482,10 @@ class _Fit:
         signal = cv2.GaussianBlur((self.image - self.model) * weight, (0, 0), sigma)
         passed = cv2.GaussianBlur(weight, (0, 0), sigma)
         power = cv2.GaussianBlur(weight, (0, 0), sigma / math.sqrt(2)) / (4 * np.pi * sigma**2)
-        high = signal > HIGH * np.sqrt(power + (error * passed) ** 2)
-        y, x = np.indices(high.shape)
+        excess = signal / np.sqrt(power + (error * passed) ** 2 + 1e-300)
+        y, x = np.indices(excess.shape)
         core = np.hypot(x - self.parameters[0], y - self.parameters[1]) < CORE * sigma
-        return _grown(high & self.good & ~core) & ~core
+        return _regions(np.where(self.good & ~core, excess, 0.0), edges) & ~core
 
     def _fit(self, used: Mask, robust: bool = False) -> None:
         """Take Gauss-Newton steps with the pixels ``used``; compute the model everywhere."""
@@ -589,11 +594,19 @@ def _means(image: Array, groups: NDArray[np.intp]) -> Array:
     return np.bincount(groups[used], image[used]) / np.bincount(groups[used])
 
 
-def _grown(mask: Mask) -> Mask:
-    """Return the regions of a mask that have several pixels, grown."""
-    _, labels, statistics, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8)
+def _regions(excess: Array, edges: bool) -> Mask:
+    """Return regions of several pixels above ``HIGH``, or with ``edges`` above ``LOW`` beside."""
+    high = (excess > HIGH).view(np.uint8)
+    _, labels, statistics, _ = cv2.connectedComponentsWithStats(high, connectivity=8)
     large = statistics[:, cv2.CC_STAT_AREA] >= SMALLEST
     large[0] = False
-    side = 2 * GROWN + 1
+    bright = large[labels]
+    if edges:
+        bright |= _grown(bright, BESIDE) & (excess > LOW)
+    return _grown(bright, GROWN)
+
+
+def _grown(mask: Mask, radius: int) -> Mask:
+    side = 2 * radius + 1
     disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
-    return cv2.dilate(large[labels].view(np.uint8), disk).astype(bool)
+    return cv2.dilate(mask.view(np.uint8), disk).astype(bool)
