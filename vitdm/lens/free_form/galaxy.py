@@ -34,6 +34,7 @@ WIDEST = 0.5  # of the larger side of the image
 RATIO = 1.7  # largest ratio of neighbouring sigmas: a power law comes out smooth to 0.1 %
 MODEL_ERROR = 0.025  # of the galaxy's light: what ellipses and the PSF's errors leave of it
 BLURRED = 0.001  # largest error of a Gaussian that is widened by the PSF, of its peak
+LIMIT = 16.0  # px, largest sigma of those that are not: the wings of a PSF reach far
 REACH = 6.0  # sigmas of the widest Gaussian that is blurred by FFT, to which it is computed
 INNER, BLOCK = 30, 3  # px: radius in which each pixel is fitted; beyond, means of so many squared
 SEARCH = 0.75  # ", s.d. of the weight with which the brightest place is looked for at the start
@@ -48,6 +49,9 @@ ROBUST, STEPS = 6, 3  # steps with all pixels; steps between two masks
 ROUNDS, EDGES = 6, 2  # masks of what is bright; masks of their edges, too
 GAIN = 0.1  # of chi2, with which a step is the last
 SETTLED = 5e-4  # fraction of pixels in which a mask may differ from the last
+AROUND = np.array([1, 2, 3, 2, 1]) / 9  # weights of the mean amplitude of neighbouring Gaussians
+BEND, FAINT = 1.0, 0.01  # usual second difference over that mean; least mean over that of all
+BROAD = 2.0  # sigmas of the PSF, of the narrowest Gaussian whose amplitude is like its neighbours'
 RIDGE = 1e-10  # added to normal matrices of unit diagonal: neighbouring Gaussians are nearly alike
 CORE = 3.0  # sigmas of the PSF about the centre that are never masked: errors of the PSF
 HIGH, LOW = 3.0, 1.5  # sigmas above the galaxy: of what is bright in arcs, and of their edges
@@ -146,7 +150,7 @@ def fit_galaxy(
     q, arcs, (height, width) = fitted.parameters, fitted.arcs, image.shape
     residual = (image - fitted.model)[good & ~arcs] / noise[good & ~arcs]
     return Galaxy(
-        center=((q[0] - (width - 1) / 2) * scale, (q[1] - (height - 1) / 2) * scale),
+        center=(float(q[0] - (width - 1) / 2) * scale, float(q[1] - (height - 1) / 2) * scale),
         ellipticities=q[2:].reshape(-1, 2),
         sigmas=fitted.sigmas * scale,
         family=fitted.family,
@@ -239,10 +243,10 @@ class _Blur:
         fourth = max(
             abs(kernel.sum(0) @ x**4 - 3 * xx**2), abs(kernel.sum(1) @ y**4 - 3 * yy**2), 1e-3
         )
-        self.limit = max((fourth / 8 / BLURRED) ** 0.25, 2.0)
+        self.limit = min(max((fourth / 8 / BLURRED) ** 0.25, 2.0), LIMIT)
 
     def spectrum(self, n: int) -> Array:
-        """Return the kernel's transform (n, n // 2 + 1), the origin ``corner`` before its middle."""
+        """Return the kernel's transform (n, n // 2 + 1), its origin ``corner`` from its middle."""
         if n not in self._spectra:
             wx, wy = 2 * np.pi * np.fft.rfftfreq(n), 2 * np.pi * np.fft.fftfreq(n)[:, None]
             height, width = self.kernel.shape
@@ -449,6 +453,7 @@ class _Fit:
             np.array([*self.place] + [0] * 2 * n),
             np.array([WANDER] * 2 + [ROUNDED] * 2 * n),
         )
+        fit.smooth = np.zeros((0, fit.sigmas.size))
         fit._fit(self.good, robust=True)
         fit.arcs = fit._brighter()
         for _ in range(ROUNDS):
@@ -507,6 +512,8 @@ class _Fit:
             if not robust and before.chi2 - state.chi2 < GAIN:
                 break
         self.parameters, self.amplitudes, self.sky = state.parameters, state.amplitudes, state.sky
+        families = len(self.parameters) // 2 - 1
+        self.smooth = _smoothness(self.amplitudes, self.sigmas, families, BROAD * self.blur.sigma)
         lit = self.amplitudes > 0
         gaussians = _Gaussians(self.parameters, self.sigmas[lit], self.family[lit])
         light = gaussians.seen(self.everywhere, self.blur) @ self.amplitudes[lit]
@@ -516,10 +523,11 @@ class _Fit:
         """Solve for amplitudes and sky at given parameters."""
         gaussians = _Gaussians(parameters, self.sigmas, self.family)
         columns = gaussians.seen(pixels, self.blur)
-        amplitudes, sky = _amplitudes(columns, data, weight)
+        amplitudes, sky = _amplitudes(columns, data, weight, self.smooth)
         model = columns @ amplitudes + sky
         mean, spread = self.prior
         chi2 = weight @ (data - model) ** 2 + (((parameters - mean) / spread) ** 2).sum()
+        chi2 += ((self.smooth @ amplitudes) ** 2).sum()
         return _State(parameters, gaussians, columns, amplitudes, sky, model, chi2)
 
     def _stepped(self, state: _State, pixels: _Pixels, data: Array, weight: Array) -> _State:
@@ -555,20 +563,40 @@ class _State:
     chi2: float
 
 
-def _amplitudes(columns: Array, data: Array, weight: Array) -> tuple[Array, float]:
-    """Return the amplitudes, not negative, and the sky of least weighted squares."""
+def _amplitudes(columns: Array, data: Array, weight: Array, smooth: Array) -> tuple[Array, float]:
+    """Return the amplitudes, not negative, and the sky of least weighted squares.
+
+    The squares of ``smooth`` (m, k) times the amplitudes are added.
+    """
     share = weight / weight.sum()
     mean, level = share @ columns, share @ data  # the sky, of any sign, is eliminated
     centred, excess = columns - mean, data - level
     weighted = centred.T * weight
-    matrix, right = weighted @ centred, weighted @ excess
-    scale = np.sqrt(np.diag(matrix)) + 1e-300
+    matrix, right = weighted @ centred + smooth.T @ smooth, weighted @ excess
+    scale = np.sqrt(np.diag(matrix))
+    scale[scale == 0] = 1.0
     matrix /= np.outer(scale, scale)
     matrix[np.diag_indices_from(matrix)] += RIDGE
     # |L^T a - L^-1 b| has the same minimum as the sum over all pixels
     factor = np.linalg.cholesky(matrix)
     amplitudes = nnls(factor.T, solve_triangular(factor, right / scale, lower=True))[0] / scale
     return amplitudes, float(level - mean @ amplitudes)
+
+
+def _smoothness(amplitudes: Array, sigmas: Array, families: int, narrowest: float) -> Array:
+    """Return the matrix (m, k) of differences that are 1 where amplitudes bend as much as usual.
+
+    Second differences along each family, from the sigma ``narrowest`` on, over ``BEND`` times the
+    mean amplitude around there. They steady the light where it is extrapolated under arcs.
+    """
+    rows = amplitudes.reshape(families, -1)
+    n = rows.shape[1]
+    if n < len(AROUND) or not amplitudes.any():
+        return np.zeros((0, amplitudes.size))
+    usual = np.convolve(rows.mean(0), AROUND, "same")
+    usual = BEND * np.maximum(usual, FAINT * amplitudes.mean())
+    bend = (np.eye(n, k=-1) - 2 * np.eye(n) + np.eye(n, k=1)) / usual[:, None]
+    return np.kron(np.eye(families), bend[1:-1][sigmas[: n - 2] > narrowest])
 
 
 def _bounded(parameters: Array) -> Array:
