@@ -34,6 +34,7 @@ WIDEST = 0.5  # of the larger side of the image
 RATIO = 1.7  # largest ratio of neighbouring sigmas: a power law comes out smooth to 0.1 %
 MODEL_ERROR = 0.025  # of the galaxy's light: what ellipses and the PSF's errors leave of it
 BLURRED = 0.001  # largest error of a Gaussian that is widened by the PSF, of its peak
+LIMIT = 16.0  # px, largest sigma of those that are not: the wings of a PSF reach far
 REACH = 6.0  # sigmas of the widest Gaussian that is blurred by FFT, to which it is computed
 INNER, BLOCK = 30, 3  # px: radius in which each pixel is fitted; beyond, means of so many squared
 SEARCH = 0.75  # ", s.d. of the weight with which the brightest place is looked for at the start
@@ -44,13 +45,17 @@ LARGEST = 0.85  # ellipticity
 ROUND = np.array([[0.05, 0.02], [0.02, 0.05]])  # ellipticities of a start
 ELONGATED, DISC = 0.22, 0.8  # ellipticity from which a disc is looked for; that of the disc
 EXPLAINED = 0.95  # largest ratio of what is left with the disc and without
-ROBUST, STEPS, ROUNDS = 6, 3, 6  # steps with all pixels; steps between two masks; masks
+ROBUST, STEPS = 6, 3  # steps with all pixels; steps between two masks
+ROUNDS, EDGES = 6, 2  # masks of what is bright; masks of their edges, too
 GAIN = 0.1  # of chi2, with which a step is the last
 SETTLED = 5e-4  # fraction of pixels in which a mask may differ from the last
+AROUND = np.array([1, 2, 3, 2, 1]) / 9  # weights of the mean amplitude of neighbouring Gaussians
+BEND, FAINT = 1.0, 0.01  # usual second difference over that mean; least mean over that of all
+BROAD = 2.0  # sigmas of the PSF, of the narrowest Gaussian whose amplitude is like its neighbours'
 RIDGE = 1e-10  # added to normal matrices of unit diagonal: neighbouring Gaussians are nearly alike
 CORE = 3.0  # sigmas of the PSF about the centre that are never masked: errors of the PSF
-HIGH = 3.0  # sigmas above the galaxy from which a pixel is one of arcs or neighbours
-GROWN, SMALLEST = 2, 5  # px: by how much regions are grown; how many a region has at least
+HIGH, LOW = 3.0, 1.5  # sigmas above the galaxy: of what is bright in arcs, and of their edges
+SMALLEST, BESIDE, GROWN = 5, 4, 2  # px: of what is bright; to its farthest edges; beyond them
 DEFAULT_FWHM = 2.0  # px, where nothing is known of the PSF
 
 
@@ -145,7 +150,7 @@ def fit_galaxy(
     q, arcs, (height, width) = fitted.parameters, fitted.arcs, image.shape
     residual = (image - fitted.model)[good & ~arcs] / noise[good & ~arcs]
     return Galaxy(
-        center=((q[0] - (width - 1) / 2) * scale, (q[1] - (height - 1) / 2) * scale),
+        center=(float(q[0] - (width - 1) / 2) * scale, float(q[1] - (height - 1) / 2) * scale),
         ellipticities=q[2:].reshape(-1, 2),
         sigmas=fitted.sigmas * scale,
         family=fitted.family,
@@ -229,6 +234,7 @@ class _Blur:
         self.sigma = 1 / math.sqrt(2 * np.pi * kernel.max())  # of the Gaussian of the same peak
         height, width = kernel.shape
         y, x = (np.arange(side) - (side - 1) / 2 for side in (height, width))
+        self.corner = np.array([(side - 1) / 2 % 1 for side in (width, height)])  # if even: 0.5
         self.mean = kernel.sum(0) @ x, kernel.sum(1) @ y
         x, y = x - self.mean[0], y - self.mean[1]
         xx, yy = kernel.sum(0) @ x**2, kernel.sum(1) @ y**2
@@ -237,14 +243,14 @@ class _Blur:
         fourth = max(
             abs(kernel.sum(0) @ x**4 - 3 * xx**2), abs(kernel.sum(1) @ y**4 - 3 * yy**2), 1e-3
         )
-        self.limit = max((fourth / 8 / BLURRED) ** 0.25, 2.0)
+        self.limit = min(max((fourth / 8 / BLURRED) ** 0.25, 2.0), LIMIT)
 
     def spectrum(self, n: int) -> Array:
-        """Return the kernel's transform (n, n // 2 + 1), its middle at the origin."""
+        """Return the kernel's transform (n, n // 2 + 1), its origin ``corner`` from its middle."""
         if n not in self._spectra:
             wx, wy = 2 * np.pi * np.fft.rfftfreq(n), 2 * np.pi * np.fft.fftfreq(n)[:, None]
             height, width = self.kernel.shape
-            shift = np.exp(0.5j * (wy * (height - 1) + wx * (width - 1)))
+            shift = np.exp(1j * (wy * ((height - 1) // 2) + wx * ((width - 1) // 2)))
             self._spectra[n] = rfft2(self.kernel, (n, n)) * shift
         return self._spectra[n]
 
@@ -396,7 +402,7 @@ class _Gaussians:
         """
         kernel, period = blur.spectrum(pixels.box), 2 * np.pi
         wx, wy = period * np.fft.rfftfreq(pixels.box), period * np.fft.fftfreq(pixels.box)
-        x, y = self.center - pixels.corner
+        x, y = self.center - pixels.corner - blur.corner
         sharp = chosen[self.minor[chosen] < SHARP]
         for m, n in itertools.product((0, -1, 1), repeat=2):
             members = sharp if m or n else chosen
@@ -447,6 +453,7 @@ class _Fit:
             np.array([*self.place] + [0] * 2 * n),
             np.array([WANDER] * 2 + [ROUNDED] * 2 * n),
         )
+        fit.smooth = np.zeros((0, fit.sigmas.size))
         fit._fit(self.good, robust=True)
         fit.arcs = fit._brighter()
         for _ in range(ROUNDS):
@@ -454,6 +461,9 @@ class _Fit:
             before, fit.arcs = fit.arcs, fit._brighter()
             if np.mean(before ^ fit.arcs) < SETTLED:
                 break
+        for _ in range(EDGES):  # at last: from the start, they would take the galaxy's own shape
+            fit._fit(self.good & ~fit.arcs)
+            fit.arcs = fit._brighter(edges=True)
         fit._fit(self.good & ~fit.arcs)
         return fit
 
@@ -468,7 +478,7 @@ class _Fit:
         """The galaxy alone (H, W)."""
         return np.clip(self.model - self.sky, 0, None)
 
-    def _brighter(self) -> Mask:
+    def _brighter(self, edges: bool = False) -> Mask:
         """Return where something is brighter than the galaxy, noise and model error considered."""
         error, sigma = MODEL_ERROR * self.light, self.blur.sigma
         weight = self.good / (self.noise**2 + error**2)
@@ -477,10 +487,10 @@ class _Fit:
         signal = cv2.GaussianBlur((self.image - self.model) * weight, (0, 0), sigma)
         passed = cv2.GaussianBlur(weight, (0, 0), sigma)
         power = cv2.GaussianBlur(weight, (0, 0), sigma / math.sqrt(2)) / (4 * np.pi * sigma**2)
-        high = signal > HIGH * np.sqrt(power + (error * passed) ** 2)
-        y, x = np.indices(high.shape)
+        excess = signal / np.sqrt(power + (error * passed) ** 2 + 1e-300)
+        y, x = np.indices(excess.shape)
         core = np.hypot(x - self.parameters[0], y - self.parameters[1]) < CORE * sigma
-        return _grown(high & self.good & ~core) & ~core
+        return _regions(np.where(self.good & ~core, excess, 0.0), edges) & ~core
 
     def _fit(self, used: Mask, robust: bool = False) -> None:
         """Take Gauss-Newton steps with the pixels ``used``; compute the model everywhere."""
@@ -502,6 +512,8 @@ class _Fit:
             if not robust and before.chi2 - state.chi2 < GAIN:
                 break
         self.parameters, self.amplitudes, self.sky = state.parameters, state.amplitudes, state.sky
+        families = len(self.parameters) // 2 - 1
+        self.smooth = _smoothness(self.amplitudes, self.sigmas, families, BROAD * self.blur.sigma)
         lit = self.amplitudes > 0
         gaussians = _Gaussians(self.parameters, self.sigmas[lit], self.family[lit])
         light = gaussians.seen(self.everywhere, self.blur) @ self.amplitudes[lit]
@@ -511,10 +523,11 @@ class _Fit:
         """Solve for amplitudes and sky at given parameters."""
         gaussians = _Gaussians(parameters, self.sigmas, self.family)
         columns = gaussians.seen(pixels, self.blur)
-        amplitudes, sky = _amplitudes(columns, data, weight)
+        amplitudes, sky = _amplitudes(columns, data, weight, self.smooth)
         model = columns @ amplitudes + sky
         mean, spread = self.prior
         chi2 = weight @ (data - model) ** 2 + (((parameters - mean) / spread) ** 2).sum()
+        chi2 += ((self.smooth @ amplitudes) ** 2).sum()
         return _State(parameters, gaussians, columns, amplitudes, sky, model, chi2)
 
     def _stepped(self, state: _State, pixels: _Pixels, data: Array, weight: Array) -> _State:
@@ -550,20 +563,40 @@ class _State:
     chi2: float
 
 
-def _amplitudes(columns: Array, data: Array, weight: Array) -> tuple[Array, float]:
-    """Return the amplitudes, not negative, and the sky of least weighted squares."""
+def _amplitudes(columns: Array, data: Array, weight: Array, smooth: Array) -> tuple[Array, float]:
+    """Return the amplitudes, not negative, and the sky of least weighted squares.
+
+    The squares of ``smooth`` (m, k) times the amplitudes are added.
+    """
     share = weight / weight.sum()
     mean, level = share @ columns, share @ data  # the sky, of any sign, is eliminated
     centred, excess = columns - mean, data - level
     weighted = centred.T * weight
-    matrix, right = weighted @ centred, weighted @ excess
-    scale = np.sqrt(np.diag(matrix)) + 1e-300
+    matrix, right = weighted @ centred + smooth.T @ smooth, weighted @ excess
+    scale = np.sqrt(np.diag(matrix))
+    scale[scale == 0] = 1.0
     matrix /= np.outer(scale, scale)
     matrix[np.diag_indices_from(matrix)] += RIDGE
     # |L^T a - L^-1 b| has the same minimum as the sum over all pixels
     factor = np.linalg.cholesky(matrix)
     amplitudes = nnls(factor.T, solve_triangular(factor, right / scale, lower=True))[0] / scale
     return amplitudes, float(level - mean @ amplitudes)
+
+
+def _smoothness(amplitudes: Array, sigmas: Array, families: int, narrowest: float) -> Array:
+    """Return the matrix (m, k) of differences that are 1 where amplitudes bend as much as usual.
+
+    Second differences along each family, from the sigma ``narrowest`` on, over ``BEND`` times the
+    mean amplitude around there. They steady the light where it is extrapolated under arcs.
+    """
+    rows = amplitudes.reshape(families, -1)
+    n = rows.shape[1]
+    if n < len(AROUND) or not amplitudes.any():
+        return np.zeros((0, amplitudes.size))
+    usual = np.convolve(rows.mean(0), AROUND, "same")
+    usual = BEND * np.maximum(usual, FAINT * amplitudes.mean())
+    bend = (np.eye(n, k=-1) - 2 * np.eye(n) + np.eye(n, k=1)) / usual[:, None]
+    return np.kron(np.eye(families), bend[1:-1][sigmas[: n - 2] > narrowest])
 
 
 def _bounded(parameters: Array) -> Array:
@@ -589,11 +622,19 @@ def _means(image: Array, groups: NDArray[np.intp]) -> Array:
     return np.bincount(groups[used], image[used]) / np.bincount(groups[used])
 
 
-def _grown(mask: Mask) -> Mask:
-    """Return the regions of a mask that have several pixels, grown."""
-    _, labels, statistics, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8)
+def _regions(excess: Array, edges: bool) -> Mask:
+    """Return regions of several pixels above ``HIGH``, or with ``edges`` above ``LOW`` beside."""
+    high = (excess > HIGH).view(np.uint8)
+    _, labels, statistics, _ = cv2.connectedComponentsWithStats(high, connectivity=8)
     large = statistics[:, cv2.CC_STAT_AREA] >= SMALLEST
     large[0] = False
-    side = 2 * GROWN + 1
+    bright = large[labels]
+    if edges:
+        bright |= _grown(bright, BESIDE) & (excess > LOW)
+    return _grown(bright, GROWN)
+
+
+def _grown(mask: Mask, radius: int) -> Mask:
+    side = 2 * radius + 1
     disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
-    return cv2.dilate(large[labels].view(np.uint8), disk).astype(bool)
+    return cv2.dilate(mask.view(np.uint8), disk).astype(bool)
