@@ -93,6 +93,16 @@ def test_a_folder_without_a_fit(folder, tmp_path):
         files.read(tmp_path)
 
 
+def test_a_lens_without_light(model, tmp_path):
+    dark = replace(model, galaxy=None)
+    files.write(dark, tmp_path)
+    assert files.read(tmp_path)["numbers"]["galaxy"] is None
+    assert "Lens light: none was fitted." in words(picture(dark))
+    coolest.write(dark, tmp_path)
+    content = json.loads((tmp_path / "coolest.json").read_text())
+    assert content["lensing_entities"][0]["light_model"] == [] and content["meta"]["sky"] is None
+
+
 # -------------------------------------------------------------------------------------- picture
 
 
