@@ -1,6 +1,7 @@
 """What is written of a free-form fit: numbers, images, the picture, and the COOLEST export."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -92,12 +93,26 @@ def test_a_folder_without_a_fit(folder, tmp_path):
         files.read(tmp_path)
 
 
+def test_a_lens_without_light(model, tmp_path):
+    dark = replace(model, galaxy=None)
+    files.write(dark, tmp_path)
+    assert files.read(tmp_path)["numbers"]["galaxy"] is None
+    assert "Lens light: none was fitted." in words(picture(dark))
+    coolest.write(dark, tmp_path)
+    content = json.loads((tmp_path / "coolest.json").read_text())
+    assert content["lensing_entities"][0]["light_model"] == [] and content["meta"]["sky"] is None
+
+
 # -------------------------------------------------------------------------------------- picture
 
 
 def words(figure):
     """Return all words of a figure and of its subfigures."""
     return " ".join(" ".join(text.get_text() for text in figure.findobj(Text)).split())
+
+
+def panels_of(figure):
+    return {axes.get_title(): axes for axes in figure.findobj(Axes)}
 
 
 def test_the_picture_says_what_was_fitted(model):
@@ -116,13 +131,16 @@ def test_the_picture_says_what_was_fitted(model):
 def test_panels_show_the_model_and_its_curves(model):
     """The residual is in noise; the critical curve runs where the determinant changes sign."""
     figure = picture(model, zoom=2.0)
-    panels = {axes.get_title(): axes for axes in figure.findobj(Axes)}
+    panels = panels_of(figure)
     residual = panels["Residual [noise]"]
     np.testing.assert_array_equal(
         residual.images[0].get_array().filled(np.nan),
         np.where(model.observation.mask, np.nan, model.residual),
     )
     assert residual.images[0].get_clim() == (-5, 5) and residual.get_xlim() == (-2, 2)
+    assert residual.images[0].get_extent() == pytest.approx([-2.73, 2.73, -2.4, 2.4])
+    whole = panels_of(picture(model))["Residual [noise]"]
+    assert whole.get_xlim() == pytest.approx((-2.6, 2.6), abs=0.1)  # fitted to 2.3", and a margin
     (curve,) = (line for line in panels["Model of the arcs"].lines if len(line.get_xdata()) > 50)
     x, y = np.array(curve.get_xdata()), np.array(curve.get_ydata())
     inside = mass.magnification(model.values, 0.97 * x, 0.97 * y)
@@ -235,6 +253,22 @@ def test_the_exported_mass_is_that_of_the_fit(exported):
     difference = (difference - difference[:, 10:11, 10:11])[:, 2:-2, 2:-2]
     far = np.hypot(x, y)[2:-2, 2:-2] > 0.5  # finite differences are of little use in the centre
     assert np.abs(difference[:, far]).max() < 2e-4
+
+
+def test_the_potential_of_a_multipole_of_order_1(model, tmp_path):
+    """It does not grow linearly with the radius, as the others do; derived numerically."""
+    values = model.values.copy()
+    values[8:10] = 0.03, -0.02
+    coolest.write(replace(model, values=values), tmp_path)
+    potential, n = fits.getdata(tmp_path / "multipoles.fits"), 91
+    axis = (np.arange(n) - (n - 1) / 2) * 0.06
+    x, y = np.meshgrid(axis, axis + 0.03)  # 80 rows: padded by one more above than below
+    smooth = np.where(np.arange(14) < 8, values, 0)
+    place = x.ravel(), y.ravel()
+    alpha = mass.deflection(values, *place) - mass.deflection(smooth, *place)
+    difference = alpha.reshape(2, n, n) - np.gradient(potential, 0.06)[::-1]
+    far = np.hypot(x, y)[2:-2, 2:-2] > 0.7
+    assert np.abs(difference[:, 2:-2, 2:-2][:, far]).max() < 3e-4
 
 
 def test_the_exported_source_makes_the_same_arcs(exported, tmp_path):

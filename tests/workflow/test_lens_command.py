@@ -120,8 +120,10 @@ def test_an_earlier_result_is_replaced_and_nothing_else(cutouts, tmp_path, capsy
 
 def test_settings(cutouts, fitted, tmp_path, capsys):
     options = (cutouts / "J0001+0001", "--pixel-scale", 0.06, "--out", tmp_path / "out")
-    assert run(*options, "--no-neighbours") == 0
-    assert not fitted[-1][1].neighbours
+    for name in ("lens_light", "neighbours", "cosmic_rays"):
+        assert run(*options, f"--no-{name.replace('_', '-')}") == 0
+        changed = fitted[-1][1].model_dump().items() - type(fitted[-1][1])().model_dump().items()
+        assert changed == {(name, False)}
     config = tmp_path / "mine.yaml"
     config.write_text("freeform: {neighbours: false}")
     assert run(*options, "--config", config) == 0

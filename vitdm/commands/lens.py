@@ -20,15 +20,21 @@ HELP = "Fit real lenses: mass, lens light, and a source of free form."
 EXAMPLE = "vitdm lens J0946+1006/ --pixel-scale 0.05 --out lenses"
 #: what is written of each lens, in a folder of its own
 WRITTEN = ("lens.json", "lens.fits", "lens.png", "coolest")
+#: parts of the fit that can be left out: keys of the section ``freeform``
+PARTS = {
+    "lens_light": "do not fit the light of the lens galaxy",
+    "neighbours": "neither look for neighbours nor mask them",
+    "cosmic_rays": "neither look for cosmic rays nor mask them",
+}
 TABLE, SIDECAR = "lenses.csv", "provenance.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     commands.add_images(parser)
     commands.add_config(parser)
-    parser.add_argument(
-        "--no-neighbours", action="store_true", help="neither look for neighbours nor mask them"
-    )
+    for name, text in PARTS.items():
+        option = f"--no-{name.replace('_', '-')}"
+        parser.add_argument(option, dest=name, action="store_false", help=text)
     commands.add_out(parser, "folder; a folder in it for each lens, and a table of all")
 
 
@@ -64,8 +70,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _settings(options: argparse.Namespace) -> Settings:
-    settings = commands.read_settings(options)
-    return settings.changed(freeform={"neighbours": False}) if options.no_neighbours else settings
+    without = {name: False for name in PARTS if not getattr(options, name)}
+    return commands.read_settings(options).changed(freeform=without)
 
 
 def _is_file(value: Any) -> bool:

@@ -110,7 +110,7 @@ class _Export:
             "notes": [*NOTES, *([POTENTIAL] * multipoles)],
             "chi2_per_pixel": model.chi2,
             "flags": list(model.flags),
-            "sky": model.galaxy.sky,
+            "sky": model.galaxy.sky if model.galaxy else None,
             "multipoles": amplitudes if multipoles else {},
         }
 
@@ -193,6 +193,8 @@ class _Export:
     def _lens_light(self) -> list[dict[str, Any]]:
         """Return the parameters of a Sérsic profile for each Gaussian that shines."""
         galaxy, profiles = self.model.galaxy, []
+        if galaxy is None:
+            return []
         center = self._from_origin(galaxy.center)
         for sigma, k, flux in zip(galaxy.sigmas, galaxy.family, galaxy.amplitudes, strict=True):
             if flux <= 0:

@@ -78,7 +78,7 @@ def read(folder: str | Path) -> dict[str, Any]:
 
 def numbers(model: LensModel) -> dict[str, Any]:
     """Return the fit without its images, as ``lens.json`` has it."""
-    observation = model.observation
+    observation, galaxy = model.observation, model.galaxy
     return {
         "name": observation.name,
         "parameters": model.table().to_dict("records"),
@@ -90,7 +90,7 @@ def numbers(model: LensModel) -> dict[str, Any]:
         "converged": bool(model.converged),
         "flags": {flag: FLAGS[flag] for flag in model.flags},
         "neighbours": model.neighbours.to_dict("records"),
-        "galaxy": {key: getattr(model.galaxy, key) for key in GALAXY},
+        "galaxy": galaxy and {key: getattr(galaxy, key) for key in GALAXY},
         "source": {"center": model.source.center, "half_width": model.source.half_width},
         "unit": observation.unit,
         "pixel_scale": observation.pixel_scale,

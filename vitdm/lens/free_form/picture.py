@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from vitdm.lens.free_form.galaxy import Galaxy
     from vitdm.lens.free_form.model import LensModel
 
 PAGE = (11.7, 6.5)  # inches: as wide as A4
@@ -57,7 +58,7 @@ def picture(model: LensModel, zoom: float | None = None) -> Figure:
     left.subplots_adjust(0.01, 0.06, 0.98, 0.95, wspace=0.08, hspace=0.2)
     size = _half_width(model) if zoom is None else zoom
     unit = model.observation.unit or "unit of the image"
-    sky = float(model.galaxy.sky)
+    sky = float(model.galaxy.sky) if model.galaxy else 0.0
     data = model.observation.data - sky
     galaxy = model.lens_light - sky
     sigma = float(np.median(model.noise[model.fitted]))
@@ -251,14 +252,21 @@ def _fitted(model: LensModel) -> list[str]:
     free = dict(zip(model.names, np.isfinite(model.errors), strict=True))
     orders = [str(m) for m in (1, 3, 4) if free.get(f"a{m}_x")]
     multipoles = f", multipoles of order {', '.join(orders)}" if orders else ""
-    galaxy = model.galaxy
     return [
         f"Mass: elliptical power law, external shear{multipoles}.",
         "Source: free form, regularised; its smoothness follows from the data.",
-        "Lens light: sum of elliptical Gaussians, and a constant sky; half-light radius "
-        f'{galaxy.half_light_radius:.2f}", axis ratio {galaxy.axis_ratio:.2f}, major axis at '
-        f"{galaxy.position_angle:.0f}°.",
+        f"Lens light: {_lens_light(model.galaxy)}.",
     ]
+
+
+def _lens_light(galaxy: Galaxy | None) -> str:
+    if galaxy is None:
+        return "none was fitted"
+    return (
+        "sum of elliptical Gaussians, and a constant sky; half-light radius "
+        f'{galaxy.half_light_radius:.2f}", axis ratio {galaxy.axis_ratio:.2f}, major axis at '
+        f"{galaxy.position_angle:.0f}°"
+    )
 
 
 def _parameters(model: LensModel) -> list[str]:
