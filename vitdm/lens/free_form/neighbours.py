@@ -123,10 +123,11 @@ def looks_like_arcs(
 
 def _background(image: NDArray, noise: NDArray, missing: NDArray[np.bool_]) -> NDArray:
     """Return the smooth background between objects."""
-    smooth = cv2.GaussianBlur(image, (0, 0), 2.0)
+    level = np.median(image[~missing]) if not missing.all() else 0.0
+    smooth = cv2.GaussianBlur(np.where(missing, 0.0, image - level), (0, 0), 2.0)
     light = cv2.dilate((smooth > noise).view(np.uint8), np.ones((9, 9), np.uint8)) > 0
     if np.mean(light | missing) > 0.9:  # nothing to measure it on
-        return np.zeros_like(image)
+        return np.full_like(image, level)
     side = min(SHEET, *image.shape)
     return sep.Background(image, mask=light | missing, bw=side, bh=side).back()
 
