@@ -5,6 +5,7 @@ refused before any work starts, with a message that names the file and the key.
 """
 
 from vitdm.config.files import load_run_settings, load_settings, save
+from vitdm.config.free_form import FreeForm
 from vitdm.config.images import SPLITS, Features, Ingest, LensFit, Preprocess, Selection
 from vitdm.config.network import ARCHITECTURES, Model, RunSettings, Train
 from vitdm.config.search import (
@@ -31,6 +32,7 @@ __all__ = [
     "Dimension",
     "Evaluation",
     "Features",
+    "FreeForm",
     "Ingest",
     "Integer",
     "LensFit",

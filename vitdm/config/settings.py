@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from vitdm.bounds import LARGEST_SEED, MOST_IMAGES, MOST_PATCHES, MOST_STEPS
+from vitdm.config.free_form import FreeForm
 from vitdm.config.images import Features, Ingest, LensFit, Preprocess, Selection
 from vitdm.config.network import Model, Train
 from vitdm.config.search import TUNED, Constraint, Tune, by_section, outside
@@ -41,6 +42,7 @@ class Settings(Section):
     preprocess: Preprocess = Preprocess()
     features: Features = Features()
     lensfit: LensFit = LensFit()
+    freeform: FreeForm = FreeForm()
     selection: Selection = Selection()
     model: Model = Model()
     train: Train = Train()

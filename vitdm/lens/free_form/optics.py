@@ -15,11 +15,11 @@ from vitdm.lens.free_form.source import Mesh, _along
 
 
 class Optics:
-    """The rays through the pixels that pixels ``fitted`` (H, W) see through a PSF ``kernel`` (h, w).
+    """The rays through all that the pixels ``fitted`` (H, W) see through a PSF ``kernel`` (h, w).
 
     ``samples`` (H, W) tells into how many parts a pixel is divided along each axis. ``x`` and ``y``
-    (rays,) ["] are where the rays cross the image plane; ``offset`` (x, y) ["] is where the middle of
-    the pixels lies. A ``brightness`` of (rays,) or (k, rays), per square arcsec, becomes
+    (rays,) ["] are where the rays cross the image plane; ``offset`` (x, y) ["] is where the middle
+    of the pixels lies. A ``brightness`` of (rays,) or (k, rays), per square arcsec, becomes
     ``seen(brightness)`` (fitted pixels,) or (k, fitted pixels) per pixel.
     """
 
@@ -90,7 +90,7 @@ class Optics:
         return mesh.to_modes(splines)
 
     def pull(self, mesh: Mesh, x: NDArray, y: NDArray, weight: NDArray, rows: NDArray) -> NDArray:
-        """Return the derivatives (2, rays) of the sum of ``matrix * rows`` by x and y of each ray."""
+        """Return the derivatives (2, rays) of the sum of ``matrix * rows`` by the rays' x and y."""
         patches, starts, corners = _patches(mesh.layout, x, y, self.share, self.first)
         patches[:] = 0
         pixels = self.slot, self.row, self.column, self.kernel, weight

@@ -5,7 +5,10 @@ plane, whose cells are finer in its middle: with :math:`t \in [-1, 1]` along eac
 :math:`x = h \sinh(a t) / \sinh(a)`. All splines lie inside, so that brightness and its gradient
 vanish at the edge of the box.
 
-The prior of the source is a Gaussian process in t with a Matérn covariance. It is the solution of a
+The prior of the source is a Gaussian process in t with a Matérn covariance, times an envelope
+:math:`(1 + r^2 / r_0^2)^{-p / 2}` that tells how its expected brightness falls with the distance r
+from the middle of the box (:math:`r_0 = h / 10`): galaxies are bright in their middle, and what is
+the noise there must not be allowed for in their outskirts. The process is the solution of a
 stochastic differential equation (Lindgren, Rue & Lindström 2011, J. R. Stat. Soc. B 73, 423), so
 that the inverse covariance Q of the splines' coefficients follows from their Gram matrices along
 one axis, of the splines (M) and of their slopes (K): in the basis of the generalised eigenvectors
@@ -14,13 +17,14 @@ of K and M, of eigenvalues :math:`\mu`, Q is diagonal,
 .. math:: Q = \frac{\lambda}{4 \pi \nu \kappa^{2 \nu}} (\kappa^2 + \mu_i + \mu_j)^{\nu + 1}.
 
 Far from the edge, :math:`\lambda^{-1/2}` is the standard deviation of the brightness and
-:math:`\sqrt{8 \nu} / \kappa` the length over which it changes. Both are chosen by the evidence
-(``inversion``).
+:math:`\sqrt{8 \nu} / \kappa` the length over which it changes. Both and p are chosen by the
+evidence (``inversion``).
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,19 +33,22 @@ from numpy.typing import NDArray
 
 from vitdm.compiled import compiled
 
+CORE = 0.1  # of the half width of the box, radius within which the envelope is flat
+
 
 @dataclass(frozen=True)
 class Mesh:
     """A mesh of ``n`` x ``n`` splines in a box of the source plane; lengths in arcsec.
 
-    ``center`` (x, y) and ``half_width`` are those of the box, ``focus`` is a: how much finer the
-    cells in its middle are (0: not).
+    ``center`` (x, y) and ``half_width`` are those of the box; ``focus`` is a, how much finer the
+    cells in its middle are (0: not); ``taper`` is p, how fast the expected brightness falls.
     """
 
     center: tuple[float, float]
     half_width: float
     n: int
-    focus: float = 1.5
+    focus: float = 3.0
+    taper: float = 1.0
 
     @property
     def size(self) -> int:
@@ -52,6 +59,14 @@ class Mesh:
     def layout(self) -> NDArray:
         """The numbers that compiled loops need: x, y, half width, n, focus."""
         return np.array([*self.center, self.half_width, self.n, self.focus], float)
+
+    @property
+    def envelope(self) -> NDArray:
+        """The expected brightness (size,) of the splines, falling from 1 in the middle."""
+        t = (2 * np.arange(self.n) + 3) / (self.n + 2) - 1
+        x = np.sinh(self.focus * t) / math.sinh(self.focus) if self.focus else t
+        radius2 = (x[:, None] ** 2 + x**2).ravel()
+        return (1 + radius2 / CORE**2) ** (-self.taper / 2)
 
     def brightness(self, modes: NDArray, x: NDArray, y: NDArray) -> NDArray:
         """Return the brightness at places of the source plane (any shape), 0 outside the box."""
@@ -69,16 +84,16 @@ class Mesh:
         return self.to_modes(rows)
 
     def to_modes(self, rows: NDArray) -> NDArray:
-        """Return what is linear in the splines, (k, size), as linear in the modes."""
+        """Return what is linear in the splines, (k, size), as linear in the modes: the columns."""
         _, vectors = _modes(self.n)
-        square = rows.reshape(-1, self.n, self.n) @ vectors
+        square = (rows * self.envelope).reshape(-1, self.n, self.n) @ vectors
         return np.matmul(vectors.T, square).reshape(rows.shape)
 
     def from_modes(self, modes: NDArray) -> NDArray:
         """Return the splines' coefficients (..., size) of the modes' (..., size)."""
         _, vectors = _modes(self.n)
         square = modes.reshape(-1, self.n, self.n) @ vectors.T
-        return np.matmul(vectors, square).reshape(modes.shape)
+        return np.matmul(vectors, square).reshape(modes.shape) * self.envelope
 
     def precision(self, kappa: float, nu: float) -> NDArray:
         """Return the prior's inverse variances (size,) of the modes, for unit amplitude."""

@@ -24,6 +24,10 @@ SPLINES, FINER = 10, 18  # along each axis: of all starts, and of the best
 LARGEST = 2.3  # ", radius tried if none is given; at most this share of the half side:
 WITHIN = 0.75
 BRIGHTEST = 30.0  # of the mean chi^2 without arcs: what is above enlarges the noise
+MARGIN, NARROW = (
+    4.0,
+    1.5,
+)  # half width of the box, over the radius of 90 % of the light; at the start
 APART = 0.07  # ", of the radii of two starts that are not the same
 STEPS, MORE = 3, 6
 #: the largest steps, in the order of ``mass.NAMES``
@@ -81,22 +85,32 @@ class Box:
         bright = np.where(bright > significance * noise, bright, 0.0)
         self.weight = view.optics.at_rays(bright)
         self.smallest = 3 * view.scene.pixel_scale
-        self.largest = 0.45 * view.optics.reach
+        self.largest = 0.5 * view.optics.reach
         self.seen = bool(self.weight.any())
 
-    def mesh(self, x: NDArray, y: NDArray, n: int, share: float = 0.9, margin: float = 1.5) -> Mesh:
+    def mesh(
+        self,
+        x: NDArray,
+        y: NDArray,
+        n: int,
+        share: float = 0.9,
+        margin: float = MARGIN,
+        **shape: float,
+    ) -> Mesh:
         """Return the mesh of n x n splines for rays that meet the source plane at x, y (rays,).
 
-        ``margin`` times the distance from the middle within which a ``share`` of the light lies.
+        Its half width is ``margin`` times the radius that holds 90 % of the light.
         """
         lit = self.weight > 0
         if not lit.any():
-            return Mesh((float(np.median(x)), float(np.median(y))), self.largest, n)
+            return Mesh((float(np.median(x)), float(np.median(y))), self.largest, n, **shape)
         x, y, weight = x[lit], y[lit], self.weight[lit]
         center_x, center_y = _quantile(x, weight, 0.5), _quantile(y, weight, 0.5)
         distance = np.maximum(np.abs(x - center_x), np.abs(y - center_y))
-        half = margin * _quantile(distance, weight, share)
-        return Mesh((center_x, center_y), float(np.clip(half, self.smallest, self.largest)), n)
+        half = margin * _quantile(distance, weight, 0.9)
+        return Mesh(
+            (center_x, center_y), float(np.clip(half, self.smallest, self.largest)), n, **shape
+        )
 
 
 def _quantile(values: NDArray, weight: NDArray, share: float) -> float:
@@ -154,7 +168,7 @@ def _climbed(
     posterior: Posterior, view: View, box: Box, values: NDArray, prior: Prior, n: int, steps: int
 ) -> Point:
     x, y = rays(view, values)
-    point = posterior.at(values, box.mesh(x, y, n), prior)
+    point = posterior.at(values, box.mesh(x, y, n, margin=NARROW, focus=1.0, taper=0.0), prior)
     point = posterior.best_prior(point)
     return climb(posterior, point, LARGEST_STEP, steps, 0.5)[0]
 

@@ -49,7 +49,7 @@ class Scene:
         return np.hypot(y[:, None], x)
 
     def error(self, share: float) -> NDArray:
-        """Return the noise (H, W) with the error of the galaxy's model, a ``share`` of its light."""
+        """Return the noise (H, W) with the model's error, a ``share`` of the galaxy's light."""
         sky = self.galaxy.sky if self.galaxy else 0.0
         return np.hypot(self.noise, share * np.clip(self.galaxy_light - sky, 0, None))
 

@@ -1,0 +1,355 @@
+"""The fit of a lens with a source of free form, from an image to the model.
+
+1. Scene: noise, PSF, light of the lens galaxy (``scene``).
+2. Start: Einstein radii tried one by one, with a coarse source (``start``).
+3. The best of them on all pixels; neighbours, which it does not explain, are masked.
+4. Finer meshes; slope and multipoles become free; the evidence chooses the source's prior.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy.signal import fftconvolve
+
+from vitdm.config.free_form import FreeForm
+from vitdm.data.observation import Observation, as_observations
+from vitdm.lens.free_form import mass
+from vitdm.lens.free_form.model import LensModel, SourcePlane
+from vitdm.lens.free_form.neighbours import cosmic_rays, find_neighbours
+from vitdm.lens.free_form.posterior import Point, climb
+from vitdm.lens.free_form.scene import scene_of
+from vitdm.lens.free_form.start import (
+    LARGEST_STEP,
+    MARGIN,
+    NARROW,
+    Box,
+    MassPrior,
+    posterior_of,
+    rays,
+    scan,
+)
+from vitdm.lens.free_form.view import Scene, View
+from vitdm.threads import one_thread
+
+Progress = Callable[[str, float], None]
+
+APERTURE = 2.75  # ", radius that is looked at; at most that of the image
+INNER = 0.2  # ", radius about the centre that is not: the galaxy is too bright there
+COMPACT = 1.2  # largest half width of a source's box, in Einstein radii, of a first choice
+CLOSE = 20.0  # of ln P between two starts
+BRIGHT, MIDDLE = 8.0, 1.0  # sigmas of arcs: pixels divided into most parts, and into two
+TOLERANCE = 0.2  # of ln P that a step may still gain
+POOR, QUIET = 1.3, 0.35
+TAPERS = 0.5, 1.0, 2.0, 3.0  # of the source's envelope, that are tried
+
+
+@one_thread()
+def fit(
+    images: Observation | ArrayLike | Sequence[Any],
+    settings: FreeForm | None = None,
+    *,
+    pixel_scale: float | None = None,
+    gain: float | None = None,
+    progress: Progress | None = None,
+) -> LensModel | list[LensModel]:
+    """Fit a lens with a source of free form to each image: an image (H, W), observations, or both.
+
+    One image gives one model, a list or an array (n, H, W) a list. ``pixel_scale`` [arcsec] and
+    ``gain``, the variance of the photon noise per brightness, hold for those that do not tell them.
+    ``progress(stage, chi2)`` is called as the fit goes on. InputError if the scale of an image is
+    unknown, or one is no image.
+    """
+    settings = settings or FreeForm()
+    if gain is not None:
+        settings = settings.model_copy(update={"gain": gain})
+    single = isinstance(images, Observation) or np.ndim(images) == 2
+    observations = as_observations([images] if single else images, pixel_scale=pixel_scale)
+    models = [_fit(observation, settings, progress) for observation in observations]
+    return models[0] if single else models
+
+
+@dataclass
+class _Stage:
+    """The state of a fit between two stages."""
+
+    scene: Scene
+    settings: FreeForm
+    prior: MassPrior
+    point: Point
+    tell: Progress
+
+    def fine(
+        self,
+        fitted: NDArray,
+        n: int,
+        fixed: Sequence[str],
+        steps: int,
+        tapers: Sequence[float] = (),
+        margin: float = MARGIN,
+    ) -> tuple[View, bool]:
+        """Climb on the pixels ``fitted`` with n x n splines, some parameters being fixed."""
+        view = self.view(fitted)
+        posterior = posterior_of(view, self.prior.only(*fixed) if fixed else self.prior)
+        x, y = rays(view, self.point.values)
+        mesh = Box(view).mesh(x, y, n, margin=margin)
+        points = [
+            posterior.best_prior(
+                posterior.at(
+                    self.point.values, replace(mesh, taper=taper), self.point.solution.prior
+                )
+            )
+            for taper in (tapers or [self.point.solution.inversion.mesh.taper])
+        ]
+        point = max(points, key=lambda point: point.log_probability)
+        name = f"source of {n} x {n}"
+        self.tell(name, point.chi2)
+        self.point, reached = climb(
+            posterior,
+            point,
+            LARGEST_STEP,
+            steps,
+            TOLERANCE,
+            lambda point: self.tell(name, point.chi2),
+        )
+        self.point = posterior.best_prior(self.point)
+        self.posterior = posterior
+        return view, reached
+
+    def view(self, fitted: NDArray) -> View:
+        arcs = arcs_of(self.scene, self.point)
+        parts = np.where(arcs > MIDDLE * self.scene.noise, 2, 1)
+        parts[arcs > BRIGHT * self.scene.noise] = self.settings.supersampling
+        parts = np.minimum(parts, self.settings.supersampling)
+        return View(self.scene, fitted, self.scene.error(self.settings.model_error), samples=parts)
+
+    def region(self, margin: float) -> NDArray:
+        """Return the good pixels (H, W) that see the box of the source, widened by a margin."""
+        mesh = self.point.solution.inversion.mesh
+        height, width = self.scene.data.shape
+        x, y = np.meshgrid(*axes(self.scene))
+        beta = np.array([x.ravel(), y.ravel()])
+        beta -= mass.deflection(self.point.values, *beta)
+        off = np.abs(beta - np.array(mesh.center)[:, None]).max(0)
+        inside = (off < margin * mesh.half_width).reshape(height, width)
+        side = 2 * math.ceil(0.1 / self.scene.pixel_scale) + 1
+        inside = cv2.dilate(inside.astype(np.uint8), np.ones((side, side), np.uint8)) > 0
+        return inside & _aperture(self.scene)
+
+
+def axes(scene: Scene) -> tuple[NDArray, NDArray]:
+    """Return x and y ["] of the columns and rows of a scene."""
+    height, width = scene.data.shape
+    return tuple((np.arange(n) - (n - 1) / 2) * scene.pixel_scale for n in (width, height))
+
+
+def arcs_of(scene: Scene, point: Point, parts: int = 2) -> NDArray:
+    """Return the lensed source of a point (H, W), as seen through the PSF."""
+    mesh, modes = point.solution.inversion.mesh, point.solution.source
+    x, y = axes(scene)
+    inside = ((np.arange(parts) - (parts - 1) / 2) / parts) * scene.pixel_scale
+    x, y = ((axis[:, None] + inside).ravel() for axis in (x, y))
+    x, y = (grid.ravel() for grid in np.meshgrid(x, y))
+    alpha = mass.deflection(point.values, x, y)
+    fine = mesh.brightness(modes, x - alpha[0], y - alpha[1]) * scene.pixel_scale**2
+    height, width = scene.data.shape
+    image = fine.reshape(height, parts, width, parts).mean((1, 3))
+    return fftconvolve(image, scene.kernel, mode="same")
+
+
+def _aperture(scene: Scene) -> NDArray:
+    reach = min(APERTURE, min(scene.data.shape) / 2 * scene.pixel_scale)
+    distance = scene.distance()
+    inner = max(INNER, 2.5 * scene.pixel_scale) if scene.galaxy else 2 * scene.pixel_scale
+    return scene.good & (distance < reach) & (distance > inner)
+
+
+def _fit(observation: Observation, settings: FreeForm, progress: Progress | None) -> LensModel:
+    tell = progress or (lambda stage, chi2: None)
+    scene = scene_of(observation, settings)
+    if settings.cosmic_rays:
+        scene = _without_rays(scene)
+    tell("light of the lens galaxy", scene.galaxy.chi2 if scene.galaxy else math.nan)
+    points = scan(scene, settings, _aperture(scene))
+    first = _first(points)
+    tell("start", first.chi2)
+    stage = _Stage(scene, settings, MassPrior.of(scene, settings), first, tell)
+    table = _no_neighbours()
+    stage.fine(_aperture(scene), 16, ("slope", "a"), 6, (1.0,), NARROW)
+    if settings.neighbours:
+        table, labels = _neighbours(stage)
+        stage.scene = replace(scene, good=scene.good & (labels == 0))
+    stage.fine(stage.region(1.0), 22, ("a",), 8, TAPERS)
+    region = stage.region(1.0)
+    view, _ = stage.fine(region, settings.splines, (), 10)
+    view, reached = stage.fine(region, settings.splines, (), 6)
+    return _model(observation, stage, view, reached, points, table)
+
+
+def _first(points: list[Point]) -> Point:
+    """Return the most probable start, of those whose source is not as large as the lens."""
+    compact = [
+        point
+        for point in points
+        if point.solution.inversion.mesh.half_width < COMPACT * point.values[0]
+    ]
+    return (compact or points)[0]
+
+
+def _without_rays(scene: Scene) -> Scene:
+    fwhm = _fwhm(scene.kernel)
+    rays = cosmic_rays(scene.above, scene.noise, fwhm, ~scene.good)
+    return replace(scene, good=scene.good & ~rays)
+
+
+def _fwhm(kernel: NDArray) -> float:
+    """Return the FWHM [px] of the Gaussian with the same peak."""
+    return math.sqrt(4 * math.log(2) / (math.pi * float(kernel.max())))
+
+
+def _no_neighbours() -> pd.DataFrame:
+    return pd.DataFrame(columns=["x", "y", "flux", "radius", "kind", "masked"])
+
+
+def _neighbours(stage: _Stage) -> tuple[pd.DataFrame, NDArray]:
+    """Return what stands out of the image and is not explained by the lens, and its labels."""
+    scene = stage.scene
+    arcs = arcs_of(scene, stage.point)
+    keep = cv2.dilate((arcs > 2 * scene.noise).astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+    noise = scene.error(stage.settings.model_error)
+    residual = np.where(scene.good, scene.above - arcs, np.nan)
+    keep |= scene.distance() < max(INNER, 0.3 * stage.point.values[0])
+    table, labels = find_neighbours(
+        residual, noise, _fwhm(scene.kernel) * scene.pixel_scale, scene.pixel_scale, keep
+    )
+    grown = cv2.dilate((labels > 0).astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+    labels = np.where(grown & ~keep, np.maximum(labels, 1), 0)
+    table = table[["x", "y", "flux", "radius", "kind"]].assign(masked=True)
+    return table, labels
+
+
+# ------------------------------------------------------------------------------------- the result
+
+
+def _model(
+    observation: Observation,
+    stage: _Stage,
+    view: View,
+    reached: bool,
+    points: list[Point],
+    table: pd.DataFrame,
+) -> LensModel:
+    scene, point, posterior = stage.scene, stage.point, stage.posterior
+    _, curvature = posterior.derivatives(point)
+    free = posterior.free
+    covariance = np.zeros((len(mass.NAMES),) * 2)
+    covariance[np.ix_(free, free)] = np.linalg.inv(curvature)
+    errors = np.full(len(mass.NAMES), np.nan)
+    errors[free] = np.sqrt(np.diag(covariance)[free])
+    arcs = arcs_of(scene, point, stage.settings.supersampling)
+    lens_light = scene.galaxy_light + np.tensordot(point.solution.light, scene.light, 1)
+    galaxy = _changed(scene, point.solution.light)
+    given = ~observation.mask
+    residual = np.where(
+        given, (np.where(given, observation.data, 0) - lens_light - arcs) / scene.noise, 0.0
+    )
+    fitted = view.fitted
+    bright = fitted & (arcs > scene.noise)
+    squares = residual**2
+    model = LensModel(
+        observation=observation,
+        names=mass.NAMES,
+        values=point.values,
+        errors=errors,
+        covariance=covariance,
+        chi2=float(squares[fitted].mean()),
+        chi2_arcs=float(squares[bright].mean()) if bright.any() else math.nan,
+        n_pixels=int(fitted.sum()),
+        evidence=point.solution.evidence,
+        converged=reached,
+        flags=(),
+        noise=scene.noise,
+        fitted=fitted,
+        lens_light=lens_light,
+        arcs=arcs,
+        residual=residual,
+        neighbours=table.reset_index(drop=True),
+        galaxy=galaxy,
+        source=SourcePlane(
+            point.solution.inversion.mesh, point.solution.source, point.solution.root
+        ),
+        settings=stage.settings,
+    )
+    return replace(model, flags=_flags(model, stage, points, bright))
+
+
+def _changed(scene: Scene, light: NDArray) -> Any:
+    """Return the galaxy with the amplitudes that were fitted together with the source."""
+    if scene.galaxy is None:
+        return None
+    amplitudes = scene.galaxy.amplitudes.copy()
+    amplitudes[amplitudes > 0] *= 1 + light[:-1]
+    sky = scene.galaxy.sky + float(light[-1]) * float(scene.light[-1].flat[0])
+    return replace(scene.galaxy, amplitudes=amplitudes, sky=sky)
+
+
+def _flags(
+    model: LensModel, stage: _Stage, points: list[Point], bright: NDArray
+) -> tuple[str, ...]:
+    prior, free = stage.prior, np.isfinite(stage.prior.sd) & (stage.prior.sd > 0)
+    off = np.abs(model.values - prior.mean)[free] / prior.sd[free]
+    ring = cv2.dilate(bright.astype(np.uint8), np.ones((3, 3), np.uint8))
+    border = np.ones(bright.shape, bool)
+    border[1:-1, 1:-1] = False
+    others = [p for p in points if abs(p.values[0] - model.values[0]) > 0.1 * model.values[0]]
+    best = max(point.log_probability for point in points)
+    found = {
+        "no_arcs": bright.sum() < 9,
+        "not_converged": not model.converged,
+        "poor": model.chi2_arcs > POOR,
+        "quiet": model.chi2 < QUIET,
+        "edge": bool((ring[border] > 0).any()),
+        "far": bool((off > 3).any()),
+        "ambiguous": any(best - point.log_probability < CLOSE for point in others),
+        "single": _multiple(model) < 0.5,
+        "crowded": _crowded(model, bright),
+    }
+    return tuple(name for name, true in found.items() if true)
+
+
+def _multiple(model: LensModel) -> float:
+    """Return the share of the arcs' light that comes from places with several images."""
+    source, n = model.source, 41
+    image, axis = source.image(n)
+    x, y = np.meshgrid(source.center[0] + axis, source.center[1] + axis)
+    theta = model.values[0]
+    grid = np.linspace(-2.5 * theta, 2.5 * theta, 301)
+    u, v = np.meshgrid(grid + model.values[3], grid + model.values[4])
+    beta = np.array([u.ravel(), v.ravel()])
+    beta -= mass.deflection(model.values, *beta)
+    step = axis[1] - axis[0]
+    i = np.round((beta[0] - source.center[0] + source.half_width) / step).astype(int)
+    j = np.round((beta[1] - source.center[1] + source.half_width) / step).astype(int)
+    inside = (i >= 0) & (i < n) & (j >= 0) & (j < n)
+    magnification = np.zeros((n, n))
+    np.add.at(magnification, (j[inside], i[inside]), (grid[1] - grid[0]) ** 2 / step**2)
+    weight = np.clip(image, 0, None) * magnification
+    return float(weight[magnification > 2.0].sum() / max(weight.sum(), 1e-300))
+
+
+def _crowded(model: LensModel, bright: NDArray) -> bool:
+    near = (
+        model.neighbours[model.neighbours["kind"] == "neighbour"] if len(model.neighbours) else []
+    )
+    if not len(near):
+        return False
+    distance = np.hypot(near["x"], near["y"])
+    within = near["flux"][distance < 2 * model.values[0]]
+    return bool(len(within) and within.max() > model.arcs[bright].sum())
