@@ -115,9 +115,8 @@ def draw_subhalos(system: System, rng: np.random.Generator, population: Populati
     if subhalos.f_sub is None:
         mean_number = subhalos.number
     else:
-        # an isothermal halo has the mass theta_E * radius within a radius, in units of angle^2
         f_sub = truth["f_sub"] = subhalos.f_sub.draw(rng)
-        held = mass_within(np.sqrt(system.theta_E * subhalos.position.disc), cosmology)
+        held = mass_within(system.mean_radius(subhalos.position.disc), cosmology)
         mean_number = f_sub * held / subhalos.mean_mass
         if mean_number > MOST_CLUMPS:
             raise InputError(
