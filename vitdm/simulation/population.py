@@ -40,7 +40,7 @@ from vitdm.simulation.priors import (
     either,
     quirk,
 )
-from vitdm.simulation.psf import Psf
+from vitdm.simulation.psf import BEYOND, MOST_STEPS, Psf, steps
 from vitdm.simulation.structure import Structure
 
 _SHIPPED = Path(str(importlib.resources.files("vitdm.simulation"))) / "populations"
@@ -134,6 +134,16 @@ class Instrument(Part):
         if radius > LARGEST_SIDE:
             found = f"reaches {radius:.0e} pixels; expected up to {LARGEST_SIDE}, all in arcsec"
             raise wrong([("psf_fwhm", found)])
+        return self
+
+    @model_validator(mode="after")
+    def _kernel_fits(self) -> Instrument:
+        if self.psf:
+            k = self.supersampling
+            n = (self.psf.size + 2 * BEYOND) * k * steps(self.psf, self.pixel_scale, k)
+            if n > MOST_STEPS:
+                found = f"takes {n} steps on a side; expected up to {MOST_STEPS}, so a smaller size"
+                raise wrong([("psf", found)])
         return self
 
     @model_validator(mode="after")

@@ -148,6 +148,17 @@ Slope = Annotated[Prior, within(1.05, 2.95, "1.05 to 2.95")]
 AxisRatio = Annotated[Prior, within(_SMALLEST, 1, "more than 0 and at most 1")]
 
 
+def power_law_draw(u: np.ndarray, low: float, high: float, slope: float) -> np.ndarray:
+    """Return numbers from ``low`` to ``high`` whose density is proportional to x^slope.
+
+    By inverse CDF, of uniform numbers ``u`` from 0 to 1.
+    """
+    power = slope + 1
+    if abs(power) < 1e-12:
+        return low * (high / low) ** u
+    return (u * (high**power - low**power) + low**power) ** (1 / power)
+
+
 def either(section: Part, *choices: tuple[str, ...]) -> None:
     """Raise a ValueError unless exactly one of several groups of keys is given, as a whole."""
     names = [name for group in choices for name in group]

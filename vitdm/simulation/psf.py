@@ -24,6 +24,8 @@ from vitdm.simulation.priors import Part
 
 #: arcsec: the largest step of the grid on which the pattern is computed, for a mirror of 1 m
 FINEST = 0.014
+#: steps on a side of the whole pattern
+MOST_STEPS = 1000
 #: steps averaged over a cell of that grid, of the blur, which has a sharp peak
 WITHIN = 5
 #: pixels around the kernel from which light is blurred into it
@@ -48,6 +50,11 @@ class Psf(Part):
         return size
 
 
+def steps(psf: Psf, pixel_scale: float, supersampling: int) -> int:
+    """Return into how many steps, an odd number, a pixel is divided to compute the pattern."""
+    return 2 * math.ceil(pixel_scale / supersampling / FINEST * psf.diameter / 2) + 1
+
+
 @functools.cache
 def kernel(psf: Psf, pixel_scale: float, supersampling: int = 1) -> NDArray[np.float64]:
     """Return the PSF at pixels of ``pixel_scale`` / ``supersampling`` ["], with their own blur.
@@ -55,11 +62,10 @@ def kernel(psf: Psf, pixel_scale: float, supersampling: int = 1) -> NDArray[np.f
     The sides, ``size`` * ``supersampling`` pixels or one more, are odd, the sum is 1. The array is
     read-only.
     """
-    pixel = pixel_scale / supersampling
-    step = FINEST / psf.diameter
-    n = 2 * math.ceil(pixel / step / 2) + 1  # steps a pixel, an odd number
+    n = steps(psf, pixel_scale, supersampling)
     side = psf.size * supersampling | 1
-    pattern = _blurred(psf, (side + 2 * BEYOND * supersampling) * n, pixel / n)
+    whole = (side + 2 * BEYOND * supersampling) * n
+    pattern = _blurred(psf, whole, pixel_scale / supersampling / n)
     margin = BEYOND * supersampling * n
     cut = pattern[margin:-margin, margin:-margin]
     binned = cut.reshape(side, n, side, n).sum(axis=(1, 3))

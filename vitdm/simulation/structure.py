@@ -26,7 +26,14 @@ from vitdm.bounds import MOST_CLUMPS
 from vitdm.compiled import compiled
 from vitdm.config.sections import wrong
 from vitdm.simulation.light import add_sersic, total_flux
-from vitdm.simulation.priors import Modulus, NotNegative, Part, Positive, Prior, within
+from vitdm.simulation.priors import (
+    Modulus,
+    NotNegative,
+    Part,
+    Prior,
+    power_law_draw,
+    within,
+)
 
 #: columns of the truth
 TRUTH = ("source_n_clumps", "source_clump_fraction", "source_n_arms", "source_pitch")
@@ -44,7 +51,9 @@ class Clumps(Part):
 
     number: NotNegative = Field(description="rounded")
     fraction: Modulus = Field(description="of the light of the galaxy")
-    radius: Positive = Field(description="half-light radius, arcsec")
+    radius: Annotated[Prior, within(1e-3, 100, "0.001 to 100 arcsec")] = Field(
+        description="half-light radius, arcsec"
+    )
     luminosity_slope: float = Field(
         -1.7, ge=-5, le=5, description="dN/dL is proportional to L^slope"
     )
@@ -61,7 +70,9 @@ class Arms(Part):
 
     number: Annotated[Prior, within(1, 12, "1 to 12")] = Field(description="rounded")
     pitch: Angle = Field(description="angle between arms and circles, degrees; either hand")
-    strength: NotNegative = Field(description="amplitude of the arms in ln(brightness)")
+    strength: Annotated[Prior, within(0, 5, "0 to 5")] = Field(
+        description="amplitude of the arms in ln(brightness)"
+    )
 
 
 class Texture(Part):
@@ -206,17 +217,12 @@ def _draw_texture(
     """Return the rms and the plane waves of a random field with a power-law spectrum."""
     if texture is None:
         return 0.0, np.zeros((3, N_WAVES))
-    # wave numbers are drawn from the power in rings of the (kx, ky) plane, k P(k), by inverse CDF
-    low, high = 2 * math.pi / texture.scales[1], 2 * math.pi / texture.scales[0]
-    power, u = texture.slope + 2, rng.uniform(size=N_WAVES)
-    if abs(power) < 1e-9:
-        k = low * (high / low) ** u
-    else:
-        k = (low**power + u * (high**power - low**power)) ** (1 / power)
+    # wave numbers follow the power in rings of the (kx, ky) plane, k P(k)
+    low, high = (2 * math.pi / scale for scale in reversed(texture.scales))
+    k = power_law_draw(rng.uniform(size=N_WAVES), low, high, texture.slope + 1)
     angle, phase = rng.uniform(0, 2 * math.pi, (2, N_WAVES))
-    return float(texture.strength.draw(rng)), np.array(
-        [k * np.cos(angle), k * np.sin(angle), phase]
-    )
+    waves = np.array([k * np.cos(angle), k * np.sin(angle), phase])
+    return float(texture.strength.draw(rng)), waves
 
 
 def _draw_clumps(
@@ -231,9 +237,5 @@ def _draw_clumps(
     flat = light["R_sersic"] * radius * np.array([np.cos(angle), np.sin(angle)])
     x, y = np.linalg.solve(_projection(light), flat)
     sigma = clumps.radius.draw(rng, n) / math.sqrt(2 * math.log(2))
-    power, u = clumps.luminosity_slope + 1, rng.uniform(size=n)
-    if abs(power) < 1e-9:
-        luminosity = FAINTEST**u
-    else:
-        luminosity = (FAINTEST**power + u * (1 - FAINTEST**power)) ** (1 / power)
+    luminosity = power_law_draw(rng.uniform(size=n), FAINTEST, 1.0, clumps.luminosity_slope)
     return np.array([x, y, sigma]), clumps.fraction.draw(rng) * luminosity / luminosity.sum()
