@@ -35,6 +35,7 @@ from vitdm.lens.free_form.start import (
     posterior_of,
     rays,
     scan,
+    score,
 )
 from vitdm.lens.free_form.view import Scene, View
 from vitdm.threads import one_thread
@@ -43,11 +44,11 @@ Progress = Callable[[str, float], None]
 
 APERTURE = 2.75  # ", radius that is looked at; at most that of the image
 INNER = 0.2  # ", radius about the centre that is not: the galaxy is too bright there
-COMPACT = 1.2  # largest half width of a source's box, in Einstein radii, of a first choice
-CLOSE = 20.0  # of ln P between two starts
+CLOSE = 20.0  # of the scores of two starts
 BRIGHT, MIDDLE = 8.0, 1.0  # sigmas of arcs: pixels divided into most parts, and into two
 TOLERANCE = 0.2  # of ln P that a step may still gain
 POOR, QUIET = 1.3, 0.35
+SEEN = 1.0  # of the half width of the source's box: pixels that see more than that are fitted
 TAPERS = 0.5, 1.0, 2.0, 3.0  # of the source's envelope, that are tried
 
 
@@ -178,29 +179,20 @@ def _fit(observation: Observation, settings: FreeForm, progress: Progress | None
         scene = _without_rays(scene)
     tell("light of the lens galaxy", scene.galaxy.chi2 if scene.galaxy else math.nan)
     points = scan(scene, settings, _aperture(scene))
-    first = _first(points)
-    tell("start", first.chi2)
-    stage = _Stage(scene, settings, MassPrior.of(scene, settings), first, tell)
+    tell("start", points[0].chi2)
+    prior = MassPrior.of(scene, settings)
+    stage = _Stage(scene, settings, prior.tight(scene), points[0], tell)
     table = _no_neighbours()
-    stage.fine(_aperture(scene), 16, ("slope", "a"), 6, (1.0,), NARROW)
+    stage.fine(_aperture(scene), 16, (), 6, (1.0,), NARROW)
     if settings.neighbours:
         table, labels = _neighbours(stage)
         stage.scene = replace(scene, good=scene.good & (labels == 0))
-    stage.fine(stage.region(1.0), 22, ("a",), 8, TAPERS)
-    region = stage.region(1.0)
+    stage.prior = prior
+    stage.fine(stage.region(SEEN), 20, ("a",), 8, TAPERS)
+    region = stage.region(SEEN)
     view, _ = stage.fine(region, settings.splines, (), 10)
     view, reached = stage.fine(region, settings.splines, (), 6)
     return _model(observation, stage, view, reached, points, table)
-
-
-def _first(points: list[Point]) -> Point:
-    """Return the most probable start, of those whose source is not as large as the lens."""
-    compact = [
-        point
-        for point in points
-        if point.solution.inversion.mesh.half_width < COMPACT * point.values[0]
-    ]
-    return (compact or points)[0]
 
 
 def _without_rays(scene: Scene) -> Scene:
@@ -309,7 +301,7 @@ def _flags(
     border = np.ones(bright.shape, bool)
     border[1:-1, 1:-1] = False
     others = [p for p in points if abs(p.values[0] - model.values[0]) > 0.1 * model.values[0]]
-    best = max(point.log_probability for point in points)
+    best = max(map(score, points))
     found = {
         "no_arcs": bright.sum() < 9,
         "not_converged": not model.converged,
@@ -317,7 +309,7 @@ def _flags(
         "quiet": model.chi2 < QUIET,
         "edge": bool((ring[border] > 0).any()),
         "far": bool((off > 3).any()),
-        "ambiguous": any(best - point.log_probability < CLOSE for point in others),
+        "ambiguous": any(best - score(point) < CLOSE for point in others),
         "single": _multiple(model) < 0.5,
         "crowded": _crowded(model, bright),
     }

@@ -20,7 +20,9 @@ from vitdm.lens.free_form.source import Mesh
 from vitdm.lens.free_form.view import Scene, View
 
 BLOCK = 0.1  # ", side of the blocks of pixels
-SPLINES, FINER = 10, 18  # along each axis: of all starts, and of the best
+SPLINES = 10  # along each axis
+FOLLOWS = 0.7  # mean ellipticity of the mass over that of the light
+LARGE, COST = 0.8, 200.0  # half width of a source, in Einstein radii, that costs no ln P
 LARGEST = 2.3  # ", radius tried if none is given; at most this share of the half side:
 WITHIN = 0.75
 BRIGHTEST = 30.0  # of the mean chi^2 without arcs: what is above enlarges the noise
@@ -29,7 +31,7 @@ MARGIN, NARROW = (
     1.5,
 )  # half width of the box, over the radius of 90 % of the light; at the start
 APART = 0.07  # ", of the radii of two starts that are not the same
-STEPS, MORE = 3, 6
+STEPS = 3
 #: the largest steps, in the order of ``mass.NAMES``
 LARGEST_STEP = np.array([0.1, 0.1, 0.1, 0.05, 0.05, 0.05, 0.05, 0.1, *[0.02] * 6])
 
@@ -59,6 +61,19 @@ class MassPrior:
         mean[column["center_x"]], mean[column["center_y"]] = scene.center
         mean[column["slope"]] = settings.slope
         return cls(mean, sd)
+
+    def tight(self, scene: Scene) -> MassPrior:
+        """Return the narrower prior of a start: isothermal, and much like the light.
+
+        What is wrong with the image's other light would else be fitted by odd masses.
+        """
+        mean, sd = self.mean.copy(), self.sd.copy()
+        if scene.galaxy:
+            mean[1:3] = FOLLOWS * scene.galaxy.ellipticity
+        sd[1:7] = np.minimum(sd[1:7], [0.1, 0.1, 0.02, 0.02, 0.05, 0.05])
+        if not scene.galaxy:
+            sd[3:5] = self.sd[3:5]
+        return MassPrior(mean, sd).only("slope", "a")
 
     def only(self, *fixed: str) -> MassPrior:
         """Return the prior with parameters, of names that start so, fixed at their means."""
@@ -138,45 +153,46 @@ def scan(scene: Scene, settings: FreeForm, fitted: NDArray) -> list[Point]:
     view = View(scene, fitted, scene.error(settings.model_error), binning)
     without = float(np.mean((view.data / view.noise) ** 2))
     enlarged = max(1.0, math.sqrt(without / BRIGHTEST))
-    prior = MassPrior.of(scene, settings).only("slope", "a")
+    prior = MassPrior.of(scene, settings).tight(scene)
     posterior, box = posterior_of(view, prior, enlarged), Box(view)
-    reach = min(fitted.shape) / 2 * scene.pixel_scale
-    low, high = settings.theta_E or (
-        max(0.3, 4 * scene.pixel_scale),
-        min(LARGEST, WITHIN * reach),
-    )
-    step = max(BLOCK, 2 * scene.pixel_scale)
+    source = Prior(brightness(view) ** -2.0, 4.0)
     points = []
-    for theta_E in np.arange(low, high + step / 2, step):
+    for theta_E in _radii(scene, settings):
         values = prior.mean.copy()
         values[0] = theta_E
-        values[1:3] += 1e-3
-        if scene.galaxy:
-            values[1:3] += scene.galaxy.ellipticity / 2
-        start = Prior(brightness(view) ** -2.0, 4.0)
-        points.append(_climbed(posterior, view, box, values, start, SPLINES, STEPS))
-    points = _distinct(points)[:6]
-    posterior = posterior_of(view, prior, max(1.0, enlarged / 2))
-    points = [
-        _climbed(posterior, view, box, point.values, point.solution.prior, FINER, MORE)
-        for point in points
-    ]
+        values[1:3] += 1e-3  # not round, where the axes have no direction
+        points.append(_climbed(posterior, view, box, values, source))
     return _distinct(points)
 
 
-def _climbed(
-    posterior: Posterior, view: View, box: Box, values: NDArray, prior: Prior, n: int, steps: int
-) -> Point:
-    x, y = rays(view, values)
-    point = posterior.at(values, box.mesh(x, y, n, margin=NARROW, focus=1.0, taper=0.0), prior)
-    point = posterior.best_prior(point)
-    return climb(posterior, point, LARGEST_STEP, steps, 0.5)[0]
+def _radii(scene: Scene, settings: FreeForm) -> NDArray:
+    """Return the Einstein radii ["] that are tried."""
+    reach = min(scene.data.shape) / 2 * scene.pixel_scale
+    smallest, largest = max(0.3, 4 * scene.pixel_scale), min(LARGEST, WITHIN * reach)
+    low, high = settings.theta_E or (smallest, max(largest, smallest))
+    step = max(BLOCK, 2 * scene.pixel_scale)
+    return np.arange(low, high + step / 2, step)
+
+
+def _climbed(posterior: Posterior, view: View, box: Box, values: NDArray, prior: Prior) -> Point:
+    mesh = box.mesh(*rays(view, values), SPLINES, margin=NARROW, focus=1.0, taper=0.0)
+    point = posterior.best_prior(posterior.at(values, mesh, prior))
+    return climb(posterior, point, LARGEST_STEP, STEPS, 0.5)[0]
 
 
 def _distinct(points: list[Point]) -> list[Point]:
-    """Return the points whose radii differ, the most probable first."""
+    """Return the points whose radii differ, the best first.
+
+    A source as large as the lens can imitate the arcs unlensed: it counts less.
+    """
     kept: list[Point] = []
-    for point in sorted(points, key=lambda point: -point.log_probability):
+    for point in sorted(points, key=score, reverse=True):
         if all(abs(point.values[0] - other.values[0]) > APART for other in kept):
             kept.append(point)
     return kept
+
+
+def score(point: Point) -> float:
+    """Return ln P of a start, less what its source is too large for its Einstein radius."""
+    half_width = point.solution.inversion.mesh.half_width
+    return point.log_probability - COST * max(0.0, math.log(half_width / LARGE / point.values[0]))
