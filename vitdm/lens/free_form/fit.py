@@ -32,6 +32,7 @@ from vitdm.lens.free_form.start import (
     NARROW,
     Box,
     MassPrior,
+    magnified_share,
     posterior_of,
     rays,
     scan,
@@ -301,7 +302,7 @@ def _flags(
     border = np.ones(bright.shape, bool)
     border[1:-1, 1:-1] = False
     others = [p for p in points if abs(p.values[0] - model.values[0]) > 0.1 * model.values[0]]
-    best = max(map(score, points))
+    best, source = max(map(score, points)), model.source
     found = {
         "no_arcs": bright.sum() < 9,
         "not_converged": not model.converged,
@@ -310,30 +311,10 @@ def _flags(
         "edge": bool((ring[border] > 0).any()),
         "far": bool((off > 3).any()),
         "ambiguous": any(best - score(point) < CLOSE for point in others),
-        "single": _multiple(model) < 0.5,
+        "single": magnified_share(model.values, source.mesh, source.modes, 2.0) < 0.5,
         "crowded": _crowded(model, bright),
     }
     return tuple(name for name, true in found.items() if true)
-
-
-def _multiple(model: LensModel) -> float:
-    """Return the share of the arcs' light that comes from places with several images."""
-    source, n = model.source, 41
-    image, axis = source.image(n)
-    x, y = np.meshgrid(source.center[0] + axis, source.center[1] + axis)
-    theta = model.values[0]
-    grid = np.linspace(-2.5 * theta, 2.5 * theta, 301)
-    u, v = np.meshgrid(grid + model.values[3], grid + model.values[4])
-    beta = np.array([u.ravel(), v.ravel()])
-    beta -= mass.deflection(model.values, *beta)
-    step = axis[1] - axis[0]
-    i = np.round((beta[0] - source.center[0] + source.half_width) / step).astype(int)
-    j = np.round((beta[1] - source.center[1] + source.half_width) / step).astype(int)
-    inside = (i >= 0) & (i < n) & (j >= 0) & (j < n)
-    magnification = np.zeros((n, n))
-    np.add.at(magnification, (j[inside], i[inside]), (grid[1] - grid[0]) ** 2 / step**2)
-    weight = np.clip(image, 0, None) * magnification
-    return float(weight[magnification > 2.0].sum() / max(weight.sum(), 1e-300))
 
 
 def _crowded(model: LensModel, bright: NDArray) -> bool:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from vitdm.config.free_form import FreeForm
 from vitdm.lens.free_form.inversion import Prior
-from vitdm.lens.free_form.mass import NAMES
+from vitdm.lens.free_form.mass import NAMES, deflection
 from vitdm.lens.free_form.posterior import Point, Posterior, climb
 from vitdm.lens.free_form.source import Mesh
 from vitdm.lens.free_form.view import Scene, View
@@ -22,7 +22,8 @@ from vitdm.lens.free_form.view import Scene, View
 BLOCK = 0.1  # ", side of the blocks of pixels
 SPLINES = 10  # along each axis
 FOLLOWS = 0.7  # mean ellipticity of the mass over that of the light
-LARGE, COST = 0.8, 200.0  # half width of a source, in Einstein radii, that costs no ln P
+COST = 400.0  # in ln P, of arcs that are not magnified: light that is not lensed imitates them
+CELLS, RAYS = 41, 301  # of the grids in source and image plane on which that is counted
 LARGEST = 2.3  # ", radius tried if none is given; at most this share of the half side:
 WITHIN = 0.75
 BRIGHTEST = 30.0  # of the mean chi^2 without arcs: what is above enlarges the noise
@@ -136,8 +137,6 @@ def _quantile(values: NDArray, weight: NDArray, share: float) -> float:
 
 def rays(view: View, values: NDArray) -> NDArray:
     """Return where (2, rays) the rays of a view meet the source plane."""
-    from vitdm.lens.free_form.mass import deflection
-
     o = view.optics
     return np.array([o.x, o.y]) - deflection(values, o.x, o.y)
 
@@ -181,10 +180,7 @@ def _climbed(posterior: Posterior, view: View, box: Box, values: NDArray, prior:
 
 
 def _distinct(points: list[Point]) -> list[Point]:
-    """Return the points whose radii differ, the best first.
-
-    A source as large as the lens can imitate the arcs unlensed: it counts less.
-    """
+    """Return the points whose radii differ, the best first."""
     kept: list[Point] = []
     for point in sorted(points, key=score, reverse=True):
         if all(abs(point.values[0] - other.values[0]) > APART for other in kept):
@@ -193,6 +189,27 @@ def _distinct(points: list[Point]) -> list[Point]:
 
 
 def score(point: Point) -> float:
-    """Return ln P of a start, less what its source is too large for its Einstein radius."""
-    half_width = point.solution.inversion.mesh.half_width
-    return point.log_probability - COST * max(0.0, math.log(half_width / LARGE / point.values[0]))
+    """Return ln P of a start, less what it costs that its arcs are not magnified."""
+    mesh, modes = point.solution.inversion.mesh, point.solution.source
+    return point.log_probability - COST * (1 - magnified_share(point.values, mesh, modes))
+
+
+def magnified_share(values: NDArray, mesh: Mesh, modes: NDArray, by: float = 3.0) -> float:
+    """Return which share of the arcs' light comes from places that are magnified ``by`` so much.
+
+    Those are lensed into several images; ``modes`` are of the source on a ``mesh``.
+    """
+    axis = np.linspace(-1, 1, CELLS) * mesh.half_width
+    x, y = np.meshgrid(mesh.center[0] + axis, mesh.center[1] + axis)
+    source = np.clip(mesh.brightness(modes, x, y), 0, None)
+    # how many rays of a grid in the image plane meet each cell of the source plane
+    reach = 2.5 * values[0] + mesh.half_width
+    grid = np.linspace(-reach, reach, RAYS)
+    theta = np.array(np.meshgrid(values[3] + grid, values[4] + grid)).reshape(2, -1)
+    beta = theta - deflection(values, *theta)
+    step = axis[1] - axis[0]
+    edges = [np.append(axis - step / 2, axis[-1] + step / 2) + c for c in mesh.center]
+    rays = np.histogram2d(beta[1], beta[0], bins=edges[::-1])[0]
+    magnification = rays * ((grid[1] - grid[0]) / step) ** 2
+    light = source * magnification
+    return float(light[magnification > by].sum() / max(light.sum(), 1e-300))
