@@ -123,8 +123,16 @@ class PixelNoise:
 
     @classmethod
     def of(cls, systems: Sequence[System], population: Population) -> PixelNoise:
-        """Return the noise of lenses. InputError if there is none: then nothing is a limit."""
+        """Return the noise of lenses. InputError if there is none: then nothing is a limit.
+
+        InputError as well for noise that neighbouring pixels share.
+        """
         kind = population.instrument.noise
+        if population.instrument.drizzle:
+            raise InputError(
+                f"population {population.name}: found instrument.drizzle; expected none, for the "
+                "ideal observer takes the noise of each pixel for independent"
+            )
         if kind == "none":
             raise InputError(
                 f"population {population.name}: found instrument.noise: none; expected single or "

@@ -160,7 +160,7 @@ class Targets:
 
     @cached_property
     def noisy_populations(self) -> list[str]:
-        """Those of them that have noise: there is an ideal observer."""
+        """Those of them with independent noise in each pixel: there is an ideal observer."""
         return [name for name, file in self.populations.items() if _noisy(file)]
 
     @cached_property
@@ -494,4 +494,5 @@ class Targets:
 
 
 def _noisy(file: str) -> bool:
-    return load_population(file).instrument.noise != "none"
+    instrument = load_population(file).instrument
+    return instrument.noise != "none" and instrument.drizzle is None

@@ -20,6 +20,14 @@ def arguments(system, population):
         {"theta_E": system.theta_E_halo, "e1": system.e1, "e2": system.e2},
         {"gamma1": system.gamma1, "gamma2": system.gamma2},
     ]
+    if system.slope is not None:
+        names[0] = "EPL"
+        lenses[0]["gamma"] = system.slope
+    if system.multipoles is not None:
+        for m, x, y in zip((1, 3, 4), system.multipoles[::2], system.multipoles[1::2], strict=True):
+            names.append("MULTIPOLE")
+            a, phi = np.hypot(x, y) * system.theta_E_halo, np.arctan2(y, x) / m
+            lenses.append({"m": m, "a_m": a, "phi_m": phi, "r_E": system.theta_E_halo})
     theta = theta_E_point(system.masses, population.cosmology)
     for t, x, y in zip(theta, system.x, system.y, strict=True):
         if population.subhalos.profile == "pseudo_jaffe":
@@ -56,7 +64,10 @@ def with_lenstronomy(system, population):
         lens_model_class=LensModel(names),
         source_model_class=light,
         lens_light_model_class=light if system.lens_light else None,
-        kwargs_numerics={"supersampling_factor": 1, "supersampling_convolution": False},
+        kwargs_numerics={
+            "supersampling_factor": instrument.supersampling,
+            "supersampling_convolution": instrument.supersampling > 1,
+        },
     )
     lens_light = [system.lens_light] if system.lens_light else None
     return image.image(lenses, [system.source], kwargs_lens_light=lens_light)

@@ -82,7 +82,8 @@ def population_gallery(
 
     With a ``pixel_scale`` (arcsec) there is a bar of one arcsecond, and only what lies within
     ``half_width`` (arcsec) of the centre is shown. Each image runs from its own sky to its own
-    peak; of lenses with light of their own, the square root is shown. Where the difference to the
+    peak; of lenses with light of their own, the square root is shown, up to
+    the rim of their bright core. Where the difference to the
     same lens without substructure is known, it stands below the image, with the subhalos (circles,
     area proportional to mass) or the vortex (line). N is the number of subhalos, M the mass of the
     substructure, L the length of the vortex. How to read it: red beside blue is a piece of arc that
@@ -208,9 +209,9 @@ def _bare(axes: plt.Axes) -> None:
 
 
 def draw_image(axes: plt.Axes, example: Example) -> None:
-    """Draw the image of an example from its sky, the median, to its peak."""
-    sky, peak = np.median(example.image), np.quantile(example.image, 0.9995)
+    """Draw the image of an example from its sky, the median, to its peak; see the gallery."""
     light = np.isfinite(example.truth.get("lens_light_amp", np.nan))
+    sky, peak = np.quantile(example.image, (0.5, 0.996 if light else 0.9995))
     norm = PowerNorm(0.5 if light else 1.0, vmin=sky, vmax=peak, clip=True)
     axes.imshow(example.image, norm=norm)
 

@@ -14,8 +14,8 @@ from scipy import integrate, ndimage
 
 from vitdm.simulation import System, draw, render, smooth
 from vitdm.simulation.cosmology import theta_E_point, tidal_radius
+from vitdm.simulation.light import total_flux
 from vitdm.simulation.population import load_population
-from vitdm.simulation.rendering import total_flux
 
 ROOT = Path(__file__).parents[2]
 

@@ -51,6 +51,11 @@ def text_of(value):
             return number(value.values[0])
         case priors.Prior(form="normal"):
             return " ± ".join(map(number, value.values))
+        case priors.Prior(form="truncated_normal"):
+            mean, sd, low, high = map(number, value.values)
+            return f"{mean} ± {sd}, {low} to {high}"
+        case priors.Prior(form="choice"):
+            return " or ".join(dict.fromkeys(map(number, value.values)))
         case priors.Prior():
             return " to ".join(map(number, value.values)) + ", log" * (value.form == "log_uniform")
         case priors.Position():

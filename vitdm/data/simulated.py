@@ -17,10 +17,11 @@ import pandas as pd
 from tqdm import tqdm
 
 from vitdm.data import dataset
+from vitdm.data.observation import Observation
 from vitdm.data.splits import assign_splits
 from vitdm.errors import InputError
 from vitdm.simulation.classes import CLASSES
-from vitdm.simulation.drawing import simulate_one, truth_columns
+from vitdm.simulation.drawing import observe, simulate_one, truth_columns
 from vitdm.simulation.population import Population
 
 
@@ -105,6 +106,16 @@ def simulate_dataset(
         started=started,
         pixel_scale=population.instrument.pixel_scale,
     )
+
+
+def observed(index: int, kind: str, seed: int, population: Population) -> Observation:
+    """Return lens ``index`` of a population as an observation with its noise map and PSF.
+
+    The same image as ``simulate_one`` gives, which also has the truth.
+    """
+    known = observe(index, kind, seed, population)
+    del known["truth"]
+    return Observation(known.pop("image"), name=f"{population.name} {index}", **known)
 
 
 def index_of(image_id: str) -> int:

@@ -382,6 +382,8 @@ def settings_for(population: Population, settings: LensFit) -> LensFit:
         "psf_truncation": instrument.psf_truncation,
         "lens_light": population.lens_light is not None,
     }
+    if instrument.drizzle:
+        known["noise_lag"] = 2
     if instrument.output == "counts" and instrument.noise != "none" and not population.eight_bit:
         known["gain"] = {"single": 1.0, "double_poisson": 2.0}[instrument.noise]
     return settings.model_copy(update=known)

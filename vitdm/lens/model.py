@@ -333,7 +333,7 @@ class _Sersic:
     ) -> None:
         self.u, self.v, self.e1, self.e2 = u, v, e1, e2
         self.n = torch.exp(log_n)
-        self.b = (1.9992 * self.n - 0.3271).clamp(min=1e-5)  # as simulation.rendering.sersic_b
+        self.b = (1.9992 * self.n - 0.3271).clamp(min=1e-5)  # as simulation.light.sersic_b
         self.unit = 1 / (1 - e1**2 - e2**2)
         self.major, self.minor = (1 - e1) * u - e2 * v, (1 + e1) * v - e2 * u
         self.radius2 = (self.major**2).addcmul_(self.minor, self.minor).mul_(self.unit)

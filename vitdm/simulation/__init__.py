@@ -10,7 +10,7 @@ from vitdm.simulation.classes import (
     SubstructureClass,
     register,
 )
-from vitdm.simulation.drawing import draw, simulate_one
+from vitdm.simulation.drawing import draw, observe, simulate_one
 from vitdm.simulation.noise import add_noise, background_rms, variance
 from vitdm.simulation.population import (
     Population,
@@ -36,6 +36,7 @@ __all__ = [
     "background_rms",
     "draw",
     "load_population",
+    "observe",
     "population_file",
     "population_name",
     "population_of",

@@ -37,8 +37,8 @@ def compensated(
     """Take the mean mass of the substructure within theta_E out of the halo.
 
     ``mean_mass`` [solar masses] is that of all substructure, given the mass fraction of this lens;
-    ``section`` tells how it is spread. The halo, isothermal, has the mass theta_E_halo * theta_E
-    within theta_E, and all mass there is theta_E^2, in units of angle^2.
+    ``section`` tells how it is spread. All mass within theta_E is theta_E^2, in units of angle^2;
+    that of an isothermal halo is theta_E_halo * theta_E.
 
     Raises InputError if the substructure has more mass there than the whole lens. Nothing changes
     in a population with ``compensate_mass: false``.
@@ -47,13 +47,13 @@ def compensated(
         return system
     radii, fractions = _fraction_within(section, population.halo, population.cosmology)
     enclosed = mean_mass * np.interp(system.theta_E, radii, fractions)
-    moved = theta_E_point(enclosed, population.cosmology) ** 2 / system.theta_E
-    if moved >= system.theta_E:
+    moved = theta_E_point(enclosed, population.cosmology) ** 2
+    if moved >= system.theta_E**2:
         raise InputError(
             f"population {population.name}: found substructure of {enclosed:.3g} solar masses "
             f'within theta_E = {system.theta_E:.3g}"; expected less than all mass there'
         )
-    return replace(system, theta_E_halo=system.theta_E - moved)
+    return replace(system, theta_E_halo=system.without(moved))
 
 
 @functools.cache

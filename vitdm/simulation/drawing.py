@@ -14,17 +14,23 @@ import numpy as np
 from vitdm.errors import InputError
 from vitdm.simulation.classes import CLASSES, NO_SUB, simulated, truth_of
 from vitdm.simulation.cosmology import deflection_scale, theta_E_point
-from vitdm.simulation.noise import add_noise, eight_bit
+from vitdm.simulation.light import total_flux
+from vitdm.simulation.noise import add_noise, eight_bit, variance
 from vitdm.simulation.population import Light, Population
-from vitdm.simulation.rendering import render, total_flux
+from vitdm.simulation.psf import kernel
+from vitdm.simulation.rendering import render
+from vitdm.simulation.structure import TRUTH as STRUCTURE
+from vitdm.simulation.structure import draw_structure
 from vitdm.simulation.system import System
 
+MULTIPOLES = ("a1_x", "a1_y", "a3_x", "a3_y", "a4_x", "a4_y")
 LIGHT = ("amp", "R_sersic", "n_sersic", "e1", "e2")
 #: of the smooth lens, columns of the truth in the catalog: arcsec, counts/s/arcsec^2
 SMOOTH_TRUTH = ("theta_E", "theta_E_halo", "e1", "e2", "gamma1", "gamma2", "source_x", "source_y")
 SMOOTH_TRUTH += ("center_x", "center_y")
 SMOOTH_TRUTH += tuple(f"source_{name}" for name in LIGHT)
 SMOOTH_TRUTH += tuple(f"lens_light_{name}" for name in LIGHT)
+SMOOTH_TRUTH += ("slope", *MULTIPOLES, *STRUCTURE)
 #: all columns of the truth that the classes of this package have; empty where meaningless
 TRUTH = (*SMOOTH_TRUTH, *truth_of(simulated()), "exposure_time", "seed")
 
@@ -39,9 +45,9 @@ def truth_columns(population: Population) -> list[str]:
 
 
 def _streams(index: int, seed: int) -> list[np.random.Generator]:
-    """Return the random numbers of the smooth lens, of the substructure and of the noise."""
+    """Return the random numbers of the smooth lens, substructure, noise, source's structure."""
     sequence = np.random.SeedSequence(seed, spawn_key=(index,))
-    return [np.random.default_rng(child) for child in sequence.spawn(3)]
+    return [np.random.default_rng(child) for child in sequence.spawn(4)]
 
 
 def draw(index: int, kind: str, seed: int, population: Population) -> System:
@@ -54,11 +60,19 @@ def draw(index: int, kind: str, seed: int, population: Population) -> System:
         raise InputError(f"class {kind!r} cannot be simulated; expected {', '.join(names)}")
     if known.section and getattr(population, known.section, None) is None:
         raise InputError(f"class {kind!r}: population {population.name} has no {known.section}")
-    macro, substructure, _ = _streams(index, seed)
-    system = _draw_smooth(macro, population)
+    macro, substructure, _, structure = _streams(index, seed)
+    system, of_source = _draw_smooth(macro, population), {}
+    if population.source.structure:
+        drawn = draw_structure(population.source.structure, system.source, structure)
+        system, of_source = replace(system, structure=drawn[0]), drawn[1]
     if known.draw:
         system = known.draw(system, substructure, population)
-    truth = {"n_subhalos": 0, "substructure_mass": float(system.masses.sum()), **system.truth}
+    truth = {
+        **of_source,
+        "n_subhalos": 0,
+        "substructure_mass": float(system.masses.sum()),
+        **system.truth,
+    }
     for name in ("theta_E", "theta_E_halo", "e1", "e2", "gamma1", "gamma2", "exposure_time"):
         truth[name] = getattr(system, name)
     for name in LIGHT:
@@ -67,6 +81,10 @@ def draw(index: int, kind: str, seed: int, population: Population) -> System:
             truth[f"lens_light_{name}"] = system.lens_light[name]
     truth |= {"source_x": system.source["center_x"], "source_y": system.source["center_y"]}
     truth |= {"center_x": system.center[0], "center_y": system.center[1]}
+    if system.slope is not None:
+        truth["slope"] = system.slope
+    if system.multipoles is not None:
+        truth |= dict(zip(MULTIPOLES, system.multipoles, strict=True))
     return replace(system, kind=kind, truth=truth | {"seed": seed})
 
 
@@ -91,6 +109,8 @@ def _draw_smooth(rng: np.random.Generator, population: Population) -> System:
     if population.center:
         (x0,), (y0,) = population.center.draw(rng, 1)
         center = (float(x0), float(y0))
+    slope = float(halo.slope.draw(rng)) if halo.slope else None
+    multipoles = halo.multipoles.draw(rng) if halo.multipoles else None
     return System(
         theta_E=theta_E,
         theta_E_halo=theta_E,
@@ -101,6 +121,8 @@ def _draw_smooth(rng: np.random.Generator, population: Population) -> System:
         source=source | {"center_x": x, "center_y": y},
         lens_light=lens_light,
         center=center,
+        slope=slope,
+        multipoles=multipoles,
         exposure_time=exposure_time,
     )
 
@@ -124,14 +146,44 @@ def simulate_one(
     the name of its class. The truth has a value for each column that is known of it. Raises
     InputError for a class that the population does not have.
     """
+    image, _, system = _exposed(index, kind, seed, population)
+    return image, system.truth
+
+
+def observe(index: int, kind: str, seed: int, population: Population) -> dict[str, Any]:
+    """Return image ``index`` and its truth, as ``simulate_one``, with what a fit is told of it.
+
+    A dictionary of ``image`` and ``truth``; ``noise``, the rms of each pixel (num_pix, num_pix) in
+    the unit of the image, from the true brightness (``variance``), None for images without noise or
+    of whole numbers; ``psf``, its kernel (size, size) or the FWHM of a Gaussian ["];
+    ``pixel_scale`` ["]; ``unit``, None for whole numbers.
+    """
+    image, noiseless, system = _exposed(index, kind, seed, population)
+    instrument, unit, noise = population.instrument, None, None
+    if not population.eight_bit:
+        counted = instrument.output == "counts"
+        unit = "counts" if counted else "counts/s"
+        if instrument.noise != "none":
+            noise = np.sqrt(variance(noiseless, system, population))
+            noise = noise * (system.exposure_time if counted else 1.0)
+    psf = instrument.psf_fwhm
+    if instrument.psf:
+        psf = kernel(instrument.psf, instrument.pixel_scale)
+    known = {"psf": psf, "pixel_scale": instrument.pixel_scale, "unit": unit}
+    return {"image": image, "noise": noise, "truth": system.truth} | known
+
+
+def _exposed(
+    index: int, kind: str, seed: int, population: Population
+) -> tuple[np.ndarray, np.ndarray, System]:
+    """Return an image, its noiseless counterpart in counts/s, and the lens."""
     system = draw(index, kind, seed, population)
-    instrument = population.instrument
-    image = render(system, population)
-    if instrument.double_image:
-        image = image + image
-    image = add_noise(image, system, _streams(index, seed)[2], population)
-    if instrument.output == "counts_per_second":
+    noiseless = render(system, population)
+    if population.instrument.double_image:
+        noiseless = noiseless + noiseless
+    image = add_noise(noiseless, system, _streams(index, seed)[2], population)
+    if population.instrument.output == "counts_per_second":
         image = image / system.exposure_time
     if population.eight_bit:
         image = eight_bit(image, population.eight_bit)
-    return image.astype(np.float32), system.truth
+    return image.astype(np.float32), noiseless, system

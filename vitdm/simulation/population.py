@@ -9,10 +9,12 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.resources
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import pandas as pd
 from pydantic import Field, create_model, model_validator
 
@@ -33,11 +35,24 @@ from vitdm.simulation.priors import (
     Prior,
     SersicIndex,
     Shear,
+    Slope,
+    absent,
     either,
     quirk,
 )
+from vitdm.simulation.psf import BEYOND, MOST_STEPS, Psf, steps
+from vitdm.simulation.structure import Structure
 
 _SHIPPED = Path(str(importlib.resources.files("vitdm.simulation"))) / "populations"
+
+
+class Drizzle(Part):
+    """How exposures were combined: ``simulation.noise.drizzle_covariance``."""
+
+    pixfrac: float = Field(gt=0, le=1, description="side of the drops / side of the chip's pixels")
+    native_scale: float = Field(
+        ge=PIXEL_SCALES[0], le=PIXEL_SCALES[1], description="of the chip, arcsec per pixel"
+    )
 
 
 class Instrument(Part):
@@ -53,8 +68,20 @@ class Instrument(Part):
     pixel_scale: float = Field(
         ge=PIXEL_SCALES[0], le=PIXEL_SCALES[1], description="arcsec per pixel"
     )
-    psf_fwhm: float = Field(gt=0, description="FWHM of the Gaussian PSF, arcsec")
+    psf_fwhm: float = Field(
+        gt=0, description="FWHM of the Gaussian PSF, or of the Gaussian next to psf, arcsec"
+    )
     psf_truncation: float = Field(gt=0, description="PSF kernel cut, in units of its sigma")
+    psf: Psf | None = Field(
+        None, exclude_if=absent, description="instead: diffraction of a telescope, with a blur"
+    )
+    supersampling: int = Field(
+        1,
+        ge=1,
+        le=9,
+        exclude_if=lambda k: k == 1,
+        description="rays on each side of a pixel, over which light is averaged",
+    )
     exposure_time: Positive = Field(description="s")
     background_rms: float = Field(
         ge=0, le=LARGEST, description="rms of the sky per pixel, counts/s"
@@ -87,6 +114,11 @@ class Instrument(Part):
         description="add the image to itself",
         json_schema_extra=quirk("true", "false", "the image is added where the noise belongs"),
     )
+    drizzle: Drizzle | None = Field(
+        None,
+        exclude_if=absent,
+        description="noise as in drizzled images, where neighbouring pixels share it",
+    )
     output: Literal["counts", "counts_per_second"] = "counts"
 
     @model_validator(mode="before")
@@ -102,6 +134,22 @@ class Instrument(Part):
         if radius > LARGEST_SIDE:
             found = f"reaches {radius:.0e} pixels; expected up to {LARGEST_SIDE}, all in arcsec"
             raise wrong([("psf_fwhm", found)])
+        return self
+
+    @model_validator(mode="after")
+    def _kernel_fits(self) -> Instrument:
+        if self.psf:
+            k = self.supersampling
+            n = (self.psf.size + 2 * BEYOND) * k * steps(self.psf, self.pixel_scale, k)
+            if n > MOST_STEPS:
+                found = f"takes {n} steps on a side; expected up to {MOST_STEPS}, so a smaller size"
+                raise wrong([("psf", found)])
+        return self
+
+    @model_validator(mode="after")
+    def _drizzled_once(self) -> Instrument:
+        if self.drizzle and self.noise != "single":
+            raise wrong([("noise", f"expected single with drizzle, found {self.noise}")])
         return self
 
     @model_validator(mode="after")
@@ -149,11 +197,32 @@ class EightBit(Part):
     jpeg_quality: int | None = Field(None, ge=1, le=100, description="through JPEG compression")
 
 
+class Multipoles(Part):
+    """Amplitudes of circular multipoles over theta_E, at random angles."""
+
+    a1: Prior | None = None
+    a3: Prior | None = None
+    a4: Prior | None = None
+
+    def draw(self, rng: np.random.Generator) -> tuple[float, ...]:
+        """Return x and y of each order, 1, 3, 4; 0 for those that are not given."""
+        components = []
+        for prior in (self.a1, self.a3, self.a4):
+            amplitude = prior.draw(rng) if prior else 0.0
+            phase = rng.uniform(0, 2 * math.pi)
+            components += [amplitude * math.cos(phase), amplitude * math.sin(phase)]
+        return tuple(map(float, components))
+
+
 class Halo(Elliptical):
-    """The lens galaxy with its dark halo, a singular isothermal ellipsoid at the centre."""
+    """The lens galaxy with its dark halo, an ellipsoid at the centre; isothermal if no slope."""
 
     theta_E: Positive | None = Field(None, description="Einstein radius of all mass, arcsec")
     mass: Mass | None = Field(None, description="solar masses within theta_E")
+    slope: Slope | None = Field(
+        None, exclude_if=absent, description="of the density, -dln rho/dln r; 2: isothermal"
+    )
+    multipoles: Multipoles | None = Field(None, exclude_if=absent)
 
     @model_validator(mode="after")
     def _one_size(self) -> Halo:
@@ -179,6 +248,9 @@ class Source(Light):
     """The lensed galaxy."""
 
     position: Position
+    structure: Structure | None = Field(
+        None, exclude_if=absent, description="clumps, spiral arms, texture"
+    )
 
 
 class Population(Part):

@@ -6,18 +6,28 @@ from typing import Annotated, Any
 
 import numpy as np
 from pydantic import AfterValidator, Field, model_serializer, model_validator
+from scipy import special
 
 from vitdm.config.sections import Section
 from vitdm.errors import shown
 
 #: of a planet to far more than a cluster of galaxies: powers of it stay finite
 Mass = Annotated[float, Field(ge=1e-10, le=1e17, description="solar masses")]
-FORMS = "a number, {uniform: [low, high]}, {log_uniform: [low, high]}, {normal: [mean, sd]} or "
-FORMS += "{choice: [a, b, ...]}"
+FORMS = "a number, {uniform: [low, high]}, {log_uniform: [low, high]}, {normal: [mean, sd]}, "
+FORMS += "{truncated_normal: [mean, sd, low, high]} or {choice: [a, b, ...]}"
 
 
 class Part(Section):
     """A section of a population."""
+
+
+def absent(value: Any) -> bool:
+    """Tell whether an optional key has no value: ``Field(None, exclude_if=absent)``.
+
+    A population is then written, and hashed into the ids of its images, as before there was the
+    key.
+    """
+    return value is None
 
 
 def quirk(published: str, asked: str, reason: str) -> dict[str, dict[str, str]]:
@@ -51,10 +61,14 @@ class Prior(Part):
         except (TypeError, ValueError, OverflowError):
             values = ()
         sizes = {"fixed": 1, "choice": len(values), "uniform": 2, "log_uniform": 2, "normal": 2}
+        sizes["truncated_normal"] = 4
         if not values or len(values) != sizes.get(form) or not np.isfinite(values).all():
             raise ValueError(f"expected {FORMS}")
         if form == "normal" and values[1] < 0:
             raise ValueError(f"expected [mean, sd] with sd >= 0, found {shown(list(values))}")
+        if form == "truncated_normal" and not (values[1] > 0 and values[2] < values[3]):
+            found = f"found {shown(list(values))}"
+            raise ValueError(f"expected [mean, sd, low, high] with sd > 0 and low < high, {found}")
         if form in ("uniform", "log_uniform") and values[0] > values[1]:
             raise ValueError(f"expected low <= high, found {shown(list(values))}")
         if form == "log_uniform" and values[0] <= 0:
@@ -74,6 +88,8 @@ class Prior(Part):
                 return first
             case "normal":
                 return f"normal, mean {first}, s.d. {others[0]}"
+            case "truncated_normal":
+                return "normal, mean {}, s.d. {}, from {} to {}".format(first, *others)
             case "choice":
                 return "one of " + ", ".join([first, *others])
         scale = " in the logarithm" if self.form == "log_uniform" else ""
@@ -85,6 +101,8 @@ class Prior(Part):
         if self.form == "normal":
             mean, sd = self.values
             return mean - 5 * sd, mean + 5 * sd
+        if self.form == "truncated_normal":
+            return self.values[2:]
         return min(self.values), max(self.values)
 
     def draw(self, rng: np.random.Generator, size: int | None = None) -> Any:
@@ -98,11 +116,17 @@ class Prior(Part):
                 return np.exp(rng.uniform(*np.log(self.values), size=size))
             case "normal":
                 return np.clip(rng.normal(*self.values, size=size), *self.bounds)
+            case "truncated_normal":  # by inverse CDF
+                mean, sd, *ends = self.values
+                share = rng.uniform(*special.ndtr((np.array(ends) - mean) / sd), size=size)
+                return np.clip(mean + sd * special.ndtri(share), *ends)
             case "choice":
                 return rng.choice(self.values, size=size)
 
 
-def _within(low: float, high: float, expected: str) -> AfterValidator:
+def within(low: float, high: float, expected: str) -> AfterValidator:
+    """Return a check that all that can be drawn lies from ``low`` to ``high``."""
+
     def check(prior: Prior) -> Prior:
         if prior.bounds[0] < low or prior.bounds[1] > high:
             found = "" if prior.form == "fixed" else ", found {:g} to {:g}".format(*prior.bounds)
@@ -115,12 +139,24 @@ def _within(low: float, high: float, expected: str) -> AfterValidator:
 _SMALLEST, _BELOW_ONE = np.nextafter(0, 1), np.nextafter(1, 0)
 #: what is computed from priors stays finite
 LARGEST = 1e15
-Positive = Annotated[Prior, _within(_SMALLEST, LARGEST, f"more than 0 and at most {LARGEST:g}")]
-NotNegative = Annotated[Prior, _within(0, LARGEST, f"at least 0 and at most {LARGEST:g}")]
-Magnitude = Annotated[Prior, _within(-100, 100, "-100 to 100")]
-SersicIndex = Annotated[Prior, _within(_SMALLEST, 20, "more than 0 and at most 20")]
-Modulus = Annotated[Prior, _within(0, _BELOW_ONE, "at least 0 and less than 1")]
-AxisRatio = Annotated[Prior, _within(_SMALLEST, 1, "more than 0 and at most 1")]
+Positive = Annotated[Prior, within(_SMALLEST, LARGEST, f"more than 0 and at most {LARGEST:g}")]
+NotNegative = Annotated[Prior, within(0, LARGEST, f"at least 0 and at most {LARGEST:g}")]
+Magnitude = Annotated[Prior, within(-100, 100, "-100 to 100")]
+SersicIndex = Annotated[Prior, within(_SMALLEST, 20, "more than 0 and at most 20")]
+Modulus = Annotated[Prior, within(0, _BELOW_ONE, "at least 0 and less than 1")]
+Slope = Annotated[Prior, within(1.05, 2.95, "1.05 to 2.95")]
+AxisRatio = Annotated[Prior, within(_SMALLEST, 1, "more than 0 and at most 1")]
+
+
+def power_law_draw(u: np.ndarray, low: float, high: float, slope: float) -> np.ndarray:
+    """Return numbers from ``low`` to ``high`` whose density is proportional to x^slope.
+
+    By inverse CDF, of uniform numbers ``u`` from 0 to 1.
+    """
+    power = slope + 1
+    if abs(power) < 1e-12:
+        return low * (high / low) ** u
+    return (u * (high**power - low**power) + low**power) ** (1 / power)
 
 
 def either(section: Part, *choices: tuple[str, ...]) -> None:

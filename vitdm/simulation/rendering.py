@@ -1,9 +1,10 @@
 """The forward model: a lens, and its image without noise.
 
-All deflections are computed for the pixel centres, in compiled loops, as lenstronomy computes them:
-a singular isothermal ellipsoid (Keeton & Kochanek 1998, astro-ph/9705194, eq. 8; SIE), external
-shear (SHEAR), point masses (POINT_MASS) or truncated isothermal spheres (PJAFFE), and elliptical
-Sérsic light (SERSIC_ELLIPSE). Angles are in arcsec.
+All deflections are computed for the pixel centres, or for those of finer pixels, in compiled loops,
+as lenstronomy computes them: a singular isothermal ellipsoid (Keeton & Kochanek 1998,
+astro-ph/9705194, eq. 8; SIE) or an elliptical power law (EPL) with multipoles (MULTIPOLE), external
+shear (SHEAR), point masses (POINT_MASS) or truncated isothermal spheres (PJAFFE). Angles are in
+arcsec.
 """
 
 from __future__ import annotations
@@ -14,29 +15,14 @@ import numpy as np
 from scipy import ndimage
 
 from vitdm.compiled import compiled
-from vitdm.simulation.cosmology import theta_E_point
-from vitdm.simulation.population import Population
+from vitdm.simulation.cosmology import Cosmology, theta_E_point
+from vitdm.simulation.light import add_sersic
+from vitdm.simulation.population import Instrument, Population
+from vitdm.simulation.power_law import multipoles, power_law, series
+from vitdm.simulation.psf import block_mean, convolved, kernel
 from vitdm.simulation.system import System
 
-# ---------------------------------------------------------------------------------------- light
-
-
-def sersic_b(n_sersic: float) -> float:
-    """Return lenstronomy's approximation of b_n, for which R_sersic holds half of the light."""
-    return max(1.9992 * n_sersic - 0.3271, 1e-5)
-
-
-def total_flux(light: dict[str, float]) -> float:
-    r"""Return the flux of a Sérsic profile whose brightness at R is 1.
-
-    :math:`2 \pi n R^2 e^b b^{-2n} \Gamma(2n)` (Graham & Driver 2005, eq. 4).
-    """
-    n, b = light["n_sersic"], sersic_b(light["n_sersic"])
-    shape = math.exp(b) * b ** (-2 * n) * math.gamma(2 * n)
-    return 2 * math.pi * n * light["R_sersic"] ** 2 * shape
-
-
-# ------------------------------------------------------------------------------- compiled loops
+NO_MULTIPOLES = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 @compiled
@@ -89,46 +75,65 @@ def _shoot(columns, rows, halo, shear, x, y, squared, radius):
 
 
 @compiled
-def _add_sersic(image, x, y, amp, R_sersic, exponent, b, e1, e2, center_x, center_y):
-    """Add an elliptical Sérsic profile, evaluated at ``x`` and ``y`` (n, n), to ``image``."""
-    round_off = 1 / math.sqrt(1 - e1 * e1 - e2 * e2)
-    for row in range(image.shape[0]):
-        for col in range(image.shape[1]):
-            u, v = x[row, col] - center_x, y[row, col] - center_y
-            major, minor = (1 - e1) * u - e2 * v, (1 + e1) * v - e2 * u
-            radius = max(round_off * math.hypot(major, minor), 1e-4)  # the limit of lenstronomy
-            image[row, col] += amp * math.exp(-b * ((radius / R_sersic) ** exponent - 1))
+def _deflect(beta, columns, rows, halo, slope, amplitudes):
+    """Subtract the deflection of a power law and its multipoles from ``beta`` (2, n, n).
+
+    ``halo`` is theta_E ["], e1, e2; ``amplitudes`` those of ``power_law.multipoles``.
+    """
+    theta_E, e = halo[0], complex(halo[1], halo[2])
+    terms = series(slope, abs(e))
+    for row in range(rows.size):
+        for col in range(columns.size):
+            z = complex(columns[col], rows[row])
+            alpha = power_law(z, theta_E, e, slope, terms) + multipoles(z, theta_E, amplitudes)
+            beta[0, row, col] -= alpha.real
+            beta[1, row, col] -= alpha.imag
 
 
-def _light(image: np.ndarray, x: np.ndarray, y: np.ndarray, light: dict[str, float]) -> None:
-    n, b = light["n_sersic"], sersic_b(light["n_sersic"])
-    shape = (light["e1"], light["e2"], light["center_x"], light["center_y"])
-    _add_sersic(image, x, y, light["amp"], light["R_sersic"], 1 / n, b, *shape)
+def pixel_axis(population: Population, supersampling: int = 1) -> np.ndarray:
+    """Return the coordinates (num_pix * supersampling,) of pixel centres on each axis, arcsec."""
+    n = population.num_pix * supersampling
+    return (np.arange(n) - (n - 1) / 2) * (population.instrument.pixel_scale / supersampling)
 
 
-def pixel_axis(population: Population) -> np.ndarray:
-    """Return the coordinates (num_pix,) of the pixel centres on each axis, in arcsec."""
-    n = population.num_pix
-    return (np.arange(n) - (n - 1) / 2) * population.instrument.pixel_scale
-
-
-def render(system: System, population: Population) -> np.ndarray:
-    """Return the image without noise, (num_pix, num_pix), in counts/s and pixel."""
-    axis = pixel_axis(population)
-    columns, rows = (axis - middle for middle in system.center)
-    theta = theta_E_point(system.masses, population.cosmology)
+def _source_plane(
+    system: System, columns: np.ndarray, rows: np.ndarray, cosmology: Cosmology
+) -> np.ndarray:
+    """Return where the rays through the pixels meet the source plane, (2, n, n) ["]."""
+    theta = theta_E_point(system.masses, cosmology)
     # a truncation radius of 0 stands for a point mass
     radius = np.zeros_like(theta) if system.truncation is None else system.truncation
     halo = (system.theta_E_halo, system.e1, system.e2)
     shear = (system.gamma1, system.gamma2)
-    x, y = _shoot(columns, rows, halo, shear, system.x, system.y, theta**2, radius)
-    image = np.zeros_like(x)
-    _light(image, x, y, system.source)
-    if system.lens_light:
-        _light(image, *np.meshgrid(columns, rows), system.lens_light)
+    clumps = (system.x, system.y, theta**2, radius)
+    if system.slope is None and system.multipoles is None:
+        return _shoot(columns, rows, halo, shear, *clumps)
+    beta = _shoot(columns, rows, (0.0, 0.0, 0.0), shear, *clumps)
+    _deflect(beta, columns, rows, halo, system.slope or 2.0, system.multipoles or NO_MULTIPOLES)
+    return beta
+
+
+def render(system: System, population: Population) -> np.ndarray:
+    """Return the image without noise, (num_pix, num_pix), in counts/s and pixel."""
     instrument = population.instrument
-    sigma = instrument.psf_fwhm / math.sqrt(8 * math.log(2)) / instrument.pixel_scale
-    image = ndimage.gaussian_filter(
-        image, sigma, mode="nearest", truncate=instrument.psf_truncation
-    )
-    return image * instrument.pixel_scale**2
+    axis = pixel_axis(population, instrument.supersampling)
+    columns, rows = (axis - middle for middle in system.center)
+    x, y = _source_plane(system, columns, rows, population.cosmology)
+    if system.structure:
+        image = system.structure.brightness(system.source, x, y)
+    else:
+        image = np.zeros_like(x)
+        add_sersic(image, x, y, system.source)
+    if system.lens_light:
+        add_sersic(image, *np.meshgrid(columns, rows), system.lens_light)
+    image = _blurred(image, instrument)
+    return block_mean(image, instrument.supersampling) * instrument.pixel_scale**2
+
+
+def _blurred(image: np.ndarray, instrument: Instrument) -> np.ndarray:
+    """Return the image convolved with the PSF, at the supersampled pixels."""
+    scale, k = instrument.pixel_scale, instrument.supersampling
+    if instrument.psf:
+        return convolved(image, kernel(instrument.psf, scale, k))
+    sigma = instrument.psf_fwhm / math.sqrt(8 * math.log(2)) / scale * k
+    return ndimage.gaussian_filter(image, sigma, mode="nearest", truncate=instrument.psf_truncation)

@@ -13,7 +13,7 @@ from vitdm.config.sections import wrong
 from vitdm.errors import InputError
 from vitdm.simulation.compensation import compensated
 from vitdm.simulation.cosmology import Cosmology, mass_within, theta_E_point, tidal_radius
-from vitdm.simulation.priors import Mass, Part, Position, Positive, either, quirk
+from vitdm.simulation.priors import Mass, Part, Position, Positive, either, power_law_draw, quirk
 from vitdm.simulation.system import System
 
 if TYPE_CHECKING:
@@ -76,12 +76,8 @@ class Subhalos(Part):
         self, rng: np.random.Generator, n: int, weighted_by_mass: bool = False
     ) -> np.ndarray:
         """Return (n,) masses in solar masses, by inverse CDF; of subhalos, or of their matter."""
-        low, high = self.mass_range
-        power = self.mass_slope + 1 + weighted_by_mass
-        u = rng.uniform(size=n)
-        if abs(power) < 1e-12:
-            return low * (high / low) ** u
-        return (u * (high**power - low**power) + low**power) ** (1 / power)
+        slope = self.mass_slope + weighted_by_mass
+        return power_law_draw(rng.uniform(size=n), *self.mass_range, slope)
 
     def spread(
         self, rng: np.random.Generator, n: int, theta_E: np.ndarray, cosmology: Cosmology
@@ -115,9 +111,8 @@ def draw_subhalos(system: System, rng: np.random.Generator, population: Populati
     if subhalos.f_sub is None:
         mean_number = subhalos.number
     else:
-        # an isothermal halo has the mass theta_E * radius within a radius, in units of angle^2
         f_sub = truth["f_sub"] = subhalos.f_sub.draw(rng)
-        held = mass_within(np.sqrt(system.theta_E * subhalos.position.disc), cosmology)
+        held = mass_within(system.mean_radius(subhalos.position.disc), cosmology)
         mean_number = f_sub * held / subhalos.mean_mass
         if mean_number > MOST_CLUMPS:
             raise InputError(
