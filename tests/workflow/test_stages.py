@@ -48,6 +48,7 @@ OTHERS = {
     "population": ["model_ii", "model_iii"],
     "classes": [{"wdm": "cdm"}],
     "labels": ["labels.csv"],
+    "theta_E": [[0.5, 2.0]],
     "title": ["mine"],
     "author": ["me"],
     "type": [],  # of a dimension: it has other keys, too
@@ -131,6 +132,7 @@ EXPECTED = {
     "features.*": (*JOINING, "features", "select", "compare_*", "audit", "merge_real_sky")
     + (NB[1], NB[3]),
     "lensfit.*": (*JOINING, "fit"),
+    "freeform.*": (),  # of `vitdm lens`, which is no stage of the article
     "selection.fdr": ("select", "merge_real_sky", NB[2], NB[5]),
     "selection.*": ("select", NB[2]),
     "model.*": (*MODELS, "audit", "real_sky_*", "merge_*", NB[3]),
