@@ -27,7 +27,7 @@ from vitdm.lens.free_form import mass
 from vitdm.lens.free_form.inversion import Prior
 from vitdm.lens.free_form.model import LensModel, SourcePlane
 from vitdm.lens.free_form.neighbours import cosmic_rays, find_neighbours
-from vitdm.lens.free_form.posterior import Point, climb
+from vitdm.lens.free_form.posterior import Frame, Point, climb
 from vitdm.lens.free_form.scene import scene_of
 from vitdm.lens.free_form.start import (
     LARGEST_STEP,
@@ -127,7 +127,9 @@ class _Stage:
         view, self.fitted = self.view(fitted), fitted
         posterior = posterior_of(view, self.prior.only(*fixed) if fixed else self.prior)
         x, y = rays(view, self.point.values)
-        mesh = Box(view).mesh(x, y, n, margin=margin)
+        box = Box(view)
+        mesh = box.mesh(x, y, n, margin=margin)
+        posterior.frame = Frame(mesh, box.weight, x, y)
         points = [
             posterior.best_prior(
                 posterior.at(

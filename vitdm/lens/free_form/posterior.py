@@ -43,12 +43,53 @@ class Point:
         return self.solution.chi2 / len(self.solution.residual)
 
 
+class Frame:
+    """How the box of a source follows the rays of the arcs, as the mass changes.
+
+    A mass that magnifies more makes all sources smaller. Were the box fixed, such masses would be
+    preferred, for a small source fits into the middle of any box. So its middle moves with the mean
+    of the rays ``weight`` (rays,) that meet the source plane near it at ``x``, ``y``, and its width
+    with their scatter.
+    """
+
+    def __init__(self, mesh: Mesh, weight: NDArray, x: NDArray, y: NDArray) -> None:
+        near = np.hypot(x - mesh.center[0], y - mesh.center[1]) < mesh.half_width
+        weight = weight * near
+        self.weight = weight / max(weight.sum(), 1e-300)
+        self.mean, self.scatter = self._moments(x, y)
+        self.center, self.half_width = np.array(mesh.center), mesh.half_width
+
+    def _moments(self, x: NDArray, y: NDArray) -> tuple[NDArray, float]:
+        mean = np.array([self.weight @ x, self.weight @ y])
+        return mean, math.sqrt(self.weight @ ((x - mean[0]) ** 2 + (y - mean[1]) ** 2))
+
+    def mesh(self, mesh: Mesh, x: NDArray, y: NDArray) -> Mesh:
+        """Return a mesh in the box that belongs to rays at x, y (rays,)."""
+        if not self.scatter > 0:
+            return mesh
+        mean, scatter = self._moments(x, y)
+        center = self.center + mean - self.mean
+        half_width = self.half_width * scatter / self.scatter
+        return replace(mesh, center=(float(center[0]), float(center[1])), half_width=half_width)
+
+    def slopes(self, by: NDArray, mesh: Mesh, x: NDArray, y: NDArray) -> NDArray:
+        """Return derivatives (p, 2, rays) of the rays' places, as seen from the moving box."""
+        if not self.scatter > 0:
+            return by
+        mean, scatter = self._moments(x, y)
+        off = np.array([x - mean[0], y - mean[1]])
+        of_center = by @ self.weight
+        of_width = np.einsum("pkr,kr->p", by, self.weight * off) / scatter**2  # of ln half width
+        place = np.array([x - mesh.center[0], y - mesh.center[1]])
+        return by - of_center[:, :, None] - of_width[:, None, None] * place
+
+
 class Posterior:
     """ln P of a mass (p,), given pixels (N,) of an image and their noise.
 
     ``light`` (N, k) are components of the lens galaxy, as seen through the PSF, with a normal prior
     of ``light_mean`` and ``light_sd`` (k,); ``mean`` and ``sd`` (p,) are those of the mass (sd: inf
-    for none, 0 for what is not free).
+    for none, 0 for what is not free). With a ``frame`` the box of a mesh follows the mass.
     """
 
     def __init__(
@@ -61,7 +102,9 @@ class Posterior:
         light_sd: NDArray,
         mean: NDArray,
         sd: NDArray,
+        frame: Frame | None = None,
     ) -> None:
+        self.frame = frame
         self.optics, self.weight = optics, 1 / noise
         self.data, self.light = data * self.weight, light * self.weight[:, None]
         self.light_mean, self.light_precision = light_mean, light_sd**-2.0
@@ -73,6 +116,7 @@ class Posterior:
         """Return the linear problem of a mass, and where (2, rays) the rays meet the source."""
         o = self.optics
         x, y = np.array([o.x, o.y]) - deflection(values, o.x, o.y)
+        mesh = self.frame.mesh(mesh, x, y) if self.frame else mesh
         matrix = np.hstack([o.matrix(mesh, x, y, self.weight), self.light])
         inversion = Inversion(
             *(matrix, self.data, mesh, self.light_mean, self.light_precision, self.log_weight)
@@ -94,6 +138,8 @@ class Posterior:
         mesh, free = s.inversion.mesh, self.free
         _, by = deflection_and_derivatives(point.values, o.x, o.y)
         by = -by[free]  # of the places in the source plane
+        if self.frame:
+            by = self.frame.slopes(by, mesh, point.x, point.y)
         _, along_x, along_y = mesh.gradient(s.source, point.x, point.y)
         J = o.seen(along_x * by[:, 0] + along_y * by[:, 1]) * self.weight
         G = s.inversion.matrix @ s.covariance()
