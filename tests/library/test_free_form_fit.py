@@ -39,6 +39,13 @@ FAST = FreeForm(splines=12, supersampling=2, theta_E=(0.8, 1.2))
 SMOOTH = FAST.model_copy(update={"m1_sd": 0.0, "m3_sd": 0.0, "m4_sd": 0.0})
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """Small matrices: threads only wait for each other."""
+    with one_thread():
+        yield
+
+
 def gaussian(side=9, fwhm=1.6):
     """A kernel of this side and FWHM [px]."""
     row = np.exp(-0.5 * ((np.arange(side) - (side - 1) / 2) * 2.3548 / fwhm) ** 2)
