@@ -28,7 +28,7 @@ from vitdm.lens.free_form.inversion import Prior
 from vitdm.lens.free_form.model import LensModel, SourcePlane
 from vitdm.lens.free_form.neighbours import cosmic_rays, find_neighbours
 from vitdm.lens.free_form.posterior import Frame, Point, climb
-from vitdm.lens.free_form.scene import scene_of
+from vitdm.lens.free_form.scene import scene_of, with_galaxy
 from vitdm.lens.free_form.start import (
     LARGEST_STEP,
     MARGIN,
@@ -49,6 +49,7 @@ from vitdm.threads import one_thread
 Progress = Callable[[str, float], None]
 
 APERTURE = 2.75  # ", radius that is looked at; at most that of the image
+FEWEST = 100  # pixels within it, of a fit
 INNER = 0.2  # ", radius about the centre that is not: the galaxy is too bright there
 TRUSTED = 3.0  # chi^2 of a Sérsic fit up to which its mass is near enough
 CLOSE = 20.0  # of the scores of two starts
@@ -81,7 +82,7 @@ def fit(
     settings = settings or FreeForm()
     if gain is not None:
         settings = settings.model_copy(update={"gain": gain})
-    single = isinstance(images, Observation) or np.ndim(images) == 2
+    single = isinstance(images, Observation) or getattr(images, "ndim", None) == 2
     observations = as_observations([images] if single else images, pixel_scale=pixel_scale)
     if start is not None and len(start.chi2) != len(observations):
         found = f"found {len(start.chi2)} fits and {len(observations)} images"
@@ -113,6 +114,7 @@ class _Stage:
     prior: MassPrior
     point: Point
     tell: Progress
+    follows: bool = False  # whether the source's box follows the mass
 
     def fine(
         self,
@@ -129,7 +131,8 @@ class _Stage:
         x, y = rays(view, self.point.values)
         box = Box(view)
         mesh = box.mesh(x, y, n, margin=margin)
-        posterior.frame = Frame(mesh, box.weight, x, y)
+        if self.follows:
+            posterior.frame = Frame(mesh, box.weight, x, y)
         points = [
             posterior.best_prior(
                 posterior.at(
@@ -171,7 +174,9 @@ class _Stage:
         inside = (off < margin * mesh.half_width).reshape(height, width)
         side = 2 * math.ceil(0.1 / self.scene.pixel_scale) + 1
         inside = cv2.dilate(inside.astype(np.uint8), np.ones((side, side), np.uint8)) > 0
-        return inside & _aperture(self.scene)
+        aperture = _aperture(self.scene)
+        seen = inside & aperture
+        return seen if seen.sum() >= FEWEST else aperture
 
 
 def axes(scene: Scene) -> tuple[NDArray, NDArray]:
@@ -183,22 +188,29 @@ def axes(scene: Scene) -> tuple[NDArray, NDArray]:
 def arcs_of(scene: Scene, point: Point, parts: int = 2) -> NDArray:
     """Return the lensed source of a point (H, W), as seen through the PSF."""
     mesh, modes = point.solution.inversion.mesh, point.solution.source
-    x, y = axes(scene)
-    inside = ((np.arange(parts) - (parts - 1) / 2) / parts) * scene.pixel_scale
-    x, y = ((axis[:, None] + inside).ravel() for axis in (x, y))
-    x, y = (grid.ravel() for grid in np.meshgrid(x, y))
-    alpha = mass.deflection(point.values, x, y)
-    fine = mesh.brightness(modes, x - alpha[0], y - alpha[1]) * scene.pixel_scale**2
-    height, width = scene.data.shape
-    image = fine.reshape(height, parts, width, parts).mean((1, 3))
-    return fftconvolve(image, scene.kernel, mode="same")
+    inside = (np.arange(parts) - (parts - 1) / 2) / parts
+    # light also comes from beyond the edge; the middle of an even kernel lies between pixels
+    y, x = (
+        np.add.outer(np.arange(-side, n + side) - (n + side % 2) / 2 + 1, inside).ravel()
+        for n, side in zip(scene.data.shape, scene.kernel.shape, strict=True)
+    )
+    u, v = (grid.ravel() * scene.pixel_scale for grid in np.meshgrid(x, y))
+    alpha = mass.deflection(point.values, u, v)
+    fine = mesh.brightness(modes, u - alpha[0], v - alpha[1]) * scene.pixel_scale**2
+    image = fine.reshape(len(y) // parts, parts, len(x) // parts, parts).mean((1, 3))
+    tall, wide = scene.kernel.shape
+    return fftconvolve(image, scene.kernel, mode="same")[tall:-tall, wide:-wide]
 
 
 def _aperture(scene: Scene) -> NDArray:
-    reach = min(APERTURE, min(scene.data.shape) / 2 * scene.pixel_scale)
-    distance = scene.distance()
+    reach, distance = _reach(scene), scene.distance()
     inner = max(INNER, 2.5 * scene.pixel_scale) if scene.galaxy else 2 * scene.pixel_scale
     return scene.good & (distance < reach) & (distance > inner)
+
+
+def _reach(scene: Scene) -> float:
+    """Return the radius ["] that is looked at."""
+    return min(APERTURE, min(scene.data.shape) / 2 * scene.pixel_scale)
 
 
 def _fit(
@@ -209,24 +221,23 @@ def _fit(
 ) -> LensModel:
     tell = progress or (lambda stage, chi2: None)
     scene = scene_of(observation, settings)
-    if settings.cosmic_rays:
-        scene = _without_rays(scene)
-    tell("light of the lens galaxy", scene.galaxy.chi2 if scene.galaxy else math.nan)
-    prior, table = MassPrior.of(scene, settings), _no_neighbours()
-    points = scan(scene, settings, _aperture(scene)) if known is None else [_at(known, scene)]
+    if scene.galaxy:
+        tell("light of the lens galaxy", scene.galaxy.chi2)
+    scene, points = _started(observation.name, scene, settings, known)
     tell("start", points[0].chi2)
+    prior, table = MassPrior.of(scene, settings), _no_neighbours()
     stage = _Stage(scene, settings, prior.tight(scene), points[0], tell)
     if known is None:
         stage.fine(_aperture(scene), 16, (), 6, (1.0,), NARROW)
         if settings.neighbours:
             table, labels = _neighbours(stage)
             stage.scene = replace(scene, good=scene.good & (labels == 0))
-        stage.prior = prior
+        stage.prior, stage.follows = prior, True
         stage.fine(stage.region(SEEN), 20, ("a",), 8, TAPERS)
         stage.fine(stage.region(SEEN), settings.splines, (), 10)
         view, reached = stage.fine(stage.fitted, settings.splines, (), 6)
     else:
-        stage.prior = prior
+        stage.prior, stage.follows = prior, True
         view, reached = stage.fine(stage.region(SEEN), settings.splines, (), 10, TAPERS[1:3])
     return _model(observation, stage, view, reached, points, table)
 
@@ -238,6 +249,31 @@ def _at(values: NDArray, scene: Scene) -> Point:
     prior = Prior(brightness(view) ** -2.0, 4.0)
     posterior = posterior_of(view, MassPrior(values, np.zeros(len(values))))
     return posterior.best_prior(posterior.at(values, mesh, prior))
+
+
+def _started(
+    name: str, scene: Scene, settings: FreeForm, known: NDArray | None
+) -> tuple[Scene, list[Point]]:
+    """Return the scene and where its fit may start.
+
+    What looks like a galaxy beside the middle of the image may be an arc of a lens that does not
+    shine: the scene without it is tried, too, and the more probable one taken.
+    """
+    scenes = [scene]
+    if scene.galaxy and math.hypot(*scene.center) > settings.center_offset:
+        scenes.append(with_galaxy(scene, None, settings))
+    if settings.cosmic_rays:
+        scenes = [_without_rays(scene) for scene in scenes]
+    fitted = np.logical_and.reduce([_aperture(scene) for scene in scenes])
+    if fitted.sum() < FEWEST:
+        found = (
+            f"found {fitted.sum()} pixels that are not missing within {_reach(scene):.2f} arcsec"
+        )
+        raise InputError(f"{name}: {found} of the lens; expected at least {FEWEST}")
+    if known is not None:
+        return scenes[0], [_at(known, scenes[0])]
+    found = [(scene, scan(scene, settings, fitted)) for scene in scenes]
+    return max(found, key=lambda pair: score(pair[1][0]))
 
 
 def _without_rays(scene: Scene) -> Scene:

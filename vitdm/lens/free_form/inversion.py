@@ -29,6 +29,8 @@ from scipy.linalg.lapack import dpotri
 
 from vitdm.lens.free_form.source import Mesh
 
+WEAKEST = 1e-12  # inverse variance of the prior, over the largest that the data give
+
 
 @dataclass(frozen=True)
 class Prior:
@@ -68,7 +70,9 @@ class Inversion:
 
     def solve(self, prior: Prior) -> Solution:
         """Return the most probable source, and the evidence."""
-        Q = np.concatenate([prior.precision(self.mesh), self.precision])
+        # a weaker prior than that would be lost in the digits of A
+        weakest = WEAKEST * self.normal.diagonal().max()
+        Q = np.concatenate([np.maximum(prior.precision(self.mesh), weakest), self.precision])
         mean = np.concatenate([np.zeros(self.mesh.size), self.mean])
         A, right = self.normal.copy(order="F"), self.projected + Q * mean
         A[np.diag_indices(len(Q))] += Q

@@ -22,6 +22,7 @@ from vitdm.lens.free_form.source import Mesh
 
 FLATTEST = 0.85  # largest ellipticity
 KAPPAS = 0.2, 60.0  # of the prior: from the length of the box to that of a cell
+WIDE = 1e3  # s.d. of what has no prior
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +111,8 @@ class Posterior:
         self.light_mean, self.light_precision = light_mean, light_sd**-2.0
         self.log_weight = 2 * float(np.log(self.weight).sum())
         self.mean, self.free = mean, np.flatnonzero(sd > 0)
-        self.precision = np.where(sd > 0, sd, math.inf) ** -2.0
+        # no prior is a wide one: an image without arcs would leave the curvature singular
+        self.precision = np.where(sd > 0, np.minimum(sd, WIDE), math.inf) ** -2.0
 
     def inversion(self, values: NDArray, mesh: Mesh) -> tuple[Inversion, NDArray]:
         """Return the linear problem of a mass, and where (2, rays) the rays meet the source."""

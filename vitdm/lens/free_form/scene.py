@@ -53,11 +53,18 @@ def scene_of(observation: Observation, settings: FreeForm) -> Scene:
 
 
 def with_galaxy(scene: Scene, galaxy: Galaxy | None, settings: FreeForm) -> Scene:
-    """Return the scene with another fit of the light of its galaxy."""
+    """Return the scene with another fit of the light of its galaxy, or without any."""
     sky = np.full((1, *scene.data.shape), float(np.median(scene.noise[scene.good])))
     if galaxy is None:
         level = _sky(scene) if settings.lens_light else 0.0
-        return replace(scene, galaxy_light=np.full(scene.data.shape, level), light=sky)
+        return replace(
+            scene,
+            galaxy=None,
+            galaxy_light=np.full(scene.data.shape, level),
+            light=sky,
+            center=(0.0, 0.0),
+            center_sd=settings.center_offset,
+        )
     lit = galaxy.amplitudes > 0
     light = galaxy.components(lit) * galaxy.amplitudes[lit][:, None, None]
     return replace(

@@ -100,6 +100,9 @@ def _binned(kernel: NDArray, k: int) -> NDArray:
     """Return the kernel between blocks of k x k pixels, averaged over the pixels of both."""
     if k == 1:
         return kernel
+    # the middle of an even kernel lies between pixels; a mean of neighbours moves it onto one
+    odd = np.ones([1 + (side + 1) % 2 for side in kernel.shape])
+    kernel = convolve2d(kernel, odd / odd.size)
     box = np.ones((k, k))
     wide = convolve2d(convolve2d(kernel, box), box) / k**2
     kernel = wide[tuple(slice((side - 1) // 2 % k, None, k) for side in wide.shape)]
