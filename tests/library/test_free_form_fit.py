@@ -282,7 +282,7 @@ def test_images_that_cannot_be_fitted_are_named():
 def test_images_of_different_sizes_are_a_list(monkeypatch):
     """An image, an array of images, a list of both."""
     module = sys.modules["vitdm.lens.free_form.fit"]
-    monkeypatch.setattr(module, "_fit", lambda observation, settings, progress: observation)
+    monkeypatch.setattr(module, "_fit", lambda observation, settings, progress, known: observation)
     a, b = simulated().data, simulated((53, 62), (0.24, -0.16)).data
     assert fit(a, FAST, pixel_scale=0.1).shape == (56, 56)
     assert fit(np.ma.array(a), FAST, pixel_scale=0.1).pixel_scale == 0.1
