@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.ndimage import median_filter
 
 from studies.config import Config
 from vitdm import lens
@@ -33,6 +34,7 @@ PUBLISHED = {"theta_E_sie": "theta_E_bolton", "theta_E": "theta_E_cao"}
 PUBLISHED |= {"theta_E_low": "theta_E_cao_low", "theta_E_high": "theta_E_cao_high"}
 AGREES = 0.05  # largest relative difference of two Einstein radii that agree
 FEWEST = 200  # pixels of the sky
+AROUND = 11  # px, side of the square whose median is taken away
 SHOWN = 6  # lenses of the figure, if none are named
 MARGIN = 1.1  # of the largest radius that is fitted, to the edge of the maps
 BEYOND = 3.0  # ", from where on there is hardly more than sky
@@ -155,15 +157,17 @@ def noise_of_sky(model: LensModel) -> float:
 
     It is 1 for a right noise map. Pixels of drizzled images share noise: each scatters less than a
     map tells that is made for sums of them (Casertano et al. 2000, doi:10.1086/316851). Measured
-    robustly (median absolute deviation) from the residual beyond ``BEYOND`` of the middle.
+    robustly (median absolute deviation) from the residual beyond ``BEYOND`` of the middle, without
+    the median of the pixels around each, which takes away what is left of galaxies.
     """
     height, width = model.fitted.shape
     y, x = np.mgrid[:height, :width] * model.observation.pixel_scale
     far = np.hypot(x - x.mean(), y - y.mean()) > BEYOND
-    residual = model.residual[far & ~model.observation.mask & ~model.fitted]
-    if residual.size < FEWEST:
+    sky = far & ~model.observation.mask & ~model.fitted
+    if sky.sum() < FEWEST:
         return float("nan")
-    return float((1.4826 * np.median(np.abs(residual - np.median(residual)))) ** 2)
+    rough = model.residual - median_filter(model.residual, AROUND)
+    return float((1.4826 * np.median(np.abs(rough[sky]))) ** 2)
 
 
 # ------------------------------------------------------------------------------------ all of them

@@ -23,7 +23,7 @@ POPULATION = "hubble"  # simulated lenses like those of SLACS
 FULL = ("poor", "not_converged")  # flags of fits that did not reach the noise
 
 
-def lens_to_fit(config: Config, name: str = LENS, index: int = 2, seed: int = 2026) -> Observation:
+def lens_to_fit(config: Config, name: str = LENS, index: int = 10, seed: int = 2026) -> Observation:
     """Return a real lens, if it is there, else lens ``index`` of simulated ones like it."""
     folder = Path(config.slacs.images or "") / name
     if config.slacs.images and folder.is_dir():
@@ -59,7 +59,7 @@ def compact(table: pd.DataFrame) -> pd.DataFrame:
             "bolton": table["theta_E_bolton"],
             "cao": table["theta_E_cao"],
             "ratio": table["ratio"],
-            "slope": _with_errors(table["slope"], table["slope_error"], 2),
+            "slope": _with_errors(table["slope"], table["slope_error"], 3),
             "shear": table["shear"],
             "ellipticity": table["ellipticity"],
             "chi2": table["chi2"],
