@@ -88,8 +88,9 @@ def agreement(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _with_errors(values: pd.Series, errors: pd.Series, digits: int) -> list[str]:
+    """Return values with errors, on one line (spaces that do not break)."""
     pairs = zip(values, errors, strict=True)
-    return [f"{value:.{digits}f} ± {error:.{digits}f}" for value, error in pairs]
+    return [f"{value:.{digits}f}\u00a0±\u00a0{error:.{digits}f}" for value, error in pairs]
 
 
 def slacs_numbers(table: pd.DataFrame) -> dict[str, Any]:

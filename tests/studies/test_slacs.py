@@ -231,7 +231,7 @@ def test_numbers_count_what_agrees(merged):
 
 def test_the_table_of_the_article_is_compact(merged):
     table = story.compact(story.read_catalog(merged / "slacs.csv"))
-    assert table["theta_E"][0] == "1.200 ± 0.010"
+    assert table["theta_E"][0] == "1.200\u00a0±\u00a00.010"
     assert table["remarks"].tolist() == ["", "poor, far; no published radius", "not converged"]
 
 
