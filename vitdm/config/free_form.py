@@ -42,7 +42,7 @@ class FreeForm(Section):
     m3_sd: float = Field(0.01, ge=0, description="s.d. of the multipole m = 3; 0: none")
     m4_sd: float = Field(0.01, ge=0, description="s.d. of the multipole m = 4; 0: none")
     splines: int = Field(
-        28, ge=8, le=64, description="of the source along each axis: their square are solved for"
+        24, ge=8, le=64, description="of the source along each axis: their square are solved for"
     )
     supersampling: int = Field(
         4, ge=1, le=8, description="parts, along each axis, of a pixel of bright arcs"

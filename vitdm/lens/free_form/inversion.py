@@ -103,7 +103,16 @@ class Solution:
     def covariance(self) -> NDArray:
         """Return the covariance (m + k, m + k) of source and light, given the mass: A^-1."""
         inverse, _ = dpotri(self.root, lower=1)
-        return np.tril(inverse) + np.tril(inverse, -1).T
+        return np.tril(inverse) + np.tril(inverse, -1).T  # LAPACK fills the lower triangle
+
+    def prior_gradient(self) -> NDArray:
+        """Return the derivatives (2,) of the evidence by the logarithms of strength and kappa."""
+        mesh, prior, m = self.inversion.mesh, self.prior, len(self.source)
+        inverse, _ = dpotri(self.root, lower=1)
+        Q = prior.precision(mesh)
+        # d ln E / d ln Q: what the prior gains, less what source and its uncertainty cost
+        gain = 0.5 * (1 - Q * (self.source**2 + np.diag(inverse)[:m]))
+        return np.array([gain.sum(), gain @ mesh.precision_slope(prior.kappa, prior.nu)])
 
     def projected_curvature(self, J: NDArray) -> NDArray:
         """Return J^T J (p, p) without what source and light can imitate; J is (N, p)."""

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-import scipy.linalg
 import scipy.optimize
 from numpy.typing import NDArray
 
@@ -20,6 +19,9 @@ from vitdm.lens.free_form.inversion import Inversion, Prior, Solution
 from vitdm.lens.free_form.mass import deflection, deflection_and_derivatives
 from vitdm.lens.free_form.optics import Optics
 from vitdm.lens.free_form.source import Mesh
+
+FLATTEST = 0.85  # largest ellipticity
+KAPPAS = 0.2, 60.0  # of the prior: from the length of the box to that of a cell
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,12 +43,53 @@ class Point:
         return self.solution.chi2 / len(self.solution.residual)
 
 
+class Frame:
+    """How the box of a source follows the rays of the arcs, as the mass changes.
+
+    A mass that magnifies more makes all sources smaller. Were the box fixed, such masses would be
+    preferred, for a small source fits into the middle of any box. So its middle moves with the mean
+    of the rays ``weight`` (rays,) that meet the source plane near it at ``x``, ``y``, and its width
+    with their scatter.
+    """
+
+    def __init__(self, mesh: Mesh, weight: NDArray, x: NDArray, y: NDArray) -> None:
+        near = np.hypot(x - mesh.center[0], y - mesh.center[1]) < mesh.half_width
+        weight = weight * near
+        self.weight = weight / max(weight.sum(), 1e-300)
+        self.mean, self.scatter = self._moments(x, y)
+        self.center, self.half_width = np.array(mesh.center), mesh.half_width
+
+    def _moments(self, x: NDArray, y: NDArray) -> tuple[NDArray, float]:
+        mean = np.array([self.weight @ x, self.weight @ y])
+        return mean, math.sqrt(self.weight @ ((x - mean[0]) ** 2 + (y - mean[1]) ** 2))
+
+    def mesh(self, mesh: Mesh, x: NDArray, y: NDArray) -> Mesh:
+        """Return a mesh in the box that belongs to rays at x, y (rays,)."""
+        if not self.scatter > 0:
+            return mesh
+        mean, scatter = self._moments(x, y)
+        center = self.center + mean - self.mean
+        half_width = self.half_width * scatter / self.scatter
+        return replace(mesh, center=(float(center[0]), float(center[1])), half_width=half_width)
+
+    def slopes(self, by: NDArray, mesh: Mesh, x: NDArray, y: NDArray) -> NDArray:
+        """Return derivatives (p, 2, rays) of the rays' places, as seen from the moving box."""
+        if not self.scatter > 0:
+            return by
+        mean, scatter = self._moments(x, y)
+        off = np.array([x - mean[0], y - mean[1]])
+        of_center = by @ self.weight
+        of_width = np.einsum("pkr,kr->p", by, self.weight * off) / scatter**2  # of ln half width
+        place = np.array([x - mesh.center[0], y - mesh.center[1]])
+        return by - of_center[:, :, None] - of_width[:, None, None] * place
+
+
 class Posterior:
     """ln P of a mass (p,), given pixels (N,) of an image and their noise.
 
     ``light`` (N, k) are components of the lens galaxy, as seen through the PSF, with a normal prior
     of ``light_mean`` and ``light_sd`` (k,); ``mean`` and ``sd`` (p,) are those of the mass (sd: inf
-    for none, 0 for what is not free).
+    for none, 0 for what is not free). With a ``frame`` the box of a mesh follows the mass.
     """
 
     def __init__(
@@ -59,7 +102,9 @@ class Posterior:
         light_sd: NDArray,
         mean: NDArray,
         sd: NDArray,
+        frame: Frame | None = None,
     ) -> None:
+        self.frame = frame
         self.optics, self.weight = optics, 1 / noise
         self.data, self.light = data * self.weight, light * self.weight[:, None]
         self.light_mean, self.light_precision = light_mean, light_sd**-2.0
@@ -71,6 +116,7 @@ class Posterior:
         """Return the linear problem of a mass, and where (2, rays) the rays meet the source."""
         o = self.optics
         x, y = np.array([o.x, o.y]) - deflection(values, o.x, o.y)
+        mesh = self.frame.mesh(mesh, x, y) if self.frame else mesh
         matrix = np.hstack([o.matrix(mesh, x, y, self.weight), self.light])
         inversion = Inversion(
             *(matrix, self.data, mesh, self.light_mean, self.light_precision, self.log_weight)
@@ -92,32 +138,40 @@ class Posterior:
         mesh, free = s.inversion.mesh, self.free
         _, by = deflection_and_derivatives(point.values, o.x, o.y)
         by = -by[free]  # of the places in the source plane
+        if self.frame:
+            by = self.frame.slopes(by, mesh, point.x, point.y)
         _, along_x, along_y = mesh.gradient(s.source, point.x, point.y)
         J = o.seen(along_x * by[:, 0] + along_y * by[:, 1]) * self.weight
-        G = scipy.linalg.cho_solve((s.root, True), s.inversion.matrix.T, check_finite=False).T
+        G = s.inversion.matrix @ s.covariance()
         pull = o.pull(mesh, point.x, point.y, self.weight, G[:, : mesh.size])
         gradient = J @ s.residual - np.einsum("pkr,kr->p", by, pull)
         gradient -= (self.precision * (point.values - self.mean))[free]
         curvature = s.projected_curvature(J.T) + np.diag(self.precision[free])
         return gradient, curvature
 
-    def best_prior(self, point: Point, nu: float | None = None) -> Point:
+    def best_prior(self, point: Point) -> Point:
         """Return the point with the strength and length of the source's prior of most evidence."""
         inversion, start = point.solution.inversion, point.solution.prior
 
         def prior_of(logs: NDArray) -> Prior:
-            strength, kappa = np.exp(logs)
-            return Prior(float(strength), float(kappa), start.nu)
+            # strength / kappa^(2 nu) is what small scales feel: it hardly depends on kappa
+            kappa = math.exp(logs[1])
+            strength = math.exp(logs[0] + 2 * start.nu * logs[1])
+            return replace(start, strength=strength, kappa=kappa)
 
-        def against(logs: NDArray) -> float:
-            if not 0.2 < math.exp(logs[1]) < 60:
-                return math.inf
-            return -inversion.solve(prior_of(logs)).evidence
+        def against(logs: NDArray) -> tuple[float, NDArray]:
+            solution = inversion.solve(prior_of(logs))
+            by_strength, by_kappa = solution.prior_gradient()
+            gradient = np.array([by_strength, by_kappa + 2 * start.nu * by_strength])
+            return -solution.evidence, -gradient
 
-        first = np.log([start.strength, start.kappa])
-        simplex = first + np.array([[0, 0], [1.0, 0], [0, 0.5]])
-        options = {"initial_simplex": simplex, "xatol": 0.1, "fatol": 0.5, "maxfev": 40}
-        found = scipy.optimize.minimize(against, first, method="Nelder-Mead", options=options)
+        length = math.log(start.kappa)
+        first = np.array([math.log(start.strength) - 2 * start.nu * length, length])
+        within = [(first[0] - 12, first[0] + 12), np.log(KAPPAS)]
+        options = {"maxiter": 10, "ftol": 1e-7, "gtol": 0.3, "maxls": 8}
+        found = scipy.optimize.minimize(
+            against, first, method="L-BFGS-B", jac=True, bounds=within, options=options
+        )
         solution = inversion.solve(prior_of(found.x))
         return self.point(point.values, solution, point.x, point.y)
 
@@ -133,30 +187,54 @@ def climb(
     """Take steps up to the most probable mass; return it, and whether it was reached.
 
     ``largest`` (p,) are the largest steps. It is reached when an undamped step would gain less than
-    ``tolerance`` in ln P.
+    ``tolerance`` in ln P. What the curvature of variable projection lacks is learned from the
+    gradients on the way (Dennis, Gay & Welsch 1981, ACM Trans. Math. Softw. 7, 348).
     """
     damping, free = 1e-3, posterior.free
     gradient, curvature = posterior.derivatives(point)
+    lacking = np.zeros_like(curvature)
     for _ in range(steps):
-        undamped = np.linalg.solve(curvature, gradient)
-        if undamped @ gradient / 2 < tolerance:
+        whole = curvature + lacking
+        if np.linalg.eigvalsh(whole)[0] <= 0:
+            whole, lacking = curvature, np.zeros_like(curvature)
+        if gradient @ np.linalg.solve(whole, gradient) / 2 < tolerance:
             return point, True
-        scale = np.diag(curvature.diagonal())
-        step = np.linalg.solve(curvature + damping * scale, gradient)
+        step = np.linalg.solve(whole + damping * np.diag(curvature.diagonal()), gradient)
         step /= max(1.0, np.abs(step / largest[free]).max())
         values = point.values.copy()
         values[free] += step
-        s = point.solution
-        trial = posterior.at(values, s.inversion.mesh, s.prior)
-        if trial.log_probability > point.log_probability:
-            gain = trial.log_probability - point.log_probability
-            point, damping = trial, max(damping * 0.2, 1e-6)
-            progress(point)
-            if gain < tolerance:
-                return point, True
-            gradient, curvature = posterior.derivatives(point)
-        else:
+        solution = point.solution
+        trial = _allowed(posterior, values, solution)
+        if trial is None or trial.log_probability <= point.log_probability:
             damping = max(damping, 1e-3) * 8
             if damping > 1e4:
                 return point, False
+            continue
+        point, damping = trial, max(damping * 0.2, 1e-6)
+        progress(point)
+        before = gradient
+        gradient, curvature = posterior.derivatives(point)
+        lacking = _learned(lacking, step, before - gradient, curvature)
     return point, False
+
+
+def _allowed(posterior: Posterior, values: NDArray, solution: Solution) -> Point | None:
+    """Return the point of other values; None if no lens has them."""
+    theta_E, e1, e2 = values[:3]
+    if not (theta_E > 0 and math.hypot(e1, e2) < FLATTEST and 1.1 < values[7] < 2.9):
+        return None
+    return posterior.at(values, solution.inversion.mesh, solution.prior)
+
+
+def _learned(lacking: NDArray, step: NDArray, change: NDArray, curvature: NDArray) -> NDArray:
+    """Return what a curvature lacks to explain by a ``step`` the ``change`` of the gradient."""
+    along = change @ step
+    if along <= 0:
+        return np.zeros_like(lacking)
+    wanted = change - curvature @ step
+    now = step @ lacking @ step
+    if now:  # an old lack that is too large is reduced first
+        lacking = lacking * min(1.0, abs(step @ wanted) / abs(now))
+    left = wanted - lacking @ step
+    outer = np.outer(left, change)
+    return lacking + (outer + outer.T) / along - left @ step * np.outer(change, change) / along**2

@@ -14,13 +14,16 @@ from numpy.typing import NDArray
 
 from vitdm.config.free_form import FreeForm
 from vitdm.lens.free_form.inversion import Prior
-from vitdm.lens.free_form.mass import NAMES
+from vitdm.lens.free_form.mass import NAMES, deflection
 from vitdm.lens.free_form.posterior import Point, Posterior, climb
 from vitdm.lens.free_form.source import Mesh
 from vitdm.lens.free_form.view import Scene, View
 
 BLOCK = 0.1  # ", side of the blocks of pixels
-SPLINES, FINER = 10, 18  # along each axis: of all starts, and of the best
+SPLINES = 10  # along each axis
+FOLLOWS = 0.7  # mean ellipticity of the mass over that of the light
+COST = 400.0  # in ln P, of arcs that are not magnified: light that is not lensed imitates them
+CELLS, RAYS = 41, 301  # of the grids in source and image plane on which that is counted
 LARGEST = 2.3  # ", radius tried if none is given; at most this share of the half side:
 WITHIN = 0.75
 BRIGHTEST = 30.0  # of the mean chi^2 without arcs: what is above enlarges the noise
@@ -29,7 +32,7 @@ MARGIN, NARROW = (
     1.5,
 )  # half width of the box, over the radius of 90 % of the light; at the start
 APART = 0.07  # ", of the radii of two starts that are not the same
-STEPS, MORE = 3, 6
+STEPS = 3
 #: the largest steps, in the order of ``mass.NAMES``
 LARGEST_STEP = np.array([0.1, 0.1, 0.1, 0.05, 0.05, 0.05, 0.05, 0.1, *[0.02] * 6])
 
@@ -59,6 +62,19 @@ class MassPrior:
         mean[column["center_x"]], mean[column["center_y"]] = scene.center
         mean[column["slope"]] = settings.slope
         return cls(mean, sd)
+
+    def tight(self, scene: Scene) -> MassPrior:
+        """Return the narrower prior of a start: isothermal, and much like the light.
+
+        What is wrong with the image's other light would else be fitted by odd masses.
+        """
+        mean, sd = self.mean.copy(), self.sd.copy()
+        if scene.galaxy:
+            mean[1:3] = FOLLOWS * scene.galaxy.ellipticity
+        sd[1:7] = np.minimum(sd[1:7], [0.1, 0.1, 0.02, 0.02, 0.05, 0.05])
+        if not scene.galaxy:
+            sd[3:5] = self.sd[3:5]
+        return MassPrior(mean, sd).only("slope", "a")
 
     def only(self, *fixed: str) -> MassPrior:
         """Return the prior with parameters, of names that start so, fixed at their means."""
@@ -121,8 +137,6 @@ def _quantile(values: NDArray, weight: NDArray, share: float) -> float:
 
 def rays(view: View, values: NDArray) -> NDArray:
     """Return where (2, rays) the rays of a view meet the source plane."""
-    from vitdm.lens.free_form.mass import deflection
-
     o = view.optics
     return np.array([o.x, o.y]) - deflection(values, o.x, o.y)
 
@@ -138,45 +152,64 @@ def scan(scene: Scene, settings: FreeForm, fitted: NDArray) -> list[Point]:
     view = View(scene, fitted, scene.error(settings.model_error), binning)
     without = float(np.mean((view.data / view.noise) ** 2))
     enlarged = max(1.0, math.sqrt(without / BRIGHTEST))
-    prior = MassPrior.of(scene, settings).only("slope", "a")
+    prior = MassPrior.of(scene, settings).tight(scene)
     posterior, box = posterior_of(view, prior, enlarged), Box(view)
-    reach = min(fitted.shape) / 2 * scene.pixel_scale
-    low, high = settings.theta_E or (
-        max(0.3, 4 * scene.pixel_scale),
-        min(LARGEST, WITHIN * reach),
-    )
-    step = max(BLOCK, 2 * scene.pixel_scale)
+    source = Prior(brightness(view) ** -2.0, 4.0)
     points = []
-    for theta_E in np.arange(low, high + step / 2, step):
+    for theta_E in _radii(scene, settings):
         values = prior.mean.copy()
         values[0] = theta_E
-        values[1:3] += 1e-3
-        if scene.galaxy:
-            values[1:3] += scene.galaxy.ellipticity / 2
-        start = Prior(brightness(view) ** -2.0, 4.0)
-        points.append(_climbed(posterior, view, box, values, start, SPLINES, STEPS))
-    points = _distinct(points)[:6]
-    posterior = posterior_of(view, prior, max(1.0, enlarged / 2))
-    points = [
-        _climbed(posterior, view, box, point.values, point.solution.prior, FINER, MORE)
-        for point in points
-    ]
+        values[1:3] += 1e-3  # not round, where the axes have no direction
+        points.append(_climbed(posterior, view, box, values, source))
     return _distinct(points)
 
 
-def _climbed(
-    posterior: Posterior, view: View, box: Box, values: NDArray, prior: Prior, n: int, steps: int
-) -> Point:
-    x, y = rays(view, values)
-    point = posterior.at(values, box.mesh(x, y, n, margin=NARROW, focus=1.0, taper=0.0), prior)
-    point = posterior.best_prior(point)
-    return climb(posterior, point, LARGEST_STEP, steps, 0.5)[0]
+def _radii(scene: Scene, settings: FreeForm) -> NDArray:
+    """Return the Einstein radii ["] that are tried."""
+    reach = min(scene.data.shape) / 2 * scene.pixel_scale
+    smallest, largest = max(0.3, 4 * scene.pixel_scale), min(LARGEST, WITHIN * reach)
+    low, high = settings.theta_E or (smallest, max(largest, smallest))
+    step = max(BLOCK, 2 * scene.pixel_scale)
+    return np.arange(low, high + step / 2, step)
+
+
+def _climbed(posterior: Posterior, view: View, box: Box, values: NDArray, prior: Prior) -> Point:
+    mesh = box.mesh(*rays(view, values), SPLINES, margin=NARROW, focus=1.0, taper=0.0)
+    point = posterior.best_prior(posterior.at(values, mesh, prior))
+    return climb(posterior, point, LARGEST_STEP, STEPS, 0.5)[0]
 
 
 def _distinct(points: list[Point]) -> list[Point]:
-    """Return the points whose radii differ, the most probable first."""
+    """Return the points whose radii differ, the best first."""
     kept: list[Point] = []
-    for point in sorted(points, key=lambda point: -point.log_probability):
+    for point in sorted(points, key=score, reverse=True):
         if all(abs(point.values[0] - other.values[0]) > APART for other in kept):
             kept.append(point)
     return kept
+
+
+def score(point: Point) -> float:
+    """Return ln P of a start, less what it costs that its arcs are not magnified."""
+    mesh, modes = point.solution.inversion.mesh, point.solution.source
+    return point.log_probability - COST * (1 - magnified_share(point.values, mesh, modes))
+
+
+def magnified_share(values: NDArray, mesh: Mesh, modes: NDArray, by: float = 3.0) -> float:
+    """Return which share of the arcs' light comes from places that are magnified ``by`` so much.
+
+    Those are lensed into several images; ``modes`` are of the source on a ``mesh``.
+    """
+    axis = np.linspace(-1, 1, CELLS) * mesh.half_width
+    x, y = np.meshgrid(mesh.center[0] + axis, mesh.center[1] + axis)
+    source = np.clip(mesh.brightness(modes, x, y), 0, None)
+    # how many rays of a grid in the image plane meet each cell of the source plane
+    reach = 2.5 * values[0] + mesh.half_width
+    grid = np.linspace(-reach, reach, RAYS)
+    theta = np.array(np.meshgrid(values[3] + grid, values[4] + grid)).reshape(2, -1)
+    beta = theta - deflection(values, *theta)
+    step = axis[1] - axis[0]
+    edges = [np.append(axis - step / 2, axis[-1] + step / 2) + c for c in mesh.center]
+    rays = np.histogram2d(beta[1], beta[0], bins=edges[::-1])[0]
+    magnification = rays * ((grid[1] - grid[0]) / step) ** 2
+    light = source * magnification
+    return float(light[magnification > by].sum() / max(light.sum(), 1e-300))
