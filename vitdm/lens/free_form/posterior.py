@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
+import scipy.linalg
 import scipy.optimize
 from numpy.typing import NDArray
 
@@ -21,7 +22,8 @@ from vitdm.lens.free_form.optics import Optics
 from vitdm.lens.free_form.source import Mesh
 
 FLATTEST = 0.85  # largest ellipticity
-KINK = 2.0  # of ln P that is left where steps of any size lower it
+TRUSTED = 0.4, 10.0  # of the curvature of variable projection, that a learned one may be
+KINK = 5.0  # of ln P that is left where steps of any size lower it
 KAPPA = 5.0  # from which the prior's is looked for, beside the last one
 BALANCED = 3  # steps to the strength that belongs to it
 KAPPAS = 0.2, 60.0  # of the prior: from the length of the box to that of a cell
@@ -212,37 +214,42 @@ def climb(
 ) -> tuple[Point, bool]:
     """Take steps up to the most probable mass; return it, and whether it was reached.
 
-    ``largest`` (p,) are the largest steps. It is reached when an undamped step would gain less than
-    ``tolerance`` in ln P. What the curvature of variable projection lacks is learned from the
+    ``largest`` (p,) are the largest steps. It is reached when a step gains, or an undamped one would
+    gain, less than ``tolerance`` in ln P. What the curvature of variable projection lacks is learned from the
     gradients on the way (Dennis, Gay & Welsch 1981, ACM Trans. Math. Softw. 7, 348).
     """
     damping, free = 1e-3, posterior.free
     gradient, curvature = posterior.derivatives(point)
     lacking = np.zeros_like(curvature)
     for _ in range(steps):
-        whole = curvature + lacking
-        if np.linalg.eigvalsh(whole)[0] <= 0:
-            whole, lacking = curvature, np.zeros_like(curvature)
+        whole = _bounded(curvature + lacking, curvature)
         left = gradient @ np.linalg.solve(whole, gradient) / 2
         if left < tolerance:
             return point, True
         step = np.linalg.solve(whole + damping * np.diag(curvature.diagonal()), gradient)
         step /= max(1.0, np.abs(step / largest[free]).max())
         values = posterior.inside(point.values, step)
+        moved = values[free] - point.values[free]
         solution = point.solution
         trial = _allowed(posterior, values, solution)
         if trial is None or trial.log_probability <= point.log_probability:
-            damping = max(damping, 1e-3) * 8
+            damping = max(damping, 1e-3) * 4
             if damping > 1 and left < KINK:  # rays that enter the box make small kinks
                 return point, True
             if damping > 1e4:
                 return point, False
+            if trial is not None:  # a step too far tells how the gradient changes, too
+                there, _ = posterior.derivatives(trial)
+                lacking = _learned(lacking, moved, gradient - there, curvature)
             continue
+        gain = trial.log_probability - point.log_probability
         point, damping = trial, max(damping * 0.2, 1e-6)
         progress(point)
+        if gain < tolerance:
+            return point, True
         before = gradient
         gradient, curvature = posterior.derivatives(point)
-        lacking = _learned(lacking, step, before - gradient, curvature)
+        lacking = _learned(lacking, moved, before - gradient, curvature)
     return point, False
 
 
@@ -252,6 +259,13 @@ def _allowed(posterior: Posterior, values: NDArray, solution: Solution) -> Point
     if not (theta_E > 0 and math.hypot(e1, e2) < FLATTEST and 1.1 < values[7] < 2.9):
         return None
     return posterior.at(values, solution.inversion.mesh, solution.prior)
+
+
+def _bounded(whole: NDArray, curvature: NDArray) -> NDArray:
+    """Return a curvature within some factors of another, positive one, in all directions."""
+    ratios, vectors = scipy.linalg.eigh(whole, curvature)
+    turned = curvature @ vectors
+    return (turned * np.clip(ratios, *TRUSTED)) @ turned.T
 
 
 def _learned(lacking: NDArray, step: NDArray, change: NDArray, curvature: NDArray) -> NDArray:
