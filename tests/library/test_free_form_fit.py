@@ -160,6 +160,9 @@ def test_numbers_of_the_model_agree(model):
     assert list(table["name"]) == list(mass.NAMES)
     np.testing.assert_array_equal(table["value"], model.values)
     assert (table["unit"][:1] == "arcsec").all() and table["meaning"].str.len().min() > 5
+    light = model.galaxy.image()
+    np.testing.assert_allclose(light, model.lens_light, atol=1e-3 * light.max())
+    assert np.abs(light - model.lens_light).max() < 0.02 * simulated().noise.min()
     assert model.settings == FAST and model.observation.name == "lens.fits"
 
 
@@ -239,6 +242,22 @@ def test_an_arc_is_not_taken_for_the_galaxy():
     assert model.galaxy is None
 
 
+def test_a_fit_goes_on_from_another(model):
+    """From the mass of a Sersic fit, as good as from nothing; not if that has failed."""
+    told = []
+    found = {name: [true] for name, true in TRUTH.items()}
+    start = SimpleNamespace(chi2=[1.0], converged=[True], column=found.__getitem__)
+    again = fit(
+        observed(simulated()), FAST, start=start, progress=lambda stage, chi2: told.append(stage)
+    )
+    check(again)
+    off = np.abs(again.values - model.values) / model.errors
+    assert off.max() < 1.5 and again.evidence > model.evidence - 200
+    assert not [stage for stage in told if "16 x 16" in stage]
+    with pytest.raises(InputError, match="start: found 1 fits and 2 images"):
+        fit([observed(simulated())] * 2, FAST, start=start)
+
+
 def test_what_is_not_known_is_measured():
     """Noise from the image, the PSF as a number."""
     lens = simulated()
@@ -282,7 +301,7 @@ def test_images_that_cannot_be_fitted_are_named():
 def test_images_of_different_sizes_are_a_list(monkeypatch):
     """An image, an array of images, a list of both."""
     module = sys.modules["vitdm.lens.free_form.fit"]
-    monkeypatch.setattr(module, "_fit", lambda observation, settings, progress: observation)
+    monkeypatch.setattr(module, "_fit", lambda observation, *rest: observation)
     a, b = simulated().data, simulated((53, 62), (0.24, -0.16)).data
     assert fit(a, FAST, pixel_scale=0.1).shape == (56, 56)
     assert fit(np.ma.array(a), FAST, pixel_scale=0.1).pixel_scale == 0.1
@@ -295,7 +314,8 @@ def test_an_image_of_nothing_is_flagged():
     rng = np.random.default_rng(0)
     for image, noise in ((rng.standard_normal((40, 40)), 1.0), (np.ones((40, 40)), 1.0)):
         model = fit(Observation(image, noise, pixel_scale=SCALE), FAST)
-        assert "no_arcs" in model.flags and np.isfinite(model.values).all()
+        assert model.galaxy is None and "no_arcs" in model.flags
+        assert np.isfinite(model.values).all()
 
 
 # ------------------------------------------------------------------------------------- parts
@@ -325,6 +345,9 @@ def test_prior_of_the_mass():
     assert prior["theta_E"] == np.inf and prior["gamma1"] == prior["gamma2"] == 0
     assert prior["e2"] == settings.ellipticity_sd and prior["slope"] == settings.slope_sd
     assert prior["center_x"] == settings.light_offset and prior["a3_y"] == 0.02
+    unknown = observed(simulated(), psf=None)
+    fwhm = FAST.model_copy(update={"psf_fwhm": 3 * SCALE})
+    assert scene_of(unknown, fwhm).kernel.max() == pytest.approx(0.88 / 9, rel=0.05)
     mean = MassPrior.of(scene, settings).mean
     assert mean[7] == 2.0 and tuple(mean[3:5]) == scene.galaxy.center
     held = MassPrior.of(scene, settings).only("slope", "a")
