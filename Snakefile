@@ -18,7 +18,7 @@ from studies.code import Watched
 from studies.config.part import text_of
 from studies.contents import NOTEBOOKS, figures, tables
 from studies.stages import stages
-from studies.targets import ARTICLE, COMPARISON, RUN, SCORES, SKY, Targets, any_of
+from studies.targets import ARTICLE, COMPARISON, RUN, SCORES, SKY, SLACS, Targets, any_of
 from vitdm.config import save
 from vitdm.config.reading import read_yaml
 from vitdm.errors import InputError
@@ -55,6 +55,7 @@ wildcard_constraints:
     arm=any_of(CONFIG.study.arms),
     recipe=any_of(CONFIG.rates.recipes),
     real=any_of(T.sky),
+    lens=any_of(T.slacs_lenses),
     study=any_of(T.studies),
     which="seed|start",
     row=any_of(T.rows),

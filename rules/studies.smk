@@ -182,6 +182,46 @@ rule merge_real_sky:
         " --out {params.out:q} 2>&1 | tee {log:q}"
 
 
+rule slacs:  # a real lens, if it is there
+    input:
+        lambda wildcards: T.slacs_images(wildcards.lens),
+        settings=f"{OUT}/config/slacs.yaml",
+    output:
+        multiext(f"{OUT}/slacs/lenses/{{lens}}/", "lens.csv", "maps.npz", "lens.json"),
+    log:
+        f"{OUT}/logs/slacs_{{lens}}.log",
+    conda:
+        "../environment.yml"
+    params:
+        folder=subpath(input[0], parent=True),
+        out=subpath(output[0], parent=True),
+        code=CODE("studies.commands.slacs"),
+    shell:
+        "python -m studies slacs {params.folder:q} --config {input.settings:q} --out {params.out:q}"
+        " 2>&1 | tee {log:q}"
+
+
+rule merge_slacs:
+    input:
+        expand(f"{OUT}/slacs/lenses/{{lens}}/lens.csv", lens=T.slacs_lenses),
+        **T.slacs_known,
+        settings=f"{OUT}/config/merge_slacs.yaml",
+    output:
+        expand(f"{OUT}/slacs/all/{{file}}", file=SLACS),
+    log:
+        f"{OUT}/logs/merge_slacs.log",
+    conda:
+        "../environment.yml"
+    params:
+        lenses=expand(f"{OUT}/slacs/lenses/{{lens}}", lens=T.slacs_lenses),
+        known=[word for name, file in T.slacs_known.items() for word in (f"--{name}", file)],
+        out=subpath(output[0], parent=True),
+        code=CODE("studies.commands.merge_slacs"),
+    shell:
+        "python -m studies merge-slacs {params.lenses:q} {params.known:q} --config {input.settings:q}"
+        " --out {params.out:q} 2>&1 | tee {log:q}"
+
+
 if not CONFIG.publish:  # what is published reads the committed results of config/extended.yaml
 
     rule extended:

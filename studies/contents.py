@@ -252,7 +252,7 @@ NOTEBOOKS = (
         title="feature discovery",
         reads=lambda t: [*t.dataset, *t.processed, t.features, *t.fits, *t.population],
         settings=("seed", "data", "population", "populations.files", "real_images")
-        + ("preprocess", "features"),
+        + ("preprocess", "features", "slacs.images", "slacs.pixel_scale"),
         entries=(
             figure(
                 "perturbations",
@@ -293,6 +293,7 @@ NOTEBOOKS = (
                 lambda t: t.real_known,
             ),
             table("real_fits", lambda t: [*t.real_known, CUTOUTS], lambda t: t.real_known),
+            figure("live_fit", "slacs.one_lens", lambda t: t.slacs_lens),
             figure(
                 "gallery_*",
                 "populations.population_gallery",
@@ -457,6 +458,19 @@ NOTEBOOKS = (
                 "test.headline",
                 lambda t: [*t.dataset, *t.fits, *of_evaluation("metrics.json", "roc.csv")(t)],
             ),
+        ),
+    ),
+    Notebook(
+        "06_real_lenses",
+        title="real lenses",
+        reads=lambda t: [*t.slacs_lens, *t.slacs],
+        settings=("seed", "publish", "freeform", "slacs.images", "slacs.pixel_scale"),
+        entries=(
+            figure("one_lens", "slacs.one_lens", lambda t: t.slacs_lens),
+            table("one_lens", lambda t: t.slacs_lens),
+            figure("slacs", "slacs.fitted_lenses", lambda t: t.slacs, lambda t: t.slacs),
+            figure("slacs_radii", "slacs.fitted_radii", lambda t: t.slacs, lambda t: t.slacs),
+            table("slacs", lambda t: t.slacs, lambda t: t.slacs),
         ),
     ),
 )

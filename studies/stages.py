@@ -79,6 +79,9 @@ def stages(config: Config, targets: Targets | None = None) -> dict[str, Content]
         contents[f"real_sky_{name}"] = _real_set(config, name)
     if targets.sky:
         contents["merge_real_sky"] = _merged_sets(config, targets.sky)
+    if targets.slacs_lenses:
+        contents["slacs"] = pick(config, "freeform", "slacs.pixel_scale")
+        contents["merge_slacs"] = pick(config, "slacs.shown")
     for name in config.study.arms:
         for k in range(config.study.seeds):
             contents[f"search_{name}_{k}"] = _searching(config.arm(name, k))

@@ -28,8 +28,11 @@ SCORES = ("efficiency.csv", "sensitivity.csv", "efficiency.json")
 COMPARISON = tuple(f"comparison{end}" for end in (".csv", "_gains.csv", "_history.csv", ".json"))
 SKY_TABLES = tuple(f"real_sky{end}.csv" for end in ("", "_images", "_scores", "_shift", "_ranks"))
 SKY = (*SKY_TABLES, "real_sky.json")
+SLACS = ("slacs.csv", "slacs_maps.npz", "slacs.json")
 #: sources of the article and of the report on a user's own images, which name settings
 ARTICLE = ("paper.md", "report.md", "tables.yaml", "claims.yaml")
+#: a real lens that notebooks fit, if it is there
+LENS = "J0946+1006"
 #: what is known of real lenses
 CUTOUTS = "config/slacs.yaml"
 #: committed results of config/extended.yaml, which the article shows
@@ -421,14 +424,42 @@ class Targets:
 
     @cached_property
     def real(self) -> list[str]:
-        """The files in the folder of real lenses."""
-        place = self.config.real_images
-        return sorted(map(str, Path(place).rglob("*.*"))) if place else []
+        """The files in the folder of real lenses, but for those that are fitted one by one."""
+        place, others = self.config.real_images, self.config.slacs.images
+        files = Path(place).rglob("*.*") if place else []
+        return sorted(str(f) for f in files if not (others and f.is_relative_to(others)))
 
     @cached_property
     def real_known(self) -> list[str]:
         """Those of which enough is known to fit a lens."""
         return [file for file in self.real if Path(file).name in load_cutouts(CUTOUTS).cutouts]
+
+    @cached_property
+    def slacs_lenses(self) -> list[str]:
+        """The names of the lenses that are fitted with a source of free form."""
+        return self.config.slacs.present
+
+    def slacs_images(self, name: str) -> list[str]:
+        """Return the files of one of them: image, noise map and PSF."""
+        return sorted(map(str, Path(f"{self.config.slacs.images}/{name}").glob("*.fits")))
+
+    @property
+    def slacs_lens(self) -> list[str]:
+        """The files of the lens that notebooks fit, if it is there."""
+        return self.slacs_images(LENS) if self.config.slacs.images else []
+
+    @property
+    def slacs_known(self) -> dict[str, str]:
+        """What is known of these lenses beside their images, by the option that names it."""
+        chosen = self.config.slacs
+        files = {"published": f"{chosen.images}/published.csv", "notes": chosen.notes}
+        return {name: file for name, file in files.items() if file and Path(file).is_file()}
+
+    @property
+    def slacs(self) -> list[str]:
+        """The table of their fits, and the images of some."""
+        own = self.files("slacs/all", SLACS) if self.slacs_lenses else []
+        return own or self.extended(*SLACS)
 
     def extended(self, *names: str) -> list[str]:
         """Return committed results of config/extended.yaml, if the article is published."""
@@ -475,6 +506,7 @@ class Targets:
         paths += self.files("compare/all", COMPARISON) if self.rows else []
         paths += self.files("audit/table", ("audit.csv", "audit.json")) if self.audited else []
         paths += self.files("sky/all", SKY) if self.sky else []
+        paths += self.files("slacs/all", SLACS) if self.slacs_lenses else []
         for name in self.studies:
             paths += self.files(name, (f"{name}.csv", f"{name}.json"))
         return paths

@@ -18,6 +18,7 @@ from studies.config.studies import (
     RealSky,
     Report,
     Row,
+    Slacs,
     Study,
 )
 from studies.config.workflow import FEATURE_RUNS, Config
@@ -41,6 +42,7 @@ __all__ = [
     "RealSky",
     "Report",
     "Row",
+    "Slacs",
     "Study",
     "build",
     "check_data",

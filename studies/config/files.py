@@ -35,8 +35,8 @@ def build(content: dict[str, Any], source: str = "configuration") -> Config:
         stem = _stem(Path(os.path.expanduser(data).rstrip("/")).name)
         name = str(content.get("name", "data")).removesuffix(f"_{stem}")
         content |= {"name": f"{name}_{stem}", "publish": False}
-        # they are of simulated lenses
-        content |= {"efficiency": {}, "compare": {}, "audit": {}, "real_sky": {}}
+        # they are of the article
+        content |= {"efficiency": {}, "compare": {}, "audit": {}, "real_sky": {}, "slacs": {}}
         from vitdm.data.ingest import known_scale  # pandas and astropy: not for simulated images
 
         ingest = content.get("ingest", {})

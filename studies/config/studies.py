@@ -262,6 +262,28 @@ class RealSky(Section):
         return {name: chosen for name, chosen in self.sets.items() if Path(chosen.images).is_dir()}
 
 
+class Slacs(Section):
+    """Real lenses, each fitted with a source of free form (``studies.slacs``)."""
+
+    images: str | None = Field(
+        None, description="folder with a folder of FITS files for each lens; without it none"
+    )
+    names: list[str] = Field([], description="those of them that are fitted; none named: all")
+    pixel_scale: float = Field(
+        0.05, ge=PIXEL_SCALES[0], le=PIXEL_SCALES[1], description="arcsec, of all of them"
+    )
+    notes: str | None = Field(None, description="file (YAML): lens, and what is special about it")
+    shown: list[str] = Field([], description="lenses of the figure; none named: the first six")
+
+    @property
+    def present(self) -> list[str]:
+        """The names of the lenses that are fitted and whose images are there."""
+        folder = Path(self.images) if self.images else None
+        there = sorted(folder.glob("*/image.fits")) if folder else []
+        names = [file.parent.name for file in there]
+        return [name for name in names if not self.names or name in self.names]
+
+
 class Final(Section):
     """The final test: the best settings, trained on ``train`` and ``opt``, ``valid`` held out."""
 

@@ -17,6 +17,7 @@ from studies.config.studies import (
     Rates,
     RealSky,
     Report,
+    Slacs,
     Study,
 )
 from vitdm.bounds import MOST_IMAGES, MOST_PARTS
@@ -56,6 +57,7 @@ class Config(Settings):
     compare: Comparison = Comparison()
     audit: Audit = Audit()
     real_sky: RealSky = RealSky()
+    slacs: Slacs = Slacs()
     tune: Tune
     study: Study = Study()
     rates: Rates = Rates()

@@ -136,10 +136,14 @@ def unrolled_rings(
 # ------------------------------------------------------------------------------ the real sky
 
 
-def real_files(folder: str | None) -> list[Path]:
-    """Return the images in a folder and those below; none if there is no such folder."""
+def real_files(folder: str | None, without: str | None = None) -> list[Path]:
+    """Return the images in a folder and those below; none if there is no such folder.
+
+    Those in the folder ``without`` are left out: noise maps and PSFs are among them.
+    """
     paths = sorted(Path(folder).rglob("*")) if folder and Path(folder).is_dir() else []
-    return [file for file in paths if readers.suffix_of(file.name)]
+    paths = [file for file in paths if readers.suffix_of(file.name)]
+    return [file for file in paths if not (without and file.is_relative_to(without))]
 
 
 def real_lens(path: Path, image: np.ndarray, settings: Preprocess) -> RealLens:

@@ -134,3 +134,13 @@ def test_population_numbers_leave_out_what_is_missing():
     )
     assert populations.population_numbers(table) == {"auc_size_value_a_cdm": 0.5}
     assert populations.population_numbers(pd.DataFrame()) == {}
+
+
+def test_noise_maps_and_psfs_of_fitted_lenses_are_no_images_to_look_at(tmp_path):
+    for name in ("sky/one.fits", "slacs/J1/image.fits", "slacs/J1/psf.fits", "sky/notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = images.real_files(str(tmp_path), without=str(tmp_path / "slacs"))
+    assert found == [tmp_path / "sky/one.fits"]
+    assert len(images.real_files(str(tmp_path))) == 3
+    assert images.real_files(None) == images.real_files(str(tmp_path / "gone")) == []

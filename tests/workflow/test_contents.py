@@ -198,7 +198,7 @@ def test_what_is_not_among_the_contents_is_refused(out, tmp_path):
         out.figure(plt.figure(), "tune_best")
     assert not list(tmp_path.glob("*.csv"))
     with pytest.raises(InputError, match="expected one of 01_feature_discovery"):
-        contents.notebook("06")
+        contents.notebook("07")
 
 
 def test_names_made_in_a_loop():

@@ -1,5 +1,6 @@
 """A notebook opened by itself in a fresh clone: it makes the results that it shows."""
 
+import json
 import re
 
 import nbformat
@@ -46,6 +47,9 @@ def test_what_each_notebook_needs_is_planned(clone):
     for name, plan in plans.items():
         jobs = dict(re.findall(r"^(\w+) +(\d+)$", plan, re.M))
         assert f"{jobs['total']} jobs, some" in plan
+        if name == "06_real_lenses":  # its only input are real images, if they are there
+            assert set(jobs) == {"settings", "total"}
+            continue
         assert {"simulate", "preprocess", "settings"} <= jobs.keys(), name
         assert not [rule for rule in jobs if rule.startswith(("notebook", "paper"))]
         needs = {"03_model": "train", "04_optimisation": "search", "05_final_test": "evaluate"}
@@ -67,6 +71,18 @@ def test_a_notebook_opened_alone_makes_its_results(clone):
     assert "localrule settings" in (clone / "results/smoke/logs/notebook.log").read_text()
     drawn = {path.stem for path in (clone / "results/smoke/figures").glob("*.png")}
     assert {"lens_gallery", "noise", "unrolled_rings"} <= drawn
+
+
+def test_the_notebook_of_real_lenses_needs_nothing_else(clone):
+    """It fits a simulated lens, and says that the real ones are not there."""
+    source, executed = clone / "notebooks/06_real_lenses.py", clone / "lenses.ipynb"
+    answer = call(clone, *("-m", "jupytext", "--to", "ipynb", "--execute"), "-o", executed, source)
+    assert answer.returncode == 0, answer.stdout[-5000:]
+    outputs = [o for c in nbformat.read(executed, as_version=4).cells for o in c.get("outputs", [])]
+    said = "".join(output.get("text", "") for output in outputs)
+    assert "chi2 per pixel" in said and "No fits of real lenses" in said
+    assert (clone / "results/smoke/figures/one_lens.png").exists()
+    assert json.loads((clone / "results/smoke/numbers/06.json").read_text()) == {}
 
 
 def test_what_fails_is_told_in_a_few_lines(clone):

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("01_feature_discovery", "02_feature_comparison", "03_model", "04_optimisation")
-NAMES += ("05_final_test",)
+NAMES += ("05_final_test", "06_real_lenses")
 SMOKE = {
     "results": "results/smoke",
     "figures": "results/smoke/figures",

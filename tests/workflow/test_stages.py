@@ -48,9 +48,9 @@ OTHERS = {
     "population": ["model_ii", "model_iii"],
     "classes": [{"wdm": "cdm"}],
     "labels": ["labels.csv"],
-    "theta_E": [[0.5, 2.0]],
     "title": ["mine"],
     "author": ["me"],
+    "theta_E": [[0.5, 2.0]],
     "type": [],  # of a dimension: it has other keys, too
 }
 
@@ -61,6 +61,11 @@ def content(tmp_path_factory):
     content = load(SMOKE).model_dump(mode="json")
     for name, chosen in content["real_sky"]["sets"].items():
         chosen["images"] = str(tmp_path_factory.mktemp(name))
+    lenses = tmp_path_factory.mktemp("lenses")
+    for name in content["slacs"]["names"]:
+        (lenses / name).mkdir()
+        (lenses / name / "image.fits").touch()
+    content["slacs"]["images"] = str(lenses)
     return content
 
 
@@ -113,37 +118,38 @@ def changed(content, path, value):
 FITTED = ("train_spt_lsa_[!r]*", "train_spt_lsa_residual")  # runs that join features or residuals
 SEARCHES = ("tune", "search_*")
 MODELS = ("train_*", "efficiency_*", "compare_*", "rates_*", *SEARCHES)
-NB = {k: f"notebook_0{k}" for k in range(1, 6)}
+NB = {k: f"notebook_0{k}" for k in range(1, 7)}
+MERGED = ("merge_compare", "merge_real_sky")
 JOINING = (*FITTED, "train_final", "efficiency_*", "rates_*", *SEARCHES, "real_sky_*")
 
 #: keys, and the stages that read them; the first that fits counts
 EXPECTED = {
     "seed": (*MODELS, "simulate*", "ingest", "select", "ideal_observer", "invariance")
-    + ("known_lens", "evaluate", "merge_*", "audit", "real_sky_*", "notebook_*"),
+    + ("known_lens", "evaluate", *MERGED, "audit", "real_sky_*", "notebook_*"),
     "task": (*MODELS, "evaluate", "merge_compare", NB[3]),
     "n_images.*": ("simulate", "ingest"),
     "ingest.*": ("ingest",),
-    "preprocess.threshold": (*MODELS, "preprocess", "invariance", "merge_*", "real_sky_*")
+    "preprocess.threshold": (*MODELS, "preprocess", "invariance", *MERGED, "real_sky_*")
     + (NB[1], NB[3], NB[5], "features"),
-    "preprocess.*": (*MODELS, "preprocess", "invariance", "merge_*", "real_sky_*")
+    "preprocess.*": (*MODELS, "preprocess", "invariance", *MERGED, "real_sky_*")
     + (NB[1], NB[3], NB[5]),
     "features.groups": (*JOINING, "features", "select", "compare_*", "audit", "merge_real_sky")
     + (NB[1], NB[3], NB[5]),
     "features.*": (*JOINING, "features", "select", "compare_*", "audit", "merge_real_sky")
     + (NB[1], NB[3]),
     "lensfit.*": (*JOINING, "fit"),
-    "freeform.*": (),  # of `vitdm lens`, which is no stage of the article
+    "freeform.*": ("slacs", NB[6]),
     "selection.fdr": ("select", "merge_real_sky", NB[2], NB[5]),
     "selection.*": ("select", NB[2]),
-    "model.*": (*MODELS, "audit", "real_sky_*", "merge_*", NB[3]),
-    "train.learning_rate": (*MODELS, "audit", "real_sky_*", "merge_*", NB[3], NB[4]),
+    "model.*": (*MODELS, "audit", "real_sky_*", *MERGED, NB[3]),
+    "train.learning_rate": (*MODELS, "audit", "real_sky_*", *MERGED, NB[3], NB[4]),
     "train.epochs": ("train_[!f]*", "efficiency_*", "compare_*", "audit", "real_sky_*")
-    + ("merge_*", NB[3]),
-    "train.*": (*MODELS, "audit", "real_sky_*", "merge_*", NB[3]),
+    + (*MERGED, NB[3]),
+    "train.*": (*MODELS, "audit", "real_sky_*", *MERGED, NB[3]),
     "tune.metric": (*SEARCHES, "rates_*", "train_final", NB[4]),
     "tune.space.*": (*SEARCHES, "train_final", NB[3], NB[4]),
     "tune.*": (*SEARCHES, "train_final", NB[4]),
-    "evaluation.*": ("evaluate", "audit", "merge_*", NB[2], NB[3], NB[5]),
+    "evaluation.*": ("evaluate", "audit", *MERGED, NB[2], NB[3], NB[5]),
     "runs.*.label": ("efficiency_*", NB[2], NB[3]),
     "runs.*": ("train_*", "efficiency_*", NB[2], NB[3]),
     "efficiency.runs": ("efficiency_*",),
@@ -164,6 +170,10 @@ EXPECTED = {
     "real_sky.sets.*.n_*": ("real_sky_*", "merge_real_sky", "simulate_sky_*"),
     "real_sky.sets.*": ("real_sky_*", "merge_real_sky"),
     "real_sky.*": ("merge_real_sky",),
+    "slacs.images": ("slacs", "merge_slacs", NB[1], NB[6]),
+    "slacs.pixel_scale": ("slacs", NB[1], NB[6]),
+    "slacs.shown": ("merge_slacs",),
+    "slacs.*": (),  # which lenses there are, and a file
     "study.tune.*": ("search_*",),
     "study.arms.*.label": ("join_trials",),
     "study.arms.*": ("search_*",),
@@ -181,8 +191,8 @@ EXPECTED = {
     "efficiency.seeds": (),
     "study.seeds": ("search_*",),  # there are more of them
     "run_seeds": (NB[2], NB[3]),
-    "publish": (NB[3], NB[4], NB[5]),
-    "data": (NB[1], NB[2], NB[5], "simulate_*", "efficiency_*", "real_sky_*", "merge_*", "audit"),
+    "publish": (NB[3], NB[4], NB[5], NB[6]),
+    "data": (NB[1], NB[2], NB[5], "simulate_*", "efficiency_*", "real_sky_*", *MERGED, "audit"),
     "population": (NB[1], NB[2], NB[5]),
     "populations.files": (NB[1], NB[2], "simulate_populations_*"),
     "real_images": (NB[1],),

@@ -56,7 +56,7 @@ def plan(folder, *options):
     return status, text, {name: int(count) for name, count in jobs.items()}
 
 
-NOTEBOOKS = {f"notebook_0{k}": 1 for k in range(1, 6)}
+NOTEBOOKS = {f"notebook_0{k}": 1 for k in range(1, 7)}
 REST = {
     "preprocess": 1,
     "features": 1,
@@ -68,10 +68,11 @@ REST = {
     "join_trials": 2,
     "evaluate": 1,
 }
-REST |= {"train_final": 1, "convert_notebook": 5, "paper": 1, "all": 1} | NOTEBOOKS
+REST |= {"train_final": 1, "convert_notebook": 6, "paper": 1, "all": 1} | NOTEBOOKS
 
 
-def test_plan_of_simulated_lenses(folder):
+def test_plan_of_simulated_lenses(folder, monkeypatch):
+    monkeypatch.chdir(folder)  # without the real images of a clone
     status, text, jobs = plan(folder, "--configfile", "config/smoke.yaml")
     assert status == 0, text
     total = jobs.pop("total")
@@ -332,3 +333,27 @@ def test_real_images_are_asked_if_they_are_there(folder, tmp_path):
         fitted = before["lensfit_sample"] + ("lensfit" in chosen.sets[name].groups)
         assert jobs["lensfit_sample"] == fitted
         assert "real_sky.png" in text
+
+
+def test_real_lenses_are_fitted_one_by_one_if_they_are_there(folder, tmp_path):
+    """A job each, of those that are named, and the table with what is known of them."""
+    options, names = ("--configfile", "config/smoke.yaml"), SMOKE.slacs.names
+    _, text, before = plan(folder, *options)
+    assert "slacs" not in before and "figures/slacs" not in text
+    for name in (*names, "another"):
+        (tmp_path / name).mkdir()
+        for file in ("image.fits", "noise.fits", "psf.fits"):
+            (tmp_path / name / file).touch()
+    (tmp_path / "published.csv").touch()
+    more = tmp_path / "more.yaml"
+    more.write_text(yaml.safe_dump({"slacs": {"images": str(tmp_path)}}))
+    status, text, jobs = plan(folder, *options, str(more), "--printshellcmds")
+    assert status == 0, text
+    assert jobs["slacs"] == len(names) == 2 and jobs["merge_slacs"] == 1
+    (merge,) = re.findall(r"python -m studies merge-slacs .*", text)
+    assert f"--published {tmp_path}/published.csv --notes config/slacs_notes.yaml" in merge
+    assert "figures/slacs.png" in text and "figures/slacs_radii.png" in text
+    both = {"real_images": str(tmp_path), "slacs": {"images": str(tmp_path)}}
+    more.write_text(yaml.safe_dump(both))
+    _, text, _ = plan(folder, *options, str(more))
+    assert "real_lenses.png" not in text  # noise maps and PSFs are no images to look at

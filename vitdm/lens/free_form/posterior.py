@@ -21,6 +21,7 @@ from vitdm.lens.free_form.optics import Optics
 from vitdm.lens.free_form.source import Mesh
 
 FLATTEST = 0.85  # largest ellipticity
+KAPPA = 5.0  # from which the prior's is looked for, beside the last one
 KAPPAS = 0.2, 60.0  # of the prior: from the length of the box to that of a cell
 WIDE = 1e3  # s.d. of what has no prior
 
@@ -167,13 +168,22 @@ class Posterior:
             gradient = np.array([by_strength, by_kappa + 2 * start.nu * by_strength])
             return -solution.evidence, -gradient
 
-        length = math.log(start.kappa)
-        first = np.array([math.log(start.strength) - 2 * start.nu * length, length])
-        within = [(first[0] - 12, first[0] + 12), np.log(KAPPAS)]
+        small_scales = math.log(start.strength) - 2 * start.nu * math.log(start.kappa)
+        within = [(small_scales - 12, small_scales + 12), np.log(KAPPAS)]
         options = {"maxiter": 10, "ftol": 1e-7, "gtol": 0.3, "maxls": 8}
-        found = scipy.optimize.minimize(
-            against, first, method="L-BFGS-B", jac=True, bounds=within, options=options
-        )
+        # there may be two maxima: a source without a length, and one with it
+        tried = [
+            scipy.optimize.minimize(
+                against,
+                np.array([small_scales, math.log(kappa)]),
+                method="L-BFGS-B",
+                jac=True,
+                bounds=within,
+                options=options,
+            )
+            for kappa in (start.kappa, KAPPA)
+        ]
+        found = min(tried, key=lambda result: result.fun)
         solution = inversion.solve(prior_of(found.x))
         return self.point(point.values, solution, point.x, point.y)
 
