@@ -322,7 +322,7 @@ def test_the_top_of_a_parabola_is_found_in_one_step(case):
 def test_best_prior_has_the_most_evidence(case):
     mesh, lens, _ = case
     posterior = posterior_of(lens)
-    start = posterior.at(TRUTH, mesh, Prior(1.0, 15.0))
+    start = posterior.at(TRUTH, mesh, Prior(1e-5, 4.0))
     best = posterior.best_prior(start)
     found = best.solution.prior
     grid = [
