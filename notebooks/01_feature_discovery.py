@@ -567,7 +567,7 @@ if cutouts:
 # %%
 lens_name = "J0946+1006"  # one of the folders in data/real/slacs_hst
 simulated = 10  # the index of the simulated lens, if that folder is not there
-model_settings = {"slope_sd": 0.1, "shear_sd": 0.1, "m3_sd": 0.01, "m4_sd": 0.01, "splines": 28}
+model_settings = {"slope_sd": 0.1, "shear_sd": 0.1, "m3_sd": 0.01, "m4_sd": 0.01, "splines": 24}
 
 # %%
 observation = slacs.lens_to_fit(out.config, lens_name, simulated)

@@ -93,10 +93,10 @@ print(f"missing: {observation.mask.mean():.1%}; estimated or assumed: {observati
 #
 # **The fit** climbs $\ln E$ plus the priors of the mass by Levenberg–Marquardt steps with analytic
 # derivatives. Source and galaxy are integrated out, not held. It **starts** without a guess: all
-# Einstein radii in steps of 0.1″ are tried on a binned image with a coarse source, and the most
-# probable with a compact source is taken. Neighbours and cosmic rays that the model does not
-# explain are found with `sep` (Barbary 2016) and masked; then the mesh becomes finer, and slope and
-# multipoles become free.
+# Einstein radii in steps of 0.1″ are tried on a binned image with a coarse source and a mass whose
+# priors are tight, and the most probable one whose source is lensed into several images is taken.
+# Neighbours and cosmic rays that the model does not explain are found with `sep` (Barbary 2016) and
+# masked; then the mesh becomes finer, the priors those of the settings, and the multipoles free.
 
 # %%
 model = fit(observation, out.config.freeform)

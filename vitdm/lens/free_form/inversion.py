@@ -118,6 +118,18 @@ class Solution:
         gain = 0.5 * (1 - Q * (self.source**2 + np.diag(inverse)[:m]))
         return np.array([gain.sum(), gain @ mesh.precision_slope(prior.kappa, prior.nu)])
 
+    def balanced_strength(self) -> float:
+        """Return the strength with which the prior expects the source that was found.
+
+        A fixed point of the evidence (MacKay 1992, Neural Comput. 4, 415).
+        """
+        m = len(self.source)
+        inverse, _ = dpotri(self.root, lower=1)
+        Q = self.prior.precision(self.inversion.mesh)
+        measured = max(m - Q @ np.diag(inverse)[:m], 0.5)  # as of nothing but noise
+        change = measured / max(float(Q @ self.source**2), 1e-300)
+        return self.prior.strength * float(np.clip(change, 1e-3, 1e3))
+
     def projected_curvature(self, J: NDArray) -> NDArray:
         """Return J^T J (p, p) without what source and light can imitate; J is (N, p)."""
         K = self.inversion.matrix.T @ J

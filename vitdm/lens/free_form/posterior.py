@@ -22,6 +22,7 @@ from vitdm.lens.free_form.source import Mesh
 
 FLATTEST = 0.85  # largest ellipticity
 KAPPA = 5.0  # from which the prior's is looked for, beside the last one
+BALANCED = 3  # steps to the strength that belongs to it
 KAPPAS = 0.2, 60.0  # of the prior: from the length of the box to that of a cell
 WIDE = 1e3  # s.d. of what has no prior
 
@@ -168,21 +169,23 @@ class Posterior:
             gradient = np.array([by_strength, by_kappa + 2 * start.nu * by_strength])
             return -solution.evidence, -gradient
 
-        small_scales = math.log(start.strength) - 2 * start.nu * math.log(start.kappa)
-        within = [(small_scales - 12, small_scales + 12), np.log(KAPPAS)]
         options = {"maxiter": 10, "ftol": 1e-7, "gtol": 0.3, "maxls": 8}
+        tried = []
         # there may be two maxima: a source without a length, and one with it
-        tried = [
-            scipy.optimize.minimize(
-                against,
-                np.array([small_scales, math.log(kappa)]),
-                method="L-BFGS-B",
-                jac=True,
-                bounds=within,
-                options=options,
+        for kappa in (start.kappa, KAPPA):
+            strength = start.strength * (kappa / start.kappa) ** (2 * start.nu)
+            prior = replace(start, strength=strength, kappa=kappa)
+            for _ in range(BALANCED):
+                prior = replace(prior, strength=inversion.solve(prior).balanced_strength())
+            first = np.array(
+                [math.log(prior.strength) - 2 * start.nu * math.log(kappa), math.log(kappa)]
             )
-            for kappa in (start.kappa, KAPPA)
-        ]
+            within = [(first[0] - 12, first[0] + 12), np.log(KAPPAS)]
+            tried.append(
+                scipy.optimize.minimize(
+                    against, first, method="L-BFGS-B", jac=True, bounds=within, options=options
+                )
+            )
         found = min(tried, key=lambda result: result.fun)
         solution = inversion.solve(prior_of(found.x))
         return self.point(point.values, solution, point.x, point.y)
