@@ -23,7 +23,7 @@ from vitdm.lens.free_form.model import FLAGS
 from vitdm.lens.free_form.optics import Optics
 from vitdm.lens.free_form.scene import noise_map, scene_of
 from vitdm.lens.free_form.source import Mesh
-from vitdm.lens.free_form.start import LARGEST_STEP, Box, MassPrior, rays
+from vitdm.lens.free_form.start import LARGEST_STEP, Box, MassPrior, magnified_share, rays, score
 from vitdm.lens.free_form.view import View
 from vitdm.threads import one_thread
 
@@ -350,11 +350,29 @@ def test_prior_of_the_mass():
     assert scene_of(unknown, fwhm).kernel.max() == pytest.approx(0.88 / 9, rel=0.05)
     mean = MassPrior.of(scene, settings).mean
     assert mean[7] == 2.0 and tuple(mean[3:5]) == scene.galaxy.center
+    tight = MassPrior.of(scene, FAST).tight(scene)
+    assert (tight.sd[1:7] < 0.11).all() and (tight.sd[7:] == 0).all() and tight.mean[1] > 0.03
     held = MassPrior.of(scene, settings).only("slope", "a")
     np.testing.assert_array_equal(held.sd[7:], 0)
     assert (held.sd[:5] > 0).all()
     dark = scene_of(observed(simulated()), FAST.model_copy(update={"lens_light": False}))
     assert MassPrior.of(dark, FAST).sd[3] == FAST.center_offset and len(LARGEST_STEP) == 14
+
+
+def test_a_start_whose_arcs_are_not_magnified_counts_less():
+    """A source in the middle, with four images, and one far out, with one."""
+    values = np.array([*TRUTH.values(), *[0.0] * 6])
+    scores, shares = [], []
+    for x in (0.0, 3.0):
+        mesh = Mesh((x, 0.0), 0.2, 8)
+        modes = mesh.to_modes(np.ones((1, 64)))[0]
+        modes *= np.sign(mesh.brightness(modes, x, 0.0))
+        solution = SimpleNamespace(source=modes, inversion=SimpleNamespace(mesh=mesh))
+        point = SimpleNamespace(log_probability=-7.0, values=values, solution=solution)
+        shares.append(magnified_share(values, mesh, modes))
+        scores.append(score(point))
+    assert shares[0] > 0.95 and shares[1] < 0.05
+    assert scores[0] > -30 and scores[1] < -300
 
 
 def test_the_box_holds_the_source():

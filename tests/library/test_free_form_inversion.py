@@ -309,6 +309,17 @@ def test_steps_are_no_longer_than_the_largest(case):
     assert not climb(posterior, start, LARGEST / 50, 3, 0.01)[1]
 
 
+def test_a_step_to_no_lens_is_not_taken(case):
+    """The prior of the mass pulls to an ellipticity, slope or radius that there is not."""
+    mesh, lens, values = case
+    for k, (start, wrong) in {1: (0.8, 1.5), 7: (2.85, 3.3), 0: (0.02, -1.0)}.items():
+        mean, sd, here = values.copy(), np.zeros(14), values.copy()
+        mean[k], here[k], sd[k] = wrong, start, 1e-4
+        posterior = posterior_of(lens, mean, sd)
+        point, _ = climb(posterior, posterior.at(here, mesh, PRIOR), np.full(14, 0.5), 9, 1e-3)
+        assert abs(point.values[k] - wrong) > 0.1 and np.isfinite(point.log_probability)
+
+
 def test_the_top_of_a_parabola_is_found_in_one_step(case):
     """The prior of the mass alone, so narrow that the image says nothing."""
     mesh, lens, values = case
@@ -319,10 +330,11 @@ def test_the_top_of_a_parabola_is_found_in_one_step(case):
     np.testing.assert_allclose(point.values, values + 5e-7, atol=1e-8)
 
 
-def test_best_prior_has_the_most_evidence(case):
+@pytest.mark.parametrize("first", [(1e-5, 4.0), (1.0, 15.0), (1e-3, 1.0)])
+def test_best_prior_has_the_most_evidence(case, first):
     mesh, lens, _ = case
     posterior = posterior_of(lens)
-    start = posterior.at(TRUTH, mesh, Prior(1e-5, 4.0))
+    start = posterior.at(TRUTH, mesh, Prior(*first))
     best = posterior.best_prior(start)
     found = best.solution.prior
     grid = [
