@@ -54,7 +54,7 @@ INNER = 0.2  # ", radius about the centre that is not: the galaxy is too bright 
 TRUSTED = 3.0  # chi^2 of a Sérsic fit up to which its mass is near enough
 CLOSE = 20.0  # of the scores of two starts
 BRIGHT, MIDDLE = 8.0, 1.0  # sigmas of arcs: pixels divided into most parts, and into two
-TOLERANCE = 0.2  # of ln P that a step may still gain
+TOLERANCE = 0.5  # of ln P that a step may still gain: that of one standard deviation
 POOR, QUIET = 1.3, 0.35
 SEEN = 1.0  # of the half width of the source's box: pixels that see more than that are fitted
 TAPERS = 0.5, 1.0, 2.0, 3.0  # of the source's envelope, that are tried
@@ -235,7 +235,7 @@ def _fit(
         stage.prior, stage.follows = prior, True
         stage.fine(stage.region(SEEN), 20, ("a",), 8, TAPERS)
         stage.fine(stage.region(SEEN), settings.splines, (), 10)
-        view, reached = stage.fine(stage.fitted, settings.splines, (), 6)
+        view, reached = stage.fine(stage.fitted, settings.splines, (), 12)
     else:
         stage.prior, stage.follows = prior, True
         view, reached = stage.fine(stage.region(SEEN), settings.splines, (), 10, TAPERS[1:3])

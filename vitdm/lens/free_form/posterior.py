@@ -21,9 +21,11 @@ from vitdm.lens.free_form.optics import Optics
 from vitdm.lens.free_form.source import Mesh
 
 FLATTEST = 0.85  # largest ellipticity
+KINK = 2.0  # of ln P that is left where steps of any size lower it
 KAPPA = 5.0  # from which the prior's is looked for, beside the last one
 BALANCED = 3  # steps to the strength that belongs to it
 KAPPAS = 0.2, 60.0  # of the prior: from the length of the box to that of a cell
+FARTHEST = 4.0  # standard deviations of a parameter's prior that a fit may go
 WIDE = 1e3  # s.d. of what has no prior
 
 
@@ -136,6 +138,15 @@ class Posterior:
         penalty = float(self.precision @ (values - self.mean) ** 2) / 2
         return Point(values, solution.evidence - penalty, solution, x, y)
 
+    def inside(self, values: NDArray, step: NDArray) -> NDArray:
+        """Return the values (p,) after a step (f,) of what is free, as far as the prior reaches."""
+        values = values.copy()
+        values[self.free] += step
+        far = FARTHEST / np.sqrt(self.precision[self.free])
+        mean = self.mean[self.free]
+        values[self.free] = np.clip(values[self.free], mean - far, mean + far)
+        return values
+
     def derivatives(self, point: Point) -> tuple[NDArray, NDArray]:
         """Return the gradient (f,) of ln P by what is free, and its negative curvature (f, f)."""
         o, s = self.optics, point.solution
@@ -212,16 +223,18 @@ def climb(
         whole = curvature + lacking
         if np.linalg.eigvalsh(whole)[0] <= 0:
             whole, lacking = curvature, np.zeros_like(curvature)
-        if gradient @ np.linalg.solve(whole, gradient) / 2 < tolerance:
+        left = gradient @ np.linalg.solve(whole, gradient) / 2
+        if left < tolerance:
             return point, True
         step = np.linalg.solve(whole + damping * np.diag(curvature.diagonal()), gradient)
         step /= max(1.0, np.abs(step / largest[free]).max())
-        values = point.values.copy()
-        values[free] += step
+        values = posterior.inside(point.values, step)
         solution = point.solution
         trial = _allowed(posterior, values, solution)
         if trial is None or trial.log_probability <= point.log_probability:
             damping = max(damping, 1e-3) * 8
+            if damping > 1 and left < KINK:  # rays that enter the box make small kinks
+                return point, True
             if damping > 1e4:
                 return point, False
             continue

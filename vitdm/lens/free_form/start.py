@@ -101,7 +101,7 @@ class Box:
         bright = np.where(bright > significance * noise, bright, 0.0)
         self.weight = view.optics.at_rays(bright)
         self.smallest = 3 * view.scene.pixel_scale
-        self.largest = 0.5 * view.optics.reach
+        self.largest = 0.75 * view.optics.reach
         self.seen = bool(self.weight.any())
 
     def mesh(
