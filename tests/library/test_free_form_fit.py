@@ -23,7 +23,7 @@ from vitdm.lens.free_form.model import FLAGS
 from vitdm.lens.free_form.optics import Optics
 from vitdm.lens.free_form.scene import noise_map, scene_of
 from vitdm.lens.free_form.source import Mesh
-from vitdm.lens.free_form.start import LARGEST_STEP, Box, MassPrior, rays
+from vitdm.lens.free_form.start import LARGEST_STEP, Box, MassPrior, magnified_share, rays, score
 from vitdm.lens.free_form.view import View
 from vitdm.threads import one_thread
 
@@ -34,6 +34,7 @@ SOURCE = {"amp": 60.0, "R_sersic": 0.12, "n_sersic": 1.0, "e1": 0.1, "e2": 0.05}
 SOURCE |= {"center_x": 0.06, "center_y": 0.05}
 GALAXY = {"amp": 25.0, "R_sersic": 0.5, "n_sersic": 3.0, "e1": 0.08, "e2": -0.04}
 GALAXY |= {"center_x": 0.02, "center_y": -0.01}
+SHIFTED = 4.0  # largest mean square of 8 pulls: the source is not drawn from its prior
 #: fewer splines, starts and parts of pixels: a fit takes a second
 FAST = FreeForm(splines=12, supersampling=2, theta_E=(0.8, 1.2))
 SMOOTH = FAST.model_copy(update={"m1_sd": 0.0, "m3_sd": 0.0, "m4_sd": 0.0})
@@ -85,24 +86,13 @@ def observed(lens, **changes):
     return Observation(lens.data, **(known | changes))
 
 
-def check(model, center=(0.0, 0.0), sigmas=5.0):
-    """The mass is found within a few errors, and what is left is noise."""
-    truth = dict(TRUTH)
-    truth["center_x"] += center[0]
-    truth["center_y"] += center[1]
-    floor = {
-        "theta_E": 0.003,
-        "slope": 0.1,
-        "e1": 0.01,
-        "e2": 0.01,
-        "gamma1": 0.006,
-        "gamma2": 0.006,
-    }
-    for name, true in truth.items():
-        k = model.names.index(name)
-        off = abs(model.values[k] - true)
-        assert off < max(sigmas * model.errors[k], floor.get(name, 0.015)), (name, off)
-        assert off < 10 * floor.get(name, 0.015), (name, off)
+def check(model, center=(0.0, 0.0)):
+    """The mass is found within its errors, which are small, and what is left is noise."""
+    off = model.values[:8] - list(TRUTH.values())
+    off[3:5] -= center
+    assert (np.abs(off) < [0.004, 0.03, 0.03, 0.03, 0.03, 0.015, 0.015, 0.2]).all(), off
+    squares = off @ np.linalg.solve(model.covariance[:8, :8], off)
+    assert squares < 8 * SHIFTED, squares
     assert model.chi2 == pytest.approx(1, abs=0.12) and 0.75 < model.chi2_arcs < 1.15
     assert model.converged and not set(model.flags) & {"poor", "no_arcs", "single", "ambiguous"}
 
@@ -160,6 +150,9 @@ def test_numbers_of_the_model_agree(model):
     assert list(table["name"]) == list(mass.NAMES)
     np.testing.assert_array_equal(table["value"], model.values)
     assert (table["unit"][:1] == "arcsec").all() and table["meaning"].str.len().min() > 5
+    light = model.galaxy.image()
+    np.testing.assert_allclose(light, model.lens_light, atol=1e-3 * light.max())
+    assert np.abs(light - model.lens_light).max() < 0.02 * simulated().noise.min()
     assert model.settings == FAST and model.observation.name == "lens.fits"
 
 
@@ -239,6 +232,22 @@ def test_an_arc_is_not_taken_for_the_galaxy():
     assert model.galaxy is None
 
 
+def test_a_fit_goes_on_from_another(model):
+    """From the mass of a Sersic fit, as good as from nothing; not if that has failed."""
+    told = []
+    found = {name: [true] for name, true in TRUTH.items()}
+    start = SimpleNamespace(chi2=[1.0], converged=[True], column=found.__getitem__)
+    again = fit(
+        observed(simulated()), FAST, start=start, progress=lambda stage, chi2: told.append(stage)
+    )
+    check(again)
+    off = np.abs(again.values - model.values) / model.errors
+    assert off.max() < 1.5 and again.evidence > model.evidence - 200
+    assert not [stage for stage in told if "16 x 16" in stage]
+    with pytest.raises(InputError, match="start: found 1 fits and 2 images"):
+        fit([observed(simulated())] * 2, FAST, start=start)
+
+
 def test_what_is_not_known_is_measured():
     """Noise from the image, the PSF as a number."""
     lens = simulated()
@@ -282,7 +291,7 @@ def test_images_that_cannot_be_fitted_are_named():
 def test_images_of_different_sizes_are_a_list(monkeypatch):
     """An image, an array of images, a list of both."""
     module = sys.modules["vitdm.lens.free_form.fit"]
-    monkeypatch.setattr(module, "_fit", lambda observation, settings, progress, known: observation)
+    monkeypatch.setattr(module, "_fit", lambda observation, *rest: observation)
     a, b = simulated().data, simulated((53, 62), (0.24, -0.16)).data
     assert fit(a, FAST, pixel_scale=0.1).shape == (56, 56)
     assert fit(np.ma.array(a), FAST, pixel_scale=0.1).pixel_scale == 0.1
@@ -295,7 +304,8 @@ def test_an_image_of_nothing_is_flagged():
     rng = np.random.default_rng(0)
     for image, noise in ((rng.standard_normal((40, 40)), 1.0), (np.ones((40, 40)), 1.0)):
         model = fit(Observation(image, noise, pixel_scale=SCALE), FAST)
-        assert "no_arcs" in model.flags and np.isfinite(model.values).all()
+        assert model.galaxy is None and "no_arcs" in model.flags
+        assert np.isfinite(model.values).all()
 
 
 # ------------------------------------------------------------------------------------- parts
@@ -325,13 +335,34 @@ def test_prior_of_the_mass():
     assert prior["theta_E"] == np.inf and prior["gamma1"] == prior["gamma2"] == 0
     assert prior["e2"] == settings.ellipticity_sd and prior["slope"] == settings.slope_sd
     assert prior["center_x"] == settings.light_offset and prior["a3_y"] == 0.02
+    unknown = observed(simulated(), psf=None)
+    fwhm = FAST.model_copy(update={"psf_fwhm": 3 * SCALE})
+    assert scene_of(unknown, fwhm).kernel.max() == pytest.approx(0.88 / 9, rel=0.05)
     mean = MassPrior.of(scene, settings).mean
     assert mean[7] == 2.0 and tuple(mean[3:5]) == scene.galaxy.center
+    tight = MassPrior.of(scene, FAST).tight(scene)
+    assert (tight.sd[1:7] < 0.11).all() and (tight.sd[7:] == 0).all() and tight.mean[1] > 0.03
     held = MassPrior.of(scene, settings).only("slope", "a")
     np.testing.assert_array_equal(held.sd[7:], 0)
     assert (held.sd[:5] > 0).all()
     dark = scene_of(observed(simulated()), FAST.model_copy(update={"lens_light": False}))
     assert MassPrior.of(dark, FAST).sd[3] == FAST.center_offset and len(LARGEST_STEP) == 14
+
+
+def test_a_start_whose_arcs_are_not_magnified_counts_less():
+    """A source in the middle, with four images, and one far out, with one."""
+    values = np.array([*TRUTH.values(), *[0.0] * 6])
+    scores, shares = [], []
+    for x in (0.0, 3.0):
+        mesh = Mesh((x, 0.0), 0.2, 8)
+        modes = mesh.to_modes(np.ones((1, 64)))[0]
+        modes *= np.sign(mesh.brightness(modes, x, 0.0))
+        solution = SimpleNamespace(source=modes, inversion=SimpleNamespace(mesh=mesh))
+        point = SimpleNamespace(log_probability=-7.0, values=values, solution=solution)
+        shares.append(magnified_share(values, mesh, modes))
+        scores.append(score(point))
+    assert shares[0] > 0.95 and shares[1] < 0.05
+    assert scores[0] > -30 and scores[1] < -300
 
 
 def test_the_box_holds_the_source():

@@ -10,7 +10,7 @@ from scipy import stats
 from vitdm.lens.free_form import mass
 from vitdm.lens.free_form.inversion import Inversion, Prior
 from vitdm.lens.free_form.optics import Optics
-from vitdm.lens.free_form.posterior import Posterior, climb
+from vitdm.lens.free_form.posterior import Frame, Posterior, climb
 from vitdm.lens.free_form.source import Mesh
 from vitdm.threads import one_thread
 
@@ -101,6 +101,30 @@ def test_evidence_is_the_density_of_the_data(n_data, n_light):
     assert solution.chi2 == pytest.approx(float(residual @ residual))
 
 
+def test_slopes_of_the_evidence_by_the_prior():
+    mesh = Mesh((0.0, 0.0), 1.0, 4)
+    inversion = inversion_of(linear_problem(1, 40, mesh.size, 2), mesh)
+
+    def evidence(strength, kappa):
+        return inversion.solve(Prior(0.3 * math.exp(strength), 4 * math.exp(kappa), 1.5)).evidence
+
+    step = 1e-5
+    slopes = [
+        (evidence(step, 0) - evidence(-step, 0)) / (2 * step),
+        (evidence(0, step) - evidence(0, -step)) / (2 * step),
+    ]
+    found = inversion.solve(Prior(0.3, 4.0, 1.5)).prior_gradient()
+    np.testing.assert_allclose(found, slopes, rtol=1e-6)
+
+
+def test_too_weak_a_prior_is_still_one():
+    """Modes that the data say nothing of, and a prior below the digits of the matrix."""
+    mesh, problem = Mesh((0.0, 0.0), 1.0, 6), linear_problem(1, 8, 36, 1)
+    solution = inversion_of(problem, mesh).solve(Prior(1e-30, 4.0))
+    assert np.isfinite(solution.evidence) and np.isfinite(solution.source).all()
+    assert solution.evidence < inversion_of(problem, mesh).solve(Prior(1.0, 4.0)).evidence
+
+
 def test_curvature_leaves_out_what_the_source_can_imitate():
     mesh = Mesh((0.0, 0.0), 1.0, 4)
     problem = linear_problem(1, 40, mesh.size, 2)
@@ -185,16 +209,42 @@ def test_probability_is_evidence_times_prior(case):
     assert point.solution.evidence == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.parametrize("follows", [False, True], ids=["fixed box", "box that follows"])
 @pytest.mark.parametrize("k", range(14), ids=mass.NAMES)
-def test_gradient_is_that_of_finite_differences(case, k):
+def test_gradient_is_that_of_finite_differences(case, k, follows):
     """With the determinant's part: without it the slope is another."""
     mesh, lens, values = case
     posterior = posterior_of(lens)
+    if follows:
+        posterior.frame = frame(mesh, TRUTH)
     step = 1e-5 * (np.arange(14) == k)
     ahead, behind = (posterior.at(values + s * step, mesh, PRIOR) for s in (1, -1))
     slope = (ahead.log_probability - behind.log_probability) / 2e-5
     gradient, curvature = posterior.derivatives(posterior.at(values, mesh, PRIOR))
     assert gradient[k] == pytest.approx(slope, rel=1e-4, abs=1e-4 * math.sqrt(curvature[k, k]))
+
+
+def frame(mesh, values):
+    """The frame of a box for a mass, with weights that differ from ray to ray."""
+    x, y = np.array([OPTICS.x, OPTICS.y]) - mass.deflection(values, OPTICS.x, OPTICS.y)
+    return Frame(mesh, np.random.default_rng(0).random(len(x)) ** 4, x, y)
+
+
+def test_the_box_follows_magnification_and_place(case):
+    """Rays that are moved and stretched see the same box, moved and stretched."""
+    mesh, _, values = case
+    box = frame(mesh, values)
+    x, y = np.array([OPTICS.x, OPTICS.y]) - mass.deflection(values, OPTICS.x, OPTICS.y)
+    same, other = box.mesh(mesh, x, y), box.mesh(mesh, 0.3 + 2 * x, -0.1 + 2 * y)
+    assert same.center == pytest.approx(mesh.center) and same.half_width == pytest.approx(0.8)
+    assert other.half_width == pytest.approx(1.6) and other.n == mesh.n
+    modes = np.random.default_rng(0).standard_normal(mesh.size)
+    mean = np.array([x, y]) @ box.weight
+    moved = other.center - (np.array([0.3, -0.1]) + 2 * mean)
+    np.testing.assert_allclose(moved, mesh.center - mean, atol=1e-12)
+    assert other.brightness(modes, *(other.center + np.array([0.2, 0.4]))) == pytest.approx(
+        mesh.brightness(modes, *(mesh.center + np.array([0.1, 0.2])))
+    )
 
 
 def test_curvature_is_near_that_of_finite_differences(case):
@@ -235,6 +285,19 @@ def test_what_is_fixed_stays_and_the_rest_climbs(case):
     assert gradient @ np.linalg.solve(curvature, gradient) / 2 < 0.05
 
 
+def test_a_step_that_loses_is_not_taken(case):
+    """From so far away that whole steps overshoot."""
+    mesh, lens, _ = case
+    posterior, seen, tried = posterior_of(lens), [], []
+    far = TRUTH + 3 * np.where(np.isinf(SD), 0.03, SD) * np.tile([1, -1], 7)
+    start = posterior.at(far, mesh, PRIOR)
+    at = posterior.at
+    posterior.at = lambda *given: tried.append(at(*given)) or tried[-1]
+    climb(posterior, start, 10 * LARGEST, 15, 0.01, seen.append)
+    path = [start.log_probability] + [point.log_probability for point in seen]
+    assert len(tried) > len(seen) > 2 and (np.diff(path) > 0).all()
+
+
 def test_steps_are_no_longer_than_the_largest(case):
     mesh, lens, values = case
     posterior, seen = posterior_of(lens), []
@@ -244,6 +307,17 @@ def test_steps_are_no_longer_than_the_largest(case):
     ratio = np.abs(np.diff(path, axis=0) / (LARGEST / 50)).max(1)
     assert len(ratio) == 3 and (ratio < 1 + 1e-9).all() and ratio[0] == pytest.approx(1)
     assert not climb(posterior, start, LARGEST / 50, 3, 0.01)[1]
+
+
+def test_a_step_to_no_lens_is_not_taken(case):
+    """The prior of the mass pulls to an ellipticity, slope or radius that there is not."""
+    mesh, lens, values = case
+    for k, (start, wrong) in {1: (0.8, 1.5), 7: (2.85, 3.3), 0: (0.02, -1.0)}.items():
+        mean, sd, here = values.copy(), np.zeros(14), values.copy()
+        mean[k], here[k], sd[k] = wrong, start, 1e-4
+        posterior = posterior_of(lens, mean, sd)
+        point, _ = climb(posterior, posterior.at(here, mesh, PRIOR), np.full(14, 0.5), 9, 1e-3)
+        assert abs(point.values[k] - wrong) > 0.1 and np.isfinite(point.log_probability)
 
 
 def test_the_top_of_a_parabola_is_found_in_one_step(case):
@@ -256,10 +330,11 @@ def test_the_top_of_a_parabola_is_found_in_one_step(case):
     np.testing.assert_allclose(point.values, values + 5e-7, atol=1e-8)
 
 
-def test_best_prior_has_the_most_evidence(case):
+@pytest.mark.parametrize("first", [(1e-5, 4.0), (1.0, 15.0), (1e-3, 1.0)])
+def test_best_prior_has_the_most_evidence(case, first):
     mesh, lens, _ = case
     posterior = posterior_of(lens)
-    start = posterior.at(TRUTH, mesh, Prior(1.0, 15.0))
+    start = posterior.at(TRUTH, mesh, Prior(*first))
     best = posterior.best_prior(start)
     found = best.solution.prior
     grid = [

@@ -370,6 +370,7 @@ def test_blocks_see_the_sum_of_their_pixels(binning, sides):
         assert abs(shift) < 0.03  # px
     np.testing.assert_allclose(view.noise, k)
     np.testing.assert_allclose(view.light, k**2)
+    assert view.light_sd.tolist() == [1.0]  # the sky
 
 
 def direct_plain(brightness, shape, psf):
@@ -424,3 +425,5 @@ def test_blocks_weigh_their_pixels_by_the_noise():
                 assert view.noise[k] == pytest.approx(4 / math.sqrt(w.sum()))
                 k += 1
     assert k == len(view.data) == len(view.light)
+    three = View(scene(data, noise, kernel(3, 3), good, np.ones((3, 24, 25))), fitted, noise)
+    assert three.light_sd.tolist() == [0.1, 0.1, 1.0] and three.light.shape[1] == 3
