@@ -214,9 +214,10 @@ def climb(
 ) -> tuple[Point, bool]:
     """Take steps up to the most probable mass; return it, and whether it was reached.
 
-    ``largest`` (p,) are the largest steps. It is reached when a step gains, or an undamped one would
-    gain, less than ``tolerance`` in ln P. What the curvature of variable projection lacks is learned from the
-    gradients on the way (Dennis, Gay & Welsch 1981, ACM Trans. Math. Softw. 7, 348).
+    ``largest`` (p,) are the largest steps. It is reached when a step gains, or an undamped one
+    would gain, less than ``tolerance`` in ln P. What the curvature of variable projection lacks is
+    learned from the gradients on the way (Dennis, Gay & Welsch 1981, ACM Trans. Math. Softw. 7,
+    348).
     """
     damping, free = 1e-3, posterior.free
     gradient, curvature = posterior.derivatives(point)
