@@ -317,7 +317,8 @@ def test_readme_commands_lead_from_images_to_a_test(tmp_path, monkeypatch, capsy
     assert settings.keys() - few.keys() == {"features", "model"}
     Path("data").mkdir()
     Path("data/example.yaml").write_text(yaml.safe_dump(settings | few))
-    _, *stages = commands()
+    _, real, *stages = commands()
+    assert real[0] == "lens"  # its images are not here: tests/workflow/test_lens_command.py
     for words in stages:
         run(words, capsys)
     assert [words[0] for words in stages[-2:]] == ["train", "evaluate"]
