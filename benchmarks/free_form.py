@@ -456,7 +456,7 @@ def main() -> None:
     parts = ("others", "profile", "size")
     parser.add_argument("--only", nargs="+", choices=parts, default=parts)
     parser.add_argument("--repeats", type=int, default=2, help="turns of both codes")
-    parser.add_argument("--order", type=int, default=25, help="of lenstronomy's shapelets")
+    parser.add_argument("--order", type=int, default=28, help="of lenstronomy's shapelets")
     parser.add_argument("--supersampling", type=int, default=1, help="of lenstronomy's rays")
     parser.add_argument("--limit", type=float, default=330, help="s of lenstronomy, a turn")
     parser.add_argument("--lenses", type=int, default=7, help="of each size")
