@@ -73,7 +73,7 @@ def fit(
     """Fit a lens with a source of free form to each image: an image (H, W), observations, or both.
 
     One image gives one model, a list or an array (n, H, W) a list. ``start``: fits of the same
-    images with Sérsic sources, from which those that converged go on, in a tenth of a second; the
+    images with Sérsic sources, from which those that converged go on, in about a second; the
     others, and real lenses, are begun anew. ``pixel_scale`` [arcsec] and ``gain``, the variance of
     the photon noise per brightness, hold for those that do not tell them.
     ``progress(stage, chi2)`` is called as the fit goes on. InputError if the scale of an image is
