@@ -86,7 +86,7 @@ class Optics:
         patches, starts, corners = _patches(mesh.layout, x, y, self.share, self.first)
         splines = np.zeros((len(weight), mesh.size))
         pixels = self.slot, self.row, self.column, self.kernel, weight
-        _spread(patches, starts, corners, mesh.n, *pixels, splines)
+        _exchange(patches, starts, corners, mesh.n, *pixels, splines, False)
         return mesh.to_modes(splines)
 
     def pull(self, mesh: Mesh, x: NDArray, y: NDArray, weight: NDArray, rows: NDArray) -> NDArray:
@@ -94,7 +94,7 @@ class Optics:
         patches, starts, corners = _patches(mesh.layout, x, y, self.share, self.first)
         patches[:] = 0
         pixels = self.slot, self.row, self.column, self.kernel, weight
-        _gather(patches, starts, corners, mesh.n, *pixels, mesh.from_modes(rows))
+        _exchange(patches, starts, corners, mesh.n, *pixels, mesh.from_modes(rows), True)
         return _slopes(mesh.layout, x, y, self.share, self.first, patches, starts, corners)
 
 
@@ -166,8 +166,11 @@ def _patches(layout, x, y, share, first):
 
 
 @compiled
-def _spread(patches, starts, corners, n, slot, row, column, kernel, weight, out):
-    """Add what the fitted pixels see of all patches to ``out`` (fitted, splines)."""
+def _exchange(patches, starts, corners, n, slot, row, column, kernel, weight, rows, gather):
+    """Add what the fitted pixels see of all patches to ``rows`` (fitted, splines).
+
+    If ``gather``, the other way round: add to each patch the rows of all pixels that see it.
+    """
     height, width = slot.shape
     tall, wide = kernel.shape
     up, left = (tall - 1) // 2, (wide - 1) // 2
@@ -188,36 +191,12 @@ def _spread(patches, starts, corners, n, slot, row, column, kernel, weight, out)
                 across = corners[p, 2]
                 for line in range(corners[p, 3]):
                     to = (corners[p, 1] + line) * n + corners[p, 0]
-                    for k in range(across):
-                        out[i, to + k] += strength * patches[at + k]
-                    at += across
-
-
-@compiled
-def _gather(patches, starts, corners, n, slot, row, column, kernel, weight, rows):
-    """Add to each patch the ``rows`` (fitted, splines) of all pixels that see it."""
-    height, width = slot.shape
-    tall, wide = kernel.shape
-    up, left = (tall - 1) // 2, (wide - 1) // 2
-    for i in range(row.size):
-        for a in range(tall):
-            r = row[i] + up - a
-            if r < 0 or r >= height:
-                continue
-            for b in range(wide):
-                c = column[i] + left - b
-                if c < 0 or c >= width:
-                    continue
-                p = slot[r, c]
-                if p < 0 or corners[p, 2] == 0:
-                    continue
-                strength = kernel[a, b] * weight[i]
-                at = starts[p]
-                across = corners[p, 2]
-                for line in range(corners[p, 3]):
-                    frm = (corners[p, 1] + line) * n + corners[p, 0]
-                    for k in range(across):
-                        patches[at + k] += strength * rows[i, frm + k]
+                    if gather:
+                        for k in range(across):
+                            patches[at + k] += strength * rows[i, to + k]
+                    else:
+                        for k in range(across):
+                            rows[i, to + k] += strength * patches[at + k]
                     at += across
 
 

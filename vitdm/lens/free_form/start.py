@@ -102,7 +102,6 @@ class Box:
         self.weight = view.optics.at_rays(bright)
         self.smallest = 3 * view.scene.pixel_scale
         self.largest = 0.75 * view.optics.reach
-        self.seen = bool(self.weight.any())
 
     def mesh(
         self,

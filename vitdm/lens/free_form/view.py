@@ -70,7 +70,7 @@ class View:
         samples: NDArray | None = None,
     ) -> None:
         k, (height, width) = binning, scene.data.shape
-        self.scene, self.binning, scale = scene, k, scene.pixel_scale * binning
+        self.scene, scale = scene, scene.pixel_scale * k
         weight = np.where(scene.good & fitted, noise**-2.0, 0.0)
         total = _blocks(weight, k)
         self.fitted = total > 0
