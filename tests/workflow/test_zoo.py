@@ -55,7 +55,7 @@ def test_every_notebook_and_the_report_stand_it(images, settings, tmp_path, monk
     data = zoo.written(tmp_path / "images", images(np.random.default_rng(5)))
     out = zoo.run(tmp_path, data, **settings)
     numbers = sorted((out / "numbers").glob("*.json"))
-    assert [file.stem for file in numbers] == ["01", "02", "03", "04", "05"]
+    assert [file.stem for file in numbers] == ["01", "02", "03", "04", "05", "06"]
     assert len(list((out / "figures").glob("*.png"))) >= 26
     assert (out / "paper/report.pdf").read_bytes().startswith(b"%PDF")
     page = " ".join((out / "paper/report.html").read_text().split())
