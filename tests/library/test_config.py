@@ -360,7 +360,9 @@ def test_residual_maps_must_match_the_images(change):
     [("simulate", "tiny"), ("../x/lenses.tgz", "tiny_lenses.tgz"), ("/a/b/", "tiny_b")]
     + [("my images", "tiny_my_images_0999b2"), ("..", "tiny_data")],
 )
-def test_data_from_files_gets_a_name_of_its_own(data, name):
+def test_data_from_files_gets_a_name_of_its_own(data, name, tmp_path, monkeypatch):
+    (tmp_path / "a/b").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "a/b")  # ".." is looked into: other tests must not lie there
     settings = workflow.build(SETTINGS | {"data": data, "publish": True})
     assert settings.name == name and settings.publish == (data == "simulate")
     assert settings.results == f"results/{name}" and settings.data == data
