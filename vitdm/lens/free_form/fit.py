@@ -398,11 +398,7 @@ def _flags(
 
 
 def _crowded(model: LensModel, bright: NDArray) -> bool:
-    near = (
-        model.neighbours[model.neighbours["kind"] == "neighbour"] if len(model.neighbours) else []
-    )
-    if not len(near):
-        return False
-    distance = np.hypot(near["x"], near["y"])
-    within = near["flux"][distance < 2 * model.values[0]]
-    return bool(len(within) and within.max() > model.arcs[bright].sum())
+    table, (x, y) = model.neighbours, model.values[3:5]
+    near = np.hypot(table["x"] - x, table["y"] - y) < 2 * model.values[0]
+    fluxes = table["flux"][near & (table["kind"] == "neighbour")]
+    return bool(len(fluxes) and fluxes.max() > model.arcs[bright].sum())

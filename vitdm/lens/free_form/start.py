@@ -27,10 +27,8 @@ CELLS, RAYS = 41, 301  # of the grids in source and image plane on which that is
 LARGEST = 2.3  # ", radius tried if none is given; at most this share of the half side:
 WITHIN = 0.75
 BRIGHTEST = 30.0  # of the mean chi^2 without arcs: what is above enlarges the noise
-MARGIN, NARROW = (
-    4.0,
-    1.5,
-)  # half width of the box, over the radius of 90 % of the light; at the start
+#: half width of the box over the radius that holds 90 % of the light; the same at the start
+MARGIN, NARROW = 4.0, 1.5
 APART = 0.07  # ", of the radii of two starts that are not the same
 STEPS = 3
 #: the largest steps, in the order of ``mass.NAMES``
@@ -103,15 +101,7 @@ class Box:
         self.smallest = 3 * view.scene.pixel_scale
         self.largest = 0.75 * view.optics.reach
 
-    def mesh(
-        self,
-        x: NDArray,
-        y: NDArray,
-        n: int,
-        share: float = 0.9,
-        margin: float = MARGIN,
-        **shape: float,
-    ) -> Mesh:
+    def mesh(self, x: NDArray, y: NDArray, n: int, margin: float = MARGIN, **shape: float) -> Mesh:
         """Return the mesh of n x n splines for rays that meet the source plane at x, y (rays,).
 
         Its half width is ``margin`` times the radius that holds 90 % of the light.
@@ -123,9 +113,8 @@ class Box:
         center_x, center_y = _quantile(x, weight, 0.5), _quantile(y, weight, 0.5)
         distance = np.maximum(np.abs(x - center_x), np.abs(y - center_y))
         half = margin * _quantile(distance, weight, 0.9)
-        return Mesh(
-            (center_x, center_y), float(np.clip(half, self.smallest, self.largest)), n, **shape
-        )
+        half = float(np.clip(half, self.smallest, self.largest))
+        return Mesh((center_x, center_y), half, n, **shape)
 
 
 def _quantile(values: NDArray, weight: NDArray, share: float) -> float:
