@@ -18,7 +18,7 @@ from vitdm.config import FreeForm
 from vitdm.errors import InputError
 from vitdm.lens import fit
 from vitdm.lens.free_form import mass
-from vitdm.lens.free_form.fit import arcs_of
+from vitdm.lens.free_form.fit import _crowded, arcs_of
 from vitdm.lens.free_form.model import FLAGS
 from vitdm.lens.free_form.optics import Optics
 from vitdm.lens.free_form.scene import noise_map, scene_of
@@ -402,3 +402,20 @@ def test_noise_map(given):
 def test_empty_table_of_neighbours(model):
     assert isinstance(model.neighbours, pd.DataFrame)
     assert list(model.neighbours) == ["x", "y", "flux", "radius", "kind", "masked"]
+
+
+@pytest.mark.parametrize(
+    ("x", "flux", "kind", "crowded"),
+    [
+        (3.0, 5.0, "neighbour", True),  # 2 arcsec from the lens, which lies at x = 1 arcsec
+        (3.0, 3.0, "neighbour", False),  # fainter than the arcs
+        (3.0, 5.0, "cosmic_ray", False),
+        (-1.5, 5.0, "neighbour", False),  # near the middle of the image, not the lens
+    ],
+)
+def test_bright_neighbours_are_counted_from_the_lens(x, flux, kind, crowded):
+    table = pd.DataFrame({"x": [x], "y": [0.0], "flux": [flux], "kind": [kind]})
+    values = np.array([1.1, 0.0, 0.0, 1.0, 0.0, *[0.0] * 9])
+    model = SimpleNamespace(neighbours=table, values=values, arcs=np.ones((2, 2)))
+    assert _crowded(model, np.ones((2, 2), bool)) == crowded
+    assert not _crowded(SimpleNamespace(**vars(model) | {"neighbours": table[:0]}), model.arcs > 0)

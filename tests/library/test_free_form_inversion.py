@@ -10,7 +10,7 @@ from scipy import stats
 from vitdm.lens.free_form import mass
 from vitdm.lens.free_form.inversion import Inversion, Prior
 from vitdm.lens.free_form.optics import Optics
-from vitdm.lens.free_form.posterior import Frame, Posterior, climb
+from vitdm.lens.free_form.posterior import TRUSTED, Frame, Posterior, _bounded, climb
 from vitdm.lens.free_form.source import Mesh
 from vitdm.threads import one_thread
 
@@ -415,3 +415,10 @@ def test_pulls_of_the_mass_are_normal(drawn):
     assert (gains > -0.1).all() and abs(gains.mean() - 7) < 4 * math.sqrt(7 / N)
     left = np.array([row["left"] for row in drawn])
     assert (left < 1.1).all() and (left > 0.7).all()
+
+
+def test_a_learned_curvature_stays_near_that_of_variable_projection():
+    curvature = np.diag([4.0, 1.0, 9.0])
+    learned = np.diag([-4.0, 2.0, 900.0])  # no maximum, believable, far too sharp
+    expected = [4 * TRUSTED[0], 2.0, 9 * TRUSTED[1]]
+    np.testing.assert_allclose(_bounded(learned, curvature), np.diag(expected), atol=1e-12)
