@@ -121,7 +121,7 @@ def _write(model: LensModel, folder: Path) -> None:
 
     files.write(model, folder)
     coolest.write(model, folder / "coolest")
-    picture(model).savefig(folder / "lens.png", metadata={"Software": None})
+    picture(model).savefig(folder / "lens.png", dpi="figure", metadata={"Software": None})
 
 
 def _row(model: LensModel) -> dict[str, Any]:
