@@ -463,7 +463,7 @@ NOTEBOOKS = (
     Notebook(
         "06_real_lenses",
         title="real lenses",
-        reads=lambda t: [*t.slacs_lens, *t.slacs],
+        reads=lambda t: [*t.slacs_lens, *t.slacs, *t.misspecification],
         settings=("seed", "publish", "freeform", "slacs.images", "slacs.pixel_scale"),
         entries=(
             figure("one_lens", "slacs.one_lens", lambda t: t.slacs_lens),
@@ -471,6 +471,17 @@ NOTEBOOKS = (
             figure("slacs", "slacs.fitted_lenses", lambda t: t.slacs, lambda t: t.slacs),
             figure("slacs_radii", "slacs.fitted_radii", lambda t: t.slacs, lambda t: t.slacs),
             table("slacs", lambda t: t.slacs, lambda t: t.slacs),
+            figure(
+                "misspecification",
+                "misspecification.misspecification",
+                lambda t: t.misspecification,
+                lambda t: t.misspecification,
+            ),
+            table(
+                "misspecification",
+                lambda t: t.misspecification,
+                lambda t: t.misspecification,
+            ),
         ),
     ),
 )

@@ -66,6 +66,7 @@ def content(tmp_path_factory):
         (lenses / name).mkdir()
         (lenses / name / "image.fits").touch()
     content["slacs"]["images"] = str(lenses)
+    content["misspecification"]["rows"] = ["nominal", "psf_plus_10"]
     return content
 
 
@@ -125,7 +126,8 @@ JOINING = (*FITTED, "train_final", "efficiency_*", "rates_*", *SEARCHES, "real_s
 #: keys, and the stages that read them; the first that fits counts
 EXPECTED = {
     "seed": (*MODELS, "simulate*", "ingest", "select", "ideal_observer", "invariance")
-    + ("known_lens", "evaluate", *MERGED, "audit", "real_sky_*", "notebook_*"),
+    + ("known_lens", "evaluate", *MERGED, "audit", "real_sky_*", "notebook_*")
+    + ("misspecification", "merge_misspecification"),
     "task": (*MODELS, "evaluate", "merge_compare", NB[3]),
     "n_images.*": ("simulate", "ingest"),
     "ingest.*": ("ingest",),
@@ -174,6 +176,8 @@ EXPECTED = {
     "slacs.pixel_scale": ("slacs", NB[1], NB[6]),
     "slacs.shown": ("merge_slacs",),
     "slacs.*": (),  # which lenses there are, and a file
+    "misspecification.rows": ("merge_misspecification",),
+    "misspecification.*": ("misspecification", "merge_misspecification"),
     "study.tune.*": ("search_*",),
     "study.arms.*.label": ("join_trials",),
     "study.arms.*": ("search_*",),
