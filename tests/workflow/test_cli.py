@@ -481,7 +481,7 @@ def test_no_number_is_taken_that_makes_no_sense(parser, words, action, capsys):
             taken.append(value)
             assert found in (int(value), [int(value)])
     assert set(taken) <= ({"0", "1000000000"} if "seed" in option else {"0"}), taken
-    assert taken != ["0"] or option in ("--n-opt", "--gain")
+    assert taken != ["0"] or option in ("--n-opt", "--gain", "--block")
 
 
 # ------------------------------------------------------------------------------------------- help
