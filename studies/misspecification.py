@@ -57,7 +57,15 @@ METHODS = {
 LEVELS = (1, 5)  # %, false positives on nominal lenses
 QUANTILES = (1, 5, 25, 50, 75, 95, 99)  # %, of the S/N map
 #: what is learned from: numbers of a search, and of the fit that it starts from
-NUMBERS = ("score", "amplitude", "p_value", "snr_rms", *(f"snr_q{q:02d}" for q in QUANTILES))
+NUMBERS = (
+    "score",
+    "misfit",
+    "amplitude",
+    "p_value",
+    "snr_max",
+    "snr_rms",
+    *(f"snr_q{q:02d}" for q in QUANTILES),
+)
 NUMBERS += ("chi2", "chi2_arcs", "ln_evidence")
 #: settings that the numbers of a lens depend on
 OF_LENSES = {"population", "lens_light", "splines", "supersampling", "twins"}
@@ -76,10 +84,11 @@ class Member(NamedTuple):
 def members(name: str, settings: Misspecification) -> list[Member]:
     """Return the lenses of a row, or of ``CALIBRATION`` or ``TRAINING``; InputError if it is none.
 
-    Perturbed lenses take turns among the classes of substructure of the population; on the line of
-    sight they have one clump there, and none inside.
+    Perturbed lenses take turns among the classes of the settings, or all of the population; on the
+    line of sight they have one clump there, and none inside.
     """
-    kinds = [k for k in load_population(settings.population).class_fractions if k != NO_SUB]
+    known = [k for k in load_population(settings.population).class_fractions if k != NO_SUB]
+    kinds = settings.perturbed or known
 
     def perturbed(first: int, n: int) -> list[Member]:
         return [Member(first + i, kinds[i % len(kinds)]) for i in range(n)]
@@ -218,8 +227,10 @@ def numbers_of(search: Search) -> dict[str, float]:
     model, peak = search.model, np.nanargmax(found.snr)
     return {
         "score": search.score,
+        "misfit": search.misfit,
         "amplitude": found.amplitude[peak],
         "p_value": search.p_value,
+        "snr_max": float(snr.max()),
         "snr_rms": float(np.sqrt(np.mean(snr**2))),
         **{f"snr_q{q:02d}": value for q, value in zip(QUANTILES, quantiles, strict=True)},
         "chi2": model.chi2,

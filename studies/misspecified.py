@@ -53,8 +53,9 @@ CLUMPS = {"number": {"uniform": [4.0, 12.0]}, "fraction": {"uniform": [0.2, 0.4]
 CLUMPS |= {"radius": {"log_uniform": [0.02, 0.08]}}
 ARMS = {"number": {"choice": [1.0, 2.0, 3.0]}, "pitch": {"uniform": [12.0, 35.0]}}
 ARMS |= {"strength": {"uniform": [0.5, 1.0]}}
-#: 1 % of a galaxy with 500 times the light of a typical source
-LEFT = {"amp": 1.0, "R_sersic": 2.0, "n_sersic": 4.0, "ellipticity": {"uniform": [0.0, 0.25]}}
+#: a galaxy with 500 times the light of a typical source; counts/s/arcsec^2 at 2"
+GALAXY = {"R_sersic": 2.0, "n_sersic": 4.0, "ellipticity": {"uniform": [0.0, 0.25]}}
+GALAXY_AMP = 100.0
 CLUMP_MASSES = 1e9, 1e10  # solar masses, log-uniform
 CLUMP_OFFSET = 0.3  # ", of a clump from the Einstein radius, at most
 CLUMP_PLANES = 0.4, 0.6  # of the redshift to the lens, and from there to the source
@@ -111,6 +112,11 @@ def _source(label: str, **structure: Any) -> Row:
     return Row("source", label, lambda nominal: {"source": {"structure": structure}})
 
 
+def _light_left(part: float) -> Row:
+    light = {"amp": part * GALAXY_AMP, **GALAXY}
+    return Row("lens light", f"{100 * part:g} % left", lambda nominal: {"lens_light": light})
+
+
 def _gain(change: float) -> Row:
     def told(observation: Observation, system: System, nominal: Population) -> Observation:
         """Change the photon noise, which follows from the gain, and not that of the sky."""
@@ -158,7 +164,7 @@ ROWS: dict[str, Row] = {
     "gain_plus": _gain(0.1),
     "noise_minus": _noise(-0.1),
     "noise_plus": _noise(0.1),
-    "lens_light": Row("lens light", "1 % left", lambda nominal: {"lens_light": LEFT}),
+    **{f"lens_light_{round(1000 * part):02d}": _light_left(part) for part in (0.002, 0.01)},
     LINE_OF_SIGHT: Row("line of sight", "one clump"),
     "pixel_scale": _pixels(0.03),
 }

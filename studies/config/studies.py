@@ -293,6 +293,9 @@ class Misspecification(Section):
 
     population: str = Field("marginal", description="of the nominal lenses")
     rows: list[str] = Field([], description="of studies.misspecified; none: nothing is searched")
+    perturbed: list[str] = Field(
+        [], description="their classes, in turn; none named: all of the population"
+    )
     n_smooth: int = Field(
         200, ge=2, le=MOST_IMAGES, description="lenses of each row without substructure"
     )

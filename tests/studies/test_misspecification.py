@@ -48,8 +48,8 @@ def test_a_row_changes_one_thing_of_the_same_lens(row):
     """All that is drawn is the nominal lens's, but for the one part that the row names."""
     system, nominal = truth(row), truth(NOMINAL)
     changed = {"center": "center", "multipoles": "multipoles", "slope": "slope"}
-    changed |= {"clumps": "structure", "spiral": "structure", "lens_light": "lens_light"}
-    own = changed.get(row if row in changed else row.partition("_")[0])
+    changed |= {"clumps": "structure", "spiral": "structure", "lens": "lens_light"}
+    own = changed.get(row.partition("_")[0])
     for name in ("theta_E", "e1", "gamma1", "source", "exposure_time", "center"):
         assert getattr(system, name) == getattr(nominal, name) or name == own, name
     for name in ("slope", "multipoles", "structure", "lens_light"):
@@ -186,6 +186,7 @@ class Found:
     model: SimpleNamespace
     settings: SimpleNamespace
     score: float
+    misfit: float
     p_value: float
     maps: dict
 
@@ -197,7 +198,9 @@ def found(model, settings=None, progress=None):
     snr[7] = np.nan
     maps = {"isothermal": SimpleNamespace(amplitude=np.arange(100.0), snr=snr)}
     score = float(np.nanmax(snr))
-    return Found(model, settings, score, float(np.clip(0.3 - model.excess / 10, 0.005, 1)), maps)
+    return Found(
+        model, settings, score, 1.0, float(np.clip(0.3 - model.excess / 10, 0.005, 1)), maps
+    )
 
 
 def fitted(lenses, free, start=None, **known):
@@ -217,7 +220,8 @@ def fitted(lenses, free, start=None, **known):
 def configs(tmp_path_factory):
     """The files of the two stages, for two rows of a few lenses."""
     config = load(ROOT / "config/smoke.yaml")
-    changed = {"rows": [NOMINAL, LINE_OF_SIGHT], "n_training": 12, "block": 5}
+    changed = {"rows": [NOMINAL, LINE_OF_SIGHT], "n_smooth": 3, "n_perturbed": 3, "block": 5}
+    changed |= {"perturbed": [], "n_training": 12, "n_calibration": 4}
     chosen = config.misspecification.model_copy(update=changed)
     config = config.model_copy(update={"misspecification": chosen})
     place, content = tmp_path_factory.mktemp("stages"), stages(config, Targets(config))
@@ -278,6 +282,8 @@ def test_lenses_of_rows_are_the_same_and_others_are_apart(configs):
     assert min(own | training | calibration) >= 1_000_000  # beyond those of the reference model
     kinds = [kind for _, kind in sets["training"]]
     assert (kinds.count(NO_SUB), kinds.count("cdm"), kinds.count("axion")) == (300, 150, 150)
+    cdm = study.members(NOMINAL, settings.model_copy(update={"perturbed": ["cdm"]}))
+    assert {kind for _, kind in cdm} == {NO_SUB, "cdm"}
     parts = [study.block("training", k, settings) for k in range(settings.blocks("training"))]
     assert sum(parts, []) == sets["training"]
 
@@ -377,7 +383,11 @@ def test_the_matrix_has_the_rates_of_its_lenses():
 def test_a_lens_that_cannot_be_searched_is_not_called():
     tables = made_up(40)
     first = tables.index[tables["row"] == NOMINAL][0]
-    tables.loc[first, ["fitted", "evidence", *study.NUMBERS]] = [0, np.nan, *[np.nan] * 14]
+    tables.loc[first, ["fitted", "evidence", *study.NUMBERS]] = [
+        0,
+        np.nan,
+        *[np.nan] * len(study.NUMBERS),
+    ]
     training = tables[tables["row"] == "training"]
     scores = study.scores(tables, training, 1)
     for name in ("evidence", "search", "twins", "trees", "learned"):
@@ -433,5 +443,12 @@ def test_rows_of_the_configuration_are_there():
     rows = [line.strip("- ") for line in text.split("misspecification:")[1].splitlines()[2:]]
     assert rows == list(ROWS)
     documented = (ROOT / "docs/studies.md").read_text()
-    for row in ("nominal", "center_010", "psf_wings", "lens_light", "line_of_sight", "gain_plus"):
+    for row in (
+        "nominal",
+        "center_010",
+        "psf_wings",
+        "lens_light_02",
+        "line_of_sight",
+        "gain_plus",
+    ):
         assert f"`{row}`" in documented

@@ -66,7 +66,6 @@ def content(tmp_path_factory):
         (lenses / name).mkdir()
         (lenses / name / "image.fits").touch()
     content["slacs"]["images"] = str(lenses)
-    content["misspecification"]["rows"] = ["nominal", "psf_plus_10"]
     return content
 
 

@@ -341,8 +341,8 @@ def test_lenses_unlike_the_model_are_searched_in_blocks(folder, tmp_path):
     _, _, before = plan(folder, *options)
     assert ("misspecification" in before) == bool(chosen.rows)
     more = tmp_path / "more.yaml"
-    sizes = {"n_smooth": 3, "n_perturbed": 3, "n_calibration": 4, "n_training": 12, "block": 5}
-    rows = {"rows": ["nominal", "psf_wings"]}
+    sizes = {"n_smooth": 3, "n_perturbed": 3, "n_calibration": 4, "n_training": 12}
+    rows = {"block": 5, "rows": ["nominal", "psf_wings"]}
     more.write_text(yaml.safe_dump({"misspecification": sizes | rows}))
     status, text, jobs = plan(folder, *options, str(more), "--printshellcmds")
     assert status == 0, text
