@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import cv2
@@ -24,12 +24,12 @@ from torch import Tensor
 
 from vitdm.config import LensFit
 from vitdm.data.observation import Observation, as_observations, positive
+from vitdm.lens.matched import NAMES, search_of
 from vitdm.lens.minimise import CONVERGED, MAX_STEPS, Bounds, State, minimise
 from vitdm.lens.model import Camera, SmoothLens
 from vitdm.lens.noise import photon_noise
 from vitdm.lens.parameters import BRIGHTNESS, CENTER, MASS, SKY, SOURCE_POSITION
 from vitdm.lens.problem import LensProblem
-from vitdm.lens.matched import NAMES, search_of
 from vitdm.lens.squares import Squares, camera_of, squares_of
 from vitdm.lens.start import COARSE, CORE, coarse_fit
 from vitdm.simulation.population import Population
@@ -86,6 +86,12 @@ class Fits:
     def column(self, name: str) -> NDArray:
         """Return the values (n,) of a parameter."""
         return self.values[:, self.names.index(name)]
+
+    def row(self, k: int) -> Fits:
+        """Return the fit of image k alone."""
+        some = slice(k, k + 1)
+        parts = {f.name: getattr(self, f.name)[some] for f in fields(self) if f.name != "names"}
+        return replace(self, **parts)
 
 
 @one_thread()
