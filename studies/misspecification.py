@@ -8,7 +8,6 @@ without substructure, and applies both to the rows.
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -184,17 +183,11 @@ def measured(
     table = pd.DataFrame({"evidence": lens.features(seen.fits)["fit_point_evidence"]})
     table["network"] = 1 - smooth
     rows = [
-        _searched(observation, _single(seen.fits, k), int(seed), settings)
+        _searched(observation, seen.fits.row(k), int(seed), settings)
         for k, (observation, seed) in enumerate(zip(lenses, seeds, strict=True))
     ]
     columns = ["fitted", "converged", *NUMBERS]
     return pd.concat([table, pd.DataFrame(rows, columns=columns)], axis=1)
-
-
-def _single(fits: Fits, k: int) -> Fits:
-    """Return the k-th of some fits alone."""
-    names = [field.name for field in dataclasses.fields(fits) if field.name != "names"]
-    return dataclasses.replace(fits, **{name: getattr(fits, name)[k : k + 1] for name in names})
 
 
 def _searched(
