@@ -29,7 +29,7 @@ from vitdm.lens.model import Camera, SmoothLens
 from vitdm.lens.noise import photon_noise
 from vitdm.lens.parameters import BRIGHTNESS, CENTER, MASS, SKY, SOURCE_POSITION
 from vitdm.lens.problem import LensProblem
-from vitdm.lens.search import NAMES, search_of
+from vitdm.lens.matched import NAMES, search_of
 from vitdm.lens.squares import Squares, camera_of, squares_of
 from vitdm.lens.start import COARSE, CORE, coarse_fit
 from vitdm.simulation.population import Population
@@ -64,7 +64,7 @@ class Fits:
     float32 in units of the noise, 0 where nothing was fitted; ``lensed`` (n, size, size) tells
     where the fitted arcs are brighter than the noise of the sky, with the neighbouring pixels.
     ``flags`` are words of ``FLAGS``, separated by spaces; ``converged`` (n,) tells whether a
-    minimum was found. ``perturbers`` (n, names) are the ``vitdm.lens.search.NAMES``. ``cameras``
+    minimum was found. ``perturbers`` (n, names) are the ``vitdm.lens.matched.NAMES``. ``cameras``
     are those of the images, ``gain`` (n,) the photon noise that was assumed, and ``unknown`` what
     the observations did not tell, so that it was measured on the image (``noise``, ``gain``) or
     taken from the settings (``psf``, or a ``gain`` that stands there), as words.

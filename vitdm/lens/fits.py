@@ -18,7 +18,7 @@ from tqdm import tqdm
 from vitdm.config import SPLITS, LensFit
 from vitdm.data import dataset
 from vitdm.errors import InputError
-from vitdm.lens import search
+from vitdm.lens import matched
 from vitdm.lens.fit import SAMPLE, Fits, estimate_gain, fit
 from vitdm.lens.parameters import parameters
 from vitdm.lens.residuals import features
@@ -106,7 +106,7 @@ def _nothing(settings: LensFit) -> Fits:
     """Return fits of no images."""
     names = tuple(row.name for row in parameters(settings.n_lights))
     values, images = np.empty((0, len(names))), np.empty((0, settings.size, settings.size))
-    perturbers = np.empty((0, len(search.NAMES)))
+    perturbers = np.empty((0, len(matched.NAMES)))
     return Fits(
         names=names,
         values=values,

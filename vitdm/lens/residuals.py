@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from vitdm.lens import search
+from vitdm.lens import matched
 from vitdm.lens.fit import Fits
 from vitdm.lens.model import Camera
 from vitdm.lens.parameters import BRIGHTNESS, MASS, SOURCE
@@ -26,7 +26,7 @@ COLUMNS = (
     *(f"fit_{name}" for name in PARAMETERS),
     *("fit_chi2", "fit_chi2_arcs", "fit_fourth_power", "fit_third_power"),
     *("fit_peak", "fit_peak_signed", "fit_peak_x", "fit_peak_y"),
-    *(f"fit_{name}" for name in search.NAMES),
+    *(f"fit_{name}" for name in matched.NAMES),
     *(f"fit_power_{sigma:g}px" for sigma in SCALES),
     *(f"fit_azimuth_{low}_{high}" for low, high in ORDERS),
     *(f"fit_azimuth_abs_{low}_{high}" for low, high in ORDERS),
@@ -50,7 +50,7 @@ def features(fits: Fits) -> pd.DataFrame:
     for name in PARAMETERS:
         table[f"fit_{name}"] = fits.values[:, fits.names.index(name)]
     table["fit_chi2"] = fits.chi2
-    table[[f"fit_{name}" for name in search.NAMES]] = fits.perturbers
+    table[[f"fit_{name}" for name in matched.NAMES]] = fits.perturbers
     return table
 
 

@@ -28,6 +28,7 @@ from vitdm.lens.free_form.inversion import Prior
 from vitdm.lens.free_form.model import LensModel, SourcePlane
 from vitdm.lens.free_form.neighbours import cosmic_rays, find_neighbours
 from vitdm.lens.free_form.posterior import Frame, Point, climb
+from vitdm.lens.free_form.problem import TOLERANCE, Problem
 from vitdm.lens.free_form.scene import scene_of, with_galaxy
 from vitdm.lens.free_form.start import (
     LARGEST_STEP,
@@ -54,7 +55,6 @@ INNER = 0.2  # ", radius about the centre that is not: the galaxy is too bright 
 TRUSTED = 3.0  # chi^2 of a Sérsic fit up to which its mass is near enough
 CLOSE = 20.0  # of the scores of two starts
 BRIGHT, MIDDLE = 8.0, 1.0  # sigmas of arcs: pixels divided into most parts, and into two
-TOLERANCE = 0.5  # of ln P that a step may still gain: that of one standard deviation
 POOR, QUIET = 1.3, 0.35
 SEEN = 1.0  # of the half width of the source's box: pixels that see more than that are fitted
 TAPERS = 0.5, 1.0, 2.0, 3.0  # of the source's envelope, that are tried
@@ -357,6 +357,16 @@ def _model(
         galaxy=galaxy,
         source=SourcePlane(
             point.solution.inversion.mesh, point.solution.source, point.solution.root
+        ),
+        problem=Problem(
+            scene,
+            fitted,
+            view.samples,
+            stage.settings.model_error,
+            stage.prior,
+            point.values,
+            point.solution.inversion.mesh,
+            point.solution.prior,
         ),
         settings=stage.settings,
     )

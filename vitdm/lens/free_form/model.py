@@ -12,6 +12,7 @@ from vitdm.config.free_form import FreeForm
 from vitdm.data.observation import Observation
 from vitdm.lens.free_form.galaxy import Galaxy
 from vitdm.lens.free_form.mass import PARAMETERS
+from vitdm.lens.free_form.problem import Problem
 from vitdm.lens.free_form.source import Mesh
 
 #: what can be wrong with an image or its fit
@@ -81,7 +82,7 @@ class LensModel:
     mass. ``flags`` are words of ``FLAGS``. ``lens_light`` (with the sky) and ``arcs`` are seen
     through the PSF; ``residual`` is in units of the ``noise``, 0 where data are missing.
     ``neighbours``: x, y ["], flux, radius ["], kind, masked. ``galaxy`` is None if its light was
-    not fitted.
+    not fitted. ``problem`` is what searches and refits start from.
     """
 
     observation: Observation
@@ -103,6 +104,7 @@ class LensModel:
     neighbours: pd.DataFrame
     galaxy: Galaxy | None
     source: SourcePlane
+    problem: Problem
     settings: FreeForm
 
     def table(self) -> pd.DataFrame:

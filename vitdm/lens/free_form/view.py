@@ -58,7 +58,8 @@ class View:
     """The pixels ``fitted`` (H, W) of a scene, in blocks of ``binning`` pixels squared.
 
     ``optics`` are theirs; ``data``, ``noise`` (pixels,) and ``light`` (pixels, k) are sums over
-    blocks. ``samples`` (H, W) are the parts of each pixel along both axes, if it is not binned.
+    blocks. ``samples`` (H, W) are the parts of each pixel along both axes, those of its binning if
+    none are given.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class View:
         offset = tuple(-(side % k) / 2 * scene.pixel_scale for side in (width, height))
         if samples is None:  # the middle of each pixel of a block
             samples = np.full(self.fitted.shape, k)
+        self.samples = samples
         self.optics = Optics(self.fitted, _binned(scene.kernel, k), scale, samples, offset)
 
 
