@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 HELP = "Fit real lenses: mass, lens light, and a source of free form."
 EXAMPLE = "vitdm lens J0946+1006/ --pixel-scale 0.05 --out lenses"
 #: what is written of each lens, in a folder of its own
-WRITTEN = ("lens.json", "lens.fits", "lens.png", "coolest")
+WRITTEN = ("lens.json", "lens.fits", "lens.png", "problem.npz", "coolest")
 #: parts of the fit that can be left out: keys of the section ``freeform``
 PARTS = {
     "lens_light": "do not fit the light of the lens galaxy",

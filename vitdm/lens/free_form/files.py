@@ -1,27 +1,34 @@
-"""A free-form fit of a lens on disk: numbers in ``lens.json``, images in ``lens.fits``."""
+"""A free-form fit of a lens on disk: its numbers, its images, and what it needs to go on.
+
+``lens.json`` and ``lens.fits`` are to be read by anyone; ``problem.npz`` has what searches and
+refits start from, to the last bit.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from astropy.io import fits
 from numpy.typing import NDArray
 
+from vitdm.config.free_form import FreeForm
 from vitdm.data.foreign import decoding
-from vitdm.lens.free_form import mass
-from vitdm.lens.free_form.model import FLAGS
+from vitdm.data.observation import Observation
+from vitdm.lens.free_form import archive, mass
+from vitdm.lens.free_form.fit import seen
+from vitdm.lens.free_form.model import FLAGS, LensModel
+from vitdm.lens.free_form.problem import Problem
 from vitdm.provenance import atomic, read_json, versions, write_json
+from vitdm.threads import one_thread
 
-if TYPE_CHECKING:
-    from vitdm.lens.free_form.model import LensModel
-
-NUMBERS, IMAGES = "lens.json", "lens.fits"
+NUMBERS, IMAGES, PROBLEM = "lens.json", "lens.fits", "problem.npz"
 SOURCE_PIXELS = 101  # along each side of the image of the source
 GALAXY = ("center", "ellipticities", "sigmas", "family", "amplitudes", "sky", "flux")
 GALAXY += ("half_light_radius", "axis_ratio", "position_angle")
+NEIGHBOUR = ("x", "y", "flux", "radius", "kind", "masked")
 COORDINATES = (
     "arcsec from the middle of the image, x along its columns, y along its rows; angles in degrees "
     "from x towards y. Where north is, is not known"
@@ -43,12 +50,38 @@ EXTENSIONS = {
 
 
 def write(model: LensModel, folder: str | Path) -> None:
-    """Write ``lens.json`` and ``lens.fits`` of a fit into a folder, which is made if need be."""
+    """Write the files of a fit into a folder, which is made if need be."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / NUMBERS, numbers(model))
     with atomic(folder / IMAGES) as temporary:
         _extensions(model).writeto(temporary)
+    archive.write(folder / PROBLEM, problem=model.problem, observation=model.observation)
+
+
+@one_thread()
+def read_model(folder: str | Path) -> LensModel:
+    """Return the fit that ``write`` wrote, as it was: its source is solved for again.
+
+    InputError names the file that is wrong or missing.
+    """
+    folder = Path(folder)
+    content = read_json(folder / NUMBERS)
+    parts = archive.read(folder / PROBLEM, problem=Problem, observation=Observation)
+    problem = parts["problem"]
+    with decoding(folder / NUMBERS):
+        settings = FreeForm(**content["settings"])
+        errors = pd.DataFrame(content["parameters"])["error"].astype(float)
+        kept = {
+            "errors": errors.to_numpy(),
+            "covariance": np.array(content["covariance"], float),
+            "converged": bool(content["converged"]),
+            "flags": tuple(name for name in FLAGS if name in content["flags"]),
+            "neighbours": pd.DataFrame(content["neighbours"], columns=list(NEIGHBOUR)),
+        }
+    with decoding(folder / PROBLEM):
+        found = seen(parts["observation"], problem, problem.point, settings.supersampling)
+    return LensModel(problem=problem, settings=settings, **kept, **found)
 
 
 def read(folder: str | Path) -> dict[str, Any]:
