@@ -101,7 +101,7 @@ def read(folder: str | Path) -> dict[str, Any]:
     with decoding(folder / IMAGES), fits.open(folder / IMAGES, memmap=False) as extensions:
         found |= {name.lower(): extensions[name].data for name in EXTENSIONS}
         header = extensions["SOURCE"].header
-    found["source_x"], found["source_y"] = (_axis(header, k) for k in (1, 2))
+    found["source_x"], found["source_y"] = (axis_of(header, k) for k in (1, 2))
     found["fitted"] = found["fitted"].astype(bool)
     return found
 
@@ -175,13 +175,13 @@ def _extensions(model: LensModel) -> fits.HDUList:
         precise = image if name == "FITTED" else image.astype(np.float32)
         in_source_plane = name.startswith("SOURCE")
         grid = (step, model.source.center) if in_source_plane else (scale, (0.0, 0.0))
-        header = _header(*grid, image.shape)
+        header = header_of(*grid, image.shape)
         header["BUNIT"] = (units.get(name, unit).strip(), EXTENSIONS[name])
         made.append(fits.ImageHDU(precise, header, name))
     return fits.HDUList([fits.PrimaryHDU(), *made])
 
 
-def _header(step: float, center: tuple[float, float], shape: tuple[int, ...]) -> fits.Header:
+def header_of(step: float, center: tuple[float, float], shape: tuple[int, ...]) -> fits.Header:
     """Return linear coordinates in arcsec, in the manner of a WCS; the sky's are not known."""
     header = fits.Header()
     for k in (1, 2):
@@ -193,7 +193,7 @@ def _header(step: float, center: tuple[float, float], shape: tuple[int, ...]) ->
     return header
 
 
-def _axis(header: fits.Header, k: int) -> NDArray:
-    """Return the positions ["] of the pixels along an axis of ``_header``."""
+def axis_of(header: fits.Header, k: int) -> NDArray:
+    """Return the positions ["] of the pixels along an axis of ``header_of``."""
     pixel = np.arange(header[f"NAXIS{k}"]) + 1 - header[f"CRPIX{k}"]
     return header[f"CRVAL{k}"] + pixel * header[f"CDELT{k}"]

@@ -85,6 +85,7 @@ class Views:
         norm: Normalize,
         colours: str,
         extent: Sequence[float] | None = None,
+        missing: str = "0.6",
     ) -> None:
         """Show an image (of the whole sky of the lens, or of ``extent``) with bar and scale."""
         from matplotlib import colormaps
@@ -92,14 +93,15 @@ class Views:
         shown = axes.imshow(
             image,
             norm=norm,
-            cmap=colormaps[colours].with_extremes(bad="0.6"),
+            cmap=colormaps[colours].with_extremes(bad=missing),
             origin="lower",
             extent=self.extent if extent is None else extent,
             interpolation="none",
         )
         axes.set(xlim=(-self.size, self.size), ylim=(-self.size, self.size), xticks=[], yticks=[])
         axes.set_title(title, fontsize=9)
-        inks = ("black", "white") if colours == "RdBu_r" else ("white", "black")
+        axes.set_facecolor(missing)
+        inks = ("white", "black") if colours == "inferno" else ("black", "white")
         scale_bar(axes, 1.0 if self.size > 1.2 else 0.5, *inks)
         colour_bar(axes, shown)
 
