@@ -8,6 +8,7 @@ from vitdm.config.files import load_run_settings, load_settings, save
 from vitdm.config.free_form import FreeForm
 from vitdm.config.images import SPLITS, Features, Ingest, LensFit, Preprocess, Selection
 from vitdm.config.network import ARCHITECTURES, Model, RunSettings, Train
+from vitdm.config.perturbers import Perturbers
 from vitdm.config.search import (
     NOT_TUNED,
     TUNED,
@@ -37,6 +38,7 @@ __all__ = [
     "Integer",
     "LensFit",
     "Model",
+    "Perturbers",
     "Preprocess",
     "Real",
     "RunSettings",

@@ -25,6 +25,9 @@ class FreeForm(Section):
     model_error: float = Field(
         0.03, ge=0, lt=1, description="error of the lens galaxy's model, as a share of its light"
     )
+    source_error: float = Field(
+        0.03, ge=0, lt=1, description="error of the source's model, as a share of the arcs' light"
+    )
     theta_E: tuple[float, float] | None = Field(
         None, description="Einstein radii that are tried, arcsec; null: from the image's size"
     )

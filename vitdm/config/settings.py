@@ -11,6 +11,7 @@ from vitdm.bounds import LARGEST_SEED, MOST_IMAGES, MOST_PATCHES, MOST_STEPS
 from vitdm.config.free_form import FreeForm
 from vitdm.config.images import Features, Ingest, LensFit, Preprocess, Selection
 from vitdm.config.network import Model, Train
+from vitdm.config.perturbers import Perturbers
 from vitdm.config.search import TUNED, Constraint, Tune, by_section, outside
 from vitdm.config.sections import Section
 from vitdm.errors import InputError, shown
@@ -43,6 +44,7 @@ class Settings(Section):
     features: Features = Features()
     lensfit: LensFit = LensFit()
     freeform: FreeForm = FreeForm()
+    perturbers: Perturbers = Perturbers()
     selection: Selection = Selection()
     model: Model = Model()
     train: Train = Train()

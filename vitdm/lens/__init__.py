@@ -2,6 +2,7 @@
 
 ``fit(images)`` fits each image with a source of free form (``vitdm.lens.free_form``), and
 ``fit(images, LensFit(...))`` batches of them with a Sérsic source (``vitdm.lens.fit``).
+``search(model)`` looks for perturbers in one lens that is fitted so (``vitdm.lens.perturbers``).
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ from vitdm.lens.fits import fit_dataset, merge_fits, read_residuals
 from vitdm.lens.free_form import LensModel
 from vitdm.lens.masks import without
 from vitdm.lens.model import Camera, SmoothLens
+from vitdm.lens.perturbers import Search, search
 from vitdm.lens.residuals import features, usable_features
 
 __all__ = [
     "Camera",
     "Fits",
     "LensModel",
+    "Search",
     "SmoothLens",
     "estimate_gain",
     "features",
@@ -34,6 +37,7 @@ __all__ = [
     "merge_fits",
     "modelled",
     "read_residuals",
+    "search",
     "settings_for",
     "usable_features",
     "without",

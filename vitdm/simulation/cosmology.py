@@ -134,3 +134,21 @@ def tidal_radius(theta: np.ndarray, theta_E: float) -> np.ndarray:
     572, 25). So :math:`a^3 = \theta_E \theta^2`.
     """
     return np.cbrt(theta_E * theta**2)
+
+
+@functools.cache
+def arcsec_per_kpc(cosmology: Cosmology) -> float:
+    """Return the angle ["] of a kpc at the lens."""
+    universe = _universe(H0=cosmology.H0, Om0=cosmology.Om0, Ob0=cosmology.Ob0)
+    return float(universe.arcsec_per_kpc_proper(cosmology.z_lens).value)
+
+
+@functools.cache
+def virial_radius(mass: float, cosmology: Cosmology) -> float:
+    """Return r200 ["] of a halo of ``mass`` [solar masses]: 200 times the critical density."""
+    from astropy import units  # late: astropy takes a second to load
+
+    universe = _universe(H0=cosmology.H0, Om0=cosmology.Om0, Ob0=cosmology.Ob0)
+    density = universe.critical_density(cosmology.z_lens).to_value(units.Msun / units.kpc**3)
+    radius = np.cbrt(3 * mass / (4 * math.pi * 200 * density))
+    return float(radius) * arcsec_per_kpc(cosmology)

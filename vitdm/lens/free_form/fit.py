@@ -161,7 +161,9 @@ class _Stage:
         parts = np.where(arcs > MIDDLE * self.scene.noise, 2, 1)
         parts[arcs > BRIGHT * self.scene.noise] = self.settings.supersampling
         parts = np.minimum(parts, self.settings.supersampling)
-        return View(self.scene, fitted, self.scene.error(self.settings.model_error), samples=parts)
+        share = self.settings.source_error
+        self.error = np.hypot(self.scene.error(self.settings.model_error), share * arcs)
+        return View(self.scene, fitted, self.error, samples=parts)
 
     def region(self, margin: float) -> NDArray:
         """Return the good pixels (H, W) that see the box of the source, widened by a margin."""
@@ -329,8 +331,8 @@ def _model(
     problem = Problem(
         stage.scene,
         view.fitted,
+        stage.error,
         view.samples,
-        stage.settings.model_error,
         stage.prior,
         point.values,
         point.solution.inversion.mesh,

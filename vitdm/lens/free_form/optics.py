@@ -71,11 +71,15 @@ class Optics:
         counts = np.diff(self.first)
         return np.repeat(pixels / counts, counts)
 
-    def seen(self, brightness: NDArray) -> NDArray:
-        """Return what the fitted pixels see of a brightness at the rays, through the PSF."""
+    def seen(self, brightness: NDArray, kernel: NDArray | None = None) -> NDArray:
+        """Return what the fitted pixels see of a brightness at the rays, through the PSF.
+
+        Another ``kernel`` (h, w) may be given; it has the shape of the PSF's.
+        """
         rows = np.atleast_2d(brightness) * self.share
         pixels = np.add.reduceat(rows, self.first[:-1], axis=1)
-        out = _blur(pixels, self.slot, self.row, self.column, self.kernel)
+        kernel = self.kernel if kernel is None else kernel
+        out = _blur(pixels, self.slot, self.row, self.column, kernel)
         return out.reshape(*np.shape(brightness)[:-1], -1)
 
     def matrix(self, mesh: Mesh, x: NDArray, y: NDArray, weight: NDArray) -> NDArray:

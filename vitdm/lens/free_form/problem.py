@@ -21,15 +21,15 @@ TOLERANCE = 0.5  # of ln P that a step may still gain: that of one standard devi
 class Problem:
     """A fitted lens as a linear problem: the mass ``values`` (p,) at which its source is solved.
 
-    ``fitted`` (H, W) are the pixels of a ``scene`` that are fitted, ``samples`` (H, W) into how
-    many parts each is divided along both axes; ``prior`` is that of the mass, ``mesh`` and
-    ``source_prior`` belong to the source.
+    ``fitted`` (H, W) are the pixels of a ``scene`` that are fitted, ``error`` (H, W) their noise
+    with that of the model, ``samples`` (H, W) into how many parts each is divided along both axes;
+    ``prior`` is that of the mass, ``mesh`` and ``source_prior`` belong to the source.
     """
 
     scene: Scene
     fitted: NDArray
+    error: NDArray
     samples: NDArray
-    model_error: float
     prior: MassPrior
     values: NDArray
     mesh: Mesh
@@ -38,8 +38,7 @@ class Problem:
     @cached_property
     def view(self) -> View:
         """The fitted pixels."""
-        error = self.scene.error(self.model_error)
-        return View(self.scene, self.fitted, error, samples=self.samples)
+        return View(self.scene, self.fitted, self.error, samples=self.samples)
 
     @cached_property
     def posterior(self) -> Posterior:

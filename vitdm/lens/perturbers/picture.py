@@ -190,9 +190,8 @@ NOTE = (
 def _lines(search: Search) -> list[str]:
     """Return the answer, the peaks, the warnings, and how to read the page."""
     lines = [*wrapped(answer(search)), ""]
-    lines.append(f"score: {search.score:.1f}, the largest S/N ({name_of(search.settings.detect)})")
-    if search.misfit > 1:
-        lines.append(f"       over the misfit, {search.misfit:.2f}")
+    misfit = f" over the misfit {search.misfit:.2f}" * (search.misfit > 1)
+    lines.append(f"score: {search.score:.1f}, the largest S/N{misfit}")
     if math.isfinite(search.p_value):
         least = " (the least that so many twins can tell)"
         only = bool(search.p_value * (1 + len(search.twin_scores)) < 1.5)

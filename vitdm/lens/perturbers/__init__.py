@@ -1,0 +1,11 @@
+"""The search for perturbers in one lens that is fitted with a source of free form.
+
+``search`` maps them with source, light and macro-model marginalised (``maps``), fits the highest
+peaks without linearisation (``peaks``), and tells how often smooth twins of the lens have as high a
+peak (``twins``).
+"""
+
+from vitdm.lens.perturbers.result import Map, Search
+from vitdm.lens.perturbers.search import search
+
+__all__ = ["Map", "Search", "search"]

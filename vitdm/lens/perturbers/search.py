@@ -1,0 +1,239 @@
+"""The search for perturbers in a fitted lens: maps, peaks, and the twins' p-value."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import cv2
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from vitdm.config import Perturbers
+from vitdm.lens.free_form.model import LensModel
+from vitdm.lens.free_form.problem import Problem
+from vitdm.lens.perturbers.maps import Marginal, information
+from vitdm.lens.perturbers.profiles import Profile, profiles_of, solar_masses
+from vitdm.lens.perturbers.result import Map, Search
+from vitdm.lens.perturbers.twins import Noise, linear_data, noise_lags, p_value, simulated
+from vitdm.threads import one_thread
+
+Progress = Callable[[str], None]
+
+BEYOND = 0.2  # ", of the pixels that perturbers change, up to which they are looked for
+CLEANED = 5  # highest peaks that are taken out before the rest of a map is judged
+APART = 0.3  # ", between two peaks of a table
+FEWEST_TWINS = 50  # with which the spread of a map is measured, if none are asked for
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The places that are searched: ``x``, ``y`` (places,) ["], on a regular grid."""
+
+    axis_x: NDArray
+    axis_y: NDArray
+    row: NDArray
+    column: NDArray
+
+    @property
+    def x(self) -> NDArray:
+        return self.axis_x[self.column]
+
+    @property
+    def y(self) -> NDArray:
+        return self.axis_y[self.row]
+
+    @classmethod
+    def of(cls, marginal: Marginal, problem: Problem, spacing: float) -> Grid:
+        """Return the places about the pixels that perturbers change."""
+        scale = problem.scene.pixel_scale
+        height, width = problem.scene.data.shape
+        tall, wide = marginal.optics.kernel.shape
+        changed = np.zeros((height + 2 * tall, width + 2 * wide), np.uint8)
+        changed[marginal.row, marginal.column] = 1
+        changed = changed[tall:-tall, wide:-wide]
+        reach = 2 * math.ceil(BEYOND / scale) + 1
+        disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (reach, reach))
+        near = cv2.dilate(changed, disc) > 0
+        axes = []
+        for size in (width, height):
+            half = math.floor(size / 2 * scale / spacing)
+            axes.append(np.arange(-half, half + 1) * spacing)
+        columns, rows = (
+            np.clip(np.round(axis / scale + (size - 1) / 2).astype(int), 0, size - 1)
+            for axis, size in zip(axes, (width, height), strict=True)
+        )
+        row, column = np.nonzero(near[np.ix_(rows, columns)])
+        return cls(axes[0], axes[1], row, column)
+
+
+class Searched:
+    """The linear search of one fitted lens, with one profile or the directions of a string."""
+
+    def __init__(self, marginal: Marginal, profiles: list[Profile], grid: Grid) -> None:
+        self.marginal = marginal
+        made = [marginal.templates(profile, grid.x, grid.y) for profile in profiles]
+        self.templates = np.hstack(made)
+        self.whitened = marginal.whitened(self.templates)
+        self.D = information(self.templates, self.whitened)
+
+    def significance(self, residual: NDArray) -> NDArray:
+        """Return N / D^1/2 of residuals C^-1 d, (N,) or (N, k); 0 where nothing can be told."""
+        N = self.templates.T @ residual[self.marginal.rows].astype(np.float32)
+        D = self.D if N.ndim == 1 else self.D[:, None]
+        return np.where(D > 0, N / np.sqrt(np.maximum(D, 1e-300)), 0.0)
+
+    @cached_property
+    def overlap(self) -> NDArray:
+        """The correlation (n, n) of the S/N of any two places."""
+        H = self.templates.T @ self.templates - self.whitened.T @ self.whitened
+        scale = np.where(self.D > 0, 1 / np.sqrt(np.maximum(self.D, 1e-300)), 0.0)
+        return H * scale[:, None] * scale
+
+    def cleaned(self, snr: NDArray) -> NDArray:
+        """Return S/N maps (n, k) without their highest peaks, each put where it is highest.
+
+        Orthogonal matching pursuit (Pati, Rezaiifar & Krishnaprasad 1993).
+        """
+        left, places = snr, []
+        for _ in range(CLEANED):
+            places.append(left.argmax(0))
+            at = np.array(places).T  # (k, peaks)
+            among = self.overlap[at[:, :, None], at[:, None, :]] + 1e-3 * np.eye(at.shape[1])
+            there = np.take_along_axis(snr.T, at, 1)
+            height = np.linalg.solve(among, there[:, :, None])[:, :, 0]
+            left = snr - np.einsum("kin,ki->nk", self.overlap[at], height)
+        return left
+
+    def scores(self, snr: NDArray) -> tuple[NDArray, NDArray]:
+        """Return the largest S/N (k,) of maps (n, k), and the rms (k,) of what is left of them."""
+        some = self.D > 0
+        left = self.cleaned(snr)[some]
+        return snr.max(0), np.sqrt((left**2).mean(0))
+
+
+@one_thread()
+def search(
+    model: LensModel,
+    settings: Perturbers | None = None,
+    *,
+    progress: Progress = lambda stage: None,
+) -> Search:
+    """Search the lens of a free-form fit (``vitdm.lens.fit``) for perturbers.
+
+    ``progress(stage)`` is called as the search goes on. The same model and settings give the same
+    result.
+    """
+    settings = settings or Perturbers()
+    problem = model.problem
+    rng = np.random.default_rng(settings.seed)
+    progress("marginalising")
+    marginal = Marginal(problem, settings.psf_sd)
+    grid = Grid.of(marginal, problem, settings.spacing)
+    noise = Noise(problem, noise_lags(problem, model.residual, model.arcs))
+    data = problem.posterior.data
+    residual = marginal.residual(data)
+    twins = linear_data(marginal, problem, noise, max(settings.twins, FEWEST_TWINS), rng)
+    twins = marginal.residual(twins + (marginal.matrix @ marginal.mean)[:, None])
+    maps = {}
+    for name in settings.profiles:
+        progress(f"mapping {name}")
+        profiles = profiles_of(name, settings)
+        searched = Searched(marginal, profiles, grid)
+        drawn = searched.significance(twins)
+        some = searched.D > 0
+        spread = float(np.sqrt((drawn[some] ** 2).mean())) if some.any() else 1.0
+        maps[name] = _map(name, profiles, searched, residual, spread, len(grid.x))
+        if name == settings.detect:
+            detector, snr = searched, searched.significance(residual) / spread
+            peak, rest = detector.scores(snr[:, None])
+            peaks, rests = detector.scores(drawn / spread)
+    usual = float(rests.mean())
+    score = float(peak[0] / max(1.0, rest[0] / usual))
+    twin_scores = (peaks / np.maximum(1.0, rests / usual))[: settings.twins]
+    refitted = []
+    light = model.lens_light
+    for k in range(settings.refitted_twins):
+        progress(f"twin {k + 1} of {settings.refitted_twins}")
+        twin = simulated(problem, light, noise, rng)
+        refitted.append(_score(twin, settings, grid, usual, spread_of=noise, rng=rng))
+    found = _peaks(maps[settings.detect], grid, settings.peaks)
+    return Search(
+        model=model,
+        settings=settings,
+        x=grid.x,
+        y=grid.y,
+        row=grid.row,
+        column=grid.column,
+        axis_x=grid.axis_x,
+        axis_y=grid.axis_y,
+        maps=maps,
+        peaks=found,
+        score=score,
+        misfit=float(rest[0] / usual),
+        p_value=p_value(score, twin_scores),
+        twin_scores=twin_scores,
+        refitted_scores=np.array(refitted),
+        solar_masses=solar_masses(settings),
+    )
+
+
+def _map(
+    name: str,
+    profiles: list[Profile],
+    searched: Searched,
+    residual: NDArray,
+    spread: float,
+    places: int,
+) -> Map:
+    """Return the map of a profile; of several directions the one with the largest S/N."""
+    snr = searched.significance(residual).reshape(len(profiles), places) / spread
+    D = searched.D.reshape(len(profiles), places)
+    with np.errstate(divide="ignore"):
+        error = np.where(D > 0, spread / np.sqrt(D), np.nan)
+    best = snr.argmax(0)
+    at = best, np.arange(places)
+    angle = np.array([p.angle for p in profiles])[best] if len(profiles) > 1 else None
+    return Map(name, (snr * error)[at], error[at], angle)
+
+
+def _peaks(found: Map, grid: Grid, n: int) -> pd.DataFrame:
+    """Return the highest peaks of a map that are apart from each other, the highest first."""
+    snr, rows = np.nan_to_num(found.snr, nan=-np.inf), []
+    for k in np.argsort(-snr, kind="stable"):
+        if len(rows) == n or not snr[k] > 0:
+            break
+        if all(math.hypot(grid.x[k] - grid.x[i], grid.y[k] - grid.y[i]) > APART for i in rows):
+            rows.append(k)
+    return pd.DataFrame(
+        {
+            "x": grid.x[rows],
+            "y": grid.y[rows],
+            "snr": found.snr[rows],
+            "mass": found.amplitude[rows],
+            "mass_error": found.error[rows],
+        }
+    )
+
+
+def _score(
+    twin: Problem,
+    settings: Perturbers,
+    grid: Grid,
+    usual: float,
+    spread_of: Noise,
+    rng: np.random.Generator,
+) -> float:
+    """Return the score of a twin that was fitted."""
+    marginal = Marginal(twin, settings.psf_sd)
+    searched = Searched(marginal, profiles_of(settings.detect, settings), grid)
+    drawn = linear_data(marginal, twin, spread_of, FEWEST_TWINS, rng)
+    drawn = marginal.residual(drawn + (marginal.matrix @ marginal.mean)[:, None])
+    drawn = searched.significance(drawn)
+    spread = float(np.sqrt((drawn[searched.D > 0] ** 2).mean()))
+    snr = searched.significance(marginal.residual(twin.posterior.data)) / spread
+    peak, rest = searched.scores(snr[:, None])
+    return float(peak[0] / max(1.0, rest[0] / usual))
