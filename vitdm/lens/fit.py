@@ -24,12 +24,12 @@ from torch import Tensor
 
 from vitdm.config import LensFit
 from vitdm.data.observation import Observation, as_observations, positive
+from vitdm.lens.matched import NAMES, search_of
 from vitdm.lens.minimise import CONVERGED, MAX_STEPS, Bounds, State, minimise
 from vitdm.lens.model import Camera, SmoothLens
 from vitdm.lens.noise import photon_noise
 from vitdm.lens.parameters import BRIGHTNESS, CENTER, MASS, SKY, SOURCE_POSITION
 from vitdm.lens.problem import LensProblem
-from vitdm.lens.matched import NAMES, search_of
 from vitdm.lens.squares import Squares, camera_of, squares_of
 from vitdm.lens.start import COARSE, CORE, coarse_fit
 from vitdm.simulation.population import Population

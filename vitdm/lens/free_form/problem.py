@@ -1,11 +1,10 @@
-"""All that the last inversion of a fit needs: what searches and refits of the same lens start from."""
+"""All that the last inversion of a fit needs, for what starts from it: searches and refits."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-import numpy as np
 from numpy.typing import NDArray
 
 from vitdm.lens.free_form.inversion import Prior

@@ -1,4 +1,4 @@
-r"""How perturbers deflect light: points, truncated isothermal spheres, truncated NFW halos, strings.
+r"""How perturbers deflect light: points, isothermal spheres and NFW halos that are cut, strings.
 
 A perturber of mass m, in units of the squared Einstein radius of a point mass [arcsec²], deflects
 by :math:`m\,g(r)\,d / r^2`, d being the way from it, and g the share of its projected mass within

@@ -29,7 +29,7 @@ WILD = 5.0  # of the noise: what is above is no noise
 
 
 def noise_lags(problem: Problem, residual: NDArray, arcs: NDArray) -> NDArray:
-    """Return the covariance (5, 5) of the noise of pixels some lags apart, 1 in the middle if known.
+    """Return the covariance (5, 5) of the noise of pixels some lags apart.
 
     ``residual`` (H, W), in units of the noise, and ``arcs`` (H, W) are those of the fit. Measured
     where there is sky, in units of the variance that the noise map tells.
