@@ -40,11 +40,22 @@ class Grid:
 
     @property
     def x(self) -> NDArray:
+        """x ["] of the places."""
         return self.axis_x[self.column]
 
     @property
     def y(self) -> NDArray:
+        """y ["] of the places."""
         return self.axis_y[self.row]
+
+    @cached_property
+    def even(self) -> NDArray:
+        """Which places (places,) lie on every other line along both axes."""
+        return (self.row % 2 == 0) & (self.column % 2 == 0)
+
+    def every_other(self) -> Grid:
+        """Return the places that are ``even``: strings, of many directions, need no more."""
+        return Grid(self.axis_x, self.axis_y, self.row[self.even], self.column[self.even])
 
     @classmethod
     def of(cls, marginal: Marginal, problem: Problem, spacing: float) -> Grid:
@@ -133,7 +144,7 @@ def search(
     progress("marginalising")
     marginal = Marginal(problem, settings.psf_sd)
     grid = Grid.of(marginal, problem, settings.spacing)
-    noise = Noise(problem, noise_lags(problem, model.residual, model.arcs))
+    noise = Noise(problem.scene.data.shape, noise_lags(problem, model.residual, model.arcs))
     data = problem.posterior.data
     residual = marginal.residual(data)
     twins = linear_data(marginal, problem, noise, max(settings.twins, FEWEST_TWINS), rng)
@@ -142,11 +153,12 @@ def search(
     for name in settings.profiles:
         progress(f"mapping {name}")
         profiles = profiles_of(name, settings)
-        searched = Searched(marginal, profiles, grid)
+        some = grid.every_other() if len(profiles) > 1 else grid
+        searched = Searched(marginal, profiles, some)
         drawn = searched.significance(twins)
-        some = searched.D > 0
-        spread = float(np.sqrt((drawn[some] ** 2).mean())) if some.any() else 1.0
-        maps[name] = _map(name, profiles, searched, residual, spread, len(grid.x))
+        told = searched.D > 0
+        spread = float(np.sqrt((drawn[told] ** 2).mean())) if told.any() else 1.0
+        maps[name] = _map(name, profiles, searched, residual, spread, grid, some)
         if name == settings.detect:
             detector, snr = searched, searched.significance(residual) / spread
             peak, rest = detector.scores(snr[:, None])
@@ -187,17 +199,21 @@ def _map(
     searched: Searched,
     residual: NDArray,
     spread: float,
-    places: int,
+    grid: Grid,
+    some: Grid,
 ) -> Map:
     """Return the map of a profile; of several directions the one with the largest S/N."""
-    snr = searched.significance(residual).reshape(len(profiles), places) / spread
-    D = searched.D.reshape(len(profiles), places)
+    shape = len(profiles), len(some.x)
+    snr = searched.significance(residual).reshape(shape) / spread
+    D = searched.D.reshape(shape)
     with np.errstate(divide="ignore"):
         error = np.where(D > 0, spread / np.sqrt(D), np.nan)
     best = snr.argmax(0)
-    at = best, np.arange(places)
-    angle = np.array([p.angle for p in profiles])[best] if len(profiles) > 1 else None
-    return Map(name, (snr * error)[at], error[at], angle)
+    at = best, np.arange(shape[1])
+    angles = np.array([profile.angle for profile in profiles])[best]
+    found = np.full((3, len(grid.x)), np.nan)
+    found[:, slice(None) if some is grid else grid.even] = (snr * error)[at], error[at], angles
+    return Map(name, found[0], found[1], found[2] if len(profiles) > 1 else None)
 
 
 def _peaks(found: Map, grid: Grid, n: int) -> pd.DataFrame:

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
+import scipy.fft
 from numpy.typing import NDArray
-from scipy.ndimage import median_filter
 
 from vitdm.lens.free_form.fit import arcs_of
 from vitdm.lens.free_form.mass import NAMES
@@ -23,7 +24,7 @@ LAGS = 2  # px along each axis, up to which noise is correlated
 FAINT = 0.5  # of the noise, the arcs' brightness up to which there is but sky
 INNER = 0.3  # ", about the centre of the galaxy: its model is not good enough there
 FEWEST = 400  # pixels of the sky
-AROUND = 11  # px, side of the square whose median is taken away
+AROUND = 21  # px, side of the square whose mean is taken away
 SURE = 3.0  # standard errors: a correlation of less is none
 WILD = 5.0  # of the noise: what is above is no noise
 
@@ -41,10 +42,10 @@ def noise_lags(problem: Problem, residual: NDArray, arcs: NDArray) -> NDArray:
     lags[LAGS, LAGS] = 1.0
     if sky.sum() < FEWEST:
         return lags
-    r = np.where(sky, residual, 0.0)
-    r = np.where(sky, r - median_filter(r, AROUND), 0.0)
-    sky &= np.abs(r) < WILD * np.sqrt(np.median(r[sky] ** 2) / 0.455)
-    r[~sky] = 0.0
+    sky &= np.abs(residual) < WILD * max(1.0, np.sqrt(np.median(residual[sky] ** 2) / 0.455))
+    share = cv2.blur(sky.astype(float), (AROUND, AROUND))
+    around = cv2.blur(np.where(sky, residual, 0.0), (AROUND, AROUND)) / np.maximum(share, 1e-9)
+    r = np.where(sky, residual - around, 0.0)
     height, width = r.shape
     for a in range(LAGS + 1):
         for b in range(-LAGS, LAGS + 1):
@@ -63,20 +64,23 @@ def noise_lags(problem: Problem, residual: NDArray, arcs: NDArray) -> NDArray:
 
 
 class Noise:
-    """Noise (H, W) with the standard deviation of a scene's noise map and a covariance of lags."""
+    """Noise of pixels (H, W), in units of the noise map, with a covariance of ``lags`` (5, 5)."""
 
-    def __init__(self, problem: Problem, lags: NDArray) -> None:
-        self.noise, self.shape = problem.scene.noise, problem.scene.data.shape
-        kernel = np.zeros(self.shape)
+    def __init__(self, shape: tuple[int, int], lags: NDArray) -> None:
+        self.shape = shape
+        # larger by some lags, for the edges of a Fourier transform touch each other
+        self.sides = tuple(scipy.fft.next_fast_len(side + 2 * LAGS, real=True) for side in shape)
+        kernel = np.zeros(self.sides)
         steps = np.arange(-LAGS, LAGS + 1)
         kernel[steps[:, None], steps] = lags
-        self.filter = np.sqrt(np.clip(np.fft.rfft2(kernel).real, 0, None))
+        spectrum = scipy.fft.rfft2(kernel).real
+        self.filter = np.sqrt(np.clip(spectrum, 0, None)).astype(np.float32)
 
     def draw(self, rng: np.random.Generator) -> NDArray:
-        """Return a draw, 0 where the noise is not finite."""
-        white = np.fft.rfft2(rng.standard_normal(self.shape))
-        unit = np.fft.irfft2(white * self.filter, s=self.shape)
-        return np.where(np.isfinite(self.noise), self.noise, 0.0) * unit
+        """Return a draw (H, W)."""
+        white = scipy.fft.rfft2(rng.standard_normal(self.sides, np.float32))
+        unit = scipy.fft.irfft2(white * self.filter, s=self.sides)
+        return unit[: self.shape[0], : self.shape[1]]
 
 
 def linear_data(
@@ -88,8 +92,9 @@ def linear_data(
     draws = rng.standard_normal(shape) / np.sqrt(marginal.precision)[:, None]
     data = marginal.matrix @ np.where(known, draws, 0.0)
     fitted, weight = problem.view.fitted, problem.posterior.weight
+    relative = problem.scene.noise[fitted] * weight
     for k in range(n):
-        data[:, k] += noise.draw(rng)[fitted] * weight
+        data[:, k] += noise.draw(rng)[fitted] * relative
     return data
 
 
@@ -103,8 +108,9 @@ def simulated(problem: Problem, light: NDArray, noise: Noise, rng: np.random.Gen
     some = [k for k, name in enumerate(NAMES) if name[0] == "a" and problem.prior.sd[k] > 0]
     values[some] = rng.normal(problem.prior.mean[some], problem.prior.sd[some])
     arcs = arcs_of(problem.scene, replace(problem.point, values=values), int(problem.samples.max()))
-    data = light + arcs + noise.draw(rng)
     scene = problem.scene
+    known = scene.good & np.isfinite(scene.noise)
+    data = light + arcs + np.where(known, scene.noise, 0.0) * noise.draw(rng)
     return problem.seeing(np.where(scene.good, data, 0.0)).refitted()[0]
 
 
