@@ -156,9 +156,8 @@ quick = FreeForm(lens_light=False, splines=14, supersampling=2)
 redshifts = {name: truth[name] for name in ("z_lens", "z_source")}
 known = search(fit(lens, quick), Perturbers(profiles=["isothermal"], peaks=1, **redshifts))
 out.figure(searched_lens(known, (truth["x"], truth["y"])), "search_known")
-print(
-    answer(known), f"True place: ({truth['x']:+.2f}, {truth['y']:+.2f}), mass {truth['mass']:.1e}"
-)
+print(answer(known))
+print(f"The truth: {truth['mass']:.1e} solar masses at ({truth['x']:+.2f}, {truth['y']:+.2f})")
 perturbers.peaks(known)
 
 # %% [markdown]
@@ -172,7 +171,7 @@ perturbers.peaks(known)
 # %%
 redshifts = perturbers.redshifts_of(observation)
 chosen = out.config.perturbers.model_dump() | {"profiles": ["isothermal"], "peaks": 1}
-found = search(model, Perturbers(**(chosen | redshifts)))
+found = search(model, Perturbers(**(chosen | {"detect": "isothermal"} | redshifts)))
 out.figure(searched_lens(found), "search")
 print(answer(found), f"Score {found.score:.1f}, misfit {found.misfit:.2f}.")
 for name, text in warnings_of(found).items():
