@@ -1,7 +1,7 @@
 """What is written of a free-form fit: numbers, images, the picture, and the COOLEST export."""
 
 import json
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ from vitdm import lens
 from vitdm.config import FreeForm
 from vitdm.data.simulated import observed
 from vitdm.errors import InputError
-from vitdm.lens.free_form import coolest, files, mass
+from vitdm.lens.free_form import archive, coolest, files, mass
 from vitdm.lens.free_form.model import FLAGS
 from vitdm.lens.free_form.picture import picture
 from vitdm.simulation import NO_SUB, load_population
@@ -173,6 +173,32 @@ def test_a_spoiled_archive_is_named(fit, tmp_path, spoil, message):
     spoil(tmp_path / files.PROBLEM)
     with pytest.raises(InputError, match=message):
         files.read_model(tmp_path)
+
+
+class Other:
+    """A kind of value that an archive does not know."""
+
+
+USUAL = Other()
+
+
+@dataclass(frozen=True)
+class Part:
+    """What an archive holds, but for the last, which must have its default."""
+
+    number: float
+    places: tuple[float, ...]
+    text: str | None = None
+    other: Other = USUAL
+
+
+def test_what_an_archive_does_not_know_must_be_usual(tmp_path):
+    part = Part(0.1 + 0.2, (1e-300, float("inf")))
+    archive.write(tmp_path / "part.npz", part=part)
+    again = archive.read(tmp_path / "part.npz", part=Part)["part"]
+    assert again == part and again.other is USUAL and type(again.number) is float
+    with pytest.raises(TypeError, match=r"part\.other: Other"):
+        archive.write(tmp_path / "part.npz", part=replace(part, other=Other()))
 
 
 # -------------------------------------------------------------------------------------- picture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import types
 import typing
 from collections.abc import Mapping
@@ -19,7 +18,11 @@ from vitdm.provenance import atomic
 
 
 def write(path: str | Path, **parts: Any) -> None:
-    """Write dataclasses by name; their fields may be dataclasses, arrays, numbers, texts, None."""
+    """Write dataclasses by name; their fields may be dataclasses, arrays, numbers, texts, None.
+
+    A field of another kind must have its default, which it gets again when it is read; TypeError
+    if it has not.
+    """
     arrays: dict[str, NDArray] = {}
     for name, part in parts.items():
         arrays |= _flat(part, name)
@@ -50,28 +53,37 @@ def _flat(value: Any, name: str) -> dict[str, NDArray]:
         return {name: np.asarray(value)}
     arrays: dict[str, NDArray] = {}
     for field in dataclasses.fields(value):
-        arrays |= _flat(getattr(value, field.name), f"{name}.{field.name}")
+        entry, key = getattr(value, field.name), f"{name}.{field.name}"
+        if _can_be_written(entry):
+            arrays |= _flat(entry, key)
+        elif entry is not field.default:
+            raise TypeError(f"{key}: {type(entry).__name__} cannot be written")
     return arrays
+
+
+def _can_be_written(value: Any) -> bool:
+    plain = isinstance(value, (np.ndarray, np.generic, bool, int, float, str, tuple))
+    return value is None or plain or dataclasses.is_dataclass(value)
 
 
 def _built(kind: Any, arrays: Mapping[str, NDArray], name: str) -> Any:
     """Return the value of a type, such as ``Galaxy | None``, from its arrays."""
     kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
-    made = next((k for k in kinds if dataclasses.is_dataclass(k)), None)
-    there = name in arrays or any(key.startswith(f"{name}.") for key in arrays)
-    if type(None) in kinds and not there:
+    if type(None) in kinds and not _is_there(arrays, name):
         return None
+    made = next((k for k in kinds if dataclasses.is_dataclass(k)), None)
     if made:
-        fields = _hints(made).items()
-        return made(**{key: _built(hint, arrays, f"{name}.{key}") for key, hint in fields})
+        hints, given = typing.get_type_hints(made), {}
+        for field in dataclasses.fields(made):
+            key = f"{name}.{field.name}"
+            if field.default is dataclasses.MISSING or _is_there(arrays, key):
+                given[field.name] = _built(hints[field.name], arrays, key)
+        return made(**given)
     value = arrays[name]
     if typing.get_origin(kind) is tuple:
         return tuple(value.tolist())
-    plain = value.ndim == 0  # a number or a text
-    return value.item() if plain else value
+    return value.item() if value.ndim == 0 else value  # a number or a text
 
 
-@functools.cache
-def _hints(made: type) -> dict[str, Any]:
-    hints = typing.get_type_hints(made)
-    return {field.name: hints[field.name] for field in dataclasses.fields(made)}
+def _is_there(arrays: Mapping[str, NDArray], name: str) -> bool:
+    return name in arrays or any(key.startswith(f"{name}.") for key in arrays)
