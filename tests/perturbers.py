@@ -8,7 +8,7 @@ from scipy.ndimage import gaussian_filter
 from vitdm.config import Perturbers
 from vitdm.lens.perturbers import Map, Search
 
-PROFILES = ("point", "isothermal", "string")
+PROFILES = ("point", "isothermal", "nfw_30", "string")
 #: fields of a search that a test may set; what else it changes are settings
 OWN = ("peaks", "p_value", "twin_scores", "refitted_scores", "misfit")
 
@@ -52,7 +52,8 @@ def searched(model=None, seed=0, at=(-0.6, 0.9), height=9.0, n=200, **changes):
     score = float(np.nanmax(maps[settings.detect].snr))
     twins = rng.gumbel(3.0, 0.4, n)
     best = peak(maps[settings.detect], x, y, unit)
-    second = best | {"x": 0.8, "y": -0.9, "snr": 3.1, "delta_evidence": 1.2, "delta_luminous": 0.5}
+    second = best | {"x": 0.8, "y": -0.9, "snr": 3.1, "fit_x": 0.85, "fit_y": -0.95}
+    second |= {"delta_evidence": 1.2, "delta_luminous": 0.5, "profile": "nfw", "concentration": 30}
     kept = {
         "peaks": pd.DataFrame([best, second]),
         "p_value": (1 + (twins >= score).sum()) / (1 + n) if n else np.nan,

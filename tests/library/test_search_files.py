@@ -172,12 +172,22 @@ def test_the_picture_says_what_was_found(search):
     said = words(picture(search))
     peak = search.peaks.iloc[0]
     assert f"Peak 1 at ({peak.x:+.2f}, {peak.y:+.2f}): S/N {peak.snr:.1f}" in said
-    assert f"refit {_power(peak.solar_mass, peak.fit_mass_error * 4.5e11)} Msun" in said
+    mass = _power(peak.fit_mass * 4.5e11, peak.fit_mass_error * 4.5e11)
+    assert f"refit {mass} Msun, isothermal sphere" in said and "Msun, NFW halo, c = 30" in said
     assert f"{_power(peak.solar_mass_1kpc)} Msun within 1 kpc" in said
     assert "ln evidence +41 (rivals: light +2, multipoles +6)" in said
     assert "p-value: 0.005 (the least that so many twins can tell)" in said
     assert "How to read this page" in said and "200 twins" in said and "20 refitted twins" in said
     assert f"this lens: {search.score:.1f}" in said
+
+
+def test_two_refits_that_end_at_one_place_are_told_once(search):
+    peaks = search.peaks.copy()
+    peaks.loc[1, ["fit_x", "fit_y"]] = peaks.loc[0, ["fit_x", "fit_y"]].to_numpy(float) + 0.02
+    said = words(picture(searched(peaks=peaks)))
+    assert "ends at that of peak 1" in said and said.count("ln evidence +") == 1
+    peaks["delta_evidence"] = np.nan  # as of peaks that were not refitted
+    assert "refit " not in words(picture(searched(peaks=peaks)))
 
 
 def test_panels_show_the_maps_where_they_are(search):

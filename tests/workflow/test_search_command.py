@@ -5,6 +5,7 @@ The search itself is replaced, but for one of a small simulated lens.
 
 import json
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -16,14 +17,16 @@ from matplotlib import image as pictures
 from perturbers import searched
 
 from vitdm import lens
-from vitdm.__main__ import main
+from vitdm.__main__ import main, parser
 from vitdm.config import FreeForm, Perturbers
 from vitdm.data.simulated import observed
 from vitdm.errors import InputError
 from vitdm.lens.free_form import files as lens_files
 from vitdm.lens.perturbers import files
+from vitdm.lens.perturbers.verdict import WARNINGS
 from vitdm.simulation import NO_SUB, load_population
 
+PAGE = (Path(__file__).parents[2] / "docs/search.md").read_text()
 WRITTEN = {"search.json", "search.fits", "search.png", "peaks.csv"}
 HEIGHTS = {"J0001+0001": 0.0, "J0002-0002": 9.0, "J0003+0003": 4.0}
 
@@ -188,3 +191,38 @@ def test_a_new_fit_takes_the_old_search_with_it(lenses):
     assert set(search.WRITTEN) == WRITTEN
     check_replaceable(folder, (*command.WRITTEN, *search.WRITTEN))
     assert np.isfinite(files.read(folder)["numbers"]["score"])
+
+
+# ------------------------------------------------------------------------------ docs/search.md
+
+
+def test_the_page_runs(lenses, tmp_path, monkeypatch, capsys):
+    """Its commands but that of ``vitdm lens``, then its Python, as they stand."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(HEIGHTS, "J0946+1006", 9.0)
+    (tmp_path / "data").mkdir()
+    (lenses / "J0001+0001").rename(lenses / "J0946+1006")
+    lenses.rename(tmp_path / "data/lenses")
+    for block in re.findall(r"```sh\n(.*?)```", PAGE, re.S):
+        program, command, *words = shlex.split(block)
+        assert program == "vitdm" and command in ("lens", "search")
+        options = parser().parse_args([command, *words])  # they are those that there are
+        if options.command == "search":
+            assert main([command, *words]) == 0, capsys.readouterr().err
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+    exec(compile(code, "docs/search.md", "exec"), {})
+    assert "Something stands out" in capsys.readouterr().out
+    assert {path.name for path in Path("data/one").iterdir()} == WRITTEN
+
+
+def test_the_page_names_what_there_is():
+    prose = re.sub(r"```.*?```", "", PAGE, flags=re.S)
+    named = set(re.findall(r"`([^`]+)`", prose))
+    assert named >= WRITTEN | set(files.EXTENSIONS) | {"ANGLE_STRING", "search.csv"}
+    options = {f"--{name.replace('_', '-')}" for name in ("z_lens", "redshifts", "twins", "peaks")}
+    assert named >= options | {"--refitted-twins", "--profiles", "--config"}
+    settings = set(Perturbers.model_fields) - {"z_lens", "z_source", "profiles", "peaks", "twins"}
+    assert named >= settings - {"refitted_twins"}
+    assert named >= set(WARNINGS) - {"unstable", "redshifts"}
+    columns = {name for name in searched().peaks if not name.startswith("fit")}
+    assert named >= columns | {"fit_x", "fit_y", "fit_mass"}

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 ARCS = 2.0  # noise: the contour of the arcs on the maps
 LEAST = 6.0  # S/N: the end of the scale, at least
+SAME = 0.1  # ", between two refits that ended at the same place
 WORST = 100.0  # masses of the map of sensitivity, over the best
 NOWHERE = "0.88"  # grey of places of which nothing is known
 PEAK, TWINS, RIVAL = "#D55E00", "0.75", "#0072B2"  # Okabe and Ito's vermilion and blue
@@ -118,15 +119,22 @@ def _arcs(axes: Axes, views: Views, search: Search, colour: str) -> None:
 
 
 def _numbers(axes: Axes, peaks: pd.DataFrame) -> None:
-    """Draw a ring about each peak, with its number."""
+    """Draw a ring about each peak, with its number, and a cross where its refit ended."""
     from matplotlib.patheffects import withStroke
 
     edge = [withStroke(linewidth=2, foreground="white")]
     for k, peak in enumerate(peaks.itertuples(), 1):
-        axes.plot(peak.x, peak.y, "o", mfc="none", mec="black", ms=9, mew=1.0, path_effects=edge)
+        style = {"color": "black", "mfc": "none", "mew": 1.0, "path_effects": edge}
+        axes.plot(peak.x, peak.y, "o", ms=9, **style)
+        if _is_refitted(peak):
+            axes.plot(peak.fit_x, peak.fit_y, "x", ms=5, **style)
         style = {"textcoords": "offset points", "fontsize": 8, "weight": "bold"}
         text = axes.annotate(str(k), (peak.x, peak.y), (5, 4), **style)
         text.set_path_effects(edge)
+
+
+def _is_refitted(peak: Any) -> bool:
+    return bool(np.isfinite(getattr(peak, "delta_evidence", math.nan)))
 
 
 def _twins(axes: Axes, search: Search) -> None:
@@ -160,6 +168,7 @@ def _rivals(axes: Axes, peaks: pd.DataFrame) -> None:
         at = np.arange(len(peaks)) + (k - 1) * height
         axes.barh(at, peaks[column], height, color=colour, label=label)
     axes.axvline(0, color="black", lw=0.8)
+    axes.set_xlim(right=1.5 * axes.get_xlim()[1])  # room for the legend
     labels = [f"{k}" for k in range(1, len(peaks) + 1)]
     axes.set_yticks(range(len(peaks)), labels, fontsize=8, weight="bold")
     axes.invert_yaxis()
@@ -180,10 +189,10 @@ def _small(axes: Axes) -> None:
 NOTE = (
     "How to read this page: S/N is the most probable mass at a place over its error, with source, "
     "lens light, smooth mass and PSF marginalised. Twins are simulated images of this lens without "
-    "any perturber. Dashed: the arcs. Rings: the peaks. Lengths in arcsec from the middle of the "
-    "image, x to the right, y upwards. Masses are total ones, errors without what the model lacks. "
-    "ln evidence: a gain of 10 is a ratio of probabilities of 22 000, if both models were right. "
-    "See docs/search.md."
+    "any perturber. Dashed: the arcs. Rings: peaks; crosses: their refits. Lengths in arcsec from "
+    "the middle of the image, x to the right, y upwards. Masses are total ones, errors without "
+    "what the model lacks. ln evidence: a gain of 10 is a ratio of probabilities of 22 000, if "
+    "both models were right. See docs/search.md."
 )
 
 
@@ -203,11 +212,17 @@ def _lines(search: Search) -> list[str]:
 def _peaks(search: Search) -> list[str]:
     """Return some lines for each peak."""
     lines: list[str] = []
+    ends: list[tuple[float, float]] = []
     for k, peak in enumerate(search.peaks.itertuples(), 1):
         lines.append(f"Peak {k} at ({peak.x:+.2f}, {peak.y:+.2f}): S/N {peak.snr:.1f}")
         lines.append(f"  map     {_mass(search, peak.mass, peak.mass_error)}")
-        if np.isfinite(getattr(peak, "delta_evidence", math.nan)):
+        end = (peak.fit_x, peak.fit_y) if _is_refitted(peak) else (math.nan, math.nan)
+        same = [n for n, other in enumerate(ends, 1) if math.dist(end, other) < SAME]
+        if same:
+            lines.append(f"  refit   ends at that of peak {same[0]}")
+        elif _is_refitted(peak):
             lines += _refit(search, peak)
+        ends.append(end)
     return lines or ["No peaks."]
 
 
@@ -215,7 +230,9 @@ def _refit(search: Search, peak: Any) -> list[str]:
     """Return what the refit of a peak, without linearisation, has found."""
     x = f"{peak.fit_x:+.3f} ± {peak.fit_x_error:.3f}"
     y = f"{peak.fit_y:+.3f} ± {peak.fit_y_error:.3f}"
-    lines = [f"  refit   {_mass(search, peak.fit_mass, peak.fit_mass_error)}"]
+    halo = peak.profile == "nfw"
+    profile = f"NFW halo, c = {peak.concentration:.0f}" if halo else name_of(peak.profile)
+    lines = [f"  refit   {_mass(search, peak.fit_mass, peak.fit_mass_error)}, {profile}"]
     if np.isfinite(peak.solar_mass_1kpc):
         lines.append(f"          {_power(peak.solar_mass_1kpc)} Msun within 1 kpc")
     lines.append(f"          at ({x}, {y})")
