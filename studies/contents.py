@@ -464,10 +464,13 @@ NOTEBOOKS = (
         "06_real_lenses",
         title="real lenses",
         reads=lambda t: [*t.slacs_lens, *t.slacs, *t.misspecification],
-        settings=("seed", "publish", "freeform", "slacs.images", "slacs.pixel_scale"),
+        settings=("seed", "publish", "freeform", "perturbers", "slacs.images")
+        + ("slacs.pixel_scale",),
         entries=(
             figure("one_lens", "slacs.one_lens", lambda t: t.slacs_lens),
             table("one_lens", lambda t: t.slacs_lens),
+            figure("search_known", "perturbers.searched_lens"),
+            figure("search", "perturbers.searched_lens", lambda t: t.slacs_lens),
             figure("slacs", "slacs.fitted_lenses", lambda t: t.slacs, lambda t: t.slacs),
             figure("slacs_radii", "slacs.fitted_radii", lambda t: t.slacs, lambda t: t.slacs),
             table("slacs", lambda t: t.slacs, lambda t: t.slacs),
