@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from vitdm.config import Perturbers
 from vitdm.lens.free_form.model import LensModel
+from vitdm.lens.free_form.problem import Problem
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +44,7 @@ class Search:
     twins, and the lens itself, that score as much, ``twin_scores`` (n,) are theirs, and
     ``refitted_scores`` (m,) those of twins that were simulated, fitted and searched.
     ``solar_masses`` of 1 arcsec^2 are NaN if the redshifts are unknown.
+    ``perturbed`` is the problem with the fitted perturber that gains most evidence.
     """
 
     model: LensModel
@@ -61,6 +63,7 @@ class Search:
     twin_scores: NDArray
     refitted_scores: NDArray
     solar_masses: float
+    perturbed: Problem | None = None
 
     def image(self, values: NDArray) -> NDArray:
         """Return values at the places (places,) as an image (rows, columns), NaN elsewhere."""

@@ -16,6 +16,7 @@ from vitdm.config import Perturbers
 from vitdm.lens.free_form.model import LensModel
 from vitdm.lens.free_form.problem import Problem
 from vitdm.lens.perturbers.maps import Marginal, information
+from vitdm.lens.perturbers.peaks import refit_peaks
 from vitdm.lens.perturbers.profiles import Profile, profiles_of, solar_masses
 from vitdm.lens.perturbers.result import Map, Search
 from vitdm.lens.perturbers.twins import Noise, linear_data, noise_lags, p_value, simulated
@@ -173,6 +174,8 @@ def search(
         twin = simulated(problem, light, noise, rng)
         refitted.append(_score(twin, settings, grid, usual, spread_of=noise, rng=rng))
     found = _peaks(maps[settings.detect], grid, settings.peaks)
+    area = len(grid.x) * settings.spacing**2
+    found, perturbed = refit_peaks(problem, marginal, found, settings, area, progress)
     return Search(
         model=model,
         settings=settings,
@@ -190,6 +193,7 @@ def search(
         twin_scores=twin_scores,
         refitted_scores=np.array(refitted),
         solar_masses=solar_masses(settings),
+        perturbed=perturbed,
     )
 
 

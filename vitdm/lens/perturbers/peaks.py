@@ -1,0 +1,274 @@
+r"""Peaks of a map fitted without linearisation, and what else could explain them.
+
+A perturber is fitted together with the macro-model, source and light: place, mass and, of an
+isothermal one, the radius where it is cut. Its gain of ln evidence over the smooth model is
+
+.. math:: \Delta = \Big[\ln P + \tfrac12 \ln\det\Lambda - \tfrac12 \ln\det H\Big]^{perturbed}_{smooth},
+
+P the probability of the most probable mass with source and light integrated out, its curvature
+-H and the prior's inverse covariance :math:`\Lambda`: Laplace's approximation of the integral over
+the mass (MacKay 1992, Neural Comput. 4, 415). The prior's density of the place is that of an even
+one over the area that was searched, that of ln mass over four decades; ln of the cut has a s.d.
+of 1. So :math:`\Delta` allows for how many places and masses could have been found, and the smooth
+model is fitted in the same way before. Correlated noise makes it too large by the square of what
+it adds to the width of the map.
+
+The rivals have the same prior where they have the same freedom: a multipole of order 5 with
+amplitudes of 1 %, and a Gaussian spot of light near the peak, of any place and flux.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+import scipy.linalg
+from numpy.typing import NDArray
+from scipy.signal import fftconvolve
+from scipy.special import ndtr
+
+from vitdm.config import Perturbers
+from vitdm.lens.free_form.problem import Problem
+from vitdm.lens.free_form.start import MassPrior
+from vitdm.lens.free_form.view import FREE_LIGHT, Scene
+from vitdm.lens.perturbers.maps import Marginal
+from vitdm.lens.perturbers.models import REACH, SMOOTH, WithMultipole, WithPerturber
+from vitdm.lens.perturbers.profiles import Profile, cosmology_of, profiles_of, solar_masses
+from vitdm.simulation.cosmology import arcsec_per_kpc
+
+FAINTEST = 3.0  # S/N of a peak that is fitted
+NFW = "nfw_10", "nfw_30", "nfw_100"
+DECADES = math.log(1e4)  # of masses and fluxes that are as probable
+CUT_SD = 1.0  # of ln of the radius at which an isothermal perturber is cut
+MULTIPOLE_SD = 0.01
+STEPS, TOLERANCE = 15, 0.1
+WIDTHS = 0.0, 0.1, 0.2  # ", s.d. of spots of light
+COARSE, FINE = 0.1, 0.02  # ", between their places
+WIDE_FLUX = 30.0  # s.d. of a spot's flux, in units of its own
+STEP = 0.01  # ", of the derivative of a spot by its place
+COLUMNS = (
+    *("fit_x", "fit_x_error", "fit_y", "fit_y_error", "fit_mass", "fit_mass_error"),
+    *("truncation", "profile", "concentration", "solar_mass", "solar_mass_1kpc"),
+    *("delta_evidence", "delta_multipoles", "delta_luminous", "chi2", "converged"),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Refit:
+    """A perturber fitted with all else: the ``problem`` at its most probable mass.
+
+    ``evidence`` is ln of it, with the mass integrated out.
+    """
+
+    problem: Problem
+    model: WithPerturber
+    evidence: float
+    converged: bool
+
+    @property
+    def profile(self) -> Profile:
+        """The perturber's profile, with the fitted cut."""
+        return self.model.profile_of(self.problem.values)
+
+    @property
+    def mass(self) -> float:
+        """Its total mass [arcsec^2]."""
+        return math.exp(self.problem.values[SMOOTH + 2])
+
+    def errors(self) -> NDArray:
+        """Return the s.d. of x, y ["] and mass [arcsec^2], (3,)."""
+        posterior = self.problem.posterior
+        _, curvature = posterior.derivatives(self.problem.point)
+        some = np.searchsorted(posterior.free, SMOOTH) + np.arange(3)
+        sd = np.sqrt(np.diag(np.linalg.inv(curvature))[some])
+        return sd * [1, 1, self.mass]
+
+
+def refit_peaks(
+    problem: Problem,
+    marginal: Marginal,
+    peaks: pd.DataFrame,
+    settings: Perturbers,
+    area: float,
+    progress: Callable[[str], None] = lambda stage: None,
+) -> tuple[pd.DataFrame, Problem | None]:
+    """Fit the peaks of a table of x, y ["], snr, mass [arcsec^2]; return it with what was found.
+
+    ``marginal`` is that of the smooth ``problem``, ``area`` ["^2] what was searched. Peaks below a
+    S/N of 3 are left out (NaN). Also return the problem with the perturber that gains most.
+    """
+    table, best = peaks.reindex(columns=[*peaks.columns, *COLUMNS]), None
+    table = table.astype({"profile": object, "converged": object})
+    worth = np.flatnonzero(peaks["snr"] > FAINTEST)
+    if not len(worth):
+        return table, None
+    progress("fitting the smooth model")
+    smooth, _ = problem.refitted(STEPS, TOLERANCE)
+    evidence = smooth.log_evidence()
+    multipoles = _with_multipole(smooth) - evidence
+    for k in worth:
+        progress(f"fitting peak {k + 1} of {len(peaks)}")
+        x, y, mass = (float(peaks[name].iloc[k]) for name in ("x", "y", "mass"))
+        found = refit(smooth, (x, y), mass, settings, area)
+        row = _row(found, settings)
+        row["delta_evidence"] = found.evidence - evidence
+        row["delta_multipoles"] = multipoles
+        row["delta_luminous"] = luminous(smooth, marginal, (x, y), area) - evidence
+        table.loc[table.index[k], list(row)] = list(row.values())
+        if best is None or found.evidence > best.evidence:
+            best = found
+    return table, best.problem
+
+
+def refit(
+    smooth: Problem, place: tuple[float, float], mass: float, settings: Perturbers, area: float
+) -> Refit:
+    """Return the most probable perturber near a place (x, y) ["], of about a mass [arcsec^2].
+
+    ``smooth`` is at its most probable mass. Tried are isothermal spheres, cut at
+    ``settings.truncation`` and anywhere, and NFW halos of three concentrations.
+    """
+    isothermal = profiles_of("isothermal", settings)[0]
+    start = np.array([*place, math.log(mass)])
+    first = _climbed(smooth, WithPerturber(isothermal, place), start, place, area)
+    tried = [first]
+    found = first.problem.values[SMOOTH:]
+    cut = np.append(found, math.log(isothermal.scale))
+    tried.append(_climbed(first.problem, replace(first.model, cut_free=True), cut, place, area))
+    for name in NFW:
+        profile = profiles_of(name, settings)[0]
+        # as much mass within the cut of the isothermal sphere, which is what the image tells
+        share = isothermal.mass_within(isothermal.scale) / profile.mass_within(isothermal.scale)
+        start = found + [0, 0, math.log(share)]
+        tried.append(_climbed(first.problem, WithPerturber(profile, place), start, place, area))
+    return max(tried, key=lambda refit: refit.evidence)
+
+
+def _climbed(
+    problem: Problem, model: WithPerturber, start: NDArray, place: tuple[float, float], area: float
+) -> Refit:
+    """Return the fit of a perturber that starts at x, y, ln mass and, maybe, ln cut."""
+    # normal priors with the density, at their middle, of even ones
+    even = 1 / math.sqrt(2 * math.pi)
+    mean = np.array([*place, start[2], math.log(model.profile.scale)])[: len(start)]
+    sd = np.array([*[math.sqrt(area) * even] * 2, DECADES * even, CUT_SD])[: len(start)]
+    prior = problem.prior
+    prior = MassPrior(np.append(prior.mean[:SMOOTH], mean), np.append(prior.sd[:SMOOTH], sd))
+    values = np.append(problem.values[:SMOOTH], start)
+    fitted, reached = problem.of_mass(model, prior, values).refitted(STEPS, TOLERANCE)
+    return Refit(fitted, model, fitted.log_evidence(), reached)
+
+
+def _row(found: Refit, settings: Perturbers) -> dict[str, object]:
+    """Return the columns of the table that tell what was fitted."""
+    profile, cosmology, unit = found.profile, cosmology_of(settings), solar_masses(settings)
+    x, y = found.problem.values[SMOOTH : SMOOTH + 2]
+    halo = profile.name.startswith("nfw")
+    kpc = float(profile.mass_within(arcsec_per_kpc(cosmology))) if cosmology else math.nan
+    values = np.array([x, y, found.mass])
+    return {
+        **dict(zip(COLUMNS[0:6:2], values.tolist(), strict=True)),
+        **dict(zip(COLUMNS[1:6:2], found.errors().tolist(), strict=True)),
+        "truncation": profile.scale * (profile.tau if halo else 1.0),
+        "profile": "nfw" if halo else profile.name,
+        "concentration": float(profile.name.removeprefix("nfw_")) if halo else math.nan,
+        "solar_mass": found.mass * unit,
+        "solar_mass_1kpc": found.mass * kpc * unit,
+        "chi2": found.problem.point.chi2,
+        "converged": found.converged,
+    }
+
+
+# -------------------------------------------------------------------------------------- rivals
+
+
+def _with_multipole(smooth: Problem) -> float:
+    """Return ln evidence of the smooth model with a multipole of order 5."""
+    prior, zero = smooth.prior, np.zeros(2)
+    prior = MassPrior(np.append(prior.mean, zero), np.append(prior.sd, zero + MULTIPOLE_SD))
+    values = np.append(smooth.values, zero)
+    fitted, _ = smooth.of_mass(WithMultipole(), prior, values).refitted(STEPS, TOLERANCE)
+    return fitted.log_evidence()
+
+
+def luminous(
+    smooth: Problem, marginal: Marginal, place: tuple[float, float], area: float
+) -> float:
+    """Return ln evidence of the smooth model with a spot of light near a place (x, y) ["].
+
+    Its place and width are those of the largest S/N with all else marginalised (``marginal``); then
+    all else is fitted with it. It is that of the smooth model where the flux is not positive.
+    """
+    spots = _Spots(smooth, marginal)
+    axis = np.arange(-REACH, REACH + COARSE / 2, COARSE)
+    near = [(place[0] + dx, place[1] + dy) for dx in axis for dy in axis if dx**2 + dy**2 < REACH**2]
+    snr, x, y, width = max(spots.best(near, width) for width in WIDTHS)
+    axis = np.arange(-COARSE + FINE, COARSE, FINE)
+    snr, x, y, width = spots.best([(x + dx, y + dy) for dx in axis for dy in axis], width)
+    flux = snr * spots.error(x, y, width)
+    scene, full = smooth.scene, WIDE_FLUX / FREE_LIGHT * flux
+    light = np.insert(scene.light, -1, full * spots.image(x, y, width), axis=0)
+    fitted, _ = replace(smooth, scene=replace(scene, light=light)).refitted(STEPS, TOLERANCE)
+    flux = fitted.point.solution.light[-2] * full
+    if not flux > 0:
+        return smooth.log_evidence()
+    sd = FREE_LIGHT * full
+    normal = -((flux / sd) ** 2) / 2 - math.log(math.sqrt(2 * math.pi) * sd)
+    even = -math.log(flux * DECADES) - math.log(area)
+    integral = math.log(2 * math.pi) - np.linalg.slogdet(spots.curvature(x, y, width, flux))[1] / 2
+    return fitted.log_evidence() - normal + even + integral
+
+
+class _Spots:
+    """Round Gaussian spots of unit flux, as seen through the PSF, and how well they are told."""
+
+    def __init__(self, problem: Problem, marginal: Marginal) -> None:
+        self.scene, self.fitted = problem.scene, problem.view.fitted
+        self.marginal, self.weight = marginal, problem.posterior.weight
+        self.residual = marginal.residual(problem.posterior.data)
+
+    def image(self, x: float, y: float, width: float) -> NDArray:
+        """Return a spot (H, W) at x, y ["] of s.d. ``width`` ["], or else of half a pixel."""
+        scene = self.scene
+        sd = max(width / scene.pixel_scale, 0.5)
+        across, up = (
+            np.diff(ndtr((np.arange(n + 1) - n / 2 - at / scene.pixel_scale) / sd))
+            for n, at in zip(scene.data.shape[::-1], (x, y), strict=True)
+        )
+        return fftconvolve(np.outer(up, across), scene.kernel, mode="same")
+
+    def templates(self, places: list[tuple[float, float]], width: float) -> NDArray:
+        """Return the spots at places, (N, n), in units of the noise."""
+        made = [self.image(x, y, width)[self.fitted] for x, y in places]
+        return np.array(made).T * self.weight[:, None]
+
+    def information(self, templates: NDArray) -> NDArray:
+        """Return T^T C^-1 T (n, n) of templates (N, n)."""
+        m = self.marginal
+        seen = scipy.linalg.solve_triangular(
+            m.root, m.matrix.T @ templates, lower=True, check_finite=False
+        )
+        return templates.T @ templates - seen.T @ seen
+
+    def best(
+        self, places: list[tuple[float, float]], width: float
+    ) -> tuple[float, float, float, float]:
+        """Return S/N, x, y and width of the spot of largest S/N among places."""
+        templates = self.templates(places, width)
+        error = 1 / np.sqrt(np.maximum(self.information(templates).diagonal(), 1e-300))
+        snr = templates.T @ self.residual * error
+        k = int(snr.argmax())
+        return float(snr[k]), *places[k], width
+
+    def error(self, x: float, y: float, width: float) -> float:
+        """Return the s.d. of the flux of a spot."""
+        return float(self.information(self.templates([(x, y)], width))[0, 0]) ** -0.5
+
+    def curvature(self, x: float, y: float, width: float, flux: float) -> NDArray:
+        """Return the inverse covariance (2, 2) of a spot's place, with all else marginalised."""
+        around = [(x + STEP, y), (x - STEP, y), (x, y + STEP), (x, y - STEP)]
+        moved = self.templates(around, width)
+        return self.information((moved[:, ::2] - moved[:, 1::2]) * flux / (2 * STEP))
