@@ -1,4 +1,4 @@
-r"""Masses with something more than the smooth model: a perturber, or a multipole of higher order."""
+"""Masses with something more than the smooth model: a perturber, or a multipole of order 5."""
 
 from __future__ import annotations
 
@@ -72,9 +72,7 @@ class WithPerturber(MassModel):
             by[SMOOTH + 3] = -strength * slope * way
         return alpha + by[SMOOTH + 2], by
 
-    def _round(
-        self, values: NDArray, x: NDArray, y: NDArray
-    ) -> tuple[NDArray, NDArray, NDArray]:
+    def _round(self, values: NDArray, x: NDArray, y: NDArray) -> tuple[NDArray, NDArray, NDArray]:
         """Return the way (2, n) from the perturber, m g / r^2, and d ln g / d ln r (n,)."""
         way = np.array([x - values[SMOOTH], y - values[SMOOTH + 1]])
         r = np.maximum(np.hypot(*way), CLOSEST)

@@ -3,7 +3,8 @@ r"""Peaks of a map fitted without linearisation, and what else could explain the
 A perturber is fitted together with the macro-model, source and light: place, mass and, of an
 isothermal one, the radius where it is cut. Its gain of ln evidence over the smooth model is
 
-.. math:: \Delta = \Big[\ln P + \tfrac12 \ln\det\Lambda - \tfrac12 \ln\det H\Big]^{perturbed}_{smooth},
+.. math:: \Delta =
+    \Big[\ln P + \tfrac12 \ln\det\Lambda - \tfrac12 \ln\det H\Big]^{perturbed}_{smooth},
 
 P the probability of the most probable mass with source and light integrated out, its curvature
 -H and the prior's inverse covariance :math:`\Lambda`: Laplace's approximation of the integral over
@@ -33,14 +34,14 @@ from scipy.special import ndtr
 from vitdm.config import Perturbers
 from vitdm.lens.free_form.problem import Problem
 from vitdm.lens.free_form.start import MassPrior
-from vitdm.lens.free_form.view import FREE_LIGHT, Scene
+from vitdm.lens.free_form.view import FREE_LIGHT
 from vitdm.lens.perturbers.maps import Marginal
 from vitdm.lens.perturbers.models import REACH, SMOOTH, WithMultipole, WithPerturber
 from vitdm.lens.perturbers.profiles import Profile, cosmology_of, profiles_of, solar_masses
 from vitdm.simulation.cosmology import arcsec_per_kpc
 
 FAINTEST = 3.0  # S/N of a peak that is fitted
-NFW = "nfw_10", "nfw_30", "nfw_100"
+NFW = "nfw_30", "nfw_100", "nfw_10"
 DECADES = math.log(1e4)  # of masses and fluxes that are as probable
 CUT_SD = 1.0  # of ln of the radius at which an isothermal perturber is cut
 MULTIPOLE_SD = 0.01
@@ -139,6 +140,8 @@ def refit(
     cut = np.append(found, math.log(isothermal.scale))
     tried.append(_climbed(first.problem, replace(first.model, cut_free=True), cut, place, area))
     for name in NFW:
+        if name == NFW[2] and tried[-1].evidence > tried[-2].evidence:
+            break  # the evidence rises with the concentration
         profile = profiles_of(name, settings)[0]
         # as much mass within the cut of the isothermal sphere, which is what the image tells
         share = isothermal.mass_within(isothermal.scale) / profile.mass_within(isothermal.scale)
@@ -194,20 +197,16 @@ def _with_multipole(smooth: Problem) -> float:
     return fitted.log_evidence()
 
 
-def luminous(
-    smooth: Problem, marginal: Marginal, place: tuple[float, float], area: float
-) -> float:
+def luminous(smooth: Problem, marginal: Marginal, place: tuple[float, float], area: float) -> float:
     """Return ln evidence of the smooth model with a spot of light near a place (x, y) ["].
 
     Its place and width are those of the largest S/N with all else marginalised (``marginal``); then
     all else is fitted with it. It is that of the smooth model where the flux is not positive.
     """
     spots = _Spots(smooth, marginal)
-    axis = np.arange(-REACH, REACH + COARSE / 2, COARSE)
-    near = [(place[0] + dx, place[1] + dy) for dx in axis for dy in axis if dx**2 + dy**2 < REACH**2]
-    snr, x, y, width = max(spots.best(near, width) for width in WIDTHS)
-    axis = np.arange(-COARSE + FINE, COARSE, FINE)
-    snr, x, y, width = spots.best([(x + dx, y + dy) for dx in axis for dy in axis], width)
+    near = _disc(place, REACH, COARSE)
+    _, x, y, width = max(spots.best(near, width) for width in WIDTHS)
+    snr, x, y, width = spots.best(_disc((x, y), COARSE, FINE), width)
     flux = snr * spots.error(x, y, width)
     scene, full = smooth.scene, WIDE_FLUX / FREE_LIGHT * flux
     light = np.insert(scene.light, -1, full * spots.image(x, y, width), axis=0)
@@ -220,6 +219,13 @@ def luminous(
     even = -math.log(flux * DECADES) - math.log(area)
     integral = math.log(2 * math.pi) - np.linalg.slogdet(spots.curvature(x, y, width, flux))[1] / 2
     return fitted.log_evidence() - normal + even + integral
+
+
+def _disc(middle: tuple[float, float], radius: float, step: float) -> list[tuple[float, float]]:
+    """Return the places of a grid within a radius of its middle."""
+    axis = np.arange(-math.floor(radius / step), math.floor(radius / step) + 1) * step
+    steps = ((dx, dy) for dx in axis for dy in axis if math.hypot(dx, dy) < radius)
+    return [(float(middle[0] + dx), float(middle[1] + dy)) for dx, dy in steps]
 
 
 class _Spots:

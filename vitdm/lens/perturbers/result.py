@@ -43,8 +43,9 @@ class Search:
     highest peaks are taken out, in units of that of the twins. ``p_value`` is the share of smooth
     twins, and the lens itself, that score as much, ``twin_scores`` (n,) are theirs, and
     ``refitted_scores`` (m,) those of twins that were simulated, fitted and searched.
-    ``solar_masses`` of 1 arcsec^2 are NaN if the redshifts are unknown.
-    ``perturbed`` is the problem with the fitted perturber that gains most evidence.
+    ``solar_masses`` of 1 arcsec^2 are NaN if the redshifts are unknown. ``perturbed`` is the fit
+    with the perturber that gains most evidence, ``after`` the map of ``settings.detect``
+    that is left with it.
     """
 
     model: LensModel
@@ -64,6 +65,7 @@ class Search:
     refitted_scores: NDArray
     solar_masses: float
     perturbed: Problem | None = None
+    after: Map | None = None
 
     def image(self, values: NDArray) -> NDArray:
         """Return values at the places (places,) as an image (rows, columns), NaN elsewhere."""

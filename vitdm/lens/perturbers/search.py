@@ -161,7 +161,8 @@ def search(
         spread = float(np.sqrt((drawn[told] ** 2).mean())) if told.any() else 1.0
         maps[name] = _map(name, profiles, searched, residual, spread, grid, some)
         if name == settings.detect:
-            detector, snr = searched, searched.significance(residual) / spread
+            detector, width = searched, spread
+            snr = searched.significance(residual) / spread
             peak, rest = detector.scores(snr[:, None])
             peaks, rests = detector.scores(drawn / spread)
     usual = float(rests.mean())
@@ -194,7 +195,17 @@ def search(
         refitted_scores=np.array(refitted),
         solar_masses=solar_masses(settings),
         perturbed=perturbed,
+        after=_remaining(perturbed, settings, grid, width) if perturbed else None,
     )
+
+
+def _remaining(problem: Problem, settings: Perturbers, grid: Grid, spread: float) -> Map:
+    """Return the map of ``settings.detect`` about a fit with a perturber."""
+    marginal, profiles = Marginal(problem, settings.psf_sd), profiles_of(settings.detect, settings)
+    some = grid.every_other() if len(profiles) > 1 else grid
+    searched = Searched(marginal, profiles, some)
+    residual = marginal.residual(problem.posterior.data)
+    return _map(settings.detect, profiles, searched, residual, spread, grid, some)
 
 
 def _map(
