@@ -141,7 +141,7 @@ class Targets:
     @property
     def fitted(self) -> bool:
         """Whether a smooth lens is fitted to each image."""
-        return "lensfit" in self.config.features.groups
+        return bool({"lensfit", "search"} & set(self.config.features.groups))
 
     @property
     def fits(self) -> list[str]:

@@ -17,7 +17,7 @@ from vitdm.data.observation import Observation, as_observations
 from vitdm.data.readers import load_observations
 from vitdm.data.units import COUNTED
 from vitdm.errors import InputError
-from vitdm.features import LENSFIT, measure
+from vitdm.features import LENSFIT, SEARCH, measure
 from vitdm.lens import Fits
 from vitdm.lens.fits import middle
 from vitdm.model.runs import Run, load_run
@@ -115,17 +115,21 @@ def prepare(
         strict=True,
     )
     measured, maps, fits = pd.DataFrame(index=range(len(observations))), None, None
-    if set(names) - set(LENSFIT):
+    if set(names) - set(LENSFIT) - set(SEARCH):
         measured = pd.DataFrame(
             [measure(o.data, settings.preprocess, settings.features) for o in observations]
         )
-    if set(names) & set(LENSFIT) or residual:
+    if set(names) & (set(LENSFIT) | set(SEARCH)) or residual:
         if settings.pixel_scale is None:
             raise InputError("run: needs lens fits, and its config.yaml tells no pixel_scale")
         fits = lens.fit(observations, settings.lensfit, pixel_scale=settings.pixel_scale)
         fits = dataclasses.replace(fits, unknown=[" ".join(o.unknown) for o in told])
         maps = middle(fits.residual, settings.image_size) if residual else None
         measured = pd.concat([measured, lens.usable_features(fits)], axis=1)
+        if set(names) & set(SEARCH):
+            known = {"pixel_scale": settings.pixel_scale}
+            searched = lens.perturbers.measure(observations, fits, settings.lensfit, **known)
+            measured = pd.concat([measured, searched], axis=1)
     if absent := [name for name in names if name not in measured]:
         raise InputError(f"run: needs the feature {absent[0]!r}, which vitdm cannot measure")
     found = np.array([region.found for region in regions])

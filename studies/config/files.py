@@ -60,7 +60,7 @@ def _without_fits(content: dict[str, Any]) -> dict[str, Any]:
     """Leave out what needs lens fits: without the scale of the pixels there are none."""
     features, runs = content.get("features"), content.get("runs")
     if isinstance(features, dict) and isinstance(features.get("groups"), list):
-        groups = [group for group in features["groups"] if group != "lensfit"]
+        groups = [group for group in features["groups"] if group not in ("lensfit", "search")]
         content = content | {"features": features | {"groups": groups}}
     if isinstance(model := content.get("model"), dict):
         content = content | {"model": model | {"residual": False}}

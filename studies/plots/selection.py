@@ -18,6 +18,7 @@ GROUPS = {
     "proposal": ("#0072B2", "proposal"),
     "morphology": ("#D55E00", "morphology"),
     "lensfit": ("#009E73", "fitted lens"),
+    "search": ("#E69F00", "search"),
     "other": ("#CC79A7", "other"),
 }
 MODELS = {"gradient boosting": ("#333333", "s"), "logistic regression": ("#999999", "D")}

@@ -60,9 +60,10 @@ class Preprocess(Section):
 class Features(Section):
     """Which features are measured (``vitdm.features.definitions``)."""
 
-    groups: list[Literal["proposal", "morphology", "lensfit"]] = Field(
+    groups: list[Literal["proposal", "morphology", "lensfit", "search"]] = Field(
         ["proposal", "morphology"],
-        description="lensfit: of a fitted smooth lens; images in files: if their scale is known",
+        description="lensfit: of a fitted smooth lens; search: of one with a source of free form, "
+        "if lensfit.search is on; images in files: if their scale is known",
     )
     levels: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
         [0.2, 0.4, 0.6, 0.8], description="of bright points, fractions of the peak above the sky"
@@ -118,6 +119,10 @@ class LensFit(Section):
     light_profiles: int = Field(1, ge=1, le=2, description="Sérsic profiles of that light")
     noise_lag: int = Field(
         1, ge=1, le=8, description="px between pixels that share no noise; 2 for drizzled images"
+    )
+    search: bool = Field(
+        False,
+        description="also fit a source of free form and search for perturbers: a second an image",
     )
     batch: int = Field(64, ge=1, le=MOST_PARTS, description="images fitted side by side")
 

@@ -10,6 +10,7 @@ from vitdm.features.definitions import feature_names
 from vitdm.features.fitted import LENSFIT
 from vitdm.features.measured import Measured
 from vitdm.features.registry import GROUPS, Feature, feature
+from vitdm.features.searched import SEARCH
 from vitdm.features.tables import measure, measure_dataset, measure_light
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "GROUPS",
     "LENSFIT",
     "Measured",
+    "SEARCH",
     "feature",
     "feature_names",
     "measure",

@@ -1,7 +1,8 @@
 """All features: their order, which is that of the columns, and the table that defines them.
 
 The groups *proposal* and *morphology* are measured on the image (``image``); the group *lensfit* on
-a smooth lens that is fitted to the image, and on what the fit leaves (``fitted``).
+a smooth lens that is fitted to the image, and on what the fit leaves (``fitted``), the group
+*search* on one with a source of free form (``searched``).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import pandas as pd
 from vitdm.config import Features
 from vitdm.features.fitted import LENSFIT
 from vitdm.features.registry import Feature, image_features
+from vitdm.features.searched import SEARCH
 
 
 def definitions(settings: Features, groups: Sequence[str] | None = None) -> dict[str, Feature]:
@@ -20,7 +22,8 @@ def definitions(settings: Features, groups: Sequence[str] | None = None) -> dict
     groups = settings.groups if groups is None else groups
     columns = image_features(groups, settings.levels)
     features = {name: entry.at(level) for name, entry, level in columns}
-    return features | (LENSFIT if "lensfit" in groups else {})
+    fitted = (LENSFIT if "lensfit" in groups else {}) | (SEARCH if "search" in groups else {})
+    return features | fitted
 
 
 def feature_names(settings: Features) -> list[str]:

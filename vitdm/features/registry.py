@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-GROUPS = ("proposal", "morphology", "lensfit")
+GROUPS = ("proposal", "morphology", "lensfit", "search")
 OF_THE_IMAGE = GROUPS[:2]
 
 

@@ -1,7 +1,7 @@
 """The features of an image, and the table of those of a dataset (features.csv).
 
 What each feature is stands in ``definitions``, how one of the image is measured in ``image``; those
-of the group ``lensfit`` join the table from the fits of a smooth lens (``vitdm.lens``).
+of the groups ``lensfit`` and ``search`` join the table from the fits of lenses (``vitdm.lens``).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from vitdm.config import Features, Preprocess
 from vitdm.data import dataset
 from vitdm.errors import InputError
-from vitdm.features.definitions import LENSFIT, definitions
+from vitdm.features.definitions import LENSFIT, SEARCH, definitions
 from vitdm.features.measured import Measured
 from vitdm.features.registry import image_features
 from vitdm.preprocess import Detection, Roi, detect, roi_of, stream
@@ -70,20 +70,21 @@ def measure_dataset(
     """Measure every image of a dataset of raw images: a CSV of id and the features, and a sidecar.
 
     ``cut`` says how light is told from noise, ``features`` what is measured. A value that does not
-    exist is an empty cell. With the group ``lensfit``, ``fits`` is the folder of the fits of the
-    same dataset (``vitdm.lens``); of a fit that did not converge nothing is used. InputError if
-    they are not given, or of other images.
+    exist is an empty cell. With the group ``lensfit`` or ``search``, ``fits`` is the folder of
+    the fits of the same dataset (``vitdm.lens``); of a fit that did not converge nothing is used.
+    InputError if they are not given, or of other images.
     """
     started = time.time()
     source = dataset.Dataset.open(dataset_folder)
     source.check_raw()
     inputs = [Path(dataset_folder) / "images.npy", Path(dataset_folder) / "catalog.csv"]
     fitted, more = None, {}
-    if "lensfit" in features.groups:
+    if of_fits := [group for group in ("lensfit", "search") if group in features.groups]:
         if fits is None:
-            raise InputError("features.groups: found lensfit; expected the folder of the fits, too")
+            found = f"found {' and '.join(of_fits)}"
+            raise InputError(f"features.groups: {found}; expected the folder of the fits, too")
         inputs.append(Path(fits) / "fits.csv")
-        fitted = read_fits(inputs[-1], source)
+        fitted = read_fits(inputs[-1], source, of_fits)
         metadata = read_json(Path(fits) / "provenance.json")
         more = {"camera": metadata.get("camera")}  # what new images must be fitted with
     rows = [measure(image, cut, features) for image in stream(source, "features", progress)]
@@ -109,10 +110,13 @@ def measure_dataset(
     )
 
 
-def read_fits(path: str | Path, data: dataset.Dataset) -> pd.DataFrame:
+def read_fits(
+    path: str | Path, data: dataset.Dataset, groups: Sequence[str] = ("lensfit",)
+) -> pd.DataFrame:
     """Return the features of the fits of a dataset, in the order of its catalog.
 
-    NaN of a fit that did not converge. InputError if the fits are not of these images.
+    ``groups`` are lensfit, search, or both. NaN of a fit that did not converge. InputError if the
+    fits are not of these images, or were not searched.
     """
     table, ids = dataset.read_catalog(path), data.catalog["id"]
     if "id" not in table or table["id"].duplicated().any():
@@ -126,4 +130,8 @@ def read_fits(path: str | Path, data: dataset.Dataset) -> pd.DataFrame:
     data.check_same_images(path, origin)
     check_outputs(origin, Path(path).name)
     table = table.loc[ids].reset_index(drop=True)
-    return table[list(LENSFIT)].where(table["fit_converged"] == 1)
+    names = [name for group in groups for name in (LENSFIT if group == "lensfit" else SEARCH)]
+    if "search" in groups and not set(SEARCH) < set(table):
+        expected = "expected those of vitdm fit with lensfit.search: true"
+        raise InputError(f"{path}: found no columns of a search; {expected}")
+    return table[names].where(table["fit_converged"] == 1)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import cv2
@@ -86,6 +86,12 @@ class Fits:
     def column(self, name: str) -> NDArray:
         """Return the values (n,) of a parameter."""
         return self.values[:, self.names.index(name)]
+
+    def row(self, k: int) -> Fits:
+        """Return the fit of image k alone."""
+        some = slice(k, k + 1)
+        parts = {f.name: getattr(self, f.name)[some] for f in fields(self) if f.name != "names"}
+        return replace(self, **parts)
 
 
 @one_thread()

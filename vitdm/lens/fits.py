@@ -17,8 +17,9 @@ from tqdm import tqdm
 
 from vitdm.config import SPLITS, LensFit
 from vitdm.data import dataset
+from vitdm.data.observation import as_observations
 from vitdm.errors import InputError
-from vitdm.lens import matched
+from vitdm.lens import matched, perturbers
 from vitdm.lens.fit import SAMPLE, Fits, estimate_gain, fit
 from vitdm.lens.parameters import parameters
 from vitdm.lens.residuals import features
@@ -37,7 +38,8 @@ def fit_dataset(
     """Fit a smooth lens to the images of a dataset; write shard ``(k, of)`` to the folder ``out``.
 
     ``fits.csv`` has id, ``fit_converged`` (0 or 1), ``fit_flags``, the parameters with their errors
-    (``fit_..._error``) and the ``residuals.COLUMNS``; what has no value is an empty cell.
+    (``fit_..._error``) and the ``residuals.COLUMNS``; with ``settings.search`` the
+    ``perturbers.COLUMNS``, too. What has no value is an empty cell.
     ``residuals.npy`` is (n, size, size) float32. A shard consists of whole batches, so that the
     shards, merged, are the same bytes whatever their number. InputError if the dataset does not
     state its pixel scale.
@@ -78,8 +80,15 @@ def fit_dataset(
                 rows = slice(start, min(start + settings.batch, last))
                 fits = fit(source.images[rows], settings, pixel_scale=pixel_scale, gain=gain)
                 file.write(fits.residual.astype("<f4").tobytes())
-                tables.append(_rows(fits, source.catalog["id"].to_numpy()[rows]))
+                table = _rows(fits, source.catalog["id"].to_numpy()[rows])
+                if settings.search:
+                    images, known = source.images[rows], {"pixel_scale": pixel_scale, "gain": gain}
+                    more = perturbers.measure(as_observations(images), fits, settings, **known)
+                    table = pd.concat([table, more], axis=1)
+                tables.append(table)
         table = pd.concat(tables or [_rows(_nothing(settings), np.empty(0, str))])
+        if settings.search and not tables:
+            table = table.reindex(columns=[*table, *perturbers.COLUMNS])
         table.to_csv(folder / "fits.csv", index=False, float_format="%.7g")
         sidecar(
             folder / "provenance.json",

@@ -2,10 +2,11 @@
 
 ``search`` maps them with source, light and macro-model marginalised (``maps``), fits the highest
 peaks without linearisation (``peaks``), and tells how often smooth twins of the lens have as high a
-peak (``twins``).
+peak (``twins``). ``measure`` returns numbers of many lenses, for classifiers.
 """
 
+from vitdm.lens.perturbers.numbers import COLUMNS, measure, numbers
 from vitdm.lens.perturbers.result import Map, Search
 from vitdm.lens.perturbers.search import search
 
-__all__ = ["Map", "Search", "search"]
+__all__ = ["COLUMNS", "Map", "Search", "measure", "numbers", "search"]
