@@ -13,7 +13,7 @@ from vitdm.lens import fit, search
 from vitdm.lens.free_form import mass
 from vitdm.lens.free_form.start import MassPrior
 from vitdm.lens.perturbers.models import WithMultipole, WithPerturber
-from vitdm.lens.perturbers.peaks import COLUMNS, refit
+from vitdm.lens.perturbers.peaks import COLUMNS, first_fit, refit
 from vitdm.lens.perturbers.profiles import Profile, profiles_of, solar_masses
 from vitdm.threads import one_thread
 
@@ -154,7 +154,8 @@ def test_a_smooth_lens_gains_nothing():
     found = searched("smooth")
     assert found.peaks["fit_x"].isna().all() and found.perturbed is None  # too faint to be fitted
     smooth, _ = found.model.problem.refitted()
-    perturbed = refit(smooth, CLUMP[:2], CLUMP[2], SETTINGS, area=5.0)
+    first = first_fit(smooth, CLUMP[:2], CLUMP[2], SETTINGS, area=5.0)
+    perturbed = refit(first, SETTINGS, area=5.0)
     assert perturbed.evidence - smooth.log_evidence() < 0
     assert perturbed.mass < 0.3 * CLUMP[2]
 
@@ -163,3 +164,5 @@ def test_light_is_told_from_mass():
     peak = searched("light").peaks.iloc[0]
     assert peak["delta_luminous"] > 20
     assert peak["delta_luminous"] > 10 + peak["delta_evidence"]
+    assert math.hypot(peak["luminous_x"] - CLUMP[0], peak["luminous_y"] - CLUMP[1]) < 0.05
+    assert peak["luminous_flux"] == pytest.approx(40 * 2 * math.pi * 0.08**2, rel=0.3)

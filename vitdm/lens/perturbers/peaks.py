@@ -36,24 +36,27 @@ from vitdm.lens.free_form.problem import Problem
 from vitdm.lens.free_form.start import MassPrior
 from vitdm.lens.free_form.view import FREE_LIGHT
 from vitdm.lens.perturbers.maps import Marginal
-from vitdm.lens.perturbers.models import REACH, SMOOTH, WithMultipole, WithPerturber
+from vitdm.lens.perturbers.models import MASSES, REACH, SMOOTH, WithMultipole, WithPerturber
 from vitdm.lens.perturbers.profiles import Profile, cosmology_of, profiles_of, solar_masses
 from vitdm.simulation.cosmology import arcsec_per_kpc
 
 FAINTEST = 3.0  # S/N of a peak that is fitted
-NFW = "nfw_30", "nfw_100", "nfw_10"
+NFW = "nfw_10", "nfw_30", "nfw_100"
 DECADES = math.log(1e4)  # of masses and fluxes that are as probable
 CUT_SD = 1.0  # of ln of the radius at which an isothermal perturber is cut
 MULTIPOLE_SD = 0.01
-STEPS, TOLERANCE = 15, 0.1
+STEPS, TOLERANCE = 20, 0.1
+SAME = 0.1  # ", between the fits of two peaks that are one
 WIDTHS = 0.0, 0.1, 0.2  # ", s.d. of spots of light
 COARSE, FINE = 0.1, 0.02  # ", between their places
 WIDE_FLUX = 30.0  # s.d. of a spot's flux, in units of its own
 STEP = 0.01  # ", of the derivative of a spot by its place
+SPOT = "x", "y", "flux", "width"  # of the rival of light
 COLUMNS = (
     *("fit_x", "fit_x_error", "fit_y", "fit_y_error", "fit_mass", "fit_mass_error"),
     *("truncation", "profile", "concentration", "solar_mass", "solar_mass_1kpc"),
     *("delta_evidence", "delta_multipoles", "delta_luminous", "chi2", "converged"),
+    *(f"luminous_{name}" for name in SPOT),
 )
 
 
@@ -65,9 +68,13 @@ class Refit:
     """
 
     problem: Problem
-    model: WithPerturber
     evidence: float
     converged: bool
+
+    @property
+    def model(self) -> WithPerturber:
+        """The smooth mass and a perturber."""
+        return self.problem.mass
 
     @property
     def profile(self) -> Profile:
@@ -78,6 +85,11 @@ class Refit:
     def mass(self) -> float:
         """Its total mass [arcsec^2]."""
         return math.exp(self.problem.values[SMOOTH + 2])
+
+    def distance(self, other: Refit) -> float:
+        """Return the distance ["] of two perturbers."""
+        here, there = (one.problem.values[SMOOTH : SMOOTH + 2] for one in (self, other))
+        return math.hypot(*(here - there))
 
     def errors(self) -> NDArray:
         """Return the s.d. of x, y ["] and mass [arcsec^2], (3,)."""
@@ -99,9 +111,10 @@ def refit_peaks(
     """Fit the peaks of a table of x, y ["], snr, mass [arcsec^2]; return it with what was found.
 
     ``marginal`` is that of the smooth ``problem``, ``area`` ["^2] what was searched. Peaks below a
-    S/N of 3 are left out (NaN). Also return the problem with the perturber that gains most.
+    S/N of 3 are left out (NaN); two that lead to the same place share a fit. Also return the
+    problem with the perturber that gains most.
     """
-    table, best = peaks.reindex(columns=[*peaks.columns, *COLUMNS]), None
+    table = peaks.reindex(columns=[*peaks.columns, *COLUMNS])
     table = table.astype({"profile": object, "converged": object})
     worth = np.flatnonzero(peaks["snr"] > FAINTEST)
     if not len(worth):
@@ -110,59 +123,77 @@ def refit_peaks(
     smooth, _ = problem.refitted(STEPS, TOLERANCE)
     evidence = smooth.log_evidence()
     multipoles = _with_multipole(smooth) - evidence
+    done: list[tuple[Refit, Refit, dict[str, object]]] = []
     for k in worth:
         progress(f"fitting peak {k + 1} of {len(peaks)}")
-        x, y, mass = (float(peaks[name].iloc[k]) for name in ("x", "y", "mass"))
-        found = refit(smooth, (x, y), mass, settings, area)
-        row = _row(found, settings)
-        row["delta_evidence"] = found.evidence - evidence
-        row["delta_multipoles"] = multipoles
-        row["delta_luminous"] = luminous(smooth, marginal, (x, y), area) - evidence
+        place, mass = tuple(peaks[["x", "y"]].iloc[k].tolist()), float(peaks["mass"].iloc[k])
+        first = first_fit(smooth, place, mass, settings, area)
+        row = next((row for other, _, row in done if other.distance(first) < SAME), None)
+        if row is None:
+            found = refit(first, settings, area)
+            row = _row(found, settings)
+            row["delta_evidence"] = found.evidence - evidence
+            row["delta_multipoles"] = multipoles
+            spot = luminous(smooth, marginal, place, area)
+            row["delta_luminous"] = spot.evidence - evidence
+            row |= {f"luminous_{name}": getattr(spot, name) for name in SPOT}
+            done.append((first, found, row))
         table.loc[table.index[k], list(row)] = list(row.values())
-        if best is None or found.evidence > best.evidence:
-            best = found
-    return table, best.problem
+    return table, max((found for _, found, _ in done), key=lambda one: one.evidence).problem
 
 
-def refit(
+def first_fit(
     smooth: Problem, place: tuple[float, float], mass: float, settings: Perturbers, area: float
 ) -> Refit:
-    """Return the most probable perturber near a place (x, y) ["], of about a mass [arcsec^2].
+    """Return the most probable isothermal sphere near a place (x, y) ["], cut where it was mapped.
 
-    ``smooth`` is at its most probable mass. Tried are isothermal spheres, cut at
-    ``settings.truncation`` and anywhere, and NFW halos of three concentrations.
+    ``smooth`` is at its most probable mass; the fit starts at ``mass`` [arcsec^2].
     """
-    isothermal = profiles_of("isothermal", settings)[0]
-    start = np.array([*place, math.log(mass)])
-    first = _climbed(smooth, WithPerturber(isothermal, place), start, place, area)
-    tried = [first]
-    found = first.problem.values[SMOOTH:]
-    cut = np.append(found, math.log(isothermal.scale))
-    tried.append(_climbed(first.problem, replace(first.model, cut_free=True), cut, place, area))
+    model = WithPerturber(profiles_of("isothermal", settings)[0], place)
+    start = np.array([*place, math.log(np.clip(mass, 10 * MASSES[0], MASSES[1] / 10))])
+    return _climbed(_proposed(smooth, model, start, area))
+
+
+def refit(first: Refit, settings: Perturbers, area: float) -> Refit:
+    """Return the most probable perturber near a first fit, of any profile.
+
+    Tried are an isothermal sphere that is cut anywhere, and NFW halos of those two of three
+    concentrations that promise most.
+    """
+    problem, model, found = first.problem, first.model, first.problem.values[SMOOTH:]
+    start = np.append(found, math.log(model.profile.scale))
+    tried = [first, _climbed(_proposed(problem, replace(model, cut_free=True), start, area))]
+    halos = []
     for name in NFW:
-        if name == NFW[2] and tried[-1].evidence > tried[-2].evidence:
-            break  # the evidence rises with the concentration
-        profile = profiles_of(name, settings)[0]
+        profile, r = profiles_of(name, settings)[0], model.profile.scale
         # as much mass within the cut of the isothermal sphere, which is what the image tells
-        share = isothermal.mass_within(isothermal.scale) / profile.mass_within(isothermal.scale)
+        share = float(model.profile.mass_within(r) / profile.mass_within(r))
         start = found + [0, 0, math.log(share)]
-        tried.append(_climbed(first.problem, WithPerturber(profile, place), start, place, area))
-    return max(tried, key=lambda refit: refit.evidence)
+        halos.append(_proposed(problem, replace(model, profile=profile), start, area))
+    tried += [_climbed(halo) for halo in sorted(halos, key=_promise)[1:]]
+    return max(tried, key=lambda one: one.evidence)
 
 
-def _climbed(
-    problem: Problem, model: WithPerturber, start: NDArray, place: tuple[float, float], area: float
-) -> Refit:
-    """Return the fit of a perturber that starts at x, y, ln mass and, maybe, ln cut."""
+def _proposed(problem: Problem, model: WithPerturber, start: NDArray, area: float) -> Problem:
+    """Return the problem of a perturber of x, y, ln mass and, maybe, ln cut."""
     # normal priors with the density, at their middle, of even ones
     even = 1 / math.sqrt(2 * math.pi)
-    mean = np.array([*place, start[2], math.log(model.profile.scale)])[: len(start)]
+    mean = np.array([*model.place, start[2], math.log(model.profile.scale)])[: len(start)]
     sd = np.array([*[math.sqrt(area) * even] * 2, DECADES * even, CUT_SD])[: len(start)]
     prior = problem.prior
     prior = MassPrior(np.append(prior.mean[:SMOOTH], mean), np.append(prior.sd[:SMOOTH], sd))
-    values = np.append(problem.values[:SMOOTH], start)
-    fitted, reached = problem.of_mass(model, prior, values).refitted(STEPS, TOLERANCE)
-    return Refit(fitted, model, fitted.log_evidence(), reached)
+    return problem.of_mass(model, prior, np.append(problem.values[:SMOOTH], start))
+
+
+def _promise(problem: Problem) -> float:
+    """Return ln P that a Newton step would reach."""
+    gradient, curvature = problem.posterior.derivatives(problem.point)
+    return problem.point.log_probability + gradient @ np.linalg.solve(curvature, gradient) / 2
+
+
+def _climbed(problem: Problem) -> Refit:
+    fitted, reached = problem.refitted(STEPS, TOLERANCE)
+    return Refit(fitted, fitted.log_evidence(), reached)
 
 
 def _row(found: Refit, settings: Perturbers) -> dict[str, object]:
@@ -197,28 +228,40 @@ def _with_multipole(smooth: Problem) -> float:
     return fitted.log_evidence()
 
 
-def luminous(smooth: Problem, marginal: Marginal, place: tuple[float, float], area: float) -> float:
-    """Return ln evidence of the smooth model with a spot of light near a place (x, y) ["].
+@dataclass(frozen=True)
+class Spot:
+    """A spot of light at ``x``, ``y`` ["] of s.d. ``width`` ["], and ln ``evidence`` with it."""
+
+    x: float
+    y: float
+    flux: float
+    width: float
+    evidence: float
+
+
+def luminous(smooth: Problem, marginal: Marginal, place: tuple[float, float], area: float) -> Spot:
+    """Return a spot of light near a place (x, y) ["] and ln evidence of the smooth model with it.
 
     Its place and width are those of the largest S/N with all else marginalised (``marginal``); then
-    all else is fitted with it. It is that of the smooth model where the flux is not positive.
+    all else is fitted with it. The evidence is that without it where the flux is not positive.
     """
     spots = _Spots(smooth, marginal)
-    near = _disc(place, REACH, COARSE)
-    _, x, y, width = max(spots.best(near, width) for width in WIDTHS)
-    snr, x, y, width = spots.best(_disc((x, y), COARSE, FINE), width)
-    flux = snr * spots.error(x, y, width)
-    scene, full = smooth.scene, WIDE_FLUX / FREE_LIGHT * flux
+    snr, x, y, width = max(spots.near(place, width) for width in WIDTHS)
+    none = Spot(x, y, 0.0, width, smooth.log_evidence())
+    if not snr > 0:
+        return none
+    scene, full = smooth.scene, WIDE_FLUX / FREE_LIGHT * snr * spots.error(x, y, width)
     light = np.insert(scene.light, -1, full * spots.image(x, y, width), axis=0)
     fitted, _ = replace(smooth, scene=replace(scene, light=light)).refitted(STEPS, TOLERANCE)
-    flux = fitted.point.solution.light[-2] * full
+    flux, sd = float(fitted.point.solution.light[-2]) * full, FREE_LIGHT * full
     if not flux > 0:
-        return smooth.log_evidence()
-    sd = FREE_LIGHT * full
+        return none
+    # the normal prior of the flux is exchanged for one that is even in ln flux and in place
     normal = -((flux / sd) ** 2) / 2 - math.log(math.sqrt(2 * math.pi) * sd)
     even = -math.log(flux * DECADES) - math.log(area)
     integral = math.log(2 * math.pi) - np.linalg.slogdet(spots.curvature(x, y, width, flux))[1] / 2
-    return fitted.log_evidence() - normal + even + integral
+    evidence = fitted.log_evidence() - normal + even + float(integral)
+    return Spot(x, y, flux, width, evidence)
 
 
 def _disc(middle: tuple[float, float], radius: float, step: float) -> list[tuple[float, float]]:
@@ -268,6 +311,11 @@ class _Spots:
         snr = templates.T @ self.residual * error
         k = int(snr.argmax())
         return float(snr[k]), *places[k], width
+
+    def near(self, place: tuple[float, float], width: float) -> tuple[float, float, float, float]:
+        """Return S/N, x, y and width of the best spot within ``REACH`` of a place."""
+        _, x, y, _ = self.best(_disc(place, REACH, COARSE), width)
+        return self.best(_disc((x, y), COARSE, FINE), width)
 
     def error(self, x: float, y: float, width: float) -> float:
         """Return the s.d. of the flux of a spot."""
