@@ -18,7 +18,7 @@ from studies.code import Watched
 from studies.config.part import text_of
 from studies.contents import NOTEBOOKS, figures, tables
 from studies.stages import stages
-from studies.targets import ARTICLE, COMPARISON, RUN, SCORES, SKY, SLACS, Targets, any_of
+from studies.targets import ARTICLE, COMPARISON, MATRIX, RUN, SCORES, SKY, SLACS, Targets, any_of
 from vitdm.config import save
 from vitdm.config.reading import read_yaml
 from vitdm.errors import InputError
@@ -56,6 +56,7 @@ wildcard_constraints:
     recipe=any_of(CONFIG.rates.recipes),
     real=any_of(T.sky),
     lens=any_of(T.slacs_lenses),
+    part=any_of(CONFIG.misspecification.parts),
     study=any_of(T.studies),
     which="seed|start",
     row=any_of(T.rows),

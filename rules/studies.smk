@@ -222,6 +222,42 @@ rule merge_slacs:
         " --out {params.out:q} 2>&1 | tee {log:q}"
 
 
+rule misspecification:  # some lenses of a row, or those that thresholds and trees are made with
+    input:
+        settings=f"{OUT}/config/misspecification.yaml",
+    output:
+        multiext(f"{OUT}/misspecification/{{part}}/{{k}}/", "scores.csv", "scores.json"),
+    log:
+        f"{OUT}/logs/misspecification_{{part}}_{{k}}.log",
+    conda:
+        "../environment.yml"
+    params:
+        out=subpath(output[0], ancestor=3),
+        code=CODE("studies.commands.misspecification"),
+    shell:
+        "python -m studies misspecification {wildcards.part:q} --block {wildcards.k:q}"
+        " --config {input.settings:q} --out {params.out:q} 2>&1 | tee {log:q}"
+
+
+rule merge_misspecification:
+    input:
+        expand("{block}/scores.csv", block=T.searched_blocks),
+        settings=f"{OUT}/config/merge_misspecification.yaml",
+    output:
+        expand(f"{OUT}/misspecification/all/{{file}}", file=MATRIX),
+    log:
+        f"{OUT}/logs/merge_misspecification.log",
+    conda:
+        "../environment.yml"
+    params:
+        blocks=f"{OUT}/misspecification",
+        out=subpath(output[0], parent=True),
+        code=CODE("studies.commands.merge_misspecification"),
+    shell:
+        "python -m studies merge-misspecification {params.blocks:q} --config {input.settings:q}"
+        " --out {params.out:q} 2>&1 | tee {log:q}"
+
+
 if not CONFIG.publish:  # what is published reads the committed results of config/extended.yaml
 
     rule extended:

@@ -463,14 +463,28 @@ NOTEBOOKS = (
     Notebook(
         "06_real_lenses",
         title="real lenses",
-        reads=lambda t: [*t.slacs_lens, *t.slacs],
-        settings=("seed", "publish", "freeform", "slacs.images", "slacs.pixel_scale"),
+        reads=lambda t: [*t.slacs_lens, *t.slacs, *t.misspecification],
+        settings=("seed", "publish", "freeform", "perturbers", "slacs.images")
+        + ("slacs.pixel_scale",),
         entries=(
             figure("one_lens", "slacs.one_lens", lambda t: t.slacs_lens),
             table("one_lens", lambda t: t.slacs_lens),
+            figure("search_known", "perturbers.searched_lens"),
+            figure("search", "perturbers.searched_lens", lambda t: t.slacs_lens),
             figure("slacs", "slacs.fitted_lenses", lambda t: t.slacs, lambda t: t.slacs),
             figure("slacs_radii", "slacs.fitted_radii", lambda t: t.slacs, lambda t: t.slacs),
             table("slacs", lambda t: t.slacs, lambda t: t.slacs),
+            figure(
+                "misspecification",
+                "misspecification.misspecification",
+                lambda t: t.misspecification,
+                lambda t: t.misspecification,
+            ),
+            table(
+                "misspecification",
+                lambda t: t.misspecification,
+                lambda t: t.misspecification,
+            ),
         ),
     ),
 )

@@ -82,6 +82,9 @@ def stages(config: Config, targets: Targets | None = None) -> dict[str, Content]
     if targets.slacs_lenses:
         contents["slacs"] = pick(config, "freeform", "slacs.pixel_scale")
         contents["merge_slacs"] = pick(config, "slacs.shown")
+    if config.misspecification.rows:
+        contents["misspecification"] = _lenses(config)
+        contents["merge_misspecification"] = pick(config, "seed", "misspecification")
     for name in config.study.arms:
         for k in range(config.study.seeds):
             contents[f"search_{name}_{k}"] = _searching(config.arm(name, k))
@@ -156,6 +159,13 @@ def _merged_sets(config: Config, names: Iterable[str]) -> Content:
     for chosen in sky["sets"].values():
         del chosen["population"]
     return content | pick(config, "selection.fdr") | {"real_sky": sky}
+
+
+def _lenses(config: Config) -> Content:
+    """Return what a block of one row reads; which other rows there are is not among it."""
+    content = pick(config, "seed", "misspecification")
+    del content["misspecification"]["rows"]
+    return content
 
 
 def _rates(config: Config, name: str) -> Content:

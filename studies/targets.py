@@ -29,6 +29,7 @@ COMPARISON = tuple(f"comparison{end}" for end in (".csv", "_gains.csv", "_histor
 SKY_TABLES = tuple(f"real_sky{end}.csv" for end in ("", "_images", "_scores", "_shift", "_ranks"))
 SKY = (*SKY_TABLES, "real_sky.json")
 SLACS = ("slacs.csv", "slacs_maps.npz", "slacs.json")
+MATRIX = ("misspecification.csv", "misspecification.json")
 #: sources of the article and of the report on a user's own images, which name settings
 ARTICLE = ("paper.md", "report.md", "tables.yaml", "claims.yaml")
 #: a real lens that notebooks fit, if it is there
@@ -461,6 +462,22 @@ class Targets:
         own = self.files("slacs/all", SLACS) if self.slacs_lenses else []
         return own or self.extended(*SLACS)
 
+    @property
+    def searched_blocks(self) -> list[str]:
+        """The folders of the lenses that are searched although the model is wrong, by block."""
+        chosen = self.config.misspecification
+        return [
+            f"{self.out}/misspecification/{part}/{k}"
+            for part in chosen.parts
+            for k in range(chosen.blocks(part))
+        ]
+
+    @property
+    def misspecification(self) -> list[str]:
+        """The table of false alarms and completeness of these searches."""
+        own = self.files("misspecification/all", MATRIX) if self.searched_blocks else []
+        return own or self.extended(*MATRIX)
+
     def extended(self, *names: str) -> list[str]:
         """Return committed results of config/extended.yaml, if the article is published."""
         files = [f"{EXTENDED}/{name}" for name in names]
@@ -507,6 +524,7 @@ class Targets:
         paths += self.files("audit/table", ("audit.csv", "audit.json")) if self.audited else []
         paths += self.files("sky/all", SKY) if self.sky else []
         paths += self.files("slacs/all", SLACS) if self.slacs_lenses else []
+        paths += self.files("misspecification/all", MATRIX) if self.searched_blocks else []
         for name in self.studies:
             paths += self.files(name, (f"{name}.csv", f"{name}.json"))
         return paths

@@ -57,6 +57,7 @@ class Model:
     flags: tuple[str, ...] = tuple(FLAGS)[:1]
     names: tuple[str, ...] = mass.NAMES
     evidence: float = -1234.5
+    problem: None = None
     converged: bool = True
     source: Source = Source()
     settings: LensFit = LensFit()

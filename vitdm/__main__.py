@@ -16,6 +16,7 @@ from vitdm.commands import (
     predict,
     preprocess,
     run_command,
+    search,
     select,
     simulate,
     train,
@@ -34,6 +35,7 @@ COMMANDS = {
     "evaluate": evaluate,
     "predict": predict,
     "lens": lens,
+    "search": search,
 }
 
 

@@ -284,6 +284,52 @@ class Slacs(Section):
         return [name for name in names if not self.names or name in self.names]
 
 
+#: sets of nominal lenses beside the rows: smooth ones that fix thresholds, and those learned from
+CALIBRATION, TRAINING = "calibration", "training"
+
+
+class Misspecification(Section):
+    """Searches on lenses that are unlike what a fit is told (``studies.misspecification``)."""
+
+    population: str = Field("marginal", description="of the nominal lenses")
+    rows: list[str] = Field([], description="of studies.misspecified; none: nothing is searched")
+    perturbed: list[str] = Field(
+        [], description="their classes, in turn; none named: all of the population"
+    )
+    n_smooth: int = Field(
+        200, ge=2, le=MOST_IMAGES, description="lenses of each row without substructure"
+    )
+    n_perturbed: int = Field(100, ge=2, le=MOST_IMAGES, description="and with some")
+    n_calibration: int = Field(
+        400, ge=2, le=MOST_IMAGES, description="nominal smooth lenses, which fix thresholds"
+    )
+    n_training: int = Field(
+        600, ge=10, le=MOST_IMAGES, description="nominal lenses to learn from, half of them smooth"
+    )
+    block: int = Field(50, ge=1, le=MOST_IMAGES, description="lenses of a job")
+    lens_light: bool = Field(False, description="whether the fits have light of the lens galaxy")
+    splines: int = Field(14, ge=8, le=64, description="of the source along each axis")
+    supersampling: int = Field(2, ge=1, le=8, description="parts of a pixel of bright arcs")
+    twins: int = Field(200, ge=1, le=10_000, description="smooth twins of each lens")
+
+    @field_validator("rows")
+    @classmethod
+    def _once(cls, rows: list[str]) -> list[str]:
+        if twice := [name for name in rows if rows.count(name) > 1]:
+            raise ValueError(f"{twice[0]} occurs twice; expected each row once")
+        return rows
+
+    @property
+    def parts(self) -> list[str]:
+        """The sets of lenses: those learned from, those of thresholds, and the rows."""
+        return [TRAINING, CALIBRATION, *self.rows] if self.rows else []
+
+    def blocks(self, part: str) -> int:
+        """Return in how many blocks the lenses of a set are searched."""
+        sets = {TRAINING: self.n_training, CALIBRATION: self.n_calibration}
+        return -(-sets.get(part, self.n_smooth + self.n_perturbed) // self.block)
+
+
 class Final(Section):
     """The final test: the best settings, trained on ``train`` and ``opt``, ``valid`` held out."""
 

@@ -12,6 +12,7 @@ from studies.config.studies import (
     Comparison,
     Efficiency,
     Final,
+    Misspecification,
     Override,
     Populations,
     Rates,
@@ -58,6 +59,7 @@ class Config(Settings):
     audit: Audit = Audit()
     real_sky: RealSky = RealSky()
     slacs: Slacs = Slacs()
+    misspecification: Misspecification = Misspecification()
     tune: Tune
     study: Study = Study()
     rates: Rates = Rates()

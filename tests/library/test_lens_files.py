@@ -1,7 +1,7 @@
 """What is written of a free-form fit: numbers, images, the picture, and the COOLEST export."""
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -14,10 +14,14 @@ from matplotlib.text import Text
 from scipy.ndimage import map_coordinates
 from scipy.signal import fftconvolve
 
+from vitdm import lens
+from vitdm.config import FreeForm
+from vitdm.data.simulated import observed
 from vitdm.errors import InputError
-from vitdm.lens.free_form import coolest, files, mass
+from vitdm.lens.free_form import archive, coolest, files, mass
 from vitdm.lens.free_form.model import FLAGS
 from vitdm.lens.free_form.picture import picture
+from vitdm.simulation import NO_SUB, load_population
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +105,100 @@ def test_a_lens_without_light(model, tmp_path):
     coolest.write(dark, tmp_path)
     content = json.loads((tmp_path / "coolest.json").read_text())
     assert content["lensing_entities"][0]["light_model"] == [] and content["meta"]["sky"] is None
+
+
+# ----------------------------------------------------------------------------- a model read again
+
+
+@pytest.fixture(scope="module")
+def fit(tmp_path_factory):
+    """A quick fit of a simulated lens with a galaxy that shines, and its folder."""
+    observation = observed(10, NO_SUB, 2026, load_population("hubble"))
+    model = lens.fit(observation, FreeForm(splines=10, supersampling=2, theta_E=(1.0, 1.4)))
+    files.write(model, folder := tmp_path_factory.mktemp("fit"))
+    return model, folder
+
+
+def same(first, second):
+    """Whether two values have the same bits; of dataclasses, all their fields."""
+    if is_dataclass(first):
+        pairs = [(getattr(first, f.name), getattr(second, f.name)) for f in fields(first)]
+        return type(first) is type(second) and all(same(*pair) for pair in pairs)
+    if isinstance(first, np.ndarray):
+        equal = np.array_equal(first, second, equal_nan=first.dtype.kind == "f")
+        return equal and first.dtype == second.dtype
+    if isinstance(first, pd.DataFrame):
+        return first.equals(second.astype(first.dtypes))
+    return type(first) is type(second) and first == second
+
+
+def test_a_model_comes_back_to_the_last_bit(fit):
+    model, folder = fit
+    again = files.read_model(folder)
+    for field in fields(model):
+        if field.name != "observation":
+            assert same(getattr(model, field.name), getattr(again, field.name)), field.name
+    assert same(model.problem.point.solution.root, again.problem.point.solution.root)
+    ours, theirs = model.observation, again.observation
+    np.testing.assert_allclose(ours.psf, theirs.psf, rtol=1e-14)  # it is normalised again
+    assert same(ours.replace(psf=None), theirs.replace(psf=None))
+    assert model.galaxy is not None and model.problem.posterior.frame is not None
+
+
+def test_the_same_model_is_the_same_archive(fit, tmp_path):
+    files.write(files.read_model(fit[1]), tmp_path)
+    for name in (files.NUMBERS, files.PROBLEM):
+        assert (tmp_path / name).read_bytes() == (fit[1] / name).read_bytes()
+
+
+def spoiled(archive, **changes):
+    with np.load(archive) as arrays:
+        kept = {name: array for name, array in arrays.items() if name not in changes}
+    np.savez(archive, **kept, **{key: value for key, value in changes.items() if value is not None})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda file: file.unlink(), "does not exist"),
+        (lambda file: file.write_bytes(file.read_bytes()[:5000]), "problem.npz: "),
+        (lambda file: spoiled(file, **{"problem.values": None}), "found no problem.values; exp"),
+        (lambda file: spoiled(file, **{"problem.values": np.array([{}])}), "problem.npz: .*pickle"),
+        (lambda file: spoiled(file, **{"problem.fitted": np.ones((3, 3), bool)}), "problem.npz: "),
+    ],
+)
+def test_a_spoiled_archive_is_named(fit, tmp_path, spoil, message):
+    for name in (files.NUMBERS, files.PROBLEM):
+        (tmp_path / name).write_bytes((fit[1] / name).read_bytes())
+    spoil(tmp_path / files.PROBLEM)
+    with pytest.raises(InputError, match=message):
+        files.read_model(tmp_path)
+
+
+class Other:
+    """A kind of value that an archive does not know."""
+
+
+USUAL = Other()
+
+
+@dataclass(frozen=True)
+class Part:
+    """What an archive holds, but for the last, which must have its default."""
+
+    number: float
+    places: tuple[float, ...]
+    text: str | None = None
+    other: Other = USUAL
+
+
+def test_what_an_archive_does_not_know_must_be_usual(tmp_path):
+    part = Part(0.1 + 0.2, (1e-300, float("inf")))
+    archive.write(tmp_path / "part.npz", part=part)
+    again = archive.read(tmp_path / "part.npz", part=Part)["part"]
+    assert again == part and again.other is USUAL and type(again.number) is float
+    with pytest.raises(TypeError, match=r"part\.other: Other"):
+        archive.write(tmp_path / "part.npz", part=replace(part, other=Other()))
 
 
 # -------------------------------------------------------------------------------------- picture

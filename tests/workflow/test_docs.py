@@ -26,7 +26,7 @@ from vitdm.simulation.population import shipped
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/data.md").read_text()
-DOCS = ("data", "design", "lens", "tuning", "benchmarks")
+DOCS = ("data", "design", "lens", "search", "tuning", "benchmarks")
 TUNING = (ROOT / "docs/tuning.md").read_text()
 PAGES = ("README.md", "CHANGELOG.md", *(f"docs/{name}.md" for name in DOCS))
 #: folders of the repository that hold code and documents

@@ -19,7 +19,7 @@ from vitdm.errors import InputError
 from vitdm.lens.free_form import files, mass
 
 PAGE = (Path(__file__).parents[2] / "docs/lens.md").read_text()
-WRITTEN = {"lens.json", "lens.fits", "lens.png", "coolest"}
+WRITTEN = {"lens.json", "lens.fits", "lens.png", "problem.npz", "coolest"}
 
 
 def run(*arguments):

@@ -22,6 +22,7 @@ OTHERS = {
     "task": ["binary"],
     "architecture": ["vit_pytorch"],
     "crop": ["roi"],
+    "detect": ["point"],
     "stretch": ["linear"],
     "norm": ["post"],
     "pool": ["mean"],
@@ -125,7 +126,8 @@ JOINING = (*FITTED, "train_final", "efficiency_*", "rates_*", *SEARCHES, "real_s
 #: keys, and the stages that read them; the first that fits counts
 EXPECTED = {
     "seed": (*MODELS, "simulate*", "ingest", "select", "ideal_observer", "invariance")
-    + ("known_lens", "evaluate", *MERGED, "audit", "real_sky_*", "notebook_*"),
+    + ("known_lens", "evaluate", *MERGED, "audit", "real_sky_*", "notebook_*")
+    + ("misspecification", "merge_misspecification"),
     "task": (*MODELS, "evaluate", "merge_compare", NB[3]),
     "n_images.*": ("simulate", "ingest"),
     "ingest.*": ("ingest",),
@@ -139,6 +141,7 @@ EXPECTED = {
     + (NB[1], NB[3]),
     "lensfit.*": (*JOINING, "fit"),
     "freeform.*": ("slacs", NB[6]),
+    "perturbers.*": (NB[6],),
     "selection.fdr": ("select", "merge_real_sky", NB[2], NB[5]),
     "selection.*": ("select", NB[2]),
     "model.*": (*MODELS, "audit", "real_sky_*", *MERGED, NB[3]),
@@ -174,6 +177,8 @@ EXPECTED = {
     "slacs.pixel_scale": ("slacs", NB[1], NB[6]),
     "slacs.shown": ("merge_slacs",),
     "slacs.*": (),  # which lenses there are, and a file
+    "misspecification.rows": ("merge_misspecification",),
+    "misspecification.*": ("misspecification", "merge_misspecification"),
     "study.tune.*": ("search_*",),
     "study.arms.*.label": ("join_trials",),
     "study.arms.*": ("search_*",),

@@ -335,6 +335,22 @@ def test_real_images_are_asked_if_they_are_there(folder, tmp_path):
         assert "real_sky.png" in text
 
 
+def test_lenses_unlike_the_model_are_searched_in_blocks(folder, tmp_path):
+    """Those that are learned from, those of thresholds, and the rows that are named."""
+    options, chosen = ("--configfile", "config/smoke.yaml"), SMOKE.misspecification
+    _, _, before = plan(folder, *options)
+    assert ("misspecification" in before) == bool(chosen.rows)
+    more = tmp_path / "more.yaml"
+    sizes = {"n_smooth": 3, "n_perturbed": 3, "n_calibration": 4, "n_training": 12}
+    rows = {"block": 5, "rows": ["nominal", "psf_wings"]}
+    more.write_text(yaml.safe_dump({"misspecification": sizes | rows}))
+    status, text, jobs = plan(folder, *options, str(more), "--printshellcmds")
+    assert status == 0, text
+    assert jobs["misspecification"] == 3 + 1 + 2 + 2 and jobs["merge_misspecification"] == 1
+    assert re.search(r"misspecification psf_wings --block 1 .*--out \S+/misspecification ", text)
+    assert "figures/misspecification.png" in text and "tables/misspecification.csv" in text
+
+
 def test_real_lenses_are_fitted_one_by_one_if_they_are_there(folder, tmp_path):
     """A job each, of those that are named, and the table with what is known of them."""
     options, names = ("--configfile", "config/smoke.yaml"), SMOKE.slacs.names

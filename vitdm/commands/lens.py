@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitdm import commands
+from vitdm.commands import search
+from vitdm.commands.progress import Progress
 from vitdm.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 HELP = "Fit real lenses: mass, lens light, and a source of free form."
 EXAMPLE = "vitdm lens J0946+1006/ --pixel-scale 0.05 --out lenses"
 #: what is written of each lens, in a folder of its own
-WRITTEN = ("lens.json", "lens.fits", "lens.png", "coolest")
+WRITTEN = ("lens.json", "lens.fits", "lens.png", "problem.npz", "coolest")
 #: parts of the fit that can be left out: keys of the section ``freeform``
 PARTS = {
     "lens_light": "do not fit the light of the lens galaxy",
@@ -48,7 +50,8 @@ def run(options: argparse.Namespace) -> int:
     known = commands.known_of_images(options)
     beside = [Path(known[name]) for name in ("noise", "psf", "mask") if _is_file(known[name])]
     for folder in folders:
-        check_replaceable(folder, WRITTEN, [*options.images, *beside])
+        # a search belongs to the fit that it is of, and goes with it
+        check_replaceable(folder, (*WRITTEN, *search.WRITTEN), [*options.images, *beside])
     rows: list[dict[str, Any]] = []
     for place, folder in zip(places, folders, strict=True):
         rows.append({"file": str(place), "folder": folder.name})
@@ -101,7 +104,11 @@ def _fit(place: Path, folder: Path, settings: Settings, known: dict[str, Any]) -
     from vitdm.data.readers import read_observation
     from vitdm.provenance import atomic
 
-    with _Progress(folder.name) as progress:
+    with Progress(folder.name) as tell:
+
+        def progress(stage: str, chi2: float) -> None:
+            tell(f"{stage}, chi2 per pixel {chi2:.3f}")
+
         model = lens.fit(read_observation(place, **known), settings.freeform, progress=progress)
         progress("writing", model.chi2)
         with atomic(folder) as temporary:
@@ -145,24 +152,3 @@ def _write_table(rows: list[dict[str, Any]], path: Path) -> None:
     table.insert(len(table.columns) - 1, "error", table.pop("error"))
     with atomic(path) as temporary:
         table.to_csv(temporary, index=False)
-
-
-class _Progress:
-    """The stage of a fit and its chi^2 on stderr: one line that changes, or a line each."""
-
-    def __init__(self, name: str) -> None:
-        self.name, self.terminal = name, sys.stderr.isatty()
-
-    def __call__(self, stage: str, chi2: float) -> None:
-        line = f"{self.name}: {stage}, chi2 per pixel {chi2:.3f}"
-        if self.terminal:
-            print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
-        else:
-            print(line, file=sys.stderr, flush=True)
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        if self.terminal:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)

@@ -6,6 +6,7 @@ substructure, from random numbers of its own, so that it is the same whatever th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -150,15 +151,22 @@ def simulate_one(
     return image, system.truth
 
 
-def observe(index: int, kind: str, seed: int, population: Population) -> dict[str, Any]:
+def observe(
+    index: int,
+    kind: str,
+    seed: int,
+    population: Population,
+    render: Callable[[System, Population], np.ndarray] = render,
+) -> dict[str, Any]:
     """Return image ``index`` and its truth, as ``simulate_one``, with what a fit is told of it.
 
     A dictionary of ``image`` and ``truth``; ``noise``, the rms of each pixel (num_pix, num_pix) in
     the unit of the image, from the true brightness (``variance``), None for images without noise or
     of whole numbers; ``psf``, its kernel (size, size) or the FWHM of a Gaussian ["];
-    ``pixel_scale`` ["]; ``unit``, None for whole numbers.
+    ``pixel_scale`` ["]; ``unit``, None for whole numbers. ``render`` makes the image without noise;
+    another function is for lenses that the model of ``rendering`` does not describe.
     """
-    image, noiseless, system = _exposed(index, kind, seed, population)
+    image, noiseless, system = _exposed(index, kind, seed, population, render)
     instrument, unit, noise = population.instrument, None, None
     if not population.eight_bit:
         counted = instrument.output == "counts"
@@ -174,7 +182,11 @@ def observe(index: int, kind: str, seed: int, population: Population) -> dict[st
 
 
 def _exposed(
-    index: int, kind: str, seed: int, population: Population
+    index: int,
+    kind: str,
+    seed: int,
+    population: Population,
+    render: Callable[[System, Population], np.ndarray] = render,
 ) -> tuple[np.ndarray, np.ndarray, System]:
     """Return an image, its noiseless counterpart in counts/s, and the lens."""
     system = draw(index, kind, seed, population)

@@ -115,17 +115,29 @@ def _source_plane(
 
 def render(system: System, population: Population) -> np.ndarray:
     """Return the image without noise, (num_pix, num_pix), in counts/s and pixel."""
+    columns, rows = rays(system, population)
+    return imaged(system, population, *_source_plane(system, columns, rows, population.cosmology))
+
+
+def rays(system: System, population: Population) -> tuple[np.ndarray, np.ndarray]:
+    """Return x and y ["] (n,) of the columns and rows of rays, from the centre of the lens."""
+    axis = pixel_axis(population, population.instrument.supersampling)
+    return tuple(axis - middle for middle in system.center)
+
+
+def imaged(system: System, population: Population, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return the image without noise of the light where the ``rays`` end, at ``x``, ``y`` ["].
+
+    These are (n, n), the image (num_pix, num_pix), in counts/s and pixel.
+    """
     instrument = population.instrument
-    axis = pixel_axis(population, instrument.supersampling)
-    columns, rows = (axis - middle for middle in system.center)
-    x, y = _source_plane(system, columns, rows, population.cosmology)
     if system.structure:
         image = system.structure.brightness(system.source, x, y)
     else:
         image = np.zeros_like(x)
         add_sersic(image, x, y, system.source)
     if system.lens_light:
-        add_sersic(image, *np.meshgrid(columns, rows), system.lens_light)
+        add_sersic(image, *np.meshgrid(*rays(system, population)), system.lens_light)
     image = _blurred(image, instrument)
     return block_mean(image, instrument.supersampling) * instrument.pixel_scale**2
 

@@ -1,27 +1,34 @@
-"""A free-form fit of a lens on disk: numbers in ``lens.json``, images in ``lens.fits``."""
+"""A free-form fit of a lens on disk: its numbers, its images, and what it needs to go on.
+
+``lens.json`` and ``lens.fits`` are to be read by anyone; ``problem.npz`` has what searches and
+refits start from, to the last bit.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from astropy.io import fits
 from numpy.typing import NDArray
 
+from vitdm.config.free_form import FreeForm
 from vitdm.data.foreign import decoding
-from vitdm.lens.free_form import mass
-from vitdm.lens.free_form.model import FLAGS
+from vitdm.data.observation import Observation
+from vitdm.lens.free_form import archive, mass
+from vitdm.lens.free_form.fit import seen
+from vitdm.lens.free_form.model import FLAGS, LensModel
+from vitdm.lens.free_form.problem import Problem
 from vitdm.provenance import atomic, read_json, versions, write_json
+from vitdm.threads import one_thread
 
-if TYPE_CHECKING:
-    from vitdm.lens.free_form.model import LensModel
-
-NUMBERS, IMAGES = "lens.json", "lens.fits"
+NUMBERS, IMAGES, PROBLEM = "lens.json", "lens.fits", "problem.npz"
 SOURCE_PIXELS = 101  # along each side of the image of the source
 GALAXY = ("center", "ellipticities", "sigmas", "family", "amplitudes", "sky", "flux")
 GALAXY += ("half_light_radius", "axis_ratio", "position_angle")
+NEIGHBOUR = ("x", "y", "flux", "radius", "kind", "masked")
 COORDINATES = (
     "arcsec from the middle of the image, x along its columns, y along its rows; angles in degrees "
     "from x towards y. Where north is, is not known"
@@ -43,12 +50,38 @@ EXTENSIONS = {
 
 
 def write(model: LensModel, folder: str | Path) -> None:
-    """Write ``lens.json`` and ``lens.fits`` of a fit into a folder, which is made if need be."""
+    """Write the files of a fit into a folder, which is made if need be."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / NUMBERS, numbers(model))
     with atomic(folder / IMAGES) as temporary:
         _extensions(model).writeto(temporary)
+    archive.write(folder / PROBLEM, problem=model.problem, observation=model.observation)
+
+
+@one_thread()
+def read_model(folder: str | Path) -> LensModel:
+    """Return the fit that ``write`` wrote, as it was: its source is solved for again.
+
+    InputError names the file that is wrong or missing.
+    """
+    folder = Path(folder)
+    content = read_json(folder / NUMBERS)
+    parts = archive.read(folder / PROBLEM, problem=Problem, observation=Observation)
+    problem = parts["problem"]
+    with decoding(folder / NUMBERS):
+        settings = FreeForm(**content["settings"])
+        errors = pd.DataFrame(content["parameters"])["error"].astype(float)
+        kept = {
+            "errors": errors.to_numpy(),
+            "covariance": np.array(content["covariance"], float),
+            "converged": bool(content["converged"]),
+            "flags": tuple(name for name in FLAGS if name in content["flags"]),
+            "neighbours": pd.DataFrame(content["neighbours"], columns=list(NEIGHBOUR)),
+        }
+    with decoding(folder / PROBLEM):
+        found = seen(parts["observation"], problem, problem.point, settings.supersampling)
+    return LensModel(problem=problem, settings=settings, **kept, **found)
 
 
 def read(folder: str | Path) -> dict[str, Any]:
@@ -68,7 +101,7 @@ def read(folder: str | Path) -> dict[str, Any]:
     with decoding(folder / IMAGES), fits.open(folder / IMAGES, memmap=False) as extensions:
         found |= {name.lower(): extensions[name].data for name in EXTENSIONS}
         header = extensions["SOURCE"].header
-    found["source_x"], found["source_y"] = (_axis(header, k) for k in (1, 2))
+    found["source_x"], found["source_y"] = (axis_of(header, k) for k in (1, 2))
     found["fitted"] = found["fitted"].astype(bool)
     return found
 
@@ -142,13 +175,13 @@ def _extensions(model: LensModel) -> fits.HDUList:
         precise = image if name == "FITTED" else image.astype(np.float32)
         in_source_plane = name.startswith("SOURCE")
         grid = (step, model.source.center) if in_source_plane else (scale, (0.0, 0.0))
-        header = _header(*grid, image.shape)
+        header = header_of(*grid, image.shape)
         header["BUNIT"] = (units.get(name, unit).strip(), EXTENSIONS[name])
         made.append(fits.ImageHDU(precise, header, name))
     return fits.HDUList([fits.PrimaryHDU(), *made])
 
 
-def _header(step: float, center: tuple[float, float], shape: tuple[int, ...]) -> fits.Header:
+def header_of(step: float, center: tuple[float, float], shape: tuple[int, ...]) -> fits.Header:
     """Return linear coordinates in arcsec, in the manner of a WCS; the sky's are not known."""
     header = fits.Header()
     for k in (1, 2):
@@ -160,7 +193,7 @@ def _header(step: float, center: tuple[float, float], shape: tuple[int, ...]) ->
     return header
 
 
-def _axis(header: fits.Header, k: int) -> NDArray:
-    """Return the positions ["] of the pixels along an axis of ``_header``."""
+def axis_of(header: fits.Header, k: int) -> NDArray:
+    """Return the positions ["] of the pixels along an axis of ``header_of``."""
     pixel = np.arange(header[f"NAXIS{k}"]) + 1 - header[f"CRPIX{k}"]
     return header[f"CRVAL{k}"] + pixel * header[f"CDELT{k}"]

@@ -323,58 +323,66 @@ def _model(
     points: list[Point],
     table: pd.DataFrame,
 ) -> LensModel:
-    scene, point, posterior = stage.scene, stage.point, stage.posterior
+    point, posterior = stage.point, stage.posterior
     _, curvature = posterior.derivatives(point)
     free = posterior.free
     covariance = np.zeros((len(mass.NAMES),) * 2)
     covariance[np.ix_(free, free)] = np.linalg.inv(curvature)
     errors = np.full(len(mass.NAMES), np.nan)
     errors[free] = np.sqrt(np.diag(covariance)[free])
-    arcs = arcs_of(scene, point, stage.settings.supersampling)
-    lens_light = scene.galaxy_light + np.tensordot(point.solution.light, scene.light, 1)
-    galaxy = _changed(scene, point.solution.light)
+    problem = Problem(
+        stage.scene,
+        view.fitted,
+        stage.error,
+        view.samples,
+        stage.prior,
+        point.values,
+        point.solution.inversion.mesh,
+        point.solution.prior,
+    )
+    model = LensModel(
+        errors=errors,
+        covariance=covariance,
+        converged=reached,
+        flags=(),
+        neighbours=table.reset_index(drop=True),
+        problem=problem,
+        settings=stage.settings,
+        **seen(observation, problem, point, stage.settings.supersampling),
+    )
+    bright = model.fitted & (model.arcs > model.noise)
+    return replace(model, flags=_flags(model, stage, points, bright))
+
+
+def seen(
+    observation: Observation, problem: Problem, point: Point, supersampling: int
+) -> dict[str, Any]:
+    """Return those fields of a ``LensModel`` that follow from its problem and its point."""
+    scene, solution = problem.scene, point.solution
+    arcs = arcs_of(scene, point, supersampling)
+    lens_light = scene.galaxy_light + np.tensordot(solution.light, scene.light, 1)
     given = ~observation.mask
     residual = np.where(
         given, (np.where(given, observation.data, 0) - lens_light - arcs) / scene.noise, 0.0
     )
-    fitted = view.fitted
+    fitted, squares = problem.fitted, residual**2
     bright = fitted & (arcs > scene.noise)
-    squares = residual**2
-    model = LensModel(
-        observation=observation,
-        names=mass.NAMES,
-        values=point.values,
-        errors=errors,
-        covariance=covariance,
-        chi2=float(squares[fitted].mean()),
-        chi2_arcs=float(squares[bright].mean()) if bright.any() else math.nan,
-        n_pixels=int(fitted.sum()),
-        evidence=point.solution.evidence,
-        converged=reached,
-        flags=(),
-        noise=scene.noise,
-        fitted=fitted,
-        lens_light=lens_light,
-        arcs=arcs,
-        residual=residual,
-        neighbours=table.reset_index(drop=True),
-        galaxy=galaxy,
-        source=SourcePlane(
-            point.solution.inversion.mesh, point.solution.source, point.solution.root
-        ),
-        problem=Problem(
-            scene,
-            fitted,
-            stage.error,
-            view.samples,
-            stage.prior,
-            point.values,
-            point.solution.inversion.mesh,
-            point.solution.prior,
-        ),
-        settings=stage.settings,
-    )
-    return replace(model, flags=_flags(model, stage, points, bright))
+    return {
+        "observation": observation,
+        "names": mass.NAMES,
+        "values": point.values,
+        "chi2": float(squares[fitted].mean()),
+        "chi2_arcs": float(squares[bright].mean()) if bright.any() else math.nan,
+        "n_pixels": int(fitted.sum()),
+        "evidence": solution.evidence,
+        "noise": scene.noise,
+        "fitted": fitted,
+        "lens_light": lens_light,
+        "arcs": arcs,
+        "residual": residual,
+        "galaxy": _changed(scene, solution.light),
+        "source": SourcePlane(solution.inversion.mesh, solution.source, solution.root),
+    }
 
 
 def _changed(scene: Scene, light: NDArray) -> Any:

@@ -74,8 +74,9 @@ class Frame:
         if not self.scatter > 0:
             return mesh
         mean, scatter = self._moments(x, y)
-        center = self.center + mean - self.mean
-        half_width = self.half_width * scatter / self.scatter
+        # in this order the box of the same rays is the same to the last bit
+        center = self.center + (mean - self.mean)
+        half_width = self.half_width * (scatter / self.scatter)
         return replace(mesh, center=(float(center[0]), float(center[1])), half_width=half_width)
 
     def slopes(self, by: NDArray, mesh: Mesh, x: NDArray, y: NDArray) -> NDArray:

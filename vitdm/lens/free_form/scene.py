@@ -71,7 +71,7 @@ def with_galaxy(scene: Scene, galaxy: Galaxy | None, settings: FreeForm) -> Scen
         scene,
         galaxy=galaxy,
         galaxy_light=light.sum(0) + galaxy.sky,
-        light=np.concatenate([light, sky]),
+        light=np.ascontiguousarray(np.concatenate([light, sky])),  # as if read from a file
         center=galaxy.center,
         center_sd=settings.light_offset,
     )

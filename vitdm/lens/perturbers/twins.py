@@ -93,6 +93,8 @@ def linear_data(
     data = marginal.matrix @ np.where(known, draws, 0.0)
     fitted, weight = problem.view.fitted, problem.posterior.weight
     relative = problem.scene.noise[fitted] * weight
+    rest = np.sqrt(np.clip(1 - relative**2, 0, None))  # the error of the model, of each pixel
+    data += rest[:, None] * rng.standard_normal(data.shape)
     for k in range(n):
         data[:, k] += noise.draw(rng)[fitted] * relative
     return data
