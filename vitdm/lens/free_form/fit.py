@@ -187,7 +187,9 @@ def axes(scene: Scene) -> tuple[NDArray, NDArray]:
     return tuple((np.arange(n) - (n - 1) / 2) * scene.pixel_scale for n in (width, height))
 
 
-def arcs_of(scene: Scene, point: Point, parts: int = 2) -> NDArray:
+def arcs_of(
+    scene: Scene, point: Point, parts: int = 2, model: mass.MassModel = mass.SMOOTH
+) -> NDArray:
     """Return the lensed source of a point (H, W), as seen through the PSF."""
     mesh, modes = point.solution.inversion.mesh, point.solution.source
     inside = (np.arange(parts) - (parts - 1) / 2) / parts
@@ -197,7 +199,7 @@ def arcs_of(scene: Scene, point: Point, parts: int = 2) -> NDArray:
         for n, side in zip(scene.data.shape, scene.kernel.shape, strict=True)
     )
     u, v = (grid.ravel() * scene.pixel_scale for grid in np.meshgrid(x, y))
-    alpha = mass.deflection(point.values, u, v)
+    alpha = model.deflection(point.values, u, v)
     fine = mesh.brightness(modes, u - alpha[0], v - alpha[1]) * scene.pixel_scale**2
     image = fine.reshape(len(y) // parts, parts, len(x) // parts, parts).mean((1, 3))
     tall, wide = scene.kernel.shape

@@ -71,7 +71,7 @@ class Inversion:
     def solve(self, prior: Prior) -> Solution:
         """Return the most probable source, and the evidence."""
         # a weaker prior than that would be lost in the digits of A
-        weakest = WEAKEST * self.normal.diagonal().max()
+        weakest = WEAKEST * self.normal.diagonal()[: self.mesh.size].max()
         Q = np.concatenate([np.maximum(prior.precision(self.mesh), weakest), self.precision])
         mean = np.concatenate([np.zeros(self.mesh.size), self.mean])
         A, right = self.normal.copy(order="F"), self.projected + Q * mean

@@ -56,6 +56,11 @@ PARAMETERS = (
 )
 NAMES = tuple(row.name for row in PARAMETERS)
 
+#: the largest steps of a climb, in the order of ``NAMES``
+LARGEST_STEP = np.array([0.1, 0.1, 0.1, 0.05, 0.05, 0.05, 0.05, 0.1, *[0.02] * 6])
+FLATTEST = 0.85  # largest ellipticity
+SLOPES = 1.1, 2.9
+
 #: points of the grid of critical curves are sinh(4) = 27 times as dense at the centre as far out
 _DENSER = 4.0
 
@@ -125,6 +130,31 @@ def _kappa_and_determinant(values, x, y):
 
 
 # ----------------------------------------------------------------------------------- functions
+
+
+class MassModel:
+    """What a fit needs to know of a mass; the smooth one of this module, to which others add.
+
+    ``names`` (p,) are those of its values, ``largest_step`` (p,) the largest ones of a climb.
+    """
+
+    names: tuple[str, ...] = NAMES
+    largest_step: NDArray = LARGEST_STEP
+
+    def allowed(self, values: NDArray) -> bool:
+        """Whether values (p,) are those of a lens that may be fitted."""
+        flat = math.hypot(values[1], values[2])
+        return bool(values[0] > 0 and flat < FLATTEST and SLOPES[0] < values[7] < SLOPES[1])
+
+    def deflection(self, values: NDArray, x: NDArray, y: NDArray) -> NDArray:
+        """Return the deflection (2, n) ["] of values (p,) at x, y (n,) ["]."""
+        return deflection(values, x, y)
+
+    def deflection_and_derivatives(
+        self, values: NDArray, x: NDArray, y: NDArray
+    ) -> tuple[NDArray, NDArray]:
+        """Return the deflection (2, n) ["] and its derivatives by all values, (p, 2, n)."""
+        return deflection_and_derivatives(values, x, y)
 
 
 def _checked(values: ArrayLike) -> tuple[float, ...]:
@@ -221,3 +251,6 @@ def caustics(values: ArrayLike, extent: float, n: int = 500) -> list[NDArray[np.
     """Return the ``critical_curves`` traced to the source plane."""
     curves = critical_curves(values, extent, n)
     return [curve - deflection(values, *curve.T).T for curve in curves]
+
+
+SMOOTH = MassModel()

@@ -17,11 +17,10 @@ import scipy.optimize
 from numpy.typing import NDArray
 
 from vitdm.lens.free_form.inversion import Inversion, Prior, Solution
-from vitdm.lens.free_form.mass import deflection, deflection_and_derivatives
+from vitdm.lens.free_form.mass import SMOOTH, MassModel
 from vitdm.lens.free_form.optics import Optics
 from vitdm.lens.free_form.source import Mesh
 
-FLATTEST = 0.85  # largest ellipticity
 TRUSTED = 0.4, 10.0  # of the curvature of variable projection, that a learned one may be
 KINK = 5.0  # of ln P that is left where steps of any size lower it
 KAPPA = 5.0  # from which the prior's is looked for, beside the last one
@@ -111,8 +110,9 @@ class Posterior:
         mean: NDArray,
         sd: NDArray,
         frame: Frame | None = None,
+        mass: MassModel = SMOOTH,
     ) -> None:
-        self.frame = frame
+        self.frame, self.mass = frame, mass
         self.optics, self.weight = optics, 1 / noise
         self.data, self.light = data * self.weight, light * self.weight[:, None]
         self.light_mean, self.light_precision = light_mean, light_sd**-2.0
@@ -124,7 +124,7 @@ class Posterior:
     def inversion(self, values: NDArray, mesh: Mesh) -> tuple[Inversion, NDArray]:
         """Return the linear problem of a mass, and where (2, rays) the rays meet the source."""
         o = self.optics
-        x, y = np.array([o.x, o.y]) - deflection(values, o.x, o.y)
+        x, y = np.array([o.x, o.y]) - self.mass.deflection(values, o.x, o.y)
         mesh = self.frame.mesh(mesh, x, y) if self.frame else mesh
         matrix = np.hstack([o.matrix(mesh, x, y, self.weight), self.light])
         inversion = Inversion(
@@ -154,7 +154,7 @@ class Posterior:
         """Return the gradient (f,) of ln P by what is free, and its negative curvature (f, f)."""
         o, s = self.optics, point.solution
         mesh, free = s.inversion.mesh, self.free
-        _, by = deflection_and_derivatives(point.values, o.x, o.y)
+        _, by = self.mass.deflection_and_derivatives(point.values, o.x, o.y)
         by = -by[free]  # of the places in the source plane
         if self.frame:
             by = self.frame.slopes(by, mesh, point.x, point.y)
@@ -257,8 +257,7 @@ def climb(
 
 def _allowed(posterior: Posterior, values: NDArray, solution: Solution) -> Point | None:
     """Return the point of other values; None if no lens has them."""
-    theta_E, e1, e2 = values[:3]
-    if not (theta_E > 0 and math.hypot(e1, e2) < FLATTEST and 1.1 < values[7] < 2.9):
+    if not posterior.mass.allowed(values):
         return None
     return posterior.at(values, solution.inversion.mesh, solution.prior)
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from vitdm.config.free_form import FreeForm
 from vitdm.lens.free_form.inversion import Prior
-from vitdm.lens.free_form.mass import NAMES, deflection
+from vitdm.lens.free_form.mass import LARGEST_STEP, NAMES, SMOOTH, MassModel
 from vitdm.lens.free_form.posterior import Point, Posterior, climb
 from vitdm.lens.free_form.source import Mesh
 from vitdm.lens.free_form.view import Scene, View
@@ -31,8 +31,6 @@ BRIGHTEST = 30.0  # of the mean chi^2 without arcs: what is above enlarges the n
 MARGIN, NARROW = 4.0, 1.5
 APART = 0.07  # ", of the radii of two starts that are not the same
 STEPS = 3
-#: the largest steps, in the order of ``mass.NAMES``
-LARGEST_STEP = np.array([0.1, 0.1, 0.1, 0.05, 0.05, 0.05, 0.05, 0.1, *[0.02] * 6])
 
 
 @dataclass(frozen=True)
@@ -80,13 +78,13 @@ class MassPrior:
         return MassPrior(self.mean, np.where(held, 0.0, self.sd))
 
 
-def posterior_of(view: View, prior: MassPrior, enlarged: float = 1.0) -> Posterior:
+def posterior_of(
+    view: View, prior: MassPrior, enlarged: float = 1.0, mass: MassModel = SMOOTH
+) -> Posterior:
     """Return the posterior of the mass, given what a view shows; its noise may be enlarged."""
-    light_mean = np.zeros(view.light.shape[1])
+    light = view.light, np.zeros(view.light.shape[1]), view.light_sd
     noise = view.noise * enlarged
-    return Posterior(
-        view.optics, view.data, noise, view.light, light_mean, view.light_sd, prior.mean, prior.sd
-    )
+    return Posterior(view.optics, view.data, noise, *light, prior.mean, prior.sd, mass=mass)
 
 
 class Box:
@@ -123,10 +121,10 @@ def _quantile(values: NDArray, weight: NDArray, share: float) -> float:
     return float(values[order[min(np.searchsorted(total, share * total[-1]), len(values) - 1)]])
 
 
-def rays(view: View, values: NDArray) -> NDArray:
+def rays(view: View, values: NDArray, mass: MassModel = SMOOTH) -> NDArray:
     """Return where (2, rays) the rays of a view meet the source plane."""
     o = view.optics
-    return np.array([o.x, o.y]) - deflection(values, o.x, o.y)
+    return np.array([o.x, o.y]) - mass.deflection(values, o.x, o.y)
 
 
 def brightness(view: View) -> float:
@@ -194,7 +192,7 @@ def magnified_share(values: NDArray, mesh: Mesh, modes: NDArray, by: float = 3.0
     reach = 2.5 * values[0] + mesh.half_width
     grid = np.linspace(-reach, reach, RAYS)
     theta = np.array(np.meshgrid(values[3] + grid, values[4] + grid)).reshape(2, -1)
-    beta = theta - deflection(values, *theta)
+    beta = theta - SMOOTH.deflection(values, *theta)
     step = axis[1] - axis[0]
     edges = [np.append(axis - step / 2, axis[-1] + step / 2) + c for c in mesh.center]
     rays = np.histogram2d(beta[1], beta[0], bins=edges[::-1])[0]

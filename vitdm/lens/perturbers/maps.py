@@ -29,7 +29,6 @@ from numpy.typing import NDArray
 from scipy.linalg.blas import dsyrk
 
 from vitdm.compiled import compiled
-from vitdm.lens.free_form.mass import deflection_and_derivatives
 from vitdm.lens.free_form.problem import Problem
 from vitdm.lens.perturbers.profiles import Profile, deflection_at
 
@@ -50,7 +49,7 @@ class Marginal:
         mesh, free, self.weight = solution.inversion.mesh, posterior.free, posterior.weight
         brightness, *along = mesh.gradient(solution.source, point.x, point.y)
         self.along = np.array(along)
-        _, by = deflection_and_derivatives(point.values, o.x, o.y)
+        _, by = posterior.mass.deflection_and_derivatives(point.values, o.x, o.y)
         growth = along[0] * (point.x - mesh.center[0]) + along[1] * (point.y - mesh.center[1])
         steps = -(along[0] * by[free, 0] + along[1] * by[free, 1])
         columns = [o.seen(np.concatenate([steps, self.along, growth[None]]))]

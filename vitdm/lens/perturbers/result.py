@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from vitdm.config import Perturbers
 from vitdm.lens.free_form.model import LensModel
+from vitdm.lens.free_form.problem import Problem
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +43,9 @@ class Search:
     highest peaks are taken out, in units of that of the twins. ``p_value`` is the share of smooth
     twins, and the lens itself, that score as much, ``twin_scores`` (n,) are theirs, and
     ``refitted_scores`` (m,) those of twins that were simulated, fitted and searched.
-    ``solar_masses`` of 1 arcsec^2 are NaN if the redshifts are unknown.
+    ``solar_masses`` of 1 arcsec^2 are NaN if the redshifts are unknown. ``perturbed`` is the fit
+    with the perturber that gains most evidence, ``after`` the map of ``settings.detect``
+    that is left with it.
     """
 
     model: LensModel
@@ -61,6 +64,8 @@ class Search:
     twin_scores: NDArray
     refitted_scores: NDArray
     solar_masses: float
+    perturbed: Problem | None = None
+    after: Map | None = None
 
     def image(self, values: NDArray) -> NDArray:
         """Return values at the places (places,) as an image (rows, columns), NaN elsewhere."""

@@ -16,6 +16,7 @@ from vitdm.config import Perturbers
 from vitdm.lens.free_form.model import LensModel
 from vitdm.lens.free_form.problem import Problem
 from vitdm.lens.perturbers.maps import Marginal, information
+from vitdm.lens.perturbers.peaks import refit_peaks
 from vitdm.lens.perturbers.profiles import Profile, profiles_of, solar_masses
 from vitdm.lens.perturbers.result import Map, Search
 from vitdm.lens.perturbers.twins import Noise, linear_data, noise_lags, p_value, simulated
@@ -160,7 +161,8 @@ def search(
         spread = float(np.sqrt((drawn[told] ** 2).mean())) if told.any() else 1.0
         maps[name] = _map(name, profiles, searched, residual, spread, grid, some)
         if name == settings.detect:
-            detector, snr = searched, searched.significance(residual) / spread
+            detector, width = searched, spread
+            snr = searched.significance(residual) / spread
             peak, rest = detector.scores(snr[:, None])
             peaks, rests = detector.scores(drawn / spread)
     usual = float(rests.mean())
@@ -173,6 +175,8 @@ def search(
         twin = simulated(problem, light, noise, rng)
         refitted.append(_score(twin, settings, grid, usual, spread_of=noise, rng=rng))
     found = _peaks(maps[settings.detect], grid, settings.peaks)
+    area = len(grid.x) * settings.spacing**2
+    found, perturbed = refit_peaks(problem, marginal, found, settings, area, progress)
     return Search(
         model=model,
         settings=settings,
@@ -190,7 +194,18 @@ def search(
         twin_scores=twin_scores,
         refitted_scores=np.array(refitted),
         solar_masses=solar_masses(settings),
+        perturbed=perturbed,
+        after=_remaining(perturbed, settings, grid, width) if perturbed else None,
     )
+
+
+def _remaining(problem: Problem, settings: Perturbers, grid: Grid, spread: float) -> Map:
+    """Return the map of ``settings.detect`` about a fit with a perturber."""
+    marginal, profiles = Marginal(problem, settings.psf_sd), profiles_of(settings.detect, settings)
+    some = grid.every_other() if len(profiles) > 1 else grid
+    searched = Searched(marginal, profiles, some)
+    residual = marginal.residual(problem.posterior.data)
+    return _map(settings.detect, profiles, searched, residual, spread, grid, some)
 
 
 def _map(
