@@ -28,6 +28,9 @@ class FreeForm(Section):
     source_error: float = Field(
         0.03, ge=0, lt=1, description="error of the source's model, as a share of the arcs' light"
     )
+    deflection_error: float = Field(
+        0.004, ge=0, lt=0.1, description="error of the deflection of each ray, arcsec"
+    )
     theta_E: tuple[float, float] | None = Field(
         None, description="Einstein radii that are tried, arcsec; null: from the image's size"
     )

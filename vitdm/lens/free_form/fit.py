@@ -161,9 +161,19 @@ class _Stage:
         parts = np.where(arcs > MIDDLE * self.scene.noise, 2, 1)
         parts[arcs > BRIGHT * self.scene.noise] = self.settings.supersampling
         parts = np.minimum(parts, self.settings.supersampling)
-        share = self.settings.source_error
-        self.error = np.hypot(self.scene.error(self.settings.model_error), share * arcs)
+        self.error = self.noise(arcs)
         return View(self.scene, fitted, self.error, samples=parts)
+
+    def noise(self, arcs: NDArray) -> NDArray:
+        """Return the noise (H, W) with the errors of the model, where the ``arcs`` (H, W) are.
+
+        A mesh cannot follow all that is sharp in a bright source, a mass all that deflects.
+        """
+        chosen = self.settings
+        errors = [chosen.source_error * arcs]
+        if chosen.deflection_error:
+            errors.append(chosen.deflection_error * arcs_of(self.scene, self.point, slope=True))
+        return np.sqrt(self.scene.error(chosen.model_error) ** 2 + np.square(errors).sum(0))
 
     def region(self, margin: float) -> NDArray:
         """Return the good pixels (H, W) that see the box of the source, widened by a margin."""
@@ -188,9 +198,16 @@ def axes(scene: Scene) -> tuple[NDArray, NDArray]:
 
 
 def arcs_of(
-    scene: Scene, point: Point, parts: int = 2, model: mass.MassModel = mass.SMOOTH
+    scene: Scene,
+    point: Point,
+    parts: int = 2,
+    model: mass.MassModel = mass.SMOOTH,
+    slope: bool = False,
 ) -> NDArray:
-    """Return the lensed source of a point (H, W), as seen through the PSF."""
+    """Return the lensed source of a point (H, W), as seen through the PSF.
+
+    With ``slope``, how much it changes if each ray is deflected by an arcsec more.
+    """
     mesh, modes = point.solution.inversion.mesh, point.solution.source
     inside = (np.arange(parts) - (parts - 1) / 2) / parts
     # light also comes from beyond the edge; the middle of an even kernel lies between pixels
@@ -200,7 +217,8 @@ def arcs_of(
     )
     u, v = (grid.ravel() * scene.pixel_scale for grid in np.meshgrid(x, y))
     alpha = model.deflection(point.values, u, v)
-    fine = mesh.brightness(modes, u - alpha[0], v - alpha[1]) * scene.pixel_scale**2
+    brightness, *along = mesh.gradient(modes, u - alpha[0], v - alpha[1])
+    fine = (np.hypot(*along) if slope else brightness) * scene.pixel_scale**2
     image = fine.reshape(len(y) // parts, parts, len(x) // parts, parts).mean((1, 3))
     tall, wide = scene.kernel.shape
     return fftconvolve(image, scene.kernel, mode="same")[tall:-tall, wide:-wide]
