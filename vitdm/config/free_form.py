@@ -11,6 +11,9 @@ class FreeForm(Section):
     """The lens that ``vitdm.lens.fit`` fits to an observation; s.d. are of normal priors."""
 
     lens_light: bool = Field(True, description="fit the light of the lens galaxy")
+    light_left: bool = Field(
+        True, description="allow for round light in the middle of images without a lens galaxy"
+    )
     neighbours: bool = Field(True, description="find and mask neighbours")
     cosmic_rays: bool = Field(True, description="find and mask cosmic rays")
     psf_fwhm: float = Field(

@@ -23,9 +23,9 @@ class Problem:
     """A fitted lens as a linear problem: the mass ``values`` (p,) at which its source is solved.
 
     ``fitted`` (H, W) are the pixels of a ``scene`` that are fitted, ``error`` (H, W) their noise
-    with the errors of the model, ``samples`` (H, W) into how many parts each is divided along both axes;
-    ``prior`` is that of the mass, of which ``mass`` tells the model; ``mesh`` and ``source_prior``
-    belong to the source.
+    with the errors of the model, ``samples`` (H, W) into how many parts each is divided along both
+    axes; ``prior`` is that of the mass, of which ``mass`` tells the model; ``mesh`` and
+    ``source_prior`` belong to the source.
     """
 
     scene: Scene

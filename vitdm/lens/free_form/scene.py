@@ -13,9 +13,11 @@ from vitdm.config.free_form import FreeForm
 from vitdm.data.observation import Observation
 from vitdm.errors import InputError
 from vitdm.lens.free_form.galaxy import Galaxy, fit_galaxy, kernel_of
-from vitdm.lens.free_form.view import Scene
+from vitdm.lens.free_form.view import FREE_LIGHT, Scene
 from vitdm.lens.noise import noise_of_the_faint, photon_noise
 
+LEFT_SIGMAS = 0.15, 0.3, 0.6, 1.2  # ", of light that a subtracted galaxy may leave
+LEFT_PEAK = 30.0  # of the noise: s.d. of its brightness in the middle
 FAINT = 5.0  # S/N of the light of a galaxy below which there is none
 
 
@@ -57,11 +59,12 @@ def with_galaxy(scene: Scene, galaxy: Galaxy | None, settings: FreeForm) -> Scen
     sky = np.full((1, *scene.data.shape), float(np.median(scene.noise[scene.good])))
     if galaxy is None:
         level = _sky(scene) if settings.lens_light else 0.0
+        left = _left_over(scene) if settings.light_left else sky[:0]
         return replace(
             scene,
             galaxy=None,
             galaxy_light=np.full(scene.data.shape, level),
-            light=sky,
+            light=np.concatenate([left, sky]),
             center=(0.0, 0.0),
             center_sd=settings.center_offset,
         )
@@ -75,6 +78,16 @@ def with_galaxy(scene: Scene, galaxy: Galaxy | None, settings: FreeForm) -> Scen
         center=galaxy.center,
         center_sd=settings.light_offset,
     )
+
+
+def _left_over(scene: Scene) -> NDArray:
+    """Return round Gaussians about the middle (k, H, W): what a subtracted galaxy may leave."""
+    height, width = scene.data.shape
+    row, column = np.indices(scene.data.shape)
+    squares = (row - (height - 1) / 2) ** 2 + (column - (width - 1) / 2) ** 2
+    sigmas = np.array(LEFT_SIGMAS)[:, None, None] / scene.pixel_scale
+    noise = float(np.median(scene.noise[scene.good]))
+    return LEFT_PEAK / FREE_LIGHT * noise * np.exp(-squares / (2 * sigmas**2))
 
 
 def _sky(scene: Scene) -> float:
