@@ -18,7 +18,8 @@ from studies.code import Watched
 from studies.config.part import text_of
 from studies.contents import NOTEBOOKS, figures, tables
 from studies.stages import stages
-from studies.targets import ARTICLE, COMPARISON, MATRIX, RUN, SCORES, SKY, SLACS, Targets, any_of
+from studies.targets import ARTICLE, COMPARISON, MATRIX, RUN, SCORES, SKY, SLACS, SLACS_LENS
+from studies.targets import Targets, any_of
 from vitdm.config import save
 from vitdm.config.reading import read_yaml
 from vitdm.errors import InputError

@@ -185,9 +185,10 @@ rule merge_real_sky:
 rule slacs:  # a real lens, if it is there
     input:
         lambda wildcards: T.slacs_images(wildcards.lens),
+        T.slacs_redshifts,
         settings=f"{OUT}/config/slacs.yaml",
     output:
-        multiext(f"{OUT}/slacs/lenses/{{lens}}/", "lens.csv", "maps.npz", "lens.json"),
+        expand(f"{OUT}/slacs/lenses/{{{{lens}}}}/{{file}}", file=SLACS_LENS),
     log:
         f"{OUT}/logs/slacs_{{lens}}.log",
     conda:
@@ -195,10 +196,11 @@ rule slacs:  # a real lens, if it is there
     params:
         folder=subpath(input[0], parent=True),
         out=subpath(output[0], parent=True),
+        known=[word for file in T.slacs_redshifts for word in ("--redshifts", file)],
         code=CODE("studies.commands.slacs"),
     shell:
-        "python -m studies slacs {params.folder:q} --config {input.settings:q} --out {params.out:q}"
-        " 2>&1 | tee {log:q}"
+        "python -m studies slacs {params.folder:q} {params.known:q} --config {input.settings:q}"
+        " --out {params.out:q} 2>&1 | tee {log:q}"
 
 
 rule merge_slacs:

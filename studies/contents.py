@@ -222,6 +222,10 @@ def trials(t: Targets) -> list[str]:
     return t.files("tune", ("best.json", "trials.csv"))
 
 
+def searched(t: Targets) -> list[str]:
+    return t.slacs_search
+
+
 def against_known_lens(t: Targets) -> list[str]:
     return [*of_evaluation("predictions.csv")(t), *t.known_model]
 
@@ -463,7 +467,7 @@ NOTEBOOKS = (
     Notebook(
         "06_real_lenses",
         title="real lenses",
-        reads=lambda t: [*t.slacs_lens, *t.slacs, *t.misspecification],
+        reads=lambda t: [*t.slacs_lens, *t.slacs, *t.slacs_search, *t.misspecification],
         settings=("seed", "publish", "freeform", "perturbers", "slacs.images")
         + ("slacs.pixel_scale",),
         entries=(
@@ -474,6 +478,15 @@ NOTEBOOKS = (
             figure("slacs", "slacs.fitted_lenses", lambda t: t.slacs, lambda t: t.slacs),
             figure("slacs_radii", "slacs.fitted_radii", lambda t: t.slacs, lambda t: t.slacs),
             table("slacs", lambda t: t.slacs, lambda t: t.slacs),
+            figure(
+                "search_lens",
+                "slacs_search.searched_lens",
+                lambda t: [*t.slacs, *t.slacs_search],
+                lambda t: t.slacs_search,
+            ),
+            figure("search_lenses", "slacs_search.searched_lenses", searched, searched),
+            figure("search_injections", "slacs_search.found_injections", searched, searched),
+            table("slacs_search", searched, searched),
             figure(
                 "misspecification",
                 "misspecification.misspecification",

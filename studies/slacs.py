@@ -1,4 +1,4 @@
-"""Real lenses of the SLACS survey, each fitted with a source of free form, beside published radii.
+"""Real lenses of the SLACS survey, fitted with a source of free form and searched for subhalos.
 
 All lenses are fitted with one configuration (``freeform``), nothing is set for a single lens. The
 images are those of Cao et al. (2025): a folder for each lens with image, noise map and PSF
@@ -18,17 +18,19 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.ndimage import median_filter
 
+from studies import slacs_search
 from studies.config import Config
 from vitdm import lens
 from vitdm.config.reading import read_yaml
 from vitdm.data.dataset import read_catalog
+from vitdm.data.observation import Observation
 from vitdm.data.readers import read_observation
 from vitdm.errors import InputError, shown
 from vitdm.lens import LensModel
 from vitdm.provenance import atomic, check_replaceable, read_json, sidecar
 
-FILES = ("lens.csv", "maps.npz", "lens.json")
-MERGED = ("slacs.csv", "slacs_maps.npz", "slacs.json")
+FILES = ("lens.csv", "maps.npz", *slacs_search.FILES, "lens.json")
+MERGED = ("slacs.csv", "slacs_maps.npz", *slacs_search.MERGED, "slacs.json")
 #: columns of published.csv, and what they are called here
 PUBLISHED = {"theta_E_sie": "theta_E_bolton", "theta_E": "theta_E_cao"}
 PUBLISHED |= {"theta_E_low": "theta_E_cao_low", "theta_E_high": "theta_E_cao_high"}
@@ -99,30 +101,60 @@ def _square(fitted: NDArray) -> tuple[slice, slice]:
 # -------------------------------------------------------------------------------------- one lens
 
 
-def fit_lens(folder: str | Path, settings: Config, out: str | Path) -> dict[str, Any]:
-    """Fit the lens in a folder of FITS files; write ``out``, return its row of the table.
+def fit_lens(
+    folder: str | Path, settings: Config, out: str | Path, redshifts: str | Path | None = None
+) -> dict[str, Any]:
+    """Fit and search the lens in a folder of FITS files; write ``out``, return its row.
 
     lens.csv has the row (``measured``), maps.npz the ``Maps``, lens.json the sidecar with the
-    seconds of the processor. InputError if the folder holds no image.
+    seconds of the processor, of the fit and of all; the others are those of
+    ``slacs_search.write``, for which ``redshifts`` is a file (CSV). InputError if the folder holds
+    no image.
     """
     started, cpu = time.time(), time.process_time()
     check_replaceable(out, FILES, [folder])
+    name = Path(folder).name
+    known = slacs_search.read_redshifts(redshifts) if redshifts else {}
     observation = read_observation(folder, pixel_scale=settings.slacs.pixel_scale)
     model = lens.fit(observation, settings.freeform)
-    row = {"name": Path(folder).name} | measured(model)
+    fitting = time.process_time() - cpu
+    models = {name: model}
+    if name in settings.slacs.unmasked:
+        bare = settings.freeform.model_copy(update={"neighbours": False})
+        whole = unmasked(observation, folder)
+        models[f"{name}{slacs_search.UNMASKED}"] = lens.fit(whole, bare)
+    searches = {n: slacs_search.search_lens(n, m, settings, known) for n, m in models.items()}
+    row = {"name": name} | measured(model)
     with atomic(out) as temporary:
         temporary.mkdir()
         pd.DataFrame([row]).to_csv(temporary / "lens.csv", index=False, float_format="%.7g")
         np.savez_compressed(temporary / "maps.npz", **Maps.of(model)._asdict())
+        slacs_search.write(searches, settings, temporary)
         sidecar(
             temporary / "lens.json",
             rule="slacs",
-            config=settings.freeform,
-            inputs=sorted(Path(folder).glob("*.fits")),
+            config={"freeform": settings.freeform, "perturbers": settings.perturbers},
+            inputs=[*sorted(Path(folder).glob("*.fits")), *([redshifts] if redshifts else [])],
             started=started,
-            cpu_seconds=round(time.process_time() - cpu, 1),
+            cpu_seconds=round(fitting, 1),
+            cpu_seconds_search=round(time.process_time() - cpu - fitting, 1),
         )
     return row
+
+
+def unmasked(observation: Observation, folder: str | Path) -> Observation:
+    """Return an observation with the pixels, too, that the noise map in its folder masks.
+
+    The noise map has an endless noise there. It is replaced by that of sky and photons: a straight
+    line of the variance against the brightness, fitted to the other pixels.
+    """
+    scale, given = observation.pixel_scale, ~observation.mask
+    image = read_observation(Path(folder) / "image.fits", psf=observation.psf, pixel_scale=scale)
+    variance = np.polyfit(observation.data[given], observation.noise[given] ** 2, 1)
+    least = observation.noise[given].min()
+    noise = np.sqrt(np.maximum(np.polyval(variance, image.data), least**2))
+    noise = np.where(given, observation.noise, noise)
+    return image.replace(noise=noise, name=observation.name)
 
 
 def measured(model: LensModel) -> dict[str, Any]:
@@ -184,8 +216,8 @@ def merge(
 
     slacs.csv has a row a lens, in the order of their names: ``measured``, cpu_seconds, the
     published radii (``beside_published``), and why a fit is special (``read_notes``);
-    slacs_maps.npz has the ``Maps`` of the lenses ``slacs.shown``. InputError if a fit is missing,
-    or a lens is there twice.
+    slacs_maps.npz has the ``Maps`` of the lenses ``slacs.shown``; the files of the search are those
+    of ``slacs_search.merge``. InputError if a fit is missing, or a lens is there twice.
     """
     started = time.time()
     check_replaceable(out, MERGED)
@@ -202,10 +234,11 @@ def merge(
         temporary.mkdir()
         table.to_csv(temporary / "slacs.csv", index=False, float_format="%.6g")
         write_maps({n: read_maps(places[n] / "maps.npz") for n in chosen}, temporary / MERGED[1])
+        searched = slacs_search.merge(list(places.values()), chosen, words, temporary)
         sidecar(
             temporary / "slacs.json",
             rule="merge_slacs",
-            inputs=[*(place / "lens.csv" for place in places.values()), *known],
+            inputs=[*(place / "lens.csv" for place in places.values()), *searched, *known],
             started=started,
             cpu_seconds=round(sum(seconds), 1),
         )

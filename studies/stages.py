@@ -80,7 +80,8 @@ def stages(config: Config, targets: Targets | None = None) -> dict[str, Content]
     if targets.sky:
         contents["merge_real_sky"] = _merged_sets(config, targets.sky)
     if targets.slacs_lenses:
-        contents["slacs"] = pick(config, "freeform", "slacs.pixel_scale")
+        own = ("slacs.pixel_scale", "slacs.unmasked", "slacs.search")
+        contents["slacs"] = pick(config, "freeform", "perturbers", *own)
         contents["merge_slacs"] = pick(config, "slacs.shown")
     if config.misspecification.rows:
         contents["misspecification"] = _lenses(config)

@@ -28,7 +28,12 @@ SCORES = ("efficiency.csv", "sensitivity.csv", "efficiency.json")
 COMPARISON = tuple(f"comparison{end}" for end in (".csv", "_gains.csv", "_history.csv", ".json"))
 SKY_TABLES = tuple(f"real_sky{end}.csv" for end in ("", "_images", "_scores", "_shift", "_ranks"))
 SKY = (*SKY_TABLES, "real_sky.json")
-SLACS = ("slacs.csv", "slacs_maps.npz", "slacs.json")
+SLACS_LENS = ("lens.csv", "maps.npz", "search.csv", "peaks.csv", "injections.csv", "search.npz")
+SLACS_LENS += ("lens.json",)
+SLACS_FITS = ("slacs.csv", "slacs_maps.npz")
+SLACS_SEARCH = tuple(f"slacs_{end}" for end in ("search.csv", "peaks.csv", "injections.csv"))
+SLACS_SEARCH += ("slacs_search.npz",)
+SLACS = (*SLACS_FITS, *SLACS_SEARCH, "slacs.json")
 MATRIX = ("misspecification.csv", "misspecification.json")
 #: sources of the article and of the report on a user's own images, which name settings
 ARTICLE = ("paper.md", "report.md", "tables.yaml", "claims.yaml")
@@ -457,10 +462,22 @@ class Targets:
         return {name: file for name, file in files.items() if file and Path(file).is_file()}
 
     @property
+    def slacs_redshifts(self) -> list[str]:
+        """The file of their redshifts, if it is there."""
+        file = self.config.slacs.redshifts
+        return [file] if file and Path(file).is_file() else []
+
+    @property
     def slacs(self) -> list[str]:
         """The table of their fits, and the images of some."""
-        own = self.files("slacs/all", SLACS) if self.slacs_lenses else []
-        return own or self.extended(*SLACS)
+        own = self.files("slacs/all", SLACS_FITS) if self.slacs_lenses else []
+        return own or self.extended(*SLACS_FITS)
+
+    @property
+    def slacs_search(self) -> list[str]:
+        """The tables of the search of these lenses, and the maps of some."""
+        own = self.files("slacs/all", SLACS_SEARCH) if self.slacs_lenses else []
+        return own or self.extended(*SLACS_SEARCH)
 
     @property
     def searched_blocks(self) -> list[str]:

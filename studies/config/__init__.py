@@ -20,6 +20,7 @@ from studies.config.studies import (
     Report,
     Row,
     Slacs,
+    SlacsSearch,
     Study,
 )
 from studies.config.workflow import FEATURE_RUNS, Config
@@ -45,6 +46,7 @@ __all__ = [
     "Report",
     "Row",
     "Slacs",
+    "SlacsSearch",
     "Study",
     "build",
     "check_data",

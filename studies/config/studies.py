@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from vitdm.bounds import MOST_EPOCHS, MOST_IMAGES, MOST_PARTS, MOST_STEPS, PIXEL_SCALES
 from vitdm.config import LensFit
@@ -262,6 +262,32 @@ class RealSky(Section):
         return {name: chosen for name, chosen in self.sets.items() if Path(chosen.images).is_dir()}
 
 
+class SlacsSearch(Section):
+    """The search of these lenses for subhalos, and of clumps injected into their images."""
+
+    refitted_twins: int = Field(
+        0, ge=0, le=1000, description="smooth twins of each lens that are fitted and searched"
+    )
+    more_twins: dict[str, Annotated[int, Field(ge=0, le=1000)]] = Field(
+        {}, description="the same of single lenses"
+    )
+    masses: list[Annotated[float, Field(ge=5, le=12)]] = Field(
+        [], description="log10 of the masses of injected clumps [solar masses]; none: no injections"
+    )
+    places: int = Field(8, ge=1, le=100, description="of injected clumps on the critical curve")
+    refitted_masses: list[Annotated[float, Field(ge=5, le=12)]] = Field(
+        [], description="of them that are also searched after a new fit, at one place each"
+    )
+
+    @field_validator("refitted_masses")
+    @classmethod
+    def _injected(cls, masses: list[float], known: ValidationInfo) -> list[float]:
+        others = [m for m in masses if m not in known.data.get("masses", masses)]
+        if others:
+            raise ValueError(f"found {others}; expected some of masses")
+        return masses
+
+
 class Slacs(Section):
     """Real lenses, each fitted with a source of free form (``studies.slacs``)."""
 
@@ -274,6 +300,13 @@ class Slacs(Section):
     )
     notes: str | None = Field(None, description="file (YAML): lens, and what is special about it")
     shown: list[str] = Field([], description="lenses of the figure; none named: the first six")
+    redshifts: str | None = Field(
+        None, description="file (CSV): name, z_lens, z_source; without it no masses"
+    )
+    unmasked: list[str] = Field(
+        [], description="lenses that are fitted and searched a second time, neighbours not masked"
+    )
+    search: SlacsSearch = SlacsSearch()
 
     @property
     def present(self) -> list[str]:

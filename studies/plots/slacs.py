@@ -38,12 +38,12 @@ def one_lens(maps: Maps) -> plt.Figure:
     figure, grid = plt.subplots(2, 3, figsize=(WIDTH, 4.6), layout="constrained")
     titles = ("image", "model of the lens galaxy", *COLUMNS[1:])
     (a, b, c), (d, e, f) = grid
-    _brightness(a, maps, maps.image, maps.light + maps.arcs)
-    _brightness(b, maps, maps.light, maps.light + maps.arcs)
-    _brightness(c, maps, maps.image - maps.light, maps.arcs)
-    _brightness(d, maps, maps.arcs, maps.arcs)
+    show_brightness(a, maps, maps.image, maps.light + maps.arcs)
+    show_brightness(b, maps, maps.light, maps.light + maps.arcs)
+    show_brightness(c, maps, maps.image - maps.light, maps.arcs)
+    show_brightness(d, maps, maps.arcs, maps.arcs)
     _curves(d, mass.critical_curves(maps.mass, 3 * maps.mass[0]))
-    shown = _residual(e, maps)
+    shown = show_residual(e, maps)
     _source(f, maps)
     for axes, letter, title in zip(grid.flat, "abcdef", titles, strict=True):
         axes.set_title(f"({letter}) {title}", loc="left", fontsize=8)
@@ -68,11 +68,11 @@ def fitted_lenses(lenses: Mapping[str, Maps], table: pd.DataFrame) -> plt.Figure
     figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
     known = table.set_index("name")
     for line, (name, maps) in zip(grid, lenses.items(), strict=True):
-        _brightness(line[0], maps, maps.image, maps.light + maps.arcs)
-        _brightness(line[1], maps, maps.image - maps.light, maps.arcs)
-        _brightness(line[2], maps, maps.arcs, maps.arcs)
+        show_brightness(line[0], maps, maps.image, maps.light + maps.arcs)
+        show_brightness(line[1], maps, maps.image - maps.light, maps.arcs)
+        show_brightness(line[2], maps, maps.arcs, maps.arcs)
         _curves(line[2], mass.critical_curves(maps.mass, 3 * maps.mass[0]))
-        shown = _residual(line[3], maps)
+        shown = show_residual(line[3], maps)
         _source(line[4], maps)
         words = f"{name}\n$\\theta_\\mathrm{{E}}$ = {known['theta_E'][name]:.3f}″\n"
         words += rf"$\chi^2$ = {known['chi2'][name]:.2f}"
@@ -107,37 +107,40 @@ def fitted_radii(table: pd.DataFrame) -> plt.Figure:
 # ---------------------------------------------------------------------------------------- panels
 
 
-def _extent(maps: Maps) -> tuple[list[float], float]:
+def view_of(maps: Maps) -> tuple[list[float], float]:
     """Return the edges ["] of the maps about the middle of the image, and a panel's half width."""
     half = maps.image.shape[0] / 2 * float(maps.pixel_scale)
     return [-half, half, -half, half], min(half, ZOOM * float(maps.mass[0]))
 
 
 def _show(axes: plt.Axes, maps: Maps, image: NDArray, norm: Normalize, colours: str) -> plt.Artist:
-    extent, half = _extent(maps)
+    extent, half = view_of(maps)
     colours = plt.get_cmap(colours).with_extremes(bad="0.8")
     shown = axes.imshow(image.astype(float), norm=norm, cmap=colours, extent=extent)
     axes.set(xlim=(-half, half), ylim=(-half, half))
-    _bare(axes)
+    bare(axes)
     return shown
 
 
-def _bare(axes: plt.Axes) -> None:
+def bare(axes: plt.Axes) -> None:
+    """Take ticks and frame away."""
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
 
 
-def _brightness(axes: plt.Axes, maps: Maps, image: NDArray, model: NDArray) -> None:
+def show_brightness(axes: plt.Axes, maps: Maps, image: NDArray, model: NDArray) -> None:
+    """Show an image on a scale that ends at the brightest pixel of a model, with a bar of 1"."""
     highest = max(float(model[maps.fitted].max()), 2 * LINEAR)
     _show(axes, maps, image, AsinhNorm(LINEAR, -LINEAR, highest), "inferno")
     _bar(axes, 1.0)
 
 
-def _residual(axes: plt.Axes, maps: Maps) -> plt.Artist:
+def show_residual(axes: plt.Axes, maps: Maps) -> plt.Artist:
+    """Show the residual in units of the noise: pale where it was not fitted."""
     residual = np.where(np.isnan(maps.image), np.nan, maps.residual)
     shown = _show(axes, maps, residual, Normalize(-RESIDUAL, RESIDUAL), "RdBu_r")
     pale = np.ma.masked_array(np.ones(maps.fitted.shape), maps.fitted)
-    axes.imshow(pale, cmap="Greys", vmin=0, vmax=4, alpha=0.75, extent=_extent(maps)[0])
+    axes.imshow(pale, cmap="Greys", vmin=0, vmax=4, alpha=0.75, extent=view_of(maps)[0])
     return shown
 
 
@@ -149,7 +152,7 @@ def _source(axes: plt.Axes, maps: Maps) -> None:
     axes.imshow(image, norm=norm, extent=[x - edge, x + edge, y - edge, y + edge])
     _curves(axes, mass.caustics(maps.mass, 3 * maps.mass[0]))
     axes.set(xlim=(x - half, x + half), ylim=(y - half, y + half))
-    _bare(axes)
+    bare(axes)
     _bar(axes, 0.5 if half > 0.8 else 0.2)
 
 

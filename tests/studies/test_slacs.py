@@ -9,7 +9,7 @@ import pytest
 from astropy.io import fits
 from free_form import TRUTH, made
 
-from studies import slacs
+from studies import slacs, slacs_search
 from studies.__main__ import main
 from studies.config import Slacs, load
 from studies.config.part import load_part, text_of
@@ -77,8 +77,18 @@ def fitted(tmp_path_factory, lenses, files):
         flags = {"J0001": (), "J0002": ("poor", "far"), "J0003": ("not_converged",)}[name]
         return model(name, seed=NAMES.index(name), flags=flags, converged=name != "J0003")
 
+    def search(name, model, settings, redshifts):
+        return {"name": name, "score": 3.0}, None
+
+    def write(searches, settings, folder):  # what it holds: test_slacs_search.py
+        for file in slacs_search.FILES:
+            (folder / file).write_text("name\n" + "\n".join(searches) + "\n")
+        slacs_search.write_maps({}, folder / "search.npz")
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(slacs.lens, "fit", fit)
+        patch.setattr(slacs_search, "search_lens", search)
+        patch.setattr(slacs_search, "write", write)
         for name in NAMES:
             options = ["--config", str(files / "slacs"), "--out", str(place / name)]
             assert main(["slacs", str(lenses / name), *options]) == 0
@@ -186,7 +196,7 @@ def test_what_is_wrong_is_named(lenses, fitted, files, tmp_path, capsys):
         with pytest.raises(InputError, match=folder):
             slacs.fit_lens(tmp_path / folder, settings, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    with pytest.raises(InputError, match="no fit of slacs: lens.csv, maps.npz, lens.json missing"):
+    with pytest.raises(InputError, match="no fit of slacs: lens.csv, maps.npz, search.csv"):
         slacs.merge([lenses / "J0001"], settings, tmp_path / "out")
     with pytest.raises(InputError, match="of the same lens"):
         slacs.merge([fitted / "J0001", fitted / "J0001"], settings, tmp_path / "out")

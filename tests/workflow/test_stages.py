@@ -52,6 +52,8 @@ OTHERS = {
     "title": ["mine"],
     "author": ["me"],
     "theta_E": [[0.5, 2.0]],
+    "masses": [[8.0]],
+    "refitted_masses": [[9.0]],
     "type": [],  # of a dimension: it has other keys, too
 }
 
@@ -141,7 +143,7 @@ EXPECTED = {
     + (NB[1], NB[3]),
     "lensfit.*": (*JOINING, "fit"),
     "freeform.*": ("slacs", NB[6]),
-    "perturbers.*": (NB[6],),
+    "perturbers.*": ("slacs", NB[6]),
     "selection.fdr": ("select", "merge_real_sky", NB[2], NB[5]),
     "selection.*": ("select", NB[2]),
     "model.*": (*MODELS, "audit", "real_sky_*", *MERGED, NB[3]),
@@ -176,6 +178,8 @@ EXPECTED = {
     "slacs.images": ("slacs", "merge_slacs", NB[1], NB[6]),
     "slacs.pixel_scale": ("slacs", NB[1], NB[6]),
     "slacs.shown": ("merge_slacs",),
+    "slacs.unmasked": ("slacs",),
+    "slacs.search.*": ("slacs",),
     "slacs.*": (),  # which lenses there are, and a file
     "misspecification.rows": ("merge_misspecification",),
     "misspecification.*": ("misspecification", "merge_misspecification"),
