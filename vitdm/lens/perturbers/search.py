@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from vitdm.config import Perturbers
+from vitdm.errors import InputError
 from vitdm.lens.free_form.model import LensModel
 from vitdm.lens.free_form.problem import Problem
 from vitdm.lens.perturbers.maps import Marginal, information
@@ -127,6 +128,81 @@ class Searched:
         return snr.max(0), np.sqrt((left**2).mean(0))
 
 
+@dataclass(frozen=True)
+class Linear:
+    """The linear search of one fitted lens and its twins, with one profile after the other."""
+
+    marginal: Marginal
+    grid: Grid
+    settings: Perturbers
+    residual: NDArray
+    twins: NDArray  # (N, n), what the residual is of the lens
+
+    @classmethod
+    def of(
+        cls,
+        problem: Problem,
+        settings: Perturbers,
+        noise: Noise,
+        rng: np.random.Generator,
+        grid: Grid | None = None,
+        twins: int = FEWEST_TWINS,
+    ) -> Linear:
+        """Return the search of a problem; on a ``grid`` of its own if none is given."""
+        marginal = Marginal(problem, settings.psf_sd)
+        grid = grid or Grid.of(marginal, problem, settings.spacing)
+        drawn = linear_data(marginal, problem, noise, twins, rng)
+        drawn += (marginal.matrix @ marginal.mean)[:, None]
+        residual, drawn = (marginal.residual(data) for data in (problem.posterior.data, drawn))
+        return cls(marginal, grid, settings, residual, drawn)
+
+    def mapped(self, name: str) -> Mapped:
+        """Return the S/N of a profile, in the lens and its twins."""
+        profiles = profiles_of(name, self.settings)
+        some = self.grid.every_other() if len(profiles) > 1 else self.grid
+        searched = Searched(self.marginal, profiles, some)
+        drawn, told = searched.significance(self.twins), searched.D > 0
+        spread = float(np.sqrt((drawn[told] ** 2).mean())) if told.any() else 1.0
+        snr = searched.significance(self.residual) / spread
+        return Mapped(name, profiles, searched, some, spread, snr, drawn / spread)
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """The S/N of a profile: ``snr`` (n,) in the lens and ``twins`` (n, k), by their ``spread``."""
+
+    name: str
+    profiles: list[Profile]
+    searched: Searched
+    places: Grid
+    spread: float
+    snr: NDArray
+    twins: NDArray
+
+    def score(self, usual: float) -> tuple[float, float]:
+        """Return score and misfit of the lens, whose twins have a ``usual`` rms left."""
+        peak, rest = self.searched.scores(self.snr[:, None])
+        misfit = float(rest[0] / usual)
+        return float(peak[0] / max(1.0, misfit)), misfit
+
+    def map(self, grid: Grid) -> Map:
+        """Return the map on a grid; of several directions the one with the largest S/N."""
+        shape = len(self.profiles), len(self.places.x)
+        snr, D = self.snr.reshape(shape), self.searched.D.reshape(shape)
+        with np.errstate(divide="ignore"):
+            error = np.where(D > 0, self.spread / np.sqrt(D), np.nan)
+        best = snr.argmax(0)
+        at = best, np.arange(shape[1])
+        angles = np.array([profile.angle for profile in self.profiles])[best]
+        found = np.full((3, len(grid.x)), np.nan)
+        found[:, slice(None) if self.places is grid else grid.even] = (
+            (snr * error)[at],
+            error[at],
+            angles,
+        )
+        return Map(self.name, found[0], found[1], found[2] if shape[0] > 1 else None)
+
+
 @one_thread()
 def search(
     model: LensModel,
@@ -137,46 +213,38 @@ def search(
     """Search the lens of a free-form fit (``vitdm.lens.fit``) for perturbers.
 
     ``progress(stage)`` is called as the search goes on. The same model and settings give the same
-    result.
+    result. InputError if the model has no arcs on which a perturber could be seen.
     """
     settings = settings or Perturbers()
-    problem = model.problem
-    rng = np.random.default_rng(settings.seed)
+    problem, rng = model.problem, np.random.default_rng(settings.seed)
     progress("marginalising")
-    marginal = Marginal(problem, settings.psf_sd)
-    grid = Grid.of(marginal, problem, settings.spacing)
     noise = Noise(problem.scene.data.shape, noise_lags(problem, model.residual, model.arcs))
-    data = problem.posterior.data
-    residual = marginal.residual(data)
-    twins = linear_data(marginal, problem, noise, max(settings.twins, FEWEST_TWINS), rng)
-    twins = marginal.residual(twins + (marginal.matrix @ marginal.mean)[:, None])
-    maps = {}
+    twins = max(settings.twins, FEWEST_TWINS)
+    linear = Linear.of(problem, settings, noise, rng, twins=twins)
+    grid, maps = linear.grid, {}
     for name in settings.profiles:
         progress(f"mapping {name}")
-        profiles = profiles_of(name, settings)
-        some = grid.every_other() if len(profiles) > 1 else grid
-        searched = Searched(marginal, profiles, some)
-        drawn = searched.significance(twins)
-        told = searched.D > 0
-        spread = float(np.sqrt((drawn[told] ** 2).mean())) if told.any() else 1.0
-        maps[name] = _map(name, profiles, searched, residual, spread, grid, some)
+        mapped = linear.mapped(name)
+        maps[name] = mapped.map(grid)
         if name == settings.detect:
-            detector, width = searched, spread
-            snr = searched.significance(residual) / spread
-            peak, rest = detector.scores(snr[:, None])
-            peaks, rests = detector.scores(drawn / spread)
+            detector = mapped
+    if not np.isfinite(maps[settings.detect].error).any():
+        found = "found no arcs on which a perturber could be seen"
+        raise InputError(f"{model.observation.name}: {found}; expected a lensed source")
+    highest, rests = detector.searched.scores(detector.twins)
     usual = float(rests.mean())
-    score = float(peak[0] / max(1.0, rest[0] / usual))
-    twin_scores = (peaks / np.maximum(1.0, rests / usual))[: settings.twins]
+    score, misfit = detector.score(usual)
+    twin_scores = (highest / np.maximum(1.0, rests / usual))[: settings.twins]
     refitted = []
-    light = model.lens_light
     for k in range(settings.refitted_twins):
         progress(f"twin {k + 1} of {settings.refitted_twins}")
-        twin = simulated(problem, light, noise, rng)
-        refitted.append(_score(twin, settings, grid, usual, spread_of=noise, rng=rng))
-    found = _peaks(maps[settings.detect], grid, settings.peaks)
+        twin = simulated(problem, model.lens_light, noise, rng)
+        again = Linear.of(twin, settings, noise, rng, grid)
+        refitted.append(again.mapped(settings.detect).score(usual)[0])
+    peaks = _peaks(maps[settings.detect], grid, settings.peaks)
     area = len(grid.x) * settings.spacing**2
-    found, perturbed = refit_peaks(problem, marginal, found, settings, area, progress)
+    peaks, perturbed = refit_peaks(problem, linear.marginal, peaks, settings, area, progress)
+    after = perturbed and Linear.of(perturbed, settings, noise, rng, grid).mapped(settings.detect)
     return Search(
         model=model,
         settings=settings,
@@ -187,48 +255,16 @@ def search(
         axis_x=grid.axis_x,
         axis_y=grid.axis_y,
         maps=maps,
-        peaks=found,
+        peaks=peaks,
         score=score,
-        misfit=float(rest[0] / usual),
+        misfit=misfit,
         p_value=p_value(score, twin_scores),
         twin_scores=twin_scores,
         refitted_scores=np.array(refitted),
         solar_masses=solar_masses(settings),
         perturbed=perturbed,
-        after=_remaining(perturbed, settings, grid, width) if perturbed else None,
+        after=after.map(grid) if after else None,
     )
-
-
-def _remaining(problem: Problem, settings: Perturbers, grid: Grid, spread: float) -> Map:
-    """Return the map of ``settings.detect`` about a fit with a perturber."""
-    marginal, profiles = Marginal(problem, settings.psf_sd), profiles_of(settings.detect, settings)
-    some = grid.every_other() if len(profiles) > 1 else grid
-    searched = Searched(marginal, profiles, some)
-    residual = marginal.residual(problem.posterior.data)
-    return _map(settings.detect, profiles, searched, residual, spread, grid, some)
-
-
-def _map(
-    name: str,
-    profiles: list[Profile],
-    searched: Searched,
-    residual: NDArray,
-    spread: float,
-    grid: Grid,
-    some: Grid,
-) -> Map:
-    """Return the map of a profile; of several directions the one with the largest S/N."""
-    shape = len(profiles), len(some.x)
-    snr = searched.significance(residual).reshape(shape) / spread
-    D = searched.D.reshape(shape)
-    with np.errstate(divide="ignore"):
-        error = np.where(D > 0, spread / np.sqrt(D), np.nan)
-    best = snr.argmax(0)
-    at = best, np.arange(shape[1])
-    angles = np.array([profile.angle for profile in profiles])[best]
-    found = np.full((3, len(grid.x)), np.nan)
-    found[:, slice(None) if some is grid else grid.even] = (snr * error)[at], error[at], angles
-    return Map(name, found[0], found[1], found[2] if len(profiles) > 1 else None)
 
 
 def _peaks(found: Map, grid: Grid, n: int) -> pd.DataFrame:
@@ -248,23 +284,3 @@ def _peaks(found: Map, grid: Grid, n: int) -> pd.DataFrame:
             "mass_error": found.error[rows],
         }
     )
-
-
-def _score(
-    twin: Problem,
-    settings: Perturbers,
-    grid: Grid,
-    usual: float,
-    spread_of: Noise,
-    rng: np.random.Generator,
-) -> float:
-    """Return the score of a twin that was fitted."""
-    marginal = Marginal(twin, settings.psf_sd)
-    searched = Searched(marginal, profiles_of(settings.detect, settings), grid)
-    drawn = linear_data(marginal, twin, spread_of, FEWEST_TWINS, rng)
-    drawn = marginal.residual(drawn + (marginal.matrix @ marginal.mean)[:, None])
-    drawn = searched.significance(drawn)
-    spread = float(np.sqrt((drawn[searched.D > 0] ** 2).mean()))
-    snr = searched.significance(marginal.residual(twin.posterior.data)) / spread
-    peak, rest = searched.scores(snr[:, None])
-    return float(peak[0] / max(1.0, rest[0] / usual))
