@@ -83,7 +83,8 @@ def simulated(shape=(56, 56), center=(0.0, 0.0), light=True, spot=None, seed=0, 
 
 def observed(lens, **changes):
     known = {"noise": lens.noise, "psf": gaussian(), "pixel_scale": SCALE, "name": "lens.fits"}
-    return Observation(lens.data, **(known | changes))
+    data = changes.pop("data", lens.data)
+    return Observation(data, **(known | changes))
 
 
 def check(model, center=(0.0, 0.0)):
@@ -215,7 +216,7 @@ def test_lenses_of_all_shapes_with_pixels_missing():
 
 
 def test_a_lens_without_light_and_multipoles():
-    settings = SMOOTH.model_copy(update={"lens_light": False})
+    settings = SMOOTH.model_copy(update={"lens_light": False, "light_left": False})
     model = fit(observed(simulated(light=False, seed=1)), settings)
     check(model)
     assert model.galaxy is None and model.lens_light.std() < 1e-9
@@ -223,6 +224,35 @@ def test_a_lens_without_light_and_multipoles():
     assert np.isnan(model.errors[fixed]).all() and not model.values[fixed].any()
     assert not model.covariance[fixed].any() and not model.covariance[:, fixed].any()
     assert np.isfinite(model.errors[:8]).all()
+
+
+def test_light_that_a_subtracted_galaxy_leaves_is_allowed_for():
+    """Rounder and smoother than any source: an image with it is fitted as well as without."""
+    lens = simulated(light=False, seed=1)
+    row, column = np.indices(lens.data.shape) - 27.5
+    left = 12 * lens.noise.min() * np.exp(-(row**2 + column**2) / (2 * 5**2))
+    told = {}
+    for allowed in (True, False):
+        settings = SMOOTH.model_copy(update={"lens_light": False, "light_left": allowed})
+        told[allowed] = fit(observed(lens, data=lens.data + left), settings)
+    check(told[True])
+    assert told[True].chi2 < 1.1 < 1.3 < told[False].chi2
+    light = told[True].lens_light
+    assert light[28, 28] - light[0, 0] == pytest.approx(left.max(), rel=0.2)
+
+
+def test_errors_of_the_model_grow_with_the_arcs():
+    exact = SMOOTH.model_copy(update={"lens_light": False, "light_left": False})
+    rough = exact.model_copy(update={"source_error": 0.1, "deflection_error": 0.02})
+    exact = exact.model_copy(update={"source_error": 0.0, "deflection_error": 0.0})
+    observation = observed(simulated(light=False, seed=1))
+    plain, wide = (fit(observation, settings) for settings in (exact, rough))
+    bright, faint = plain.arcs > 5 * plain.noise, plain.arcs < 0.1 * plain.noise
+    plain, wide = plain.problem, wide.problem
+    faint &= plain.fitted
+    np.testing.assert_allclose(plain.error[plain.fitted], plain.scene.noise[plain.fitted])
+    assert (wide.error[bright] > 1.1 * plain.error[bright]).all()
+    assert np.median(wide.error[faint] / plain.error[faint]) < 1.05
 
 
 def test_an_arc_is_not_taken_for_the_galaxy():
