@@ -27,6 +27,7 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 from scipy.linalg.blas import dsyrk
+from scipy.ndimage import affine_transform
 
 from vitdm.compiled import compiled
 from vitdm.lens.free_form.problem import Problem
@@ -51,7 +52,7 @@ class Marginal:
         self.along = np.array(along)
         _, by = posterior.mass.deflection_and_derivatives(point.values, o.x, o.y)
         growth = along[0] * (point.x - mesh.center[0]) + along[1] * (point.y - mesh.center[1])
-        steps = -(along[0] * by[free, 0] + along[1] * by[free, 1])
+        steps = (along[0] * by[free, 0] + along[1] * by[free, 1])
         columns = [o.seen(np.concatenate([steps, self.along, growth[None]]))]
         precision = [posterior.precision[free], np.full(3, FREE)]
         if psf_sd:
@@ -101,6 +102,7 @@ class Marginal:
         force = np.ascontiguousarray(-self.along * o.share)
         out = np.empty((len(self.rows), len(x)), np.float32)
         near = NEAR * math.sqrt(o.area)
+        near += profile.scale / 2 if profile.name == "string" else 0.0  # of its ends
         for first in range(0, len(x), BLOCK):
             some = slice(first, first + BLOCK)
             rays = o.x, o.y, force, o.first, self.lit
@@ -139,13 +141,8 @@ def _widened(kernel: NDArray) -> NDArray:
 
 def _scaled(kernel: NDArray, factor: float) -> NDArray:
     """Return a kernel, as much wider about its middle, of the same sum."""
-    tall, wide = kernel.shape
-    middle = np.array([(wide - 1) / 2, (tall - 1) / 2])
-    about = np.array([[1, 0, 0], [0, 1, 0]]) / factor
-    about[:, 2] = middle - middle / factor
-    scaled = cv2.warpAffine(
-        kernel, about, (wide, tall), flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
-    )
+    middle = (np.array(kernel.shape) - 1) / 2
+    scaled = affine_transform(kernel, np.eye(2) / factor, middle - middle / factor, order=5)
     return scaled * kernel.sum() / scaled.sum()
 
 
