@@ -52,7 +52,7 @@ class Marginal:
         self.along = np.array(along)
         _, by = posterior.mass.deflection_and_derivatives(point.values, o.x, o.y)
         growth = along[0] * (point.x - mesh.center[0]) + along[1] * (point.y - mesh.center[1])
-        steps = (along[0] * by[free, 0] + along[1] * by[free, 1])
+        steps = -(along[0] * by[free, 0] + along[1] * by[free, 1])
         columns = [o.seen(np.concatenate([steps, self.along, growth[None]]))]
         precision = [posterior.precision[free], np.full(3, FREE)]
         if psf_sd:
