@@ -110,12 +110,21 @@ def of_lenses(statistic: Callable[[pd.DataFrame], float], rows: pd.DataFrame) ->
     return f"{statistic(rows):.3f} ± {spread:.3f}"
 
 
+def words(column: pd.Series) -> pd.Series:
+    """Return flags as text, also where none was written."""
+    return column.astype(object).fillna("").astype(str)
+
+
 def table_of(
     row: Callable[[int], dict[str, Any]], n: int, first: int, out: Path | None
 ) -> pd.DataFrame:
-    """Return the rows of lenses ``first`` ... ``first + n - 1``, and write them as they come."""
-    rows = []
-    for index in range(first, first + n):
+    """Return the rows of lenses ``first`` ... ``first + n - 1``, and write them as they come.
+
+    Rows that ``out`` already has are not made again.
+    """
+    rows = pd.read_csv(out).to_dict("records") if out and out.is_file() else []
+    known = {known["index"] for known in rows}
+    for index in sorted(set(range(first, first + n)) - known):
         rows.append({"index": index} | row(index))
         if out:
             out.parent.mkdir(parents=True, exist_ok=True)
@@ -162,7 +171,7 @@ def smooth_row(population: Population, name: str, index: int) -> dict[str, Any]:
 
 
 def tell_null(name: str, rows: pd.DataFrame) -> None:
-    good = rows["converged"] & ~rows["flags"].fillna("").str.contains("poor|ambiguous|single")
+    good = rows["converged"] & ~words(rows["flags"]).str.contains("poor|ambiguous|single")
     print(f"{name}: {len(rows)} smooth lenses, {rows['converged'].mean():.1%} fits converged")
     for which, some in (("all", rows), ("good fits", rows[good])):
         print(f"  {which}, {len(some)}: chi2 median {some['chi2'].median():.3f}")
@@ -278,7 +287,7 @@ def with_clump(system: System, x: float, y: float, mass: float, population: Popu
 
 
 def tell_inject(name: str, rows: pd.DataFrame) -> None:
-    poor = (rows["flags"].fillna("") + rows["before"].fillna("")).str.contains("poor")
+    poor = (words(rows["flags"]) + words(rows["before"])).str.contains("poor")
     print(f"{name}: {len(rows)} clumps, {rows['converged'].mean():.1%} fits converged")
     for which, some in (("all", rows), ("good fits", rows[rows["converged"] & ~poor])):
         pull = (some["amplitude"] - some["mass"]) / some["error"]
