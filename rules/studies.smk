@@ -252,7 +252,7 @@ rule merge_misspecification:
     conda:
         "../environment.yml"
     params:
-        blocks=f"{OUT}/misspecification",
+        blocks=subpath(output[0], ancestor=2),
         out=subpath(output[0], parent=True),
         code=CODE("studies.commands.merge_misspecification"),
     shell:
