@@ -52,6 +52,7 @@ from studies.plots.slacs import fitted_lenses, fitted_radii, one_lens
 from studies.slacs import AGREES, Maps
 from studies.story import misspecification as matrix
 from studies.story import perturbers, slacs, slacs_search
+from studies.targets import LENS
 from vitdm.config import FreeForm, Perturbers
 from vitdm.lens import fit, search
 from vitdm.lens.free_form import FLAGS
@@ -264,7 +265,7 @@ else:
 
 # %%
 if searches is not None and fits is not None:
-    name = next(iter(searches.maps))
+    name = next((n for n in searches.maps if n == LENS), next(iter(searches.maps)))
     shown = fits[1][name], searches.maps[name]
     out.figure(plots.searched_lens(name, *shown, searches.table, searches.peaks), "search_lens")
 
