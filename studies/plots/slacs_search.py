@@ -95,8 +95,8 @@ def found_injections(linear: pd.DataFrame, refitted: pd.DataFrame) -> plt.Figure
 
     Both tables are of ``studies.slacs_search.completeness``. A clump is found if the p-value of the
     lens is at most 0.005 and the highest peak lies within 0.2 arcsec of it. Blue: each image was
-    fitted again before it was searched, dotted: wherever its peak lies; grey: it was searched about
-    the fit without the clump. Bars are standard errors from the scatter between lenses.
+    fitted again before it was searched; grey: it was searched about the fit without the clump;
+    dotted: wherever the highest peak lies. Bars are standard errors from the scatter of lenses.
     """
     figure, axes = plt.subplots(figsize=(0.62 * WIDTH, 2.7), layout="constrained")
     style = {"capsize": 2, "ms": 5, "lw": 1.2}
@@ -112,9 +112,11 @@ def found_injections(linear: pd.DataFrame, refitted: pd.DataFrame) -> plt.Figure
         refitted["error"],
         **{"fmt": "o-", "color": BLUE, "label": "refitted"} | style,
     )
-    anywhere = {"color": BLUE, "lw": 1, "ls": ":", "label": "refitted, peak anywhere"}
-    axes.plot(10 ** refitted["log_mass"], refitted["anywhere"], **anywhere)
-    axes.set(xscale="log", ylim=(-0.02, 1.02), ylabel="completeness")
+    for table, colour in ((linear, "0.55"), (refitted, BLUE)):
+        axes.plot(10 ** table["log_mass"], table["anywhere"], ":", color=colour, lw=1)
+    axes.plot([], [], ":", color="0.3", lw=1, label="with a peak anywhere")
+    axes.set(xscale="log", ylabel="completeness")
+    axes.set_ylim(bottom=-0.01)
     axes.set_xlabel(r"mass of the injected clump ($M_\odot$)")
     axes.legend()
     return figure

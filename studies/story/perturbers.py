@@ -9,6 +9,7 @@ from vitdm.data.observation import Observation
 from vitdm.data.simulated import observed
 from vitdm.lens import Search
 from vitdm.simulation import load_population
+from vitdm.simulation.classes import CDM
 from vitdm.simulation.drawing import draw
 from vitdm.simulation.priors import Position
 from vitdm.simulation.subhalos import Subhalos
@@ -35,11 +36,11 @@ def with_one_subhalo(
         profile="pseudo_jaffe",
     )
     population = population.model_copy(update={"subhalos": alone})
-    lens = draw(index, "cdm", seed, population)
+    lens = draw(index, CDM.name, seed, population)
     place = {"x": float(lens.x[0] + lens.center[0]), "y": float(lens.y[0] + lens.center[1])}
     known = {"z_lens": population.cosmology.z_lens, "z_source": population.cosmology.z_source}
     truth = place | {"mass": float(lens.masses[0])} | known
-    return observed(index, "cdm", seed, population), truth
+    return observed(index, CDM.name, seed, population), truth
 
 
 def redshifts_of(observation: Observation) -> dict[str, float]:

@@ -96,8 +96,10 @@ def search_numbers(searches: Searches) -> dict[str, Any]:
     """Return what the article says of the search in numbers.
 
     ``rank`` is that of the lens ``LENS`` by score, ``offset`` ["] the distance of its highest peak
-    from the published place. ``above`` lenses have a p-value up to ``FOUND``, where chance alone
-    would have ``expected``; ``half`` is the mass of a clump of which half are found after a refit.
+    from the published place; ``rank_good`` and ``rank_evidence``, by the gain of ln evidence of the
+    highest peak, are those among good fits. ``above`` lenses have a p-value up to ``FOUND``, where
+    chance alone would have ``expected``. ``found_95`` is the share of clumps of 10^9.5 solar masses
+    that are found after a refit, ``anywhere_95`` wherever the highest peak is.
     """
     bare = searches.table["name"].str.endswith(UNMASKED)
     table = searches.table[~bare].sort_values("score", ascending=False).reset_index(drop=True)
@@ -115,16 +117,17 @@ def search_numbers(searches: Searches) -> dict[str, Any]:
         "p_median": table["p_value"].median(),
         "sensitivity_median": table["sensitivity"][fine].median(),
         "sensitivity_best": table["sensitivity_best"][fine].min(),
-        "half": _half(refitted),
-        "half_linear": _half(linear),
-        "most": refitted["share"].max(),
+        **_shares(refitted, ""),
+        **_shares(linear, "_linear"),
     }
     rows = table.index[table["name"] == LENS]
     if len(rows):
         numbers |= _of_lens(table.loc[rows[0]], rows[0] + 1)
+        numbers["rank_good"] = int(fine[: rows[0] + 1].sum())
+        gains = table["delta_evidence"]
+        numbers["rank_evidence"] = int(1 + (gains[fine] > gains[rows[0]]).sum())
     for name, row in searches.table[bare].set_index("name").iterrows():
-        short = name.removesuffix(UNMASKED).split("+")[0].split("-")[0].lower()
-        numbers |= {f"{short}_{key}": row[key] for key in ("score", "p_value", "x", "y", "snr")}
+        numbers |= _of_control(row, table[table["name"] == name.removesuffix(UNMASKED)], name[:5])
     return {f"search_{key}": _plain(value) for key, value in numbers.items()}
 
 
@@ -140,14 +143,20 @@ def _of_lens(row: pd.Series, rank: int) -> dict[str, Any]:
     return numbers
 
 
-def _half(found: pd.DataFrame) -> float:
-    """Return the mass at which the completeness rises through one half; NaN if it does not."""
-    share, log_mass = found["share"].to_numpy(), found["log_mass"].to_numpy()
-    for k in range(1, len(share)):
-        if share[k - 1] < 0.5 <= share[k]:
-            part = (0.5 - share[k - 1]) / (share[k] - share[k - 1])
-            return float(10 ** (log_mass[k - 1] + part * (log_mass[k] - log_mass[k - 1])))
-    return float("nan")
+def _of_control(row: pd.Series, masked: pd.DataFrame, name: str) -> dict[str, Any]:
+    """Return the numbers of a lens whose neighbours were not masked, beside those with masks."""
+    numbers = {key: row[key] for key in ("score", "p_value", "x", "y", "snr")}
+    numbers["luminous_gain"] = row.get("delta_luminous", np.nan) - row.get("delta_evidence", np.nan)
+    if len(masked):
+        numbers["masked_p_value"] = masked["p_value"].iloc[0]
+    return {f"{name.lower()}_{key}": value for key, value in numbers.items()}
+
+
+def _shares(found: pd.DataFrame, end: str) -> dict[str, float]:
+    """Return the completeness by ten times log10 of the mass, and where no place is asked for."""
+    rows = {f"{round(10 * row.log_mass)}{end}": row for row in found.itertuples()}
+    numbers = {f"found_{key}": row.share for key, row in rows.items()}
+    return numbers | {f"anywhere_{key}": row.anywhere for key, row in rows.items()}
 
 
 def _plain(value: Any) -> int | float:

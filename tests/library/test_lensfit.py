@@ -29,9 +29,9 @@ from vitdm.lens import (
     estimate_gain,
     features,
     fit,
+    matched,
     noise,
     residuals,
-    search,
     settings_for,
 )
 from vitdm.lens.fit import FLAGS, POOR
@@ -445,7 +445,7 @@ def made(residual, lensed):
         chi2=np.ones(n),
         converged=np.ones(n, bool),
         flags=[""] * n,
-        perturbers=np.full((n, len(search.NAMES)), math.nan),
+        perturbers=np.full((n, len(matched.NAMES)), math.nan),
         residual=residual.astype(np.float32),
         lensed=lensed,
         cameras=[Camera(96, 0.1)] * n,

@@ -11,7 +11,7 @@ from scipy import integrate
 
 from studies.ideal_observer import true_values
 from vitdm import config, simulation
-from vitdm.lens import fit, search
+from vitdm.lens import fit, matched
 from vitdm.lens.model import Camera, SmoothLens
 from vitdm.simulation import load_population
 from vitdm.simulation.cosmology import theta_E_point
@@ -21,7 +21,7 @@ MARGINAL = load_population("marginal")
 SCALE, N_PIX = MARGINAL.instrument.pixel_scale, 96
 CUT = np.s_[27:123, 27:123]
 CAMERA = Camera.of(N_PIX, SCALE, 0.087, 3.0)
-SEARCH = search.search_of(CAMERA)
+SEARCH = matched.search_of(CAMERA)
 SOURCE = (6, 7)
 DENSITY = theta_E_point(1.0, MARGINAL.cosmology) ** 2  # arcsec² per solar mass
 
@@ -73,7 +73,7 @@ def beyond(rows, derivatives):
 def exact(monkeypatch):
     """The search without binning: its sums are those over pixels."""
     monkeypatch.setattr(search, "GRID", N_PIX)
-    return search.Search(CAMERA)
+    return matched.Search(CAMERA)
 
 
 def template(rows, x, y, soft2):
@@ -144,7 +144,7 @@ def test_noise_has_unit_significance_and_mean_likelihood_ratio_one():
         pulls.append(N / D.sqrt())
         # a mass that is hardly seen: of others, the mean is that of a few rare images
         faint = D[0].mean().item() ** -0.5
-        evidence.append(search._best(N, D, torch.ones(len(N)), faint)[2])
+        evidence.append(matched._best(N, D, torch.ones(len(N)), faint)[2])
     pulls, ratio = torch.cat(pulls), torch.cat(evidence).exp()
     assert pulls.mean(0).abs().max() < 4 / 600**0.5
     np.testing.assert_allclose(pulls.std(0), 1, atol=0.15)
@@ -159,7 +159,7 @@ def test_evidence_is_the_integral_over_masses():
 
     expected = integrate.quad(integrand, 0, 10)[0] * math.sqrt(2 / math.pi) / tau / theta_E**2
     maps = torch.tensor([[N, 5.0]]), torch.tensor([[D, 0.0]])  # of the second nothing is known
-    snr, mass, evidence = search._best(*maps, torch.tensor([theta_E]), tau)
+    snr, mass, evidence = matched._best(*maps, torch.tensor([theta_E]), tau)
     assert evidence.item() == pytest.approx(math.log(expected), rel=1e-4)
     assert mass.item() == pytest.approx(N / D / theta_E**2)
     assert snr.item() == pytest.approx(N / D**0.5)
@@ -222,7 +222,7 @@ def test_injected_masses_are_measured_by_the_fit():
             out.append(simulation.add_noise(image, lens, np.random.default_rng(i), MARGINAL))
         known.append(mass / system.theta_E**2)
     fits = fit(np.array(images + smooth), config.LensFit(gain=1.0), pixel_scale=SCALE)
-    told = dict(zip(search.NAMES, fits.perturbers.T, strict=True))
+    told = dict(zip(matched.NAMES, fits.perturbers.T, strict=True))
     assert np.median(told["point_mass"][:12] / known) == pytest.approx(1, abs=0.3)
     assert (told["point_evidence"][:12] > 5).mean() >= 0.75
     assert (told["point_evidence"][12:] < 3).all() and (told["string_evidence"][12:] < 3).all()
@@ -237,4 +237,4 @@ def test_of_a_blank_image_nothing_is_told():
 
 @pytest.mark.parametrize("size, places", [(48, 48), (64, 64), (80, 40), (96, 48), (150, 50)])
 def test_the_grid_divides_the_square(size, places):
-    assert search.Search(Camera.of(size, 0.1, 0.17, 3.0)).n == places
+    assert matched.Search(Camera.of(size, 0.1, 0.17, 3.0)).n == places

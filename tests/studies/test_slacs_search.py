@@ -225,6 +225,7 @@ def test_pixels_that_the_noise_map_masks_can_be_used(tmp_path):
 def test_numbers_and_tables_of_the_article(searches):
     numbers = story.search_numbers(searches)
     table = searches.table
+    assert numbers["search_rank_good"] <= numbers["search_rank"]
     assert numbers["search_n"] == 2 and 1 <= numbers["search_rank"] <= 2
     x, y = table["x"][0], table["y"][0]
     assert numbers["search_lens_offset"] == pytest.approx(np.hypot(x + 0.651, y - 1.040))
@@ -235,10 +236,10 @@ def test_numbers_and_tables_of_the_article(searches):
     assert set(story.alarms(table)["name"]) == set(table["name"][table["p_value"] <= 0.01])
 
 
-def test_the_mass_of_which_half_are_found_is_interpolated():
-    found = pd.DataFrame({"log_mass": [8.0, 9.0, 10.0], "share": [0.0, 0.25, 0.75]})
-    assert story._half(found) == pytest.approx(10**9.5)
-    assert np.isnan(story._half(found.assign(share=0.1)))
+def test_numbers_of_completeness_are_named_by_the_mass():
+    found = pd.DataFrame({"log_mass": [9.0, 9.5], "share": [0.1, 0.2], "anywhere": [0.3, 0.4]})
+    expected = {"found_90": 0.1, "found_95": 0.2, "anywhere_90": 0.3, "anywhere_95": 0.4}
+    assert story._shares(found, "") == expected
 
 
 def test_figures_show_lens_sample_and_completeness(searches, model):

@@ -68,6 +68,8 @@ REST = {
     "join_trials": 2,
     "evaluate": 1,
 }
+blocks = sum(map(SMOKE.misspecification.blocks, SMOKE.misspecification.parts))
+REST |= {"misspecification": blocks, "merge_misspecification": 1}
 REST |= {"train_final": 1, "convert_notebook": 6, "paper": 1, "all": 1} | NOTEBOOKS
 
 
