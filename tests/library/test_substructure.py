@@ -72,7 +72,7 @@ def beyond(rows, derivatives):
 @pytest.fixture
 def exact(monkeypatch):
     """The search without binning: its sums are those over pixels."""
-    monkeypatch.setattr(search, "GRID", N_PIX)
+    monkeypatch.setattr(matched, "GRID", N_PIX)
     return matched.Search(CAMERA)
 
 
