@@ -10,8 +10,8 @@ import pytest
 from project import ROOT, call, copied
 
 LOCKED = "Directory cannot be locked"
-#: makes one small file, which needs the lock of the folder
-SETTINGS = ("-m", "snakemake", "--cores", "1", "--configfile", "config/smoke.yaml", "--")
+#: makes one small file, which needs the lock of the folder; even if another run has just made it
+SETTINGS = ("-m", "snakemake", "--cores", "1", "--configfile", "config/smoke.yaml", "--force", "--")
 SETTINGS += ("results/smoke/config/simulate.yaml",)
 UNLOCK = ("-m", "studies.running")
 
