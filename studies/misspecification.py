@@ -67,7 +67,7 @@ NUMBERS = (
 )
 NUMBERS += ("chi2", "chi2_arcs", "ln_evidence")
 #: settings that the numbers of a lens depend on
-OF_LENSES = {"population", "lens_light", "splines", "supersampling", "twins"}
+OF_LENSES = {"population", "lens_light", "splines", "most_splines", "supersampling", "twins"}
 
 
 # ---------------------------------------------------------------------------------- which lenses
@@ -199,6 +199,7 @@ def _searched(
         neighbours=False,
         cosmic_rays=False,
         splines=settings.splines,
+        most_splines=settings.most_splines,
         supersampling=settings.supersampling,
     )
     chosen = config.Perturbers(

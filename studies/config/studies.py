@@ -342,6 +342,7 @@ class Misspecification(Section):
     block: int = Field(50, ge=1, le=MOST_IMAGES, description="lenses of a job")
     lens_light: bool = Field(False, description="whether the fits have light of the lens galaxy")
     splines: int = Field(18, ge=8, le=64, description="of the source along each axis")
+    most_splines: int = Field(24, ge=8, le=64, description="where so few leave something of arcs")
     supersampling: int = Field(1, ge=1, le=8, description="parts of a pixel of bright arcs")
     twins: int = Field(200, ge=1, le=10_000, description="smooth twins of each lens")
 

@@ -25,9 +25,9 @@ FAST = FreeForm(
     neighbours=False,
     cosmic_rays=False,
     splines=14,
+    most_splines=14,
     supersampling=2,
     theta_E=(0.9, 1.1),
-    deflection_error=0.0,  # the images have no such error, and no light of a galaxy
     light_left=False,
 )
 SETTINGS = Perturbers(profiles=("isothermal",), z_lens=0.3, z_source=1.0, peaks=1, twins=50)

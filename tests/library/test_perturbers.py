@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from astropy import constants, cosmology, units
 from pydantic import ValidationError
+from scipy.interpolate import BSpline
 
 from vitdm.config import FreeForm, Perturbers
 from vitdm.data.simulated import observed
@@ -16,7 +17,17 @@ from vitdm.lens.free_form.problem import Problem
 from vitdm.lens.free_form.source import Mesh
 from vitdm.lens.free_form.start import MassPrior
 from vitdm.lens.free_form.view import Scene
-from vitdm.lens.perturbers.maps import KEPT, Marginal, _widened, information
+from vitdm.lens.perturbers.maps import (
+    FAINT,
+    FINER,
+    KEPT,
+    SPACING,
+    UNSURE,
+    Marginal,
+    _brightest,
+    _widened,
+    information,
+)
 from vitdm.lens.perturbers.profiles import INFALL, SOFTENING, Profile, profiles_of, solar_masses
 from vitdm.lens.perturbers.search import BEYOND, Grid, Searched
 from vitdm.lens.perturbers.twins import Noise, linear_data, noise_lags, p_value
@@ -241,13 +252,48 @@ def test_columns_of_the_smooth_model_are_derivatives_of_the_image(problem, margi
     images += [lambda step: rendered(problem, shift=(step, 0))]
     images += [lambda step: rendered(problem, shift=(0, step))]
     images += [lambda step: rendered(problem, growth=step)]
-    assert len(steps) == len(images) + 1  # and the PSF
+    assert len(steps) == len(images) + 1 + FINER  # the PSF, and finer splines
     for column, image in zip(steps, images, strict=False):
         expected = slope(image, 1e-5)
         np.testing.assert_allclose(column, expected, atol=2e-3 * abs(expected).max())
     kernel = problem.scene.kernel
     expected = rendered(problem, kernel=_widened(kernel))
-    np.testing.assert_allclose(steps[-1], expected, atol=1e-9)
+    np.testing.assert_allclose(steps[len(images)], expected, atol=1e-9)
+
+
+def test_splines_finer_than_the_mesh_lie_where_the_source_is_brightest(problem, marginal):
+    point, o = problem.point, problem.view.optics
+    mesh, modes = point.solution.inversion.mesh, point.solution.source
+    (x, y), spacing, height = _brightest(mesh, modes)
+    assert spacing == pytest.approx(SPACING * mesh.half_width * 3 / math.sinh(3) * 2 / (mesh.n + 2))
+    np.testing.assert_allclose(height, mesh.brightness(modes, x, y))
+    everywhere = mesh.center[0] + np.linspace(-0.5, 0.5, 201), mesh.center[1] * np.ones(201)
+    brightest = mesh.brightness(modes, *everywhere).max()
+    assert 0.9 * brightest < height.max() and FAINT * height.max() < height.min()
+    beside = np.hypot(x[0] + spacing - x, y[0] - y).min()  # a regular grid
+    assert beside == pytest.approx(0, abs=1e-9) or beside >= 0.99 * spacing
+    unit = BSpline.basis_element(np.arange(-1.5, 2), extrapolate=False)
+    for k in (0, 40, 99):
+        along = (unit((at - middle) / spacing) for at, middle in ((point.x, x[k]), (point.y, y[k])))
+        expected = o.seen(math.prod(map(np.nan_to_num, along))) * problem.posterior.weight
+        np.testing.assert_allclose(marginal.matrix[:, k - FINER], expected, atol=1e-9)
+        assert marginal.precision[k - FINER] == pytest.approx((UNSURE * height[k]) ** -2)
+
+
+def test_a_cusp_of_the_source_is_no_perturber(problem, marginal):
+    """Light in the middle of the source, sharper than the mesh, is marginalised."""
+    point, o = problem.point, problem.view.optics
+    (x, y), spacing, height = _brightest(point.solution.inversion.mesh, point.solution.source)
+    off = np.hypot(point.x - x[0], point.y - y[0])
+    cusp = o.seen(0.3 * height[0] * np.exp(-off / spacing)) * problem.posterior.weight
+    without = Marginal.__new__(Marginal)
+    without.__dict__ |= marginal.__dict__
+    without.matrix = marginal.matrix[:, :-FINER]
+    without.mean = marginal.mean[:-FINER]
+    normal = without.matrix.T @ without.matrix + np.diag(marginal.precision[:-FINER])
+    without.root = np.linalg.cholesky(normal)
+    left, before = ((one.residual(cusp) ** 2).sum() for one in (marginal, without))
+    assert left < 0.3 * before
 
 
 def test_psf_by_its_width_is_that_of_a_gaussian():
@@ -267,7 +313,7 @@ def test_mean_and_precision_of_the_smooth_model(problem, marginal):
     np.testing.assert_allclose(marginal.mean[known], (TRUTH - problem.values)[free])
     sd = np.minimum(SD[free], 1e3)
     np.testing.assert_allclose(marginal.precision[known], sd**-2.0)
-    assert marginal.precision[-1] == pytest.approx(PSF_SD**-2)
+    assert marginal.precision[-1 - FINER] == pytest.approx(PSF_SD**-2)
     source = problem.source_prior.precision(problem.point.solution.inversion.mesh)
     np.testing.assert_allclose(marginal.precision[:81], source)
 
@@ -449,6 +495,7 @@ def model():
         neighbours=False,
         cosmic_rays=False,
         splines=12,
+        most_splines=12,
         supersampling=1,
         theta_E=(0.9, 1.5),
     )

@@ -29,10 +29,7 @@ class FreeForm(Section):
         0.03, ge=0, lt=1, description="error of the lens galaxy's model, as a share of its light"
     )
     source_error: float = Field(
-        0.03, ge=0, lt=1, description="error of the source's model, as a share of the arcs' light"
-    )
-    deflection_error: float = Field(
-        0.004, ge=0, lt=0.1, description="error of the deflection of each ray, arcsec"
+        0.01, ge=0, lt=1, description="error of the source's model, as a share of the arcs' light"
     )
     theta_E: tuple[float, float] | None = Field(
         None, description="Einstein radii that are tried, arcsec; null: from the image's size"
@@ -52,6 +49,9 @@ class FreeForm(Section):
     m4_sd: float = Field(0.01, ge=0, description="s.d. of the multipole m = 4; 0: none")
     splines: int = Field(
         24, ge=8, le=64, description="of the source along each axis: their square are solved for"
+    )
+    most_splines: int = Field(
+        32, ge=8, le=64, description="up to which the mesh becomes finer if arcs are left"
     )
     supersampling: int = Field(
         4, ge=1, le=8, description="parts, along each axis, of a pixel of bright arcs"

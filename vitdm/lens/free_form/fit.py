@@ -58,6 +58,9 @@ BRIGHT, MIDDLE = 8.0, 1.0  # sigmas of arcs: pixels divided into most parts, and
 POOR, QUIET = 1.3, 0.35
 SEEN = 1.0  # of the half width of the source's box: pixels that see more than that are fitted
 TAPERS = 0.5, 1.0, 2.0, 3.0  # of the source's envelope, that are tried
+FOCI = 3.0, 1.5  # how much finer the mesh is in its middle, that are tried
+FINER = 24, 32  # splines along each axis, where fewer leave something of the arcs
+LEFT = 1.1  # chi^2 of arcs above which they do
 
 
 @one_thread()
@@ -124,22 +127,28 @@ class _Stage:
         steps: int,
         tapers: Sequence[float] = (),
         margin: float = MARGIN,
+        foci: Sequence[float] = (),
     ) -> tuple[View, bool]:
-        """Climb on the pixels ``fitted`` with n x n splines, some parameters being fixed."""
+        """Climb on the pixels ``fitted`` with n x n splines, some parameters being fixed.
+
+        Of several ``tapers`` and ``foci`` of the mesh the most probable are taken.
+        """
         view, self.fitted = self.view(fitted), fitted
         posterior = posterior_of(view, self.prior.only(*fixed) if fixed else self.prior)
         x, y = rays(view, self.point.values)
-        box = Box(view)
-        mesh = box.mesh(x, y, n, margin=margin)
+        box, before = Box(view), self.point.solution.inversion.mesh
+        focus = before.focus if self.follows else FOCI[0]
+        mesh = box.mesh(x, y, n, margin=margin, focus=focus)
         if self.follows:
             posterior.frame = Frame(mesh, box.weight, x, y)
+        meshes = [
+            replace(mesh, taper=taper, focus=focus)
+            for taper in (tapers or [before.taper])
+            for focus in (foci or [mesh.focus])
+        ]
+        known = self.point.solution.prior
         points = [
-            posterior.best_prior(
-                posterior.at(
-                    self.point.values, replace(mesh, taper=taper), self.point.solution.prior
-                )
-            )
-            for taper in (tapers or [self.point.solution.inversion.mesh.taper])
+            posterior.best_prior(posterior.at(self.point.values, mesh, known)) for mesh in meshes
         ]
         point = max(points, key=lambda point: point.log_probability)
         name = f"source of {n} x {n}"
@@ -156,6 +165,25 @@ class _Stage:
         self.posterior = posterior
         return view, reached
 
+    def finer(self, view: View, reached: bool) -> tuple[View, bool]:
+        """Make the mesh finer as long as something of the arcs is left, and the evidence grows."""
+        for n in FINER:
+            if not self.settings.splines < n <= self.settings.most_splines or self.explained(view):
+                continue
+            before = replace(self)
+            done = self.fine(self.fitted, n, (), 10, foci=FOCI)
+            if self.point.log_probability < before.point.log_probability:
+                self.__dict__.update(before.__dict__)
+                break
+            view, reached = done
+        return view, reached
+
+    def explained(self, view: View) -> bool:
+        """Return whether the arcs of a view are fitted to the noise."""
+        bright = arcs_of(self.scene, self.point)[view.fitted] > view.noise
+        residual = self.point.solution.residual[bright]
+        return not len(residual) or float(np.mean(residual**2)) < LEFT
+
     def view(self, fitted: NDArray) -> View:
         arcs = arcs_of(self.scene, self.point)
         parts = np.where(arcs > MIDDLE * self.scene.noise, 2, 1)
@@ -167,13 +195,11 @@ class _Stage:
     def noise(self, arcs: NDArray) -> NDArray:
         """Return the noise (H, W) with the errors of the model, where the ``arcs`` (H, W) are.
 
-        A mesh cannot follow all that is sharp in a bright source, a mass all that deflects.
+        A mesh cannot follow all that is sharp in a bright source.
         """
-        chosen = self.settings
-        errors = [chosen.source_error * arcs]
-        if chosen.deflection_error:
-            errors.append(chosen.deflection_error * arcs_of(self.scene, self.point, slope=True))
-        return np.sqrt(self.scene.error(chosen.model_error) ** 2 + np.square(errors).sum(0))
+        return np.hypot(
+            self.scene.error(self.settings.model_error), self.settings.source_error * arcs
+        )
 
     def region(self, margin: float) -> NDArray:
         """Return the good pixels (H, W) that see the box of the source, widened by a margin."""
@@ -202,12 +228,8 @@ def arcs_of(
     point: Point,
     parts: int = 2,
     model: mass.MassModel = mass.SMOOTH,
-    slope: bool = False,
 ) -> NDArray:
-    """Return the lensed source of a point (H, W), as seen through the PSF.
-
-    With ``slope``, how much it changes if each ray is deflected by an arcsec more.
-    """
+    """Return the lensed source of a point (H, W), as seen through the PSF."""
     mesh, modes = point.solution.inversion.mesh, point.solution.source
     inside = (np.arange(parts) - (parts - 1) / 2) / parts
     # light also comes from beyond the edge; the middle of an even kernel lies between pixels
@@ -217,8 +239,7 @@ def arcs_of(
     )
     u, v = (grid.ravel() * scene.pixel_scale for grid in np.meshgrid(x, y))
     alpha = model.deflection(point.values, u, v)
-    brightness, *along = mesh.gradient(modes, u - alpha[0], v - alpha[1])
-    fine = (np.hypot(*along) if slope else brightness) * scene.pixel_scale**2
+    fine = mesh.brightness(modes, u - alpha[0], v - alpha[1]) * scene.pixel_scale**2
     image = fine.reshape(len(y) // parts, parts, len(x) // parts, parts).mean((1, 3))
     tall, wide = scene.kernel.shape
     return fftconvolve(image, scene.kernel, mode="same")[tall:-tall, wide:-wide]
@@ -261,6 +282,7 @@ def _fit(
     else:
         stage.prior, stage.follows = prior, True
         view, reached = stage.fine(stage.region(SEEN), settings.splines, (), 10, TAPERS[1:3])
+    view, reached = stage.finer(view, reached)
     return _model(observation, stage, view, reached, points, table)
 
 

@@ -61,6 +61,12 @@ class Mesh:
         return np.array([*self.center, self.half_width, self.n, self.focus], float)
 
     @property
+    def finest_cell(self) -> float:
+        """The width ["] of the cells in the middle."""
+        slope = self.focus / math.sinh(self.focus) if self.focus else 1.0
+        return self.half_width * slope * 2 / (self.n + 2)
+
+    @property
     def envelope(self) -> NDArray:
         """The expected brightness (size,) of the splines, falling from 1 in the middle."""
         t = (2 * np.arange(self.n) + 3) / (self.n + 2) - 1
@@ -115,6 +121,11 @@ class Mesh:
     def draw(self, kappa: float, nu: float, rng: np.random.Generator) -> NDArray:
         """Return the modes (size,) of a source drawn from the prior of unit amplitude."""
         return rng.standard_normal(self.size) / np.sqrt(self.precision(kappa, nu))
+
+
+def splines(places: NDArray, spacing: float, x: NDArray, y: NDArray) -> NDArray:
+    """Return quadratic B-splines about places (2, n), on cells of a width, at x, y (k,): (n, k)."""
+    return _splines(np.ascontiguousarray(places), spacing, x, y)
 
 
 @functools.lru_cache(maxsize=16)
@@ -197,3 +208,16 @@ def _write_basis(layout, x, y, rows):
             for a in range(3):
                 if 0 <= j + b < n and 0 <= i + a < n:
                     rows[k, (j + b) * n + i + a] = wy[b] * wx[a]
+
+
+@compiled
+def _splines(places, spacing, x, y):
+    out = np.zeros((places.shape[1], x.size))
+    for k in range(places.shape[1]):
+        for i in range(x.size):
+            u, v = abs(x[i] - places[0, k]) / spacing, abs(y[i] - places[1, k]) / spacing
+            if u < 1.5 and v < 1.5:
+                wide = 0.75 - u * u if u < 0.5 else 0.5 * (1.5 - u) ** 2
+                tall = 0.75 - v * v if v < 0.5 else 0.5 * (1.5 - v) ** 2
+                out[k, i] = wide * tall
+    return out
