@@ -18,7 +18,7 @@ from studies.code import Watched
 from studies.config.part import text_of
 from studies.contents import NOTEBOOKS, figures, tables
 from studies.stages import stages
-from studies.targets import ARTICLE, COMPARISON, MATRIX, RUN, SCORES, SKY, SLACS, SLACS_LENS
+from studies.targets import ARTICLE, COMPARISON, MATRIX, RIVALS, RUN, SCORES, SKY, SLACS, SLACS_LENS
 from studies.targets import Targets, any_of
 from vitdm.config import save
 from vitdm.config.reading import read_yaml
@@ -58,6 +58,8 @@ wildcard_constraints:
     real=any_of(T.sky),
     lens=any_of(T.slacs_lenses),
     part=any_of(CONFIG.misspecification.parts),
+    set=any_of(CONFIG.benchmark.sets),
+    rival=any_of(CONFIG.benchmark.rivals),
     study=any_of(T.studies),
     which="seed|start",
     row=any_of(T.rows),

@@ -260,6 +260,42 @@ rule merge_misspecification:
         " --out {params.out:q} 2>&1 | tee {log:q}"
 
 
+rule benchmark:  # a model of the table of the DeepLense benchmark
+    input:
+        settings=f"{OUT}/config/benchmark_{{rival}}.yaml",
+    output:
+        multiext(f"{OUT}/benchmark/{{set}}/{{rival}}/", "rows.csv", "rival.json"),
+    log:
+        f"{OUT}/logs/benchmark_{{set}}_{{rival}}.log",
+    conda:
+        "../environment.yml"
+    params:
+        out=subpath(output[0], parent=True),
+        code=CODE("studies.commands.benchmark"),
+    shell:
+        "python -m studies benchmark {wildcards.set:q} --rival {wildcards.rival:q}"
+        " --config {input.settings:q} --out {params.out:q} 2>&1 | tee {log:q}"
+
+
+rule merge_benchmark:
+    input:
+        expand("{rival}/rows.csv", rival=T.rivals),
+        settings=f"{OUT}/config/merge_benchmark.yaml",
+    output:
+        expand(f"{OUT}/benchmark/all/{{file}}", file=RIVALS),
+    log:
+        f"{OUT}/logs/merge_benchmark.log",
+    conda:
+        "../environment.yml"
+    params:
+        rivals=f"{OUT}/benchmark",
+        out=subpath(output[0], parent=True),
+        code=CODE("studies.commands.merge_benchmark"),
+    shell:
+        "python -m studies merge-benchmark {params.rivals:q} --config {input.settings:q}"
+        " --out {params.out:q} 2>&1 | tee {log:q}"
+
+
 if not CONFIG.publish:  # what is published reads the committed results of config/extended.yaml
 
     rule extended:

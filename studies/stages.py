@@ -86,6 +86,10 @@ def stages(config: Config, targets: Targets | None = None) -> dict[str, Content]
     if config.misspecification.rows:
         contents["misspecification"] = _lenses(config)
         contents["merge_misspecification"] = pick(config, "seed", "misspecification")
+    if config.benchmark.sets:
+        for name in config.benchmark.rivals:
+            contents[f"benchmark_{name}"] = _rival(config, name)
+        contents["merge_benchmark"] = _merged_rivals(config)
     for name in config.study.arms:
         for k in range(config.study.seeds):
             contents[f"search_{name}_{k}"] = _searching(config.arm(name, k))
@@ -166,6 +170,29 @@ def _lenses(config: Config) -> Content:
     """Return what a block of one row reads; which other rows there are is not among it."""
     content = pick(config, "seed", "misspecification")
     del content["misspecification"]["rows"]
+    return content
+
+
+def _rival(config: Config, name: str) -> Content:
+    """Return what the trainings of a rival read; on which sets is not among it."""
+    rival = config.benchmark.rivals[name]
+    kept = {
+        "images": ("seed", "preprocess", "benchmark.seeds"),
+        "features": ("seed", "preprocess", "features"),
+        "fits": ("seed", "preprocess", "features", "lensfit"),
+        "radius": (),
+    }
+    content = pick(config, *kept[rival.sees], "benchmark.set_size")
+    if rival.sees == "images":
+        content |= pick(config.rival(name), "model", "train")
+    content["benchmark"]["rivals"] = {name: {"sees": rival.sees} | DONE}
+    return content
+
+
+def _merged_rivals(config: Config) -> Content:
+    content = pick(config, "benchmark.sets", "benchmark.set_size")
+    rivals = {name: {"label": rival.label} for name, rival in config.benchmark.rivals.items()}
+    content["benchmark"]["rivals"] = rivals
     return content
 
 

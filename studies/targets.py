@@ -35,6 +35,7 @@ SLACS_SEARCH = tuple(f"slacs_{end}" for end in ("search.csv", "peaks.csv", "inje
 SLACS_SEARCH += ("slacs_search.npz",)
 SLACS = (*SLACS_FITS, *SLACS_SEARCH, "slacs.json")
 MATRIX = ("misspecification.csv", "misspecification.json")
+RIVALS = ("benchmark.csv", "benchmark.md", "benchmark.json")
 #: sources of the article and of the report on a user's own images, which name settings
 ARTICLE = ("paper.md", "report.md", "tables.yaml", "claims.yaml")
 #: a real lens that notebooks fit, if it is there
@@ -480,6 +481,17 @@ class Targets:
         return own or self.extended(*SLACS_SEARCH)
 
     @property
+    def rivals(self) -> list[str]:
+        """The folders of the scores of the benchmark: a set, and a rival on it."""
+        return [f"{self.out}/benchmark/{part}" for part in self.config.benchmark.parts]
+
+    @property
+    def benchmark(self) -> list[str]:
+        """The table of the benchmark."""
+        own = self.files("benchmark/all", RIVALS[:1]) if self.rivals else []
+        return own or self.extended(*RIVALS[:1])
+
+    @property
     def searched_blocks(self) -> list[str]:
         """The folders of the lenses that are searched although the model is wrong, by block."""
         chosen = self.config.misspecification
@@ -542,6 +554,7 @@ class Targets:
         paths += self.files("sky/all", SKY) if self.sky else []
         paths += self.files("slacs/all", SLACS) if self.slacs_lenses else []
         paths += self.files("misspecification/all", MATRIX) if self.searched_blocks else []
+        paths += self.files("benchmark/all", RIVALS) if self.rivals else []
         for name in self.studies:
             paths += self.files(name, (f"{name}.csv", f"{name}.json"))
         return paths

@@ -7,6 +7,7 @@ import sys
 
 from vitdm import __version__
 from vitdm.commands import (
+    benchmark,
     build_parser,
     evaluate,
     features,
@@ -36,6 +37,7 @@ COMMANDS = {
     "predict": predict,
     "lens": lens,
     "search": search,
+    "benchmark": benchmark,
 }
 
 

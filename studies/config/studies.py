@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from vitdm.benchmark.sets import BenchmarkSet
 from vitdm.bounds import MOST_EPOCHS, MOST_IMAGES, MOST_PARTS, MOST_STEPS, PIXEL_SCALES
 from vitdm.config import LensFit
 from vitdm.config.network import Name
@@ -362,6 +363,41 @@ class Misspecification(Section):
         """Return in how many blocks the lenses of a set are searched."""
         sets = {TRAINING: self.n_training, CALIBRATION: self.n_calibration}
         return -(-sets.get(part, self.n_smooth + self.n_perturbed) // self.block)
+
+
+class Rival(Override):
+    """A model of the table of the DeepLense benchmark."""
+
+    sees: Literal["images", "features", "fits", "radius"] = Field(
+        "images",
+        description="a network on images; boosted trees on features of the image, on these and "
+        "features of a fitted smooth lens, or on the true Einstein radius alone",
+    )
+
+
+class Benchmark(Section):
+    """The table of the DeepLense benchmark (``studies.rivals``)."""
+
+    sets: list[str] = Field([], description="of vitdm benchmark list; none: nothing is trained")
+    set_size: str = Field("full", description="full, small or tiny")
+    seeds: int = Field(3, ge=1, le=MOST_PARTS, description="trainings of each network")
+    rivals: dict[Name, Rival] = {}
+
+    @model_validator(mode="after")
+    def _known(self) -> Benchmark:
+        names = [BenchmarkSet(name, self.set_size).name for name in self.sets]
+        if wrong := [name for name, own in zip(self.sets, names, strict=True) if name != own]:
+            raise ValueError(f"sets: found {wrong[0]}; expected {BenchmarkSet(wrong[0]).name}")
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"sets: {twice[0]} occurs twice; expected each set once")
+        if self.sets and not self.rivals:
+            raise ValueError("rivals: found none; expected at least one")
+        return self
+
+    @property
+    def parts(self) -> list[str]:
+        """The folders of all scores: a set, and a rival on it."""
+        return [f"{name}/{rival}" for name in self.sets for rival in self.rivals]
 
 
 class Final(Section):

@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from studies.config.studies import (
     Audit,
+    Benchmark,
     Comparison,
     Efficiency,
     Final,
@@ -60,6 +61,7 @@ class Config(Settings):
     real_sky: RealSky = RealSky()
     slacs: Slacs = Slacs()
     misspecification: Misspecification = Misspecification()
+    benchmark: Benchmark = Benchmark()
     tune: Tune
     study: Study = Study()
     rates: Rates = Rates()
@@ -91,6 +93,10 @@ class Config(Settings):
         chosen = self.real_sky.sets[name]
         changed = self.override(chosen).changed(features={"groups": chosen.groups})
         return changed.model_copy(update={"task": "binary"})
+
+    def rival(self, name: str) -> Settings:
+        """Return the settings of a model of the benchmark's table."""
+        return self.override(self.benchmark.rivals[name])
 
     def arm(self, name: str, k: int) -> Settings:
         """Return the settings whose search is the k-th of a kind that is compared."""
@@ -142,7 +148,7 @@ class Config(Settings):
         self.check()
         lines = self._wrong_runs() + self.settings.wrong_starts() + self._wrong_curves()
         lines += self._wrong_rows() + self._wrong_audit() + self._wrong_searches()
-        lines += self._wrong_real_sets()
+        lines += self._wrong_real_sets() + self._wrong_rivals()
         if lines:
             raise wrong(lines)
         return self
@@ -265,6 +271,19 @@ class Config(Settings):
             if chosen.n_train > most:
                 found = f"found {chosen.n_train}; expected up to {most}, the curve's"
                 lines.append((f"{key}.n_train", found))
+        return lines
+
+    def _wrong_rivals(self) -> Wrong:
+        """Return what is wrong with the rivals of ``benchmark``."""
+        lines: Wrong = []
+        for name, rival in self.benchmark.rivals.items():
+            settings, wrong_rival = self._settings_of(f"benchmark.rivals.{name}", rival)
+            lines += wrong_rival
+            if settings and rival.sees == "images":
+                model = settings.model
+                if model.features or model.residual:
+                    found = "model: found features or residual maps; expected images alone"
+                    lines.append((f"benchmark.rivals.{name}", found))
         return lines
 
     def _wrong_searches(self) -> Wrong:

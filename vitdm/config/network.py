@@ -11,7 +11,7 @@ from vitdm.config.images import Features, LensFit, Preprocess
 from vitdm.config.sections import Section
 
 #: names that ``model.architecture`` may have; ``vitdm.model.networks.register`` adds to them
-ARCHITECTURES = ["vit", "vit_pytorch", "resnet"]
+ARCHITECTURES = ["vit", "vit_pytorch", "resnet", "resnet18"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 
 

@@ -47,6 +47,25 @@ def class_of_each(n: int, seed: int, population: Population) -> list[str]:
     return rng.permutation(kinds).tolist()
 
 
+def planned(population: Population, n_images: dict[str, int], seed: int) -> pd.DataFrame:
+    """Return id, class, split and source of each lens of a data set, before any is simulated.
+
+    The arguments are those of ``simulate_dataset``.
+    """
+    total = sum(n_images.values())
+    kinds = class_of_each(total, seed, population)
+    # the draw of the splits is that of a population, whatever else the data set depends on
+    drawn = [f"{population.name}_{i:06d}" for i in range(total)]
+    return pd.DataFrame(
+        {
+            "id": ids_of(total, seed, population),
+            "class": kinds,
+            "split": assign_splits(drawn, kinds, n_images, seed),
+            "source": population.name,
+        }
+    )
+
+
 def simulate_dataset(
     population: Population,
     n_images: dict[str, int],
@@ -66,21 +85,11 @@ def simulate_dataset(
     k, of = shard
     if not 0 <= k < of:
         raise InputError(f"shard {k}/{of}: expected k/n with 0 <= k < n")
-    total = sum(n_images.values())
-    kinds = class_of_each(total, seed, population)
-    ids = ids_of(total, seed, population)
-    # the draw of the splits is that of a population, whatever else the data set depends on
-    drawn = [f"{population.name}_{i:06d}" for i in range(total)]
-    splits = assign_splits(drawn, kinds, n_images, seed)
+    every = planned(population, n_images, seed)
+    total = len(every)
     indices = range(total * k // of, total * (k + 1) // of)
-    catalog = pd.DataFrame(
-        {
-            "id": [ids[i] for i in indices],
-            "class": [kinds[i] for i in indices],
-            "split": [splits[i] for i in indices],
-            "source": population.name,
-        }
-    )
+    catalog = every.iloc[indices.start : indices.stop].reset_index(drop=True)
+    kinds = every["class"].tolist()
 
     columns = truth_columns(population)
     truths = np.full((len(indices), len(columns)), np.nan)

@@ -1,4 +1,4 @@
-"""The networks by name, and two that the ViT is compared with: a ResNet and vit-pytorch's SPT, LSA.
+"""The networks by name, and small ones that the ViT is compared with: vit-pytorch's and a ResNet.
 
 A network of one's own is a class with ``@register("name")`` above it; ``model.architecture: name``
 then selects it.
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from vitdm.config import ARCHITECTURES, Model
 from vitdm.errors import InputError, shown
+from vitdm.model.resnet18 import ResNet18
 from vitdm.model.vit import Attention, PatchEmbedding, Shifts, Stem, ViT
 
 #: by ``model.architecture``
@@ -73,6 +74,7 @@ def probabilities(
 
 
 register("vit")(ViT)
+register("resnet18")(ResNet18)
 
 
 # ------------------------------------------------------------------------- baseline networks
