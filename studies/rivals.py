@@ -25,7 +25,7 @@ from vitdm.benchmark.scoring import (
 from vitdm.benchmark.sets import BenchmarkSet, definition, make
 from vitdm.benchmark.shortcut import ring_predictions
 from vitdm.classifier import ViTClassifier
-from vitdm.config import Settings
+from vitdm.config import Features, Preprocess, Settings
 from vitdm.data.dataset import Dataset, read_catalog, read_features
 from vitdm.errors import InputError
 from vitdm.features import measure_dataset
@@ -68,9 +68,10 @@ def trees(folder: Path, known: BenchmarkSet, settings: Config, fitted: bool) -> 
         size = min(settings.lensfit.size, known.population.num_pix // 2 * 2)
         own = settings.lensfit.model_copy(update={"size": size})
         fit_dataset(folder, fits, settings_for(known.population, own))
-    features = settings.features.model_copy(update={"groups": groups})
+    features = Features(groups=groups, levels=settings.features.levels)
+    cut = Preprocess(threshold=settings.preprocess.threshold)
     table = folder.with_name("features.csv")
-    measure_dataset(folder, table, settings.preprocess, features, fits)
+    measure_dataset(folder, table, cut, features, fits)
     values = read_features(table, Dataset.open(folder)).to_numpy(float)
 
     def train_and_predict(images: NDArray, labels: NDArray, test: NDArray) -> NDArray:

@@ -178,8 +178,8 @@ def _rival(config: Config, name: str) -> Content:
     rival = config.benchmark.rivals[name]
     kept = {
         "images": ("seed", "preprocess", "benchmark.seeds"),
-        "features": ("seed", "preprocess", "features"),
-        "fits": ("seed", "preprocess", "features", "lensfit"),
+        "features": ("seed", "preprocess.threshold", "features.levels"),
+        "fits": ("seed", "preprocess.threshold", "features.levels", "lensfit"),
         "radius": (),
     }
     content = pick(config, *kept[rival.sees], "benchmark.set_size")

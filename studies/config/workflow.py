@@ -279,11 +279,13 @@ class Config(Settings):
         for name, rival in self.benchmark.rivals.items():
             settings, wrong_rival = self._settings_of(f"benchmark.rivals.{name}", rival)
             lines += wrong_rival
-            if settings and rival.sees == "images":
-                model = settings.model
-                if model.features or model.residual:
-                    found = "model: found features or residual maps; expected images alone"
-                    lines.append((f"benchmark.rivals.{name}", found))
+            if rival.sees != "images" and (rival.model or rival.train):
+                found = "model and train have no effect without sees: images"
+                lines.append((f"benchmark.rivals.{name}", found))
+            model = settings.model if settings and rival.sees == "images" else None
+            if model and (model.features or model.residual):
+                found = "model: found features or residual maps; expected images alone"
+                lines.append((f"benchmark.rivals.{name}", found))
         return lines
 
     def _wrong_searches(self) -> Wrong:

@@ -14,6 +14,7 @@ from vitdm import config
 from vitdm.errors import InputError
 from vitdm.model import vit as model
 from vitdm.model.networks import NETWORKS, ResNet, new_network
+from vitdm.model.resnet18 import ResNet18
 from vitdm.model.vit import ViT, parameter_groups, shift_patches
 
 SIZE = 12
@@ -351,6 +352,44 @@ def test_a_resnet_is_a_stem_a_mean_and_a_head():
         found = f"'resnet': found {features} features, stem {stem}; {expected}"
         with pytest.raises(InputError, match=found):
             new_network(config.Model(architecture="resnet", stem=stem), 16, 3, features)
+
+
+def resnet18_by_functions(state, x):
+    """The 18 layers as He et al. (2016, table 1) list them, in order, from their weights alone."""
+    weights = iter([v for k, v in state.items() if v.ndim == 4])
+    norms = iter(
+        [[state[k.replace("weight", n)] for n in ("running_mean", "running_var", "weight", "bias")]
+         for k, v in state.items() if v.ndim == 1 and k.endswith("weight")]
+    )  # fmt: skip
+
+    def convolve(x, stride):
+        w = next(weights)
+        return functional.batch_norm(
+            functional.conv2d(x, w, stride=stride, padding=w.shape[-1] // 2), *next(norms)
+        )
+
+    x = functional.max_pool2d(functional.relu(convolve(x, 2)), 3, 2, 1)
+    for width in (64, 64, 128, 128, 256, 256, 512, 512):
+        stride = 1 if x.shape[1] == width else 2
+        inner = convolve(functional.relu(convolve(x, stride)), 1)
+        x = functional.relu(inner + (x if stride == 1 else convolve(x, 2)))
+    return x.flatten(2).mean(-1) @ state["head.weight"].T + state["head.bias"]
+
+
+def test_resnet18_has_the_layers_of_the_paper():
+    """And 11 689 512 parameters with three channels and 1000 classes, as everywhere."""
+    torch.manual_seed(0)
+    net = ResNet18(config.Model(), 224, 1000, channels=3)
+    assert sum(p.numel() for p in net.parameters()) == 11_689_512
+    net = new_network(config.Model(architecture="resnet18"), 64, 3, 0)
+    with torch.no_grad():
+        net(pixels(8, 1, 64))  # batch norms learn
+        net.eval()
+        found = net(pixels(2, 1, 64))
+        expected = resnet18_by_functions(net.state_dict(), pixels(2, 1, 64))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    with pytest.raises(InputError, match="'resnet18': found 2 features; expected features off"):
+        new_network(config.Model(architecture="resnet18"), 64, 3, 2)
 
 
 def test_number_of_parameters():

@@ -17,6 +17,7 @@ from snakemake.utils import update_config
 from studies import config as workflow
 from studies.__main__ import COMMANDS as STUDIES
 from studies.__main__ import main as studies_main
+from vitdm import benchmark
 from vitdm.__main__ import COMMANDS, main, parser
 from vitdm.config.reading import read_yaml
 from vitdm.data import layouts, readers
@@ -26,7 +27,7 @@ from vitdm.simulation.population import shipped
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/data.md").read_text()
-DOCS = ("data", "design", "lens", "search", "tuning", "benchmarks")
+DOCS = ("data", "design", "lens", "search", "tuning", "benchmarks", "benchmark")
 TUNING = (ROOT / "docs/tuning.md").read_text()
 PAGES = ("README.md", "CHANGELOG.md", *(f"docs/{name}.md" for name in DOCS))
 #: folders of the repository that hold code and documents
@@ -325,6 +326,28 @@ def test_the_commands_of_the_page_on_tuning(tmp_path, capsys, monkeypatch):
     assert main(words) == 2
     shown = re.search(r"^vitdm tune: error: .*$", TUNING, re.M)[0]
     assert capsys.readouterr().err.startswith(shown.removesuffix("…"))
+
+
+BENCHMARK = (ROOT / "docs/benchmark.md").read_text()
+
+
+def test_the_page_on_the_benchmark(tmp_path, monkeypatch, capsys):
+    """Its code and commands run, on few images; its sizes and repairs are those there are."""
+    monkeypatch.chdir(tmp_path)
+    (block,) = blocks("python", BENCHMARK)
+    exec(block.replace('size="small"', 'size="tiny"').replace("PCA(20)", "PCA(5)"), found := {})
+    assert "'model': 'my_model'" in capsys.readouterr().out
+    answers = benchmark.answers(found["my_model"], "data/mine")
+    answers.to_csv("data/my_model.csv", index=False)
+    for program, *words in commands(BENCHMARK):
+        if program == "vitdm":
+            few = [] if words[1] == "list" else ["--size", "tiny"]
+            assert main([*words, *few]) == 0, capsys.readouterr().err
+    known = benchmark.definition()
+    assert set(re.findall(r"^\| `(\w+)` \| [a-z]", BENCHMARK, re.M)) >= set(known.repairs)
+    for size, n in known.sizes.items():
+        assert re.search(rf"`{size}`.* \| {' [|] '.join(map(str, n.values()))} \|", BENCHMARK)
+    assert f"is version {known.version} of" in BENCHMARK
 
 
 # ------------------------------------------------------------------------------------- all pages

@@ -54,6 +54,7 @@ OTHERS = {
     "theta_E": [[0.5, 2.0]],
     "masses": [[8.0]],
     "refitted_masses": [[9.0]],
+    "sees": ["fits", "features"],
     "type": [],  # of a dimension: it has other keys, too
 }
 
@@ -121,36 +122,38 @@ def changed(content, path, value):
 FITTED = ("train_spt_lsa_[!r]*", "train_spt_lsa_residual")  # runs that join features or residuals
 SEARCHES = ("tune", "search_*")
 MODELS = ("train_*", "efficiency_*", "compare_*", "rates_*", *SEARCHES)
+RIVALS = ("benchmark_*",)
 NB = {k: f"notebook_0{k}" for k in range(1, 7)}
 MERGED = ("merge_compare", "merge_real_sky")
+NETWORKS = ("benchmark_resnet",)  # of the benchmark
 JOINING = (*FITTED, "train_final", "efficiency_*", "rates_*", *SEARCHES, "real_sky_*")
 
 #: keys, and the stages that read them; the first that fits counts
 EXPECTED = {
-    "seed": (*MODELS, "simulate*", "ingest", "select", "ideal_observer", "invariance")
+    "seed": (*MODELS, *RIVALS, "simulate*", "ingest", "select", "ideal_observer", "invariance")
     + ("known_lens", "evaluate", *MERGED, "audit", "real_sky_*", "notebook_*")
     + ("misspecification", "merge_misspecification"),
     "task": (*MODELS, "evaluate", "merge_compare", NB[3]),
     "n_images.*": ("simulate", "ingest"),
     "ingest.*": ("ingest",),
-    "preprocess.threshold": (*MODELS, "preprocess", "invariance", *MERGED, "real_sky_*")
+    "preprocess.threshold": (*MODELS, *RIVALS, "preprocess", "invariance", *MERGED, "real_sky_*")
     + (NB[1], NB[3], NB[5], "features"),
-    "preprocess.*": (*MODELS, "preprocess", "invariance", *MERGED, "real_sky_*")
+    "preprocess.*": (*MODELS, *NETWORKS, "preprocess", "invariance", *MERGED, "real_sky_*")
     + (NB[1], NB[3], NB[5]),
     "features.groups": (*JOINING, "features", "select", "compare_*", "audit", "merge_real_sky")
     + (NB[1], NB[3], NB[5]),
     "features.*": (*JOINING, "features", "select", "compare_*", "audit", "merge_real_sky")
-    + (NB[1], NB[3]),
+    + (NB[1], NB[3], "benchmark_trees"),
     "lensfit.*": (*JOINING, "fit"),
     "freeform.*": ("slacs", NB[6]),
     "perturbers.*": ("slacs", NB[6]),
     "selection.fdr": ("select", "merge_real_sky", NB[2], NB[5]),
     "selection.*": ("select", NB[2]),
-    "model.*": (*MODELS, "audit", "real_sky_*", *MERGED, NB[3]),
-    "train.learning_rate": (*MODELS, "audit", "real_sky_*", *MERGED, NB[3], NB[4]),
+    "model.*": (*MODELS, *NETWORKS, "audit", "real_sky_*", *MERGED, NB[3]),
+    "train.learning_rate": (*MODELS, *NETWORKS, "audit", "real_sky_*", *MERGED, NB[3], NB[4]),
     "train.epochs": ("train_[!f]*", "efficiency_*", "compare_*", "audit", "real_sky_*")
-    + (*MERGED, NB[3]),
-    "train.*": (*MODELS, "audit", "real_sky_*", *MERGED, NB[3]),
+    + (*MERGED, *NETWORKS, NB[3]),
+    "train.*": (*MODELS, *NETWORKS, "audit", "real_sky_*", *MERGED, NB[3]),
     "tune.metric": (*SEARCHES, "rates_*", "train_final", NB[4]),
     "tune.space.*": (*SEARCHES, "train_final", NB[3], NB[4]),
     "tune.*": (*SEARCHES, "train_final", NB[4]),
@@ -183,6 +186,13 @@ EXPECTED = {
     "slacs.*": (),  # which lenses there are, and a file
     "misspecification.rows": ("merge_misspecification",),
     "misspecification.*": ("misspecification", "merge_misspecification"),
+    "benchmark.sets": ("merge_benchmark", NB[3]),
+    "benchmark.set_size": (*RIVALS, "merge_benchmark"),
+    "benchmark.seeds": NETWORKS,
+    "benchmark.rivals.*.label": ("merge_benchmark",),
+    "benchmark.rivals.trees.model": (),  # of networks
+    "benchmark.rivals.trees.train": (),
+    "benchmark.rivals.*": RIVALS,
     "study.tune.*": ("search_*",),
     "study.arms.*.label": ("join_trials",),
     "study.arms.*": ("search_*",),
@@ -216,6 +226,7 @@ PARTS = {
     ("rates", "recipes"): "rates_{}",
     ("study", "arms"): "search_{}_0",
     ("real_sky", "sets"): "real_sky_{}",
+    ("benchmark", "rivals"): "benchmark_{}",
 }
 
 
@@ -256,6 +267,8 @@ def overridden(content, section, name):
         found |= {f"train_{run}"} if name in entry[section] else set()
     for row, entry in content["compare"]["rows"].items():
         found |= {f"compare_{row}"} if name in entry[section] else set()
+    for rival, entry in content["benchmark"]["rivals"].items():
+        found |= {f"benchmark_{rival}"} if name in entry[section] else set()
     for recipe, entry in rates["recipes"].items():
         common = rates["model"] if section == "model" else {"epochs": rates["epochs"]}
         found |= {f"rates_{recipe}"} if name in common | entry[section] else set()

@@ -70,6 +70,7 @@ REST = {
 }
 blocks = sum(map(SMOKE.misspecification.blocks, SMOKE.misspecification.parts))
 MATRIX = {"misspecification": blocks, "merge_misspecification": 1}  # of lenses of its own
+MATRIX |= {"benchmark": len(SMOKE.benchmark.parts), "merge_benchmark": 1}
 REST |= {"train_final": 1, "convert_notebook": 6, "paper": 1, "all": 1} | NOTEBOOKS
 
 
@@ -297,7 +298,7 @@ def test_only_the_final_test_reads_the_test_split():
         for path in (ROOT / "vitdm").rglob("*.py")
         for name in readers_of_the_test_split(path.read_text())
     }
-    assert found == {("final_test.py", "evaluate")}
+    assert found == {("final_test.py", "evaluate"), ("sets.py", "test")}  # of the benchmark
     shown = {
         path.name
         for path in (ROOT / "notebooks").glob("*.py")
