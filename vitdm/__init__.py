@@ -1,16 +1,7 @@
 """Vision Transformers for Dark Matter Morphology: find substructure in images of lenses."""
 
-from importlib import import_module
-from typing import Any
+import lazy_loader
 
 __version__ = "0.1.0"
-__all__ = ["Observation", "ViTClassifier", "load_pretrained", "tune"]
-_MODULES = {"ViTClassifier": "vitdm.classifier", "load_pretrained": "vitdm.pretrained"}
-_MODULES |= {"tune": "vitdm.classifier_search", "Observation": "vitdm.data.observation"}
-
-
-def __getattr__(name: str) -> Any:
-    """Import what needs PyTorch only when it is asked for."""
-    if name in _MODULES:
-        return getattr(import_module(_MODULES[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# the names in __init__.pyi, imported when they are asked for
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

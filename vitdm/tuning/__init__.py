@@ -1,1 +1,6 @@
 """Bayesian optimisation of the hyperparameters, around scikit-optimize's ``gp_minimize``."""
+
+import lazy_loader
+
+# the names in __init__.pyi, imported when they are asked for
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
