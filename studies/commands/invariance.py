@@ -15,7 +15,7 @@ EXAMPLE = "python -m studies invariance dataset --config stage.yaml --out invari
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("dataset", type=Path)
+    parser.add_argument("dataset", type=Path, help="its folder")
     add_config(parser)
     parser.add_argument(
         "--n",

@@ -18,8 +18,10 @@ EXAMPLE = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("processed", type=Path, help="of images that these runs have not seen")
-    parser.add_argument("--runs", nargs="+", type=Path, required=True)
-    parser.add_argument("--against", nargs="+", type=Path, required=True)
+    parser.add_argument("--runs", nargs="+", type=Path, required=True, help="tuned models")
+    parser.add_argument(
+        "--against", nargs="+", type=Path, required=True, help="models with the start's settings"
+    )
     commands.add_model_inputs(parser, selection=False)
     add_config(parser)
     commands.add_out(parser, "JSON file")

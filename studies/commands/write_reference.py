@@ -10,9 +10,9 @@ EXAMPLE = "python -m studies write-reference --results results/paper"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--results", default="results/paper", help="(default: %(default)s)")
+    parser.add_argument("--results", default="results/paper", help="folder (default: %(default)s)")
     parser.add_argument(
-        "--reference", default="paper/reference.json", help="(default: %(default)s)"
+        "--reference", default="paper/reference.json", help="numbers (default: %(default)s)"
     )
 
 

@@ -21,15 +21,15 @@ class Report(Section):
     """The report on a user's own images."""
 
     title: str | None = Field(None, description="by default the name of the images' folder")
-    author: str | None = None
+    author: str | None = Field(None, description="who signs; null: nobody")
 
 
 class Override(Section):
     """What one named run changes of the ``model`` and ``train`` sections."""
 
-    label: str
-    model: dict[str, Any] = {}
-    train: dict[str, Any] = {}
+    label: str = Field(description="its name in figures and tables")
+    model: dict[str, Any] = Field({}, description="changed keys of ``model``")
+    train: dict[str, Any] = Field({}, description="changed keys of ``train``")
 
 
 class Populations(Section):
@@ -79,7 +79,7 @@ class Cutouts(Section):
 class Arm(Section):
     """A kind of search that is compared with others."""
 
-    label: str
+    label: str = Field(description="its name in figures and tables")
     tune: dict[str, Any] = Field({}, description="what it changes of ``study.tune``")
     random: bool = Field(False, description="random points instead of the Gaussian process's")
 
@@ -103,12 +103,14 @@ class Recipe(Override):
 class Rates(Section):
     """Learning rate against recipe: where training stops to work, and what moves that limit."""
 
-    values: list[Annotated[float, Field(gt=0)]] = Field([1e-4, 1e-3, 1e-2], min_length=1)
+    values: list[Annotated[float, Field(gt=0)]] = Field(
+        [1e-4, 1e-3, 1e-2], min_length=1, description="learning rates"
+    )
     seeds: int = Field(2, ge=1, le=MOST_PARTS, description="trainings at each rate")
     n_train: int | None = Field(
         None, ge=1, le=MOST_IMAGES, description="training images; null: all"
     )
-    epochs: int = Field(6, ge=1, le=MOST_EPOCHS)
+    epochs: int = Field(6, ge=1, le=MOST_EPOCHS, description="of each training")
     model: dict[str, Any] = Field({}, description="what all recipes change of ``model``")
     recipes: dict[Name, Recipe] = {}
 
@@ -116,7 +118,7 @@ class Rates(Section):
 class Curve(Section):
     """The curve of one population."""
 
-    population: str
+    population: str = Field(description="its name, or a file")
     sizes: list[Annotated[int, Field(ge=3, le=MOST_IMAGES)]] = Field(
         min_length=1, description="numbers of training images"
     )
@@ -149,7 +151,7 @@ class Efficiency(Section):
 class Row(Override):
     """A model of the comparison: what it changes of ``model``, ``train`` and ``preprocess``."""
 
-    preprocess: dict[str, Any] = {}
+    preprocess: dict[str, Any] = Field({}, description="changed keys of ``preprocess``")
     boosting: bool = Field(False, description="no network: gradient boosting on all features")
     against: str | None = Field(None, description="the row that it is compared with, pair by pair")
 
@@ -158,14 +160,18 @@ class Comparison(Section):
     """Models on equal terms: images, tuning, time of the processor (``studies.compare``)."""
 
     population: str | None = Field(None, description="one with a curve in efficiency; null: none")
-    n_train: int = Field(8000, ge=3, le=MOST_IMAGES)
+    n_train: int = Field(8000, ge=3, le=MOST_IMAGES, description="images to learn from")
     n_valid: int = Field(
         1000, ge=3, le=MOST_IMAGES, description="images that choose learning rate and epoch"
     )
-    rates: list[Annotated[float, Field(gt=0)]] = Field([1e-3, 3e-3, 1e-2], min_length=1)
-    boosting_rates: list[Annotated[float, Field(gt=0)]] = Field([0.02, 0.05, 0.1], min_length=1)
+    rates: list[Annotated[float, Field(gt=0)]] = Field(
+        [1e-3, 3e-3, 1e-2], min_length=1, description="learning rates that are tried"
+    )
+    boosting_rates: list[Annotated[float, Field(gt=0)]] = Field(
+        [0.02, 0.05, 0.1], min_length=1, description="the same of gradient boosting"
+    )
     trial: float = Field(0.5, gt=0, le=1, description="share of the epochs when rates are tried")
-    seeds: int = Field(3, ge=1, le=MOST_PARTS)
+    seeds: int = Field(3, ge=1, le=MOST_PARTS, description="trainings of each row")
     rows: dict[Name, Row] = {}
 
 
@@ -205,14 +211,14 @@ class Audit(Section):
     """The precursor's recipe, its faults fixed one by one; then ours (``studies.audit``)."""
 
     population: str | None = Field(None, description="of a sample of its own; null: no audit")
-    n_train: int = Field(4500, ge=3, le=MOST_IMAGES)
+    n_train: int = Field(4500, ge=3, le=MOST_IMAGES, description="images to learn from")
     n_valid: int = Field(
         500, ge=3, le=MOST_IMAGES, description="that may stop a training, or choose its epoch"
     )
-    n_scored: int = Field(3000, ge=3, le=MOST_IMAGES)
+    n_scored: int = Field(3000, ge=3, le=MOST_IMAGES, description="images that score")
     epochs: int = Field(20, ge=1, le=MOST_EPOCHS, description="of the precursor's recipe")
     learning_rate: float = Field(5e-5, gt=0, description="of the precursor's recipe")
-    seeds: int = Field(2, ge=1, le=MOST_PARTS)
+    seeds: int = Field(2, ge=1, le=MOST_PARTS, description="trainings of each step")
     steps: dict[str, list[str]] = Field(
         {},
         description="label: faults (config.Faults) fixed together; alone, and after those above",
@@ -242,10 +248,10 @@ class RealSet(Override):
         None, description="what is known of lenses without labels (YAML); null: class folders"
     )
     population: str = Field(description="simulated lenses to train on")
-    n_train: int = Field(ge=3, le=MOST_IMAGES)
+    n_train: int = Field(ge=3, le=MOST_IMAGES, description="simulated lenses to learn from")
     n_scored: int = Field(ge=12, le=MOST_IMAGES, description="others, held out")
     groups: list[str] = Field(description="of features; lensfit for cutouts only")
-    preprocess: dict[str, Any] = {}
+    preprocess: dict[str, Any] = Field({}, description="changed keys of ``preprocess``")
 
 
 class RealSky(Section):
@@ -406,4 +412,4 @@ class Final(Section):
     seeds: int = Field(
         5, ge=1, le=MOST_PARTS, description="models that differ in their random seed only"
     )
-    epochs: int = Field(16, ge=1, le=MOST_EPOCHS)
+    epochs: int = Field(16, ge=1, le=MOST_EPOCHS, description="of each training")

@@ -52,7 +52,9 @@ class Config(Settings):
     real_images: str | None = Field(
         None, description="folder of real lenses, shown in notebook 01 if it is there"
     )
-    shards: int = Field(8, ge=1, le=MOST_PARTS)
+    shards: int = Field(
+        8, ge=1, le=MOST_PARTS, description="jobs in which images are simulated and fitted"
+    )
     runs: dict[Name, Override] = Field(min_length=1, description="compared in notebooks 02 and 03")
     run_seeds: int = Field(1, ge=1, le=MOST_PARTS, description="seeds of each comparison run")
     efficiency: Efficiency = Efficiency()

@@ -12,7 +12,7 @@ EXAMPLE = "vitdm features dataset --fits fits --out features.csv"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("dataset", type=Path)
+    parser.add_argument("dataset", type=Path, help="its folder")
     commands.add_fits(parser, "the group lensfit")
     commands.add_config(parser)
     commands.add_out(parser, "CSV file")

@@ -13,7 +13,7 @@ EXAMPLE = "vitdm fit dataset --out fits"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("dataset", type=Path)
+    parser.add_argument("dataset", type=Path, help="its folder")
     commands.add_config(parser)
     parser.add_argument(
         "--population", help="of simulated lenses, name or file: its PSF and photon noise are known"

@@ -12,7 +12,7 @@ EXAMPLE = "vitdm preprocess dataset --out processed"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("dataset", type=Path)
+    parser.add_argument("dataset", type=Path, help="its folder")
     commands.add_config(parser)
     parser.add_argument(
         "--tuned", type=Path, metavar="TUNE", help="as this search chose, if it varied preprocess"

@@ -38,7 +38,7 @@ class Model(Section):
     mlp_ratio: float = Field(
         2.0, gt=0, le=64, description="hidden width of a block's MLP / embed_dim"
     )
-    dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(0.0, ge=0, lt=1, description="of tokens, and in each block")
     spt: bool = Field(True, description="Shifted Patch Tokenization")
     lsa: bool = Field(True, description="Locality Self-Attention")
     norm: Literal["pre", "post"] = Field(
@@ -86,12 +86,14 @@ class Model(Section):
 class Train(Section):
     """One training run (``vitdm.model.training``)."""
 
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(1e-3, gt=0, description="the highest, after the warm-up")
     weight_decay: float = Field(0.05, ge=0, description="on matrices only")
-    batch_size: int = Field(64, ge=1, le=MOST_IMAGES)
-    epochs: int = Field(12, ge=1, le=MOST_EPOCHS)
+    batch_size: int = Field(64, ge=1, le=MOST_IMAGES, description="images of a step")
+    epochs: int = Field(12, ge=1, le=MOST_EPOCHS, description="at most; see patience")
     warmup: float = Field(0.2, ge=0, lt=1, description="fraction of the steps with rising rate")
-    label_smoothing: float = Field(0.05, ge=0, lt=1)
+    label_smoothing: float = Field(
+        0.05, ge=0, lt=1, description="share of each label that is spread over all classes"
+    )
     clip: float = Field(1.0, gt=0, description="norm at which the gradient is clipped")
     flips: bool = Field(True, description="random mirror images while training")
     patience: int = Field(6, ge=1, description="epochs without a better validation ROC-AUC")
@@ -103,19 +105,19 @@ class Train(Section):
 class RunSettings(Section):
     """What a finished run must know to be used again: ``config.yaml`` in its folder."""
 
-    classes: list[str] = Field(min_length=2)
+    classes: list[str] = Field(min_length=2, description="in the order of the probabilities")
     image_size: int | list[int] = Field(description="side, or height and width, pixels")
-    feature_names: list[str]
+    feature_names: list[str] = Field(description="features that join, in their order")
     model: Model
     train: Train
     preprocess: Preprocess
     features: Features
     lensfit: LensFit = LensFit()
-    pixel_scale: float | None = None
-    task: Literal["multiclass", "binary"]
-    train_splits: list[str]
-    n_train: int = Field(ge=0, le=MOST_IMAGES)
-    seed: int = Field(ge=0, le=2 * LARGEST_SEED)
+    pixel_scale: float | None = Field(None, description="of the training images, arcsec")
+    task: Literal["multiclass", "binary"] = Field(description="see the settings")
+    train_splits: list[str] = Field(description="from which it learned")
+    n_train: int = Field(ge=0, le=MOST_IMAGES, description="images it learned from")
+    seed: int = Field(ge=0, le=2 * LARGEST_SEED, description="of weights, order and flips")
 
     @field_validator("image_size", mode="plain")
     @classmethod

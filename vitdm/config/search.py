@@ -21,10 +21,12 @@ from vitdm.errors import InputError, shown
 
 
 class Real(Section):
-    type: Literal["real"]
-    low: float
-    high: float
-    log: bool = False
+    """A real number that a search varies."""
+
+    type: Literal["real"] = Field(description="of the dimension")
+    low: float = Field(description="smallest value")
+    high: float = Field(description="largest value")
+    log: bool = Field(False, description="searched on a logarithmic scale")
 
     @model_validator(mode="after")
     def _ordered(self) -> Real:
@@ -36,10 +38,12 @@ class Real(Section):
 
 
 class Integer(Section):
-    type: Literal["integer"]
-    low: int
-    high: int
-    log: bool = False
+    """A whole number that a search varies."""
+
+    type: Literal["integer"] = Field(description="of the dimension")
+    low: int = Field(description="smallest value")
+    high: int = Field(description="largest value")
+    log: bool = Field(False, description="searched on a logarithmic scale")
 
     @model_validator(mode="after")
     def _ordered(self) -> Integer:
@@ -51,8 +55,10 @@ class Integer(Section):
 
 
 class Categorical(Section):
-    type: Literal["categorical"]
-    choices: list[Any] = Field(min_length=2)
+    """One of several values, without an order."""
+
+    type: Literal["categorical"] = Field(description="of the dimension")
+    choices: list[Any] = Field(min_length=2, description="the values")
 
 
 Dimension = Annotated[Real | Integer | Categorical, Field(discriminator="type")]
@@ -88,7 +94,9 @@ class Tune(Section):
     Names in ``space``, ``fixed``, ``x0`` and ``constraints`` are keys of model, train, preprocess.
     """
 
-    space: dict[str, Dimension] = Field(min_length=1)
+    space: dict[str, Dimension] = Field(
+        min_length=1, description="what is varied: a dimension by the name of each key"
+    )
     fixed: dict[str, Any] = Field({}, description="held at a value, in the final training too")
     constraints: list[str] = Field(
         [], description="what must hold in each trial, such as 'embed_dim * depth <= 256'"
@@ -101,9 +109,11 @@ class Tune(Section):
         6, ge=0, le=MOST_PARTS, description="drawn by the generator, after x0"
     )
     initial_point_generator: Literal["random", "lhs", "sobol", "halton", "hammersly", "grid"] = (
-        "lhs"
+        Field("lhs", description="design of the first points")
     )
-    acquisition: Literal["gp_hedge", "EI", "PI", "LCB"] = "gp_hedge"
+    acquisition: Literal["gp_hedge", "EI", "PI", "LCB"] = Field(
+        "gp_hedge", description="what the next point maximises"
+    )
     start_seeds: int = Field(
         5,
         ge=1,
@@ -113,8 +123,8 @@ class Tune(Section):
     noise: float | None = Field(
         None, gt=0, description="s.d. of log10(1 - metric); null: measured if start_seeds > 1"
     )
-    metric: Literal["roc_auc", "macro_roc_auc", "average_precision", "balanced_accuracy"] = (
-        "roc_auc"
+    metric: Literal["roc_auc", "macro_roc_auc", "average_precision", "balanced_accuracy"] = Field(
+        "roc_auc", description="of the split opt: what is maximised"
     )
     seed: int | None = Field(
         None, ge=0, le=LARGEST_SEED, description="null: that of the configuration"
@@ -122,7 +132,7 @@ class Tune(Section):
     n_train: int | None = Field(
         None, ge=1, le=MOST_IMAGES, description="training images of a trial; null: all"
     )
-    epochs: int = Field(8, ge=1, le=MOST_EPOCHS)
+    epochs: int = Field(8, ge=1, le=MOST_EPOCHS, description="of a trial")
     hopeless: float = Field(
         0.5,
         ge=0,

@@ -34,8 +34,10 @@ class Settings(Section):
     says how images are processed need not say which network will see them.
     """
 
-    seed: int = Field(0, ge=0, le=LARGEST_SEED)
-    task: Literal["multiclass", "binary"] = "multiclass"
+    seed: int = Field(0, ge=0, le=LARGEST_SEED, description="of all random numbers")
+    task: Literal["multiclass", "binary"] = Field(
+        "multiclass", description="each class of its own, or no_sub against any substructure"
+    )
     n_images: dict[Split, Annotated[int, Field(ge=2, le=MOST_IMAGES)]] | None = Field(
         None, description="images of each split; for data from files, their proportions"
     )

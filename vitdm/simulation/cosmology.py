@@ -23,11 +23,11 @@ FARTHEST = 1100
 class Cosmology(Part):
     """A flat universe with two redshifts, and how angles follow from masses in it."""
 
-    z_lens: float = Field(gt=0, le=FARTHEST)
-    z_source: float = Field(gt=0, le=FARTHEST)
+    z_lens: float = Field(gt=0, le=FARTHEST, description="redshift of the lens")
+    z_source: float = Field(gt=0, le=FARTHEST, description="redshift of the source")
     H0: float = Field(70.0, ge=1, le=1000, description="km/s/Mpc")
-    Om0: float = Field(0.3, gt=0, lt=1)
-    Ob0: float = Field(0.05, ge=0, lt=1)
+    Om0: float = Field(0.3, gt=0, lt=1, description="matter density")
+    Ob0: float = Field(0.05, ge=0, lt=1, description="baryon density")
     distances: Literal["angular_diameter", "luminosity"] = Field(
         "angular_diameter",
         description="the distances that turn a mass into theta_E of a point mass",

@@ -119,7 +119,9 @@ class Instrument(Part):
         exclude_if=absent,
         description="noise as in drizzled images, where neighbouring pixels share it",
     )
-    output: Literal["counts", "counts_per_second"] = "counts"
+    output: Literal["counts", "counts_per_second"] = Field(
+        "counts", description="unit of the images"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -200,9 +202,9 @@ class EightBit(Part):
 class Multipoles(Part):
     """Amplitudes of circular multipoles over theta_E, at random angles."""
 
-    a1: Prior | None = None
-    a3: Prior | None = None
-    a4: Prior | None = None
+    a1: Prior | None = Field(None, description="amplitude of m = 1, a share of theta_E")
+    a3: Prior | None = Field(None, description="amplitude of m = 3")
+    a4: Prior | None = Field(None, description="amplitude of m = 4")
 
     def draw(self, rng: np.random.Generator) -> tuple[float, ...]:
         """Return x and y of each order, 1, 3, 4; 0 for those that are not given."""
@@ -236,7 +238,7 @@ class Light(Elliptical):
     amp: Positive | None = Field(None, description="brightness at R_sersic, counts/s/arcsec^2")
     magnitude: Magnitude | None = Field(None, description="of all light; needs a zero_point")
     R_sersic: Positive = Field(description="half-light radius, arcsec")
-    n_sersic: SersicIndex
+    n_sersic: SersicIndex = Field(description="Sérsic index")
 
     @model_validator(mode="after")
     def _one_brightness(self) -> Light:
@@ -256,9 +258,9 @@ class Source(Light):
 class Population(Part):
     """A population of simulated lenses; what its keys mean: ``docs/data.md``."""
 
-    name: str
-    description: str
-    references: list[str] = []
+    name: str = Field(description="by which it is known, that of the file")
+    description: str = Field(description="in a sentence")
+    references: list[str] = Field([], description="works that it follows")
     class_fractions: dict[str, Annotated[float, Field(gt=0)]] = Field(description="of the images")
     num_pix: int = Field(ge=16, le=LARGEST_SIDE, description="pixels on a side")
     instrument: Instrument

@@ -188,8 +188,8 @@ def _check_components(section: Part, first: str, second: str) -> None:
 class Elliptical(Part):
     r"""An ellipticity: e1 and e2, its modulus, or the axis ratio q, :math:`|e| = (1-q)/(1+q)`."""
 
-    e1: Prior | None = None
-    e2: Prior | None = None
+    e1: Prior | None = Field(None, description="ellipticity along x, instead of modulus and angle")
+    e2: Prior | None = Field(None, description="ellipticity along the diagonal")
     ellipticity: Modulus | None = Field(None, description="modulus")
     axis_ratio: AxisRatio | None = Field(None, description="minor / major axis")
     angle: Prior | None = Field(
@@ -217,8 +217,8 @@ class Elliptical(Part):
 class Shear(Part):
     """External shear: its components, or its modulus."""
 
-    gamma1: Prior | None = None
-    gamma2: Prior | None = None
+    gamma1: Prior | None = Field(None, description="along x, instead of modulus and angle")
+    gamma2: Prior | None = Field(None, description="along the diagonal")
     gamma: Modulus | None = Field(None, description="modulus")
     angle: Prior | None = Field(
         None, description="along which images are stretched, from x towards y, degrees; null: any"
