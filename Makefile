@@ -4,6 +4,10 @@
 VENV   ?= .venv
 PYTHON ?= python3
 CORES  ?= 4
+CONFIG ?= config/paper.yaml
+# what the site shows of a run: executed notebooks, and the page of its test lenses
+NOTEBOOKS ?= $(wildcard results/paper/notebooks)
+EXPLORER  ?= $(wildcard results/paper/explorer.html)
 
 BIN       := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -11,6 +15,11 @@ SNAKEMAKE := $(BIN)/snakemake --cores $(CORES)
 
 # pytest with a process per core; a file, and so its fixtures and a notebook, stays in one of them.
 SIDE_BY_SIDE := --numprocesses auto --dist loadfile --no-loadscope-reorder
+
+# What `make lowest` runs: each room of the library once
+LOWEST := $(addprefix tests/library/test_,simulate.py dataset.py readers.py observation.py preprocess.py \
+  features.py lensfit.py lenses.py free_form_fit.py perturbers.py model.py train.py classifier.py \
+  tuning_search.py evaluate.py selection.py predict.py config.py)
 
 # A double click in JupyterLab opens notebooks/*.py as notebooks.
 VIEWER  := $(VENV)/share/jupyter/lab/settings/overrides.json
@@ -27,7 +36,7 @@ export NUMBA_NUM_THREADS := 1
 export VECLIB_MAXIMUM_THREADS := 1
 
 .NOTPARALLEL:
-.PHONY: help unlocked results extended smoke test check lock clean distclean
+.PHONY: help unlocked results extended smoke test check article archive docs lowest lock clean distclean
 
 help:
 	@echo 'make results    the article from scratch: data, runs, figures, PDF   (at most 60 min, 2 cores)'
@@ -35,10 +44,15 @@ help:
 	@echo 'make extended   larger grids (config/extended.yaml), into paper/extended    (hours)'
 	@echo 'make smoke      the whole workflow on tiny data                      (at most 8 min)'
 	@echo 'make check      compare results/paper with the committed reference   (seconds)'
+	@echo 'make article    paper, figures and tables anew from results that are there (minutes)'
+	@echo 'make archive    results/paper/vitdm.zip, to deposit: code, results, metadata (minutes)'
+	@echo 'make docs       the documentation site, into build/site              (1 min)'
+	@echo 'make lowest     tests of the library with the oldest versions allowed (minutes)'
 	@echo 'make lock       refresh requirements.lock from pyproject.toml        (under 1 min)'
 	@echo 'make clean      delete results/ and caches                           (seconds)'
 	@echo 'make distclean  clean, and delete $(VENV)                          (seconds)'
 	@echo 'Each target first creates $(VENV) from requirements.lock if needed   (2 to 5 min, once).'
+	@echo 'Options of article and archive: CONFIG=$(CONFIG);  of docs: NOTEBOOKS=FOLDER EXPLORER=FILE'
 	@echo 'Options: CORES=$(CORES)  PYTHON=$(PYTHON) (3.11 or newer)  VENV=$(VENV)'
 
 $(INSTALLED): requirements.lock pyproject.toml
@@ -83,12 +97,36 @@ test: unlocked
 check: $(INSTALLED)
 	$(BIN)/python -m studies check --results results/paper --reference paper/reference.json
 
+# Only these rules: what they read is taken as it lies there, from this run or an unpacked archive.
+article: unlocked
+	$(SNAKEMAKE) --configfile $(CONFIG) --forceall --allowed-rules all settings convert_notebook \
+	  $(foreach n,1 2 3 4 5 6,notebook_0$(n)) paper
+
+archive: $(INSTALLED)
+	$(BIN)/python -m studies archive --config $(CONFIG) \
+	  --out results/`sed -n 's/^name: *//p' $(CONFIG)`/vitdm.zip
+
+docs: $(INSTALLED)
+	NOTEBOOKS="$(NOTEBOOKS)" EXPLORER="$(EXPLORER)" PYTHONPATH=. NO_MKDOCS_2_WARNING=1 \
+	  $(BIN)/mkdocs build --quiet
+	@echo "build/site/index.html; to search in it: $(PYTHON) -m http.server --directory build/site"
+
+# An environment of its own with the lowest versions of what pyproject.toml names (uv chooses them),
+# and in it the tests of the library. torch has one version in its range.
+lowest:
+	$(PYTHON) -m venv build/lowest
+	build/lowest/bin/python -m pip install --disable-pip-version-check --quiet uv
+	build/lowest/bin/uv pip compile --quiet --resolution lowest-direct --extra dev --no-header \
+	  pyproject.toml --output-file build/lowest/versions.txt
+	build/lowest/bin/python -m pip install --disable-pip-version-check --quiet -r build/lowest/versions.txt
+	PYTHONPATH=. build/lowest/bin/python -m pytest $(LOWEST)
+
 # Keeps every version that still fits; `make lock UPGRADE=--upgrade` takes the newest ones. The rows
 # that only torch's CUDA build needs are left out: the choice of build is the user's.
 lock: $(INSTALLED)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet uv
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
-	  --extra paper --extra cluster --extra dev --no-header --annotation-style line --no-emit-index-url $(UPGRADE) \
+	  --extra paper --extra docs --extra cluster --extra dev --no-header --annotation-style line --no-emit-index-url $(UPGRADE) \
 	  pyproject.toml --output-file requirements.lock
 	{ echo '# Every version, for pip and conda, Linux and macOS, Python 3.11 or newer.'; \
 	  echo '# Made from pyproject.toml by `make lock`; not edited by hand.'; \
