@@ -80,6 +80,7 @@ rule all:
     input:
         multiext(T.document, ".pdf", ".html", ".tex"),
         expand(f"{OUT}/notebooks/{{notebook.name}}.ipynb", notebook=NOTEBOOKS),
+        f"{OUT}/explorer.html",
 
 
 rule settings:  # what the commands of a stage can read of the configuration

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
 
@@ -20,9 +21,10 @@ URLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]
 
 
 def on_config(config):
-    """The address of the repository is that of the package."""
-    config.repo_url = config.repo_url or URLS["Repository"]
-    config.site_url = config.site_url or URLS["Documentation"]
+    """The addresses are those of the package, or of the repository whose workflow runs."""
+    owner, _, name = os.environ.get("GITHUB_REPOSITORY", "/").partition("/")
+    config.repo_url = f"https://github.com/{owner}/{name}" if owner else URLS["Repository"]
+    config.site_url = f"https://{owner}.github.io/{name}/" if owner else URLS["Documentation"]
     return config
 
 

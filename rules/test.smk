@@ -32,6 +32,27 @@ rule evaluate:  # the only rule that reads the test split
         " --config {input.settings:q} --out {params.out:q} 2>&1 | tee {log:q}"
 
 
+rule explorer:  # a page with every test image
+    input:
+        f"{OUT}/evaluation/predictions.csv",
+        T.dataset,
+        T.processed,
+        T.fits,
+        T.features,
+        T.known_model,
+    output:
+        multiext(f"{OUT}/explorer", ".html", ".json"),
+    log:
+        f"{OUT}/logs/explorer.log",
+    conda:
+        "../environment.yml"
+    params:
+        results=subpath(output[0], parent=True),
+        code=CODE("studies.commands.explorer"),
+    shell:
+        "python -m studies explorer {params.results:q} --out {output[0]:q} 2>&1 | tee {log:q}"
+
+
 if T.known_model:
 
     rule known_model:  # draws the test images again, after the final test, and reads none of them

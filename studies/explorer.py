@@ -19,7 +19,7 @@ from vitdm import provenance
 from vitdm.data.dataset import Dataset, read_catalog
 from vitdm.errors import InputError
 from vitdm.evaluation.metrics import binary_scores, model_classes
-from vitdm.simulation import CLASSES
+from vitdm.simulation import CLASSES, NO_SUB
 
 TEMPLATE = Path(__file__).with_name("explorer.html")
 #: of the fits and of other features, those that are shown
@@ -86,16 +86,30 @@ def _columns(results: Path, predictions: pd.DataFrame, truth: pd.DataFrame) -> d
     ids = predictions["id"]
     chances = predictions.filter(regex="^p_")
     likely = [name.removeprefix("p_") for name in chances.columns[chances.to_numpy().argmax(1)]]
+    right = [
+        _is_right(*names, f"p_{names[1]}" in chances)
+        for names in zip(likely, predictions["class"], strict=True)
+    ]
     scores = {"score": binary_scores(predictions)[1], **chances}
     known = truth.select_dtypes("number").drop(columns=["seed"], errors="ignore")
     measured = _joined(results / "features.csv", ids, MEASURED)
     measured |= _joined(results / "known_model/scores.csv", ids, ("chi2_known",))
     return {
-        "text": {"id": list(ids), "class": list(predictions["class"]), "called": likely},
+        "text": {
+            "id": list(ids),
+            "class": list(predictions["class"]),
+            "called": likely,
+            "right": right,
+        },
         "scores": {name: _numbers(values) for name, values in scores.items()},
         "truth": {n: _numbers(known[n]) for n in known if known[n].nunique() > 1},
         "measured": {name: _numbers(values) for name, values in measured.items()},
     }
+
+
+def _is_right(called: str, kind: str, is_known: bool) -> bool:
+    """Whether the most probable class is the true one; of two classes, that with substructure."""
+    return called == kind if is_known else (called == NO_SUB) == (kind == NO_SUB)
 
 
 def _joined(file: Path, ids: pd.Series, names: tuple[str, ...]) -> dict[str, pd.Series]:

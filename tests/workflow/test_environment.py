@@ -32,7 +32,8 @@ REQUIRED += ("seaborn", "jupytext", "papermill", "nbval", "pandas")
 #: which extras a folder may import beside the library's own dependencies
 FOLDERS = {
     "vitdm": (),
-    "studies": ("paper",),
+    "studies": ("paper", "docs"),
+    "docs": ("paper", "docs"),
     "notebooks": ("paper",),
     "tests": tuple(EXTRAS),
     "benchmarks": tuple(EXTRAS),
@@ -191,10 +192,17 @@ def test_entry_exists(entry):
     assert (ROOT / entry).exists()
 
 
-def test_versions_agree():
+def test_versions_and_addresses_agree():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    assert citation["version"] == PROJECT["version"] == __version__
-    assert citation["license"] == PROJECT["license"]
+    deposited = json.loads((ROOT / ".zenodo.json").read_text())
+    assert citation["version"] == deposited["version"] == PROJECT["version"] == __version__
+    assert citation["license"] == deposited["license"] == PROJECT["license"]
+    assert citation["title"] == deposited["title"]
+    urls = PROJECT["urls"]
+    assert citation["repository-code"] == urls["Repository"]
+    assert citation["url"] == urls["Documentation"]
+    assert [e["identifier"] for e in deposited["related_identifiers"]] == [urls["Repository"]]
+    assert all(url.startswith(urls["Repository"]) for url in (urls["Changelog"], urls["Issues"]))
 
 
 def test_make_targets_of_the_readme_exist():

@@ -95,6 +95,9 @@ def test_the_wheel_has_the_library_and_its_data(wheel):
     assert any(name.startswith("vitdm/pretrained/reference/") for name in names)
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "vitdm").rglob("*.py")}
     assert {name for name in names if name.endswith(".py")} == modules
+    stubs = {path.relative_to(ROOT).as_posix() for path in (ROOT / "vitdm").rglob("*.pyi")}
+    assert {name for name in names if name.endswith(".pyi")} == stubs
+    assert "vitdm/py.typed" in names
 
 
 def test_nothing_else_is_to_be_found(outside):

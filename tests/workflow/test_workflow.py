@@ -71,7 +71,7 @@ REST = {
 blocks = sum(map(SMOKE.misspecification.blocks, SMOKE.misspecification.parts))
 MATRIX = {"misspecification": blocks, "merge_misspecification": 1}  # of lenses of its own
 MATRIX |= {"benchmark": len(SMOKE.benchmark.parts), "merge_benchmark": 1}
-REST |= {"train_final": 1, "convert_notebook": 6, "paper": 1, "all": 1} | NOTEBOOKS
+REST |= {"train_final": 1, "convert_notebook": 6, "paper": 1, "explorer": 1, "all": 1} | NOTEBOOKS
 
 
 def test_plan_of_simulated_lenses(folder, monkeypatch):
