@@ -10,8 +10,8 @@ import nbformat
 from nbconvert import MarkdownExporter
 from nbformat import NotebookNode, v4
 
-#: how a notebook saves a figure: ``out.figure(…, "name")``
-FIGURE = re.compile(r"\.figure\(.*?\"(\w+)\"\)", re.S)
+#: how a notebook saves a figure: ``out.figure(…, "name")``, or several, f"name_{part}"
+FIGURE = re.compile(r"\.figure\(.*?\"([\w{}]+)\",?\s*\)", re.S)
 EXECUTED = "*This notebook as it was run, with what it printed and drew.*"
 TEXT = (
     "*The text of this notebook with figures of the reference run. What it prints is in the "
@@ -56,16 +56,12 @@ def _with_figures(source: Path, figures: Path) -> NotebookNode:
     for cell in book.cells:
         cells.append(cell)
         names = FIGURE.findall(cell.source) if cell.cell_type == "code" else []
-        pictures = [
-            f"![{name}](../../figures/{name}.png)" for name in names if _there(figures, name)
-        ]
+        patterns = [re.sub(r"\{.*?\}", "*", name) for name in names]
+        drawn = [file.stem for p in patterns for file in sorted(figures.glob(f"{p}.png"))]
+        pictures = [f"![{name}](../../figures/{name}.png)" for name in drawn]
         cells += [v4.new_markdown_cell("\n\n".join(pictures))] if pictures else []
     book.cells = cells
     return book
-
-
-def _there(figures: Path, name: str) -> bool:
-    return (figures / f"{name}.png").is_file()
 
 
 def _clean(text: str) -> str:

@@ -26,7 +26,7 @@ def run(tmp_path, monkeypatch):
         (tmp_path / name).symlink_to(ROOT / name)
     for name in ("CITATION.cff", "README.md"):
         (tmp_path / name).write_text((ROOT / name).read_text())
-    (tmp_path / ".gitignore").write_text("results\n")
+    (tmp_path / ".gitignore").write_text("results\nconfig\npaper\nvitdm\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(archive, "ROOT", tmp_path)
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c"]

@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/data.md").read_text()
 DOCS = ("data", "design", "lens", "search", "tuning", "benchmarks", "benchmark")
 TUNING = (ROOT / "docs/tuning.md").read_text()
-PAGES = ("README.md", "CHANGELOG.md", *(f"docs/{name}.md" for name in DOCS))
+PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", *(f"docs/{name}.md" for name in DOCS))
 #: folders of the repository that hold code and documents
 FOLDERS = ("vitdm", "studies", "rules", "config", "notebooks", "tests", "benchmarks", "docs")
 POPULATIONS = {name: load_population(name) for name in shipped()}
