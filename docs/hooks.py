@@ -54,8 +54,8 @@ def on_files(files: Files, config) -> Files:
             text = api.rendered(page) if api.MODULE.match(page) else page
         made[name] = site.page(source, text)
     made |= {place: file.read_bytes() for place, file in site.copied.items()}
-    if "explorer/lenses.html" in made:
-        made["explorer.md"] = made["explorer.md"].replace("<!-- explorer -->", EXPLORER)
+    shown = EXPLORER if "explorer/lenses.html" in made else NO_EXPLORER
+    made["explorer.md"] = made["explorer.md"].replace("<!-- explorer -->", shown)
     for name, content in made.items():
         if known := files.get_file_from_path(name):
             files.remove(known)
@@ -79,6 +79,7 @@ def _with_pages(nav: list, names: list[str]) -> list:
     return full
 
 
+NO_EXPLORER = "*This site was built without the results of a run: there is no explorer here.*"
 EXPLORER = "[**Open the explorer**](explorer/lenses.html){ .md-button .md-button--primary }"
 
 
