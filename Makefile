@@ -116,7 +116,7 @@ docs: $(INSTALLED)
 lowest:
 	$(PYTHON) -m venv build/lowest
 	build/lowest/bin/python -m pip install --disable-pip-version-check --quiet uv
-	build/lowest/bin/uv pip compile --quiet --resolution lowest-direct --extra dev --no-header \
+	build/lowest/bin/uv pip compile --quiet --resolution lowest-direct --extra paper --extra dev --no-header \
 	  --no-annotate pyproject.toml | grep -vE '^(nvidia-|cuda-|triton)' > build/lowest/versions.txt
 	build/lowest/bin/python -m pip install --disable-pip-version-check --quiet \
 	  -r build/lowest/versions.txt
