@@ -350,7 +350,7 @@ NOTEBOOKS = (
             + of_selection("selection.json", "predictions.csv", "scores.csv")(t)
         ),
         settings=("seed", "task", "publish", "preprocess", "features", "model", "train")
-        + ("tune.space", "runs", "run_seeds", "efficiency.curves", "compare.rows")
+        + ("tune.space", "runs", "run_seeds", "efficiency.curves", "compare.rows", "maps.rows")
         + ("evaluation.bootstrap",),
         entries=(
             figure(
@@ -389,6 +389,8 @@ NOTEBOOKS = (
                 lambda t: t.comparison,
             ),
             table("comparison", lambda t: t.comparison, lambda t: t.comparison),
+            figure("maps", "maps.maps", lambda t: t.maps, lambda t: t.maps),
+            table("maps", lambda t: t.maps, lambda t: t.maps),
         ),
     ),
     Notebook(
