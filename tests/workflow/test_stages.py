@@ -23,6 +23,13 @@ OTHERS = {
     "architecture": ["vit_pytorch"],
     "crop": ["roi"],
     "detect": ["point"],
+    "source": ["free_form"],
+    "maps": [["residual"], "matched", "free_form"],
+    "position": ["none"],
+    "kind": ["trees"],
+    "table": ["maps"],
+    "score": ["fit_chi2"],
+    "sizes": [[25, 50]],
     "stretch": ["linear"],
     "norm": ["post"],
     "pool": ["mean"],
@@ -120,9 +127,9 @@ def changed(content, path, value):
 
 FITTED = ("train_spt_lsa_[!r]*", "train_spt_lsa_residual")  # runs that join features or residuals
 SEARCHES = ("tune", "search_*")
-MODELS = ("train_*", "efficiency_*", "compare_*", "rates_*", *SEARCHES)
+MODELS = ("train_*", "efficiency_*", "compare_*", "maps_*", "rates_*", *SEARCHES)
 NB = {k: f"notebook_0{k}" for k in range(1, 7)}
-MERGED = ("merge_compare", "merge_real_sky")
+MERGED = ("merge_compare", "merge_real_sky")  # and merge_maps, which reads less
 JOINING = (*FITTED, "train_final", "efficiency_*", "rates_*", *SEARCHES, "real_sky_*")
 
 #: keys, and the stages that read them; the first that fits counts
@@ -166,6 +173,15 @@ EXPECTED = {
     "compare.boosting_rates": ("compare_boosting", "merge_compare"),
     "compare.population": (),
     "compare.*": ("compare_*", "merge_compare"),
+    "maps.rows.*.against": ("merge_maps", NB[3]),
+    "maps.rows.*": ("maps_*", "merge_maps", NB[3]),
+    "maps.source": ("fit_maps", "merge_maps"),
+    "maps.rates": ("maps_vit", "maps_cnn", "merge_maps"),
+    "maps.boosting_rates": ("maps_trees", "merge_maps"),
+    "maps.populations": ("simulate_maps_*",),
+    "maps.sizes": ("maps_*", "merge_maps", "simulate_maps_*"),
+    "maps.n_*": ("maps_*", "merge_maps", "simulate_maps_*"),
+    "maps.*": ("maps_*", "merge_maps"),
     "audit.n_*": ("audit", "simulate_audit_lenses"),
     "audit.population": ("simulate_audit_*",),
     "audit.*": ("audit",),
@@ -208,11 +224,19 @@ EXPECTED = {
     "efficiency.curves.*": (NB[3], "efficiency_*", "simulate_efficiency_*"),
 }
 #: of these a change need not reach all the stages that are named
-SOME = ("data", "populations.files", "study.seeds", "efficiency.curves.*", "audit.population")
+SOME = (
+    "data",
+    "maps.populations",
+    "populations.files",
+    "study.seeds",
+    "efficiency.curves.*",
+    "audit.population",
+)
 #: named parts of sections, and their stages: a change reaches that of the part alone
 PARTS = {
     ("runs",): "train_{}",
     ("compare", "rows"): "compare_{}",
+    ("maps", "rows"): "maps_{}",
     ("rates", "recipes"): "rates_{}",
     ("study", "arms"): "search_{}_0",
     ("real_sky", "sets"): "real_sky_{}",
@@ -256,6 +280,8 @@ def overridden(content, section, name):
         found |= {f"train_{run}"} if name in entry[section] else set()
     for row, entry in content["compare"]["rows"].items():
         found |= {f"compare_{row}"} if name in entry[section] else set()
+    for row, entry in content["maps"]["rows"].items():
+        found |= {f"maps_{row}"} if name in entry[section] else set()
     for recipe, entry in rates["recipes"].items():
         common = rates["model"] if section == "model" else {"epochs": rates["epochs"]}
         found |= {f"rates_{recipe}"} if name in common | entry[section] else set()

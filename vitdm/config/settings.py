@@ -146,13 +146,10 @@ def check_joined(model: Model, features: Features, cut: Preprocess, lensfit: Len
 def check_patches(model: Model, size: int | tuple[int, int]) -> None:
     """Raise InputError, a ValueError, unless the patches tile an image of this side, or sides."""
     sides, name = ((size,), "side preprocess.size") if isinstance(size, int) else (size, "sides")
-    if model.maps:
-        name = "map: places along a side of lensfit.size"
+    name = "side of maps, of lensfit.size in places," if model.maps else f"image {name}"
     if any(side % model.patch_size for side in sides):
         found = " x ".join(map(str, sides))
-        raise InputError(
-            f"patch_size = {model.patch_size} does not divide the image {name} = {found}"
-        )
+        raise InputError(f"patch_size = {model.patch_size} does not divide the {name} = {found}")
     if (patches := math.prod(side // model.patch_size for side in sides)) > MOST_PATCHES:
         raise InputError(
             f"patch_size = {model.patch_size} makes {patches} patches of an image; expected up to "

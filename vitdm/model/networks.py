@@ -72,11 +72,16 @@ def probabilities(
         for start in range(0, len(images), batch):
             rows = slice(start, start + batch)
             extra = None if features is None else features[rows].to(device)
-            given = images[rows].to(device).float()
+            given = in_single(images[rows]).to(device)
             views = symmetries(given) if average else [given]
             answers = [network(view, extra).softmax(dim=1) for view in views]
             batches.append(torch.stack(answers).mean(dim=0).cpu().numpy())
     return np.concatenate(batches).astype(np.float64)
+
+
+def in_single(images: Tensor) -> Tensor:
+    """Return images that are kept in half precision in single, others as they are."""
+    return images.float() if images.dtype == torch.float16 else images
 
 
 def symmetries(images: Tensor) -> list[Tensor]:

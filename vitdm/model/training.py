@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from vitdm.config import Model, Train
 from vitdm.errors import InputError
-from vitdm.model.networks import new_network
+from vitdm.model.networks import in_single, new_network
 from vitdm.model.vit import parameter_groups
 from vitdm.provenance import atomic
 from vitdm.threads import one_thread
@@ -69,7 +69,7 @@ class Batches:
         if self.generator is None:
             split = (array.split(self.size) for array in self.arrays)
             for images, *others in zip(*split, strict=True):
-                yield images.float(), *others
+                yield in_single(images), *others
             return
         order = torch.randperm(len(self.arrays[0]), generator=self.generator)
         for rows in order.split(self.size):
@@ -82,7 +82,7 @@ class Batches:
             if self.turns:  # a mirror image about the diagonal: with the others every quarter turn
                 chosen = torch.rand(len(rows), generator=self.generator) < 0.5
                 images[chosen] = images[chosen].transpose(2, 3)
-            yield images.float(), *others
+            yield in_single(images), *others
 
 
 @dataclass(frozen=True)
