@@ -71,8 +71,6 @@ if T.fitted:
             " --out {params.out:q} 2>&1 | tee {log:q}"
 
     rule lensfit_sample:
-        wildcard_constraints:
-            sample=any_of(T.plain_samples),
         input:
             multiext(f"{OUT}/{{sample}}/dataset/", "images.npy", "catalog.csv", "dataset.json"),
             population=lambda wildcards: T.samples[wildcards.sample].population,
@@ -81,6 +79,8 @@ if T.fitted:
             multiext(f"{OUT}/{{sample}}/lensfit/", "fits.csv", "residuals.npy", "provenance.json"),
         log:
             f"{OUT}/logs/lensfit_{{sample}}.log",
+        wildcard_constraints:
+            sample=any_of(T.plain_samples),
         conda:
             "../environment.yml"
         params:

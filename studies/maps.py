@@ -128,8 +128,9 @@ def _scored(bench: Bench, sample: Sample, score: str, key: str) -> Tuned:
 def recipe(settings: Config, name: str | None = None) -> dict[str, Any]:
     """Return what the scores of a row, or of all, depend on, but for the lenses."""
     chosen = settings.maps.model_dump(mode="json", exclude={"populations"})
-    if name is not None:
-        chosen["rows"] = {name: chosen["rows"][name]}
+    if name is None:
+        return {"seed": settings.seed, "maps": chosen}
+    chosen["rows"] = {name: chosen["rows"][name]}
     sections = ("task", "model", "train", "seed")
     return {key: getattr(settings, key) for key in sections} | {"maps": chosen}
 

@@ -78,9 +78,7 @@ def stages(config: Config, targets: Targets | None = None) -> dict[str, Content]
         contents["fit_maps"]["lensfit"]["maps"] = config.maps.source
         for name in config.maps.rows:
             contents[f"maps_{name}"] = _map_row(config, name)
-        contents["merge_maps"] = pick(
-            config, "seed", "task", "model", "train", "evaluation", "maps"
-        )
+        contents["merge_maps"] = pick(config, "seed", "evaluation", "maps")
         del contents["merge_maps"]["maps"]["populations"]
     if targets.audited:
         contents["audit"] = _audit(config)
@@ -111,7 +109,7 @@ def _sample(sample: Sample) -> Content:
 
 def _training(settings: Settings, epochs: int | None = None) -> Content:
     """Return what a training reads; ``epochs`` are those of the article's final models."""
-    joined = settings.model.features or settings.model.residual
+    joined = settings.model.features or settings.model.sees_fits
     content = pick(settings, *MODEL, *(JOINED if joined else ()))
     if epochs is not None:
         content["train"]["epochs"] = epochs

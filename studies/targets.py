@@ -281,7 +281,7 @@ class Targets:
         files = {"features": self.features} if model.features else {}
         if model.features and model.feature_set == "selected":
             files["selection"] = self.selection
-        return files | ({"fits": f"{self.out}/lensfit/fits.csv"} if model.residual else {})
+        return files | ({"fits": f"{self.out}/lensfit/fits.csv"} if model.sees_fits else {})
 
     @property
     def joined_by_model(self) -> dict[str, str]:
@@ -305,7 +305,7 @@ class Targets:
         return {"features": f"{self.fresh}/features.csv"} | self._residual(self.fresh)
 
     def _residual(self, folder: str) -> dict[str, str]:
-        return {"fits": f"{folder}/lensfit/fits.csv"} if self.config.model.residual else {}
+        return {"fits": f"{folder}/lensfit/fits.csv"} if self.config.model.sees_fits else {}
 
     @staticmethod
     def options(files: dict[str, str]) -> list[str]:

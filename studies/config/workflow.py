@@ -119,7 +119,7 @@ class Config(Settings):
     def audit_fits(self) -> bool:
         """Whether a row of ours in the audit needs features, or residual maps."""
         models = [self.override(row).model for row in self.audit.ours]
-        return any(model.features or model.residual for model in models)
+        return any(model.features or model.sees_fits for model in models)
 
     @property
     def feature_runs(self) -> list[str]:
@@ -196,7 +196,7 @@ class Config(Settings):
             if wrong_run:
                 continue  # _wrong_runs names it
             model = settings.model
-            if key == "efficiency.curves" and (model.features or model.residual):
+            if key == "efficiency.curves" and (model.features or model.sees_fits):
                 found = f"runs: found {shown(run)}, which needs lens fits; expected images alone"
                 lines.append((key, found))
             elif model.features and model.feature_set == "selected":
@@ -286,9 +286,12 @@ class Config(Settings):
             settings, wrong_set = self._settings_of(key, chosen)
             lines += wrong_set
             model = settings.model if settings else None
-            if model and (model.residual or not model.features or model.feature_set == "selected"):
+            if model and (model.sees_fits or not model.features or model.feature_set == "selected"):
                 lines.append(
-                    (key, "expected features, a feature_set other than 'selected', no residual map")
+                    (
+                        key,
+                        "expected features, a feature_set other than 'selected', no residual or maps",
+                    )
                 )
             if "lensfit" in chosen.groups and (
                 chosen.cutouts is None or "lensfit" not in self.features.groups

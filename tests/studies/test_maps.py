@@ -92,7 +92,7 @@ def test_scores_are_those_of_the_lenses_that_score(measured):
     rows = pd.read_csv(measured / "all/maps.csv").set_index(["row", "n_train"])
     expected = [("vit", 20), ("vit", 40), ("trees", 40), ("evidence", 0), ("bound", 0)]
     assert list(rows.index) == expected
-    for (name, n), row in rows.drop(index="bound").iterrows():
+    for (name, n), row in rows.query("row != 'bound'").iterrows():
         files = sorted((measured / f"marginal/rows/{name}").glob(f"predictions_n{n}_seed*.csv"))
         tables = [pd.read_csv(file) for file in files]
         labels, scores = tables[0]["label"] > 0, [1 - table["p_no_sub"] for table in tables]
@@ -117,10 +117,11 @@ def test_gains_are_paired_with_a_number_that_has_no_seeds(measured):
         assert gain["low"] < gain["gain"] < gain["high"] and 0 <= gain["p"] <= 1
 
 
-def test_lenses_of_a_curve_are_among_those_of_the_next(measured):
+def test_few_lenses_are_seen_as_often_as_many(measured):
     table = pd.read_csv(measured / "all/maps_trials.csv").query("row == 'vit'")
     assert set(table["n_train"]) == {20, 40}
-    assert (table.query("n_train == 20 and kind == 'final'")["epochs"] == 20).all()  # min_steps
+    epochs = table.query("kind == 'final'").groupby("n_train")["epochs"].first()
+    assert epochs.to_dict() == {20: 7, 40: 4}  # at least 20 steps of 8 lenses
 
 
 def test_a_best_rate_at_the_end_is_not_the_best():

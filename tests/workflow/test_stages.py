@@ -127,41 +127,50 @@ def changed(content, path, value):
 
 FITTED = ("train_spt_lsa_[!r]*", "train_spt_lsa_residual")  # runs that join features or residuals
 SEARCHES = ("tune", "search_*")
-MODELS = ("train_*", "efficiency_*", "compare_*", "maps_*", "rates_*", *SEARCHES)
+MODELS = ("train_*", "efficiency_*", "compare_*", "rates_*", *SEARCHES)
 NB = {k: f"notebook_0{k}" for k in range(1, 7)}
-MERGED = ("merge_compare", "merge_real_sky")  # and merge_maps, which reads less
+MERGED = ("merge_compare", "merge_real_sky")
 JOINING = (*FITTED, "train_final", "efficiency_*", "rates_*", *SEARCHES, "real_sky_*")
 
 #: keys, and the stages that read them; the first that fits counts
 EXPECTED = {
     "seed": (*MODELS, "simulate*", "ingest", "select", "ideal_observer", "invariance")
     + ("known_lens", "evaluate", *MERGED, "audit", "real_sky_*", "notebook_*")
-    + ("misspecification", "merge_misspecification"),
-    "task": (*MODELS, "evaluate", "merge_compare", NB[3]),
+    + ("misspecification", "merge_misspecification", "maps_*", "merge_maps"),
+    "task": (*MODELS, "maps_*", "evaluate", "merge_compare", NB[3]),
     "n_images.*": ("simulate", "ingest"),
     "ingest.*": ("ingest",),
     "preprocess.threshold": (*MODELS, "preprocess", "invariance", *MERGED, "real_sky_*")
     + (NB[1], NB[3], NB[5], "features"),
     "preprocess.*": (*MODELS, "preprocess", "invariance", *MERGED, "real_sky_*")
     + (NB[1], NB[3], NB[5]),
-    "features.groups": (*JOINING, "features", "select", "compare_*", "audit", "merge_real_sky")
+    "features.groups": (
+        *JOINING,
+        "features",
+        "select",
+        "maps_*",
+        "compare_*",
+        "audit",
+        "merge_real_sky",
+    )
     + (NB[1], NB[3], NB[5]),
-    "features.*": (*JOINING, "features", "select", "compare_*", "audit", "merge_real_sky")
+    "features.*": (*JOINING, "features", "select", "maps_*", "compare_*", "audit", "merge_real_sky")
     + (NB[1], NB[3]),
-    "lensfit.*": (*JOINING, "fit"),
+    "lensfit.maps": (*JOINING, "fit"),
+    "lensfit.*": (*JOINING, "fit", "fit_maps"),
     "freeform.*": ("slacs", NB[6]),
     "perturbers.*": ("slacs", NB[6]),
     "selection.fdr": ("select", "merge_real_sky", NB[2], NB[5]),
     "selection.*": ("select", NB[2]),
-    "model.*": (*MODELS, "audit", "real_sky_*", *MERGED, NB[3]),
-    "train.learning_rate": (*MODELS, "audit", "real_sky_*", *MERGED, NB[3], NB[4]),
-    "train.epochs": ("train_[!f]*", "efficiency_*", "compare_*", "audit", "real_sky_*")
+    "model.*": (*MODELS, "maps_*", "audit", "real_sky_*", *MERGED, NB[3]),
+    "train.learning_rate": (*MODELS, "maps_*", "audit", "real_sky_*", *MERGED, NB[3], NB[4]),
+    "train.epochs": ("train_[!f]*", "maps_*", "efficiency_*", "compare_*", "audit", "real_sky_*")
     + (*MERGED, NB[3]),
-    "train.*": (*MODELS, "audit", "real_sky_*", *MERGED, NB[3]),
+    "train.*": (*MODELS, "maps_*", "audit", "real_sky_*", *MERGED, NB[3]),
     "tune.metric": (*SEARCHES, "rates_*", "train_final", NB[4]),
     "tune.space.*": (*SEARCHES, "train_final", NB[3], NB[4]),
     "tune.*": (*SEARCHES, "train_final", NB[4]),
-    "evaluation.*": ("evaluate", "audit", *MERGED, NB[2], NB[3], NB[5]),
+    "evaluation.*": ("evaluate", "merge_maps", "audit", *MERGED, NB[2], NB[3], NB[5]),
     "runs.*.label": ("efficiency_*", NB[2], NB[3]),
     "runs.*": ("train_*", "efficiency_*", NB[2], NB[3]),
     "efficiency.runs": ("efficiency_*",),
@@ -217,7 +226,8 @@ EXPECTED = {
     "study.seeds": ("search_*",),  # there are more of them
     "run_seeds": (NB[2], NB[3]),
     "publish": (NB[3], NB[4], NB[5], NB[6]),
-    "data": (NB[1], NB[2], NB[5], "simulate_*", "efficiency_*", "real_sky_*", *MERGED, "audit"),
+    "data": (NB[1], NB[2], NB[5], "simulate_*", "efficiency_*", "real_sky_*", *MERGED, "audit")
+    + ("maps_*", "fit_maps", "merge_maps"),
     "population": (NB[1], NB[2], NB[5]),
     "populations.files": (NB[1], NB[2], "simulate_populations_*"),
     "real_images": (NB[1],),

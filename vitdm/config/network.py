@@ -95,6 +95,11 @@ class Model(Section):
             )
         return self
 
+    @property
+    def sees_fits(self) -> bool:
+        """Whether it sees what a lens fit leaves, as residual or as maps."""
+        return self.residual or bool(self.maps)
+
 
 class Train(Section):
     """One training run (``vitdm.model.training``)."""

@@ -38,7 +38,7 @@ class Tables:
     def needed_by(self, model: Model) -> Tables:
         """Return those that a network with these settings reads."""
         features, selection = (self.features, self.selection) if model.features else (None, None)
-        return Tables(features, selection, self.fits if model.residual or model.maps else None)
+        return Tables(features, selection, self.fits if model.sees_fits else None)
 
     def files(self) -> list[Path]:
         """Return the files of feature table and fits, for a sidecar."""
