@@ -288,10 +288,7 @@ class Config(Settings):
             model = settings.model if settings else None
             if model and (model.sees_fits or not model.features or model.feature_set == "selected"):
                 lines.append(
-                    (
-                        key,
-                        "expected features, a feature_set other than 'selected', no residual or maps",
-                    )
+                    (key, "expected features, feature_set other than 'selected', no residual, maps")
                 )
             if "lensfit" in chosen.groups and (
                 chosen.cutouts is None or "lensfit" not in self.features.groups
