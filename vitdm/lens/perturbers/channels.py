@@ -22,8 +22,8 @@ from vitdm.lens.channels import perturber_channels, pixel_channels
 from vitdm.lens.fit import Fits
 from vitdm.lens.free_form.model import LensModel
 from vitdm.lens.model import Camera
-from vitdm.lens.perturbers.numbers import LOOKED_FOR, numbers, refitted, table_of
-from vitdm.lens.perturbers.search import BEYOND, FEWEST_TWINS, Grid, Linear, search
+from vitdm.lens.perturbers.numbers import numbers_if_any, refitted, table_of
+from vitdm.lens.perturbers.search import BEYOND, FEWEST_TWINS, Grid, Linear
 from vitdm.lens.perturbers.twins import Noise, noise_lags
 from vitdm.lens.squares import Window
 from vitdm.threads import one_thread
@@ -55,7 +55,7 @@ def measure_and_map(
     maps = maps.copy()
     known = {"pixel_scale": pixel_scale, "gain": gain}
     for k, model in enumerate(refitted(observations, start, settings, **known)):
-        rows.append(numbers(search(model, LOOKED_FOR)) if model and searched else {})
+        rows.append(numbers_if_any(model) if searched else {})
         if free and model:
             own = free_form_channels(model, start.cameras[k])
             maps[k, : len(own)] = own
@@ -68,10 +68,12 @@ def free_form_channels(model: LensModel, camera: Camera) -> NDArray:
     problem, rng = model.problem, np.random.default_rng(MAPPED.seed)
     shape = model.residual.shape
     noise = Noise(shape, noise_lags(problem, model.residual, model.arcs))
-    linear = Linear.of(problem, MAPPED, noise, rng, _places(model, camera), FEWEST_TWINS)
-    grid, side = linear.grid, len(linear.grid.axis_x)
+    grid = _places(model, camera)
+    side = len(grid.axis_x)
     snr, information = np.zeros((2, 1, len(MAPPED.profiles), side, side))
-    for k, name in enumerate(MAPPED.profiles):
+    if len(grid.x):
+        linear = Linear.of(problem, MAPPED, noise, rng, grid, FEWEST_TWINS)
+    for k, name in enumerate(MAPPED.profiles if len(grid.x) else ()):
         found = linear.mapped(name).map(grid)
         told = np.isfinite(found.snr)
         at = grid.row[told], grid.column[told]
@@ -79,7 +81,7 @@ def free_form_channels(model: LensModel, camera: Camera) -> NDArray:
     for maps in (snr, information):  # strings are looked for at every other place
         every = maps[0, 2, ::2, ::2].repeat(2, 0).repeat(2, 1)
         maps[0, 2] = every[:side, :side]
-    residual = Window(shape, camera.size).cut(np.where(model.fitted, model.residual, 0.0))
+    residual = Window(shape, camera.size).cut(model.residual)
     residual = torch.from_numpy(residual)[None]
     perturbers = perturber_channels(
         torch.from_numpy(snr), torch.from_numpy(information), torch.tensor([model.values[0]])
@@ -98,6 +100,8 @@ def _places(model: LensModel, camera: Camera) -> Grid:
     scale = camera.pixel_scale
     lit = np.c_[(column - (width - 1) / 2) * scale, (row - (height - 1) / 2) * scale]
     every = np.stack(np.meshgrid(x, y), -1).reshape(-1, 2)
-    near = KDTree(lit).query(every, distance_upper_bound=BEYOND)[0] if len(lit) else every[:, 0]
-    row, column = np.nonzero(np.isfinite(near).reshape(len(y), len(x)) & (len(lit) > 0))
+    near = np.full(len(every), np.inf)
+    if len(lit):
+        near = KDTree(lit).query(every, distance_upper_bound=BEYOND)[0]
+    row, column = np.nonzero(np.isfinite(near).reshape(len(y), len(x)))
     return Grid(x, y, row, column)

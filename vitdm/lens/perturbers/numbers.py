@@ -92,8 +92,14 @@ def measure(
     whose Sérsic fit did not converge.
     """
     known = {"pixel_scale": pixel_scale, "gain": gain}
-    models = refitted(observations, start, settings, **known)
-    return table_of([numbers(search(model, LOOKED_FOR)) if model else {} for model in models])
+    return table_of([numbers_if_any(m) for m in refitted(observations, start, settings, **known)])
+
+
+def numbers_if_any(model: LensModel | None) -> dict[str, float]:
+    """Return ``numbers`` of a search for ``LOOKED_FOR``; none without a model, or without arcs."""
+    with contextlib.suppress(InputError):
+        return numbers(search(model, LOOKED_FOR)) if model else {}
+    return {}
 
 
 def table_of(rows: Sequence[dict[str, float]]) -> pd.DataFrame:
