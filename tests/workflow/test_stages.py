@@ -187,7 +187,7 @@ EXPECTED = {
     "maps.source": ("fit_maps", "merge_maps"),
     "maps.rates": ("maps_vit", "maps_cnn", "merge_maps"),
     "maps.boosting_rates": ("maps_trees", "merge_maps"),
-    "maps.populations": ("simulate_maps_*",),
+    "maps.populations": ("simulate_maps_*", "fit_maps", "maps_*", "merge_maps"),
     "maps.sizes": ("maps_*", "merge_maps", "simulate_maps_*"),
     "maps.n_*": ("maps_*", "merge_maps", "simulate_maps_*"),
     "maps.*": ("maps_*", "merge_maps"),
