@@ -33,6 +33,9 @@ def maps(table: pd.DataFrame) -> plt.Figure:
         _scores(left, own)
         _curves(right, own)
         left.set_title(name, loc="left", fontsize="medium")
+    handles, labels = grid[0, 1].get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize="small")
     return figure
 
 
@@ -77,4 +80,3 @@ def _curves(axes: plt.Axes, own: pd.DataFrame) -> None:
     sizes = sorted(set(own.loc[own["n_train"] > 0, "n_train"]))
     axes.set_xticks(sizes, [f"{int(n):,}".replace(",", "\u202f") for n in sizes])
     axes.minorticks_off()
-    axes.legend(fontsize="small")
