@@ -18,7 +18,8 @@ from studies.code import Watched
 from studies.config.part import text_of
 from studies.contents import NOTEBOOKS, figures, tables
 from studies.stages import stages
-from studies.targets import ARTICLE, COMPARISON, MATRIX, RIVALS, RUN, SCORES, SKY, SLACS, SLACS_LENS
+from studies.targets import ARTICLE, COMPARISON, MAPPED, MATRIX, RIVALS, RUN, SCORES, SKY
+from studies.targets import SLACS, SLACS_LENS
 from studies.targets import Targets, any_of
 from vitdm.config import save
 from vitdm.config.reading import read_yaml
@@ -52,6 +53,8 @@ report: "paper/report/workflow.rst"
 wildcard_constraints:
     stage=any_of(STAGES),
     sample=any_of(T.samples),
+    mapped=any_of(T.mapped),
+    map_row=any_of(CONFIG.maps.rows),
     run=any_of(CONFIG.runs),
     arm=any_of(CONFIG.study.arms),
     recipe=any_of(CONFIG.rates.recipes),

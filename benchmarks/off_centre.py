@@ -54,7 +54,7 @@ def row(run: Run, images: np.ndarray, kinds: np.ndarray) -> dict[str, float]:
     seen = prepare(images, settings, run.feature_names, settings.model.residual)
     spent = 1e3 * (time.process_time() - started) / len(images)
     features = seen.features[run.feature_names].to_numpy(np.float32)
-    probability = run.predict(seen.crops, features, seen.maps)
+    probability = run.predict(seen.crops, features, seen.residuals)
     score = 1 - probability[:, run.classes.index("no_sub")]
     smooth = kinds == "no_sub"
     return {

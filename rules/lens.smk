@@ -44,6 +44,32 @@ if T.fitted:
         shell:
             "python -m studies merge-fits {params.shards:q} --out {params.out:q} 2>&1 | tee {log:q}"
 
+    rule lensfit_maps:  # of lenses that networks see as maps
+        input:
+            multiext(f"{OUT}/maps/{{mapped}}/dataset/", "images.npy", "catalog.csv", "dataset.json"),
+            population=lambda wildcards: T.mapped[wildcards.mapped],
+            settings=f"{OUT}/config/fit_maps.yaml",
+        output:
+            multiext(
+                f"{OUT}/maps/{{mapped}}/lensfit/",
+                "fits.csv",
+                "residuals.npy",
+                "provenance.json",
+                "maps.npy",
+            ),
+        log:
+            f"{OUT}/logs/lensfit_maps_{{mapped}}.log",
+        conda:
+            "../environment.yml"
+        params:
+            dataset=subpath(input[0], parent=True),
+            out=subpath(output[0], parent=True),
+            code=CODE("vitdm.commands.fit"),
+        shell:
+            "vitdm fit {params.dataset:q} --population {input.population:q}"
+            " --config {input.settings:q}"
+            " --out {params.out:q} 2>&1 | tee {log:q}"
+
     rule lensfit_sample:
         input:
             multiext(f"{OUT}/{{sample}}/dataset/", "images.npy", "catalog.csv", "dataset.json"),
@@ -53,6 +79,8 @@ if T.fitted:
             multiext(f"{OUT}/{{sample}}/lensfit/", "fits.csv", "residuals.npy", "provenance.json"),
         log:
             f"{OUT}/logs/lensfit_{{sample}}.log",
+        wildcard_constraints:
+            sample=any_of(T.plain_samples),
         conda:
             "../environment.yml"
         params:

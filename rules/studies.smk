@@ -124,6 +124,48 @@ rule merge_compare:
         " --out {params.out:q} 2>&1 | tee {log:q}"
 
 
+rule maps:
+    input:
+        lambda wildcards: T.seen_by_maps(wildcards.mapped),
+        settings=f"{OUT}/config/maps_{{map_row}}.yaml",
+    output:
+        multiext(
+            f"{OUT}/maps/{{mapped}}/rows/{{map_row}}/", "trials.csv", "history.csv", "maps.json"
+        ),
+    log:
+        f"{OUT}/logs/maps_{{mapped}}_{{map_row}}.log",
+    conda:
+        "../environment.yml"
+    params:
+        sample=f"{OUT}/maps/{{mapped}}",
+        out=subpath(output[0], parent=True),
+        code=CODE("studies.commands.maps"),
+    shell:
+        "python -m studies maps {params.sample:q} --row {wildcards.map_row:q}"
+        " --config {input.settings:q} --out {params.out:q} 2>&1 | tee {log:q}"
+
+
+rule merge_maps:
+    input:
+        expand("{row}/trials.csv", row=T.map_rows),
+        bounds=T.map_bounds,
+        settings=f"{OUT}/config/merge_maps.yaml",
+    output:
+        expand(f"{OUT}/maps/all/{{file}}", file=MAPPED),
+    log:
+        f"{OUT}/logs/merge_maps.log",
+    conda:
+        "../environment.yml"
+    params:
+        rows=T.map_rows,
+        bounds=["--bounds", *T.map_bounds] if T.map_bounds else [],
+        out=subpath(output[0], parent=True),
+        code=CODE("studies.commands.merge_maps"),
+    shell:
+        "python -m studies merge-maps {params.rows:q} {params.bounds:q} --config {input.settings:q}"
+        " --out {params.out:q} 2>&1 | tee {log:q}"
+
+
 rule audit:
     input:
         T.seen_by_audit,

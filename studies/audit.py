@@ -382,7 +382,7 @@ class Precursor:
 
 def _ours(bench: Bench, sample: Sample, settings: Config, override: Override) -> Iterator[Outcome]:
     """Train a recipe of ours with each seed; the best epoch of validation is kept."""
-    recipe = network(bench, sample, settings, override, override.label)
+    recipe = network(bench, sample, settings.override(override), override.label)
     rate = settings.override(override).train.learning_rate
     for seed in range(settings.audit.seeds):
         learnt = recipe(rate, settings.seed + seed, 1.0)

@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from studies.config import Config, Override, Row
+from studies.config import Comparison, Config, Maps
 from studies.efficiency import BOOSTING, Sample
+from vitdm.config import Settings
 from vitdm.data.dataset import Dataset
 from vitdm.errors import InputError
 from vitdm.evaluation.metrics import paired_difference, per_class_auc, roc_auc
@@ -52,6 +53,19 @@ class Trained:
     history: pd.DataFrame
     cpu_seconds: float
     parameters: int
+
+
+#: of learning rate, seed and share of the epochs
+Learn = Callable[[float, int, float], Trained]
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A model tuned and trained: a line a training, and predictions and histories by seed."""
+
+    lines: list[dict[str, Any]]
+    predictions: dict[int, pd.DataFrame]
+    histories: list[pd.DataFrame]
 
 
 @dataclass(frozen=True)
@@ -112,42 +126,17 @@ def train_row(folder: str | Path, settings: Config, name: str, out: str | Path) 
             process_dataset(sample.folder / "dataset", processed, settings.row(name).preprocess)
         sizes = chosen.n_train, chosen.n_valid
         bench = Bench.of(processed, settings.task, *sizes, settings.seed)
-        learn = (_boosting if row.boosting else network)(bench, sample, settings, row, name)
-        lines = []
-
-        def attempt(rate: float, seed: int, kind: str, share: float = 1.0) -> Trained | None:
-            line = {"row": name, "kind": kind, "learning_rate": rate, "seed": seed}
-            try:
-                trained = learn(rate, settings.seed + seed, share)
-                table = bench.predictions(bench.valid, trained.probabilities(bench.valid))
-                line |= {"epochs": len(trained.history), "valid": macro(table)}
-            except Diverged as error:
-                trained, line = None, line | {"valid": np.nan, "error": str(error)}
-            lines.append(line)
-            return trained
-
-        rates = chosen.boosting_rates if row.boosting else chosen.rates
-        for rate in rates:
-            attempt(rate, 0, "trial", chosen.trial)
-        valid = [line["valid"] for line in lines]
-        if np.isnan(valid).all():
-            raise InputError(f"compare.rows.{name}: found no learning rate of {rates} that trains")
-        best, histories = rates[int(np.nanargmax(valid))], []
-        for seed in range(chosen.seeds):
-            trained = attempt(best, seed, "final")
-            if trained is None:
-                continue
-            table = bench.predictions(bench.scored, trained.probabilities(bench.scored))
+        if row.boosting:
+            learn, rates = boosting(bench, sample.table().to_numpy()), chosen.boosting_rates
+        else:
+            learn, rates = network(bench, sample, settings.override(row), name), chosen.rates
+        tuned = tune_and_train(bench, learn, rates, chosen, settings.seed, f"compare.rows.{name}")
+        for seed, table in tuned.predictions.items():
             table.to_csv(temporary / f"predictions_seed{seed}.csv", index=False)
-            lines[-1] |= {"parameters": trained.parameters, "cpu_seconds": trained.cpu_seconds}
-            lines[-1] |= {"roc_auc": roc_auc(table["label"] > 0, 1 - table[f"p_{NO_SUB}"])}
-            lines[-1] |= {"macro_roc_auc": macro(table)}
-            share = trained.history["epoch"] / len(trained.history)
-            spent = {"row": name, "seed": seed, "cpu_seconds": share * trained.cpu_seconds}
-            histories.append(trained.history.assign(**spent))
-        trials = pd.DataFrame(lines).assign(label=row.label)
+        trials = pd.DataFrame(tuned.lines).assign(label=row.label)
+        trials.insert(0, "row", name)
         trials.to_csv(temporary / "trials.csv", index=False)
-        pd.concat(histories).to_csv(temporary / "history.csv", index=False)
+        pd.concat(tuned.histories).assign(row=name).to_csv(temporary / "history.csv", index=False)
         sidecar(
             temporary / "compare.json",
             rule="compare",
@@ -157,6 +146,63 @@ def train_row(folder: str | Path, settings: Config, name: str, out: str | Path) 
             config=recipe(settings, name),
         )
     return trials
+
+
+def tune_and_train(
+    bench: Bench,
+    learn: Learn,
+    rates: Sequence[float],
+    chosen: Comparison | Maps,
+    seed: int,
+    key: str,
+    widen: int = 0,
+) -> Tuned:
+    """Try learning rates, train with the best one from several seeds, and score.
+
+    The best has the highest mean over the classes of the ROC-AUC on the images that choose. Is it
+    the first or the last, up to ``widen`` more are tried beyond it, in the steps of the grid;
+    ``at_end`` of the final lines tells whether it still is. InputError, which names ``key``, if
+    none trains.
+    """
+    lines: list[dict[str, Any]] = []
+    predictions, histories = {}, []
+
+    def attempt(rate: float, own: int, kind: str, share: float = 1.0) -> Trained | None:
+        line = {"kind": kind, "learning_rate": rate, "seed": own}
+        try:
+            trained = learn(rate, seed + own, share)
+            table = bench.predictions(bench.valid, trained.probabilities(bench.valid))
+            line |= {"epochs": len(trained.history), "valid": macro(table)}
+        except Diverged as error:
+            trained, line = None, line | {"valid": np.nan, "error": str(error)}
+        lines.append(line)
+        return trained
+
+    for rate in rates:
+        attempt(rate, 0, "trial", chosen.trial)
+    if np.isnan([line["valid"] for line in lines]).all():
+        raise InputError(f"{key}: found no learning rate of {list(rates)} that trains")
+    while True:
+        tried = sorted((line["learning_rate"], line["valid"]) for line in lines)
+        place = int(np.nanargmax([valid for _, valid in tried]))
+        best, at_end = tried[place][0], place in (0, len(tried) - 1)
+        if not at_end or len(lines) >= len(rates) + widen or len(tried) < 2:
+            break
+        step = tried[-1][0] / tried[-2][0] if place else tried[0][0] / tried[1][0]
+        attempt(float(f"{best * step:.3g}"), 0, "trial", chosen.trial)
+    for own in range(chosen.seeds):
+        trained = attempt(best, own, "final")
+        if trained is None:
+            continue
+        table = bench.predictions(bench.scored, trained.probabilities(bench.scored))
+        predictions[own] = table
+        lines[-1] |= {"parameters": trained.parameters, "cpu_seconds": trained.cpu_seconds}
+        lines[-1] |= {"roc_auc": roc_auc(table["label"] > 0, 1 - table[f"p_{NO_SUB}"])}
+        lines[-1] |= {"macro_roc_auc": macro(table), "at_end": at_end}
+        share = trained.history["epoch"] / len(trained.history)
+        spent = {"seed": own, "cpu_seconds": share * trained.cpu_seconds}
+        histories.append(trained.history.assign(**spent))
+    return Tuned(lines, predictions, histories)
 
 
 def macro(predictions: pd.DataFrame) -> float:
@@ -173,31 +219,26 @@ def recipe(settings: Config, name: str | None = None) -> dict[str, Any]:
     return {key: getattr(settings, key) for key in sections} | {"compare": chosen}
 
 
-Learn = Callable[[float, int, float], Trained]
-
-
-def network(bench: Bench, sample: Sample, settings: Config, row: Override, name: str) -> Learn:
-    """Return the training of a row's network: of learning rate, seed, share of its epochs."""
-    chosen = settings.override(row)
-    model, training = chosen.model, chosen.train
+def network(bench: Bench, sample: Sample, chosen: Settings, name: str) -> Learn:
+    """Return the training of a network: of learning rate, seed, share of its epochs."""
     arrays, _ = inputs_for(chosen, bench.data, sample.tables)
     given, valid = arrays(bench.train), arrays(bench.valid)
 
     def learn(rate: float, seed: int, share: float) -> Trained:
-        epochs = max(1, round(share * training.epochs))
+        epochs = max(1, round(share * chosen.train.epochs))
         told = {"learning_rate": rate, "epochs": epochs, "patience": epochs}
         learnt = learn_network(
             given,
             valid,
             len(bench.classes),
-            model,
-            training.model_copy(update=told),
+            chosen.model,
+            chosen.train.model_copy(update=told),
             seed=seed,
             label=f"{name} {rate:g}",
         )
 
         def answer(rows: np.ndarray) -> np.ndarray:
-            return probabilities(learnt.model, *arrays(rows)[:2])
+            return probabilities(learnt.model, *arrays(rows)[:2], average=chosen.model.average)
 
         n_parameters = learnt.metrics(len(bench.train))["parameters"]
         return Trained(answer, learnt.history, learnt.cpu_seconds, n_parameters)
@@ -205,8 +246,8 @@ def network(bench: Bench, sample: Sample, settings: Config, row: Override, name:
     return learn
 
 
-def _boosting(bench: Bench, sample: Sample, settings: Config, row: Row, name: str) -> Learn:
-    values = sample.table().to_numpy()
+def boosting(bench: Bench, values: np.ndarray) -> Learn:
+    """Return the training of gradient boosting on values (all rows of a sample, F)."""
 
     def learn(rate: float, seed: int, share: float) -> Trained:
         started = time.process_time()

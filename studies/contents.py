@@ -350,7 +350,8 @@ NOTEBOOKS = (
             + of_selection("selection.json", "predictions.csv", "scores.csv")(t)
         ),
         settings=("seed", "task", "publish", "preprocess", "features", "model", "train")
-        + ("tune.space", "runs", "run_seeds", "efficiency.curves", "compare.rows", "benchmark.sets")
+        + ("tune.space", "runs", "run_seeds", "efficiency.curves", "compare.rows", "maps.rows")
+        + ("benchmark.sets",)
         + ("evaluation.bootstrap",),
         entries=(
             figure(
@@ -390,6 +391,8 @@ NOTEBOOKS = (
             ),
             table("comparison", lambda t: t.comparison, lambda t: t.comparison),
             table("benchmark", lambda t: t.benchmark, lambda t: t.benchmark),
+            figure("maps", "maps.maps", lambda t: t.maps, lambda t: t.maps),
+            table("maps", lambda t: t.maps, lambda t: t.maps),
         ),
     ),
     Notebook(

@@ -179,7 +179,7 @@ def measured(
         lenses, run.settings, [*run.feature_names, "fit_theta_E"], run.settings.model.residual
     )
     inputs = seen.features[run.feature_names].to_numpy(np.float32)
-    smooth = run.predict(seen.crops, inputs, seen.maps)[:, run.classes.index(NO_SUB)]
+    smooth = run.predict(seen.crops, inputs, seen.residuals)[:, run.classes.index(NO_SUB)]
     table = pd.DataFrame({"evidence": lens.features(seen.fits)["fit_point_evidence"]})
     table["network"] = 1 - smooth
     rows = [

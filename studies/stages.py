@@ -73,6 +73,13 @@ def stages(config: Config, targets: Targets | None = None) -> dict[str, Content]
         contents[f"compare_{name}"] = _row(config, name)
     if targets.rows:
         contents["merge_compare"] = _merged_rows(config)
+    if targets.mapped:
+        contents["fit_maps"] = pick(config, "lensfit")
+        contents["fit_maps"]["lensfit"]["maps"] = config.maps.source
+        for name in config.maps.rows:
+            contents[f"maps_{name}"] = _map_row(config, name)
+        contents["merge_maps"] = pick(config, "seed", "evaluation", "maps")
+        del contents["merge_maps"]["maps"]["populations"]
     if targets.audited:
         contents["audit"] = _audit(config)
     for name in targets.sky:
@@ -106,7 +113,7 @@ def _sample(sample: Sample) -> Content:
 
 def _training(settings: Settings, epochs: int | None = None) -> Content:
     """Return what a training reads; ``epochs`` are those of the article's final models."""
-    joined = settings.model.features or settings.model.residual
+    joined = settings.model.features or settings.model.sees_fits
     content = pick(settings, *MODEL, *(JOINED if joined else ()))
     if epochs is not None:
         content["train"]["epochs"] = epochs
@@ -135,6 +142,19 @@ def _row(config: Config, name: str) -> Content:
     compare = config.compare.model_dump(mode="json", exclude={"population", "rows", unread})
     own = config.compare.rows[name].model_dump(mode="json", exclude={"against"})
     return content | {"compare": compare | {"rows": {name: own | DONE}}}
+
+
+def _map_row(config: Config, name: str) -> Content:
+    """Return what a row of the study of maps reads."""
+    chosen, row = config.maps.rows[name], config.map_row(name)
+    content = pick(config, "seed", "task", "features") | pick(row, "model", "train")
+    kind = chosen.kind
+    unread = {"populations", "source", "rows"}
+    unread |= {"rates"} if kind != "network" else set()
+    unread |= {"boosting_rates"} if kind != "trees" else set()
+    maps = config.maps.model_dump(mode="json", exclude=unread)
+    own = chosen.model_dump(mode="json", exclude={"against"})
+    return content | {"maps": maps | {"rows": {name: own | DONE}}}
 
 
 def _merged_rows(config: Config) -> Content:

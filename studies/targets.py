@@ -34,6 +34,7 @@ SLACS_FITS = ("slacs.csv", "slacs_maps.npz")
 SLACS_SEARCH = tuple(f"slacs_{end}" for end in ("search.csv", "peaks.csv", "injections.csv"))
 SLACS_SEARCH += ("slacs_search.npz",)
 SLACS = (*SLACS_FITS, *SLACS_SEARCH, "slacs.json")
+MAPPED = ("maps.csv", "maps_gains.csv", "maps_trials.csv", "maps_history.csv", "maps.json")
 MATRIX = ("misspecification.csv", "misspecification.json")
 RIVALS = ("benchmark.csv", "benchmark.md", "benchmark.json")
 #: sources of the article and of the report on a user's own images, which name settings
@@ -221,11 +222,26 @@ class Targets:
             n_images = {"train": chosen.n_train + chosen.n_valid, "opt": chosen.n_scored}
             file = population_file(chosen.population)
             drawn[f"audit/{self.audited}"] = Sample(file, n_images, settings.seed + 1)
+        for name, file in self.mapped.items():
+            chosen = settings.maps
+            n_images = {"train": chosen.sizes[-1] + chosen.n_valid, "opt": chosen.n_scored}
+            drawn[f"maps/{name}"] = Sample(file, n_images, settings.seed + 1)
         for name, chosen in self.sky.items():
             n_images = {"train": chosen.n_train, "opt": chosen.n_scored}
             sample = Sample(population_file(chosen.population), n_images, settings.seed + 1)
             drawn.setdefault(self.sky_samples[name], sample)
         return drawn
+
+    @cached_property
+    def mapped(self) -> dict[str, str]:
+        """The populations whose lenses networks see as maps, and their files."""
+        named = self.config.maps.populations if self.simulated else []
+        return {population_name(entry): population_file(entry) for entry in named}
+
+    @property
+    def plain_samples(self) -> list[str]:
+        """The samples whose fits need leave no maps."""
+        return [name for name in self.samples if not name.startswith("maps/")]
 
     def sample_settings(self, sample: str) -> str:
         """Return the file of the settings with which a sample is simulated."""
@@ -266,7 +282,7 @@ class Targets:
         files = {"features": self.features} if model.features else {}
         if model.features and model.feature_set == "selected":
             files["selection"] = self.selection
-        return files | ({"fits": f"{self.out}/lensfit/fits.csv"} if model.residual else {})
+        return files | ({"fits": f"{self.out}/lensfit/fits.csv"} if model.sees_fits else {})
 
     @property
     def joined_by_model(self) -> dict[str, str]:
@@ -290,7 +306,7 @@ class Targets:
         return {"features": f"{self.fresh}/features.csv"} | self._residual(self.fresh)
 
     def _residual(self, folder: str) -> dict[str, str]:
-        return {"fits": f"{folder}/lensfit/fits.csv"} if self.config.model.residual else {}
+        return {"fits": f"{folder}/lensfit/fits.csv"} if self.config.model.sees_fits else {}
 
     @staticmethod
     def options(files: dict[str, str]) -> list[str]:
@@ -343,6 +359,24 @@ class Targets:
         folder = f"{self.out}/audit/{self.audited}"
         seen = self.seen(folder, images_only=not self.config.audit_fits)
         return [f"{folder}/dataset/images.npy", *seen] if self.audited else []
+
+    def seen_by_maps(self, name: str) -> list[str]:
+        """Return the files that the rows of the study of maps see of a population."""
+        folder = f"{self.out}/maps/{name}"
+        return [*self.seen(folder), f"{folder}/lensfit/maps.npy"]
+
+    @property
+    def map_rows(self) -> list[str]:
+        """The folders of the rows of the study of maps, of all populations."""
+        rows = self.config.maps.rows
+        return [f"{self.out}/maps/{name}/rows/{row}" for name in self.mapped for row in rows]
+
+    @property
+    def map_bounds(self) -> list[str]:
+        """What the known perturbation is worth in populations of that study, where it is known."""
+        known = [name for name in self.noisy_populations if name in self.mapped]
+        file = "ideal_observer/ideal_observer.json"
+        return [f"{self.out}/populations/{name}/{file}" for name in known]
 
     def seen_by_real_set(self, name: str) -> list[str]:
         """Return the files from which the models of a set of real images learn, and the set's."""
@@ -525,6 +559,12 @@ class Targets:
         return self.extended(*COMPARISON[:3]) or own
 
     @property
+    def maps(self) -> list[str]:
+        """The study of networks on maps of perturbers."""
+        own = self.files("maps/all", MAPPED[:2]) if self.map_rows else []
+        return self.extended(*MAPPED[:2]) or own
+
+    @property
     def audit(self) -> list[str]:
         """The table of the audit."""
         own = [f"{self.out}/audit/table/audit.csv"] if self.audited else []
@@ -550,6 +590,7 @@ class Targets:
         """The same as it is made."""
         paths = self.files("efficiency/all", SCORES)
         paths += self.files("compare/all", COMPARISON) if self.rows else []
+        paths += self.files("maps/all", MAPPED) if self.map_rows else []
         paths += self.files("audit/table", ("audit.csv", "audit.json")) if self.audited else []
         paths += self.files("sky/all", SKY) if self.sky else []
         paths += self.files("slacs/all", SLACS) if self.slacs_lenses else []

@@ -31,7 +31,7 @@ from vitdm.data.observation import Observation, as_observations
 from vitdm.errors import InputError
 from vitdm.features import feature_names
 from vitdm.lens.fit import SAMPLE, estimate_gain
-from vitdm.model.inputs import channels
+from vitdm.model.inputs import network_input
 from vitdm.model.runs import RUN_FILES, Run, load_run, write_run
 from vitdm.model.training import Arrays, Learnt, Watch, device_of, learn
 from vitdm.predict import prepare
@@ -41,8 +41,13 @@ from vitdm.simulation.classes import NO_SUB
 #: what a classifier takes: (n, H, W), (n, 1, H, W), n arrays (H, W) of several sizes, masked or
 #: with NaN in pixels that are missing, or n observations
 Images = ArrayLike | Sequence[ArrayLike] | Sequence[Observation]
-#: of the crops (n, size, size), features (n, F), residual maps (n, size, size) or None
-Inputs = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32] | None]
+#: of the crops (n, size, size), features (n, F), residuals (n, size, size) or None, maps or None
+Inputs = tuple[
+    NDArray[np.float32],
+    NDArray[np.float32],
+    NDArray[np.float32] | None,
+    NDArray[np.float32] | None,
+]
 #: what decides a seed: a number, a generator of NumPy (which moves on), or None for any
 RandomState = int | np.random.RandomState | np.random.Generator | None
 
@@ -56,19 +61,22 @@ OWN = ("features", "feature_set")  # keys of the model that the argument ``featu
 class Prepared:
     """What a network sees of n images: the same however it is trained.
 
-    ``crops`` (n, size, size), ``features`` (n, F), ``maps`` (n, size, size) of what fitted lenses
-    leave or None, ``targets`` (n,) the places of the labels among ``settings.classes``.
+    ``crops`` (n, size, size), ``features`` (n, F), ``residuals`` (n, size, size) of fitted lenses
+    or None, their ``maps`` (n, C, side, side) or None, ``targets`` (n,) the places of the labels
+    among ``settings.classes``.
     """
 
     settings: RunSettings
     crops: np.ndarray
     features: np.ndarray
+    residuals: np.ndarray | None
     maps: np.ndarray | None
     targets: np.ndarray
 
     def arrays(self, rows: np.ndarray) -> Arrays:
         """Return images (n, C, size, size), features (n, F) and targets (n,) of some rows."""
-        stack = channels(self.crops[rows], None if self.maps is None else self.maps[rows])
+        given = self.crops, self.residuals, self.maps
+        stack = network_input(self.settings.model, rows, *given)
         return stack, torch.from_numpy(self.features[rows]), torch.from_numpy(self.targets[rows])
 
 
@@ -210,16 +218,17 @@ class ViTClassifier(ClassifierMixin, BaseEstimator):
     def _inputs(self, images: Sequence[Observation], settings: RunSettings) -> Inputs:
         """Return what a network of a run sees of images; kept for the next call."""
         names, residual = settings.feature_names, settings.model.residual
+        mapped = bool(settings.model.maps)
         told = settings.model_dump_json(
             include={"preprocess", "features", "lensfit", "pixel_scale"}
         )
 
         def make() -> Inputs:
-            seen = prepare(images, settings, names, residual)
+            seen = prepare(images, settings, names, residual, mapped)
             features = seen.features[names].to_numpy(np.float32)
-            return seen.crops, features, seen.maps if residual else None
+            return seen.crops, features, seen.residuals, seen.maps
 
-        return self._recent(("inputs", digest_of(images), told, residual, *names), make)
+        return self._recent(("inputs", digest_of(images), told, residual, mapped, *names), make)
 
     @property
     def _recent(self) -> Recent:
@@ -313,10 +322,13 @@ class ViTClassifier(ClassifierMixin, BaseEstimator):
         _check_positive(self.pixel_scale)
         groups = ["proposal", "morphology"] + ["lensfit"] * (self.pixel_scale is not None)
         measured, cut, fitted = Features(groups=groups), sections["preprocess"], sections["lensfit"]
-        config.check_patches(sections["model"], cut.size)
-        if sections["model"].residual and self.pixel_scale is None:
-            raise InputError("model.residual is on: found no pixel_scale; expected arcsec a pixel")
-        config.check_joined(sections["model"], measured, cut, fitted)
+        model = sections["model"]
+        side = fitted.map_side if model.maps else cut.size
+        config.check_patches(model, side)
+        if (model.residual or model.maps) and self.pixel_scale is None:
+            key = "residual" if model.residual else "maps"
+            raise InputError(f"model.{key} is on: found no pixel_scale; expected arcsec a pixel")
+        config.check_joined(model, measured, cut, fitted)
         if self.pixel_scale is not None and fitted.gain is None:
             some = images[:: -(-len(images) // SAMPLE)]
             gain = self._recent(
@@ -326,7 +338,7 @@ class ViTClassifier(ClassifierMixin, BaseEstimator):
             sections["lensfit"] = fitted.model_copy(update={"gain": gain})
         return RunSettings(
             classes=names,
-            image_size=cut.size,
+            image_size=side,
             feature_names=feature_names(measured) if self.features else [],
             features=measured,
             pixel_scale=self.pixel_scale,

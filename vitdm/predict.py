@@ -31,12 +31,14 @@ class Seen(NamedTuple):
     """What networks see of n raw images.
 
     The processed images ``crops`` (n, size, size), the ``features`` (n rows), what a fitted lens
-    leaves as ``maps`` (n, size, size), where a lens was found (n,), the ``fits``, and ``notes``
-    (n,): what of an image is unlike the images that a run was trained on.
+    leaves as ``residuals`` (n, size, size), its ``maps`` (n, C, side, side;
+    ``vitdm.lens.channels``), where a lens was found (n,), the ``fits``, and ``notes`` (n,): what of
+    an image is unlike the images that a run was trained on.
     """
 
     crops: NDArray[np.float32]
     features: pd.DataFrame
+    residuals: NDArray[np.float32] | None
     maps: NDArray[np.float32] | None
     lens_found: NDArray[np.bool_]
     fits: Fits | None
@@ -59,11 +61,12 @@ def predict(runs: Sequence[Run], images: Observation | ArrayLike | Sequence[Any]
     settings = runs[0].settings
     needed = [name for run in runs for name in run.feature_names]
     residual = any(run.settings.model.residual for run in runs)
-    seen = prepare(images, settings, needed, residual)
-    answers = [
-        run.predict(seen.crops, seen.features[run.feature_names].to_numpy(np.float32), seen.maps)
-        for run in runs
-    ]
+    maps = any(run.settings.model.maps for run in runs)
+    seen = prepare(images, settings, needed, residual, maps)
+    answers = []
+    for run in runs:
+        features = seen.features[run.feature_names].to_numpy(np.float32)
+        answers.append(run.predict(seen.crops, features, seen.residuals, seen.maps))
     probability = np.mean(answers, axis=0)
     classes = runs[0].classes
     table = pd.DataFrame({f"p_{name}": probability[:, k] for k, name in enumerate(classes)})
@@ -104,9 +107,10 @@ def prepare(
     settings: RunSettings,
     names: Sequence[str],
     residual: bool,
+    maps: bool = False,
 ) -> Seen:
-    """Return what networks see of raw images, with the features ``names`` and, if ``residual``,
-    the residual maps of fitted lenses. InputError as for ``predict``.
+    """Return what networks see of raw images, with the features ``names`` and, if they are asked
+    for, the residuals and the maps of fitted lenses. InputError as for ``predict``.
     """
     told = as_observations(images)
     observations, notes = _as_trained(told, settings)
@@ -114,26 +118,30 @@ def prepare(
         *(process(observation.data, settings.preprocess) for observation in observations),
         strict=True,
     )
-    measured, maps, fits = pd.DataFrame(index=range(len(observations))), None, None
+    measured, fits = pd.DataFrame(index=range(len(observations))), None
+    residuals, mapped = None, None
     if set(names) - set(LENSFIT) - set(SEARCH):
         measured = pd.DataFrame(
             [measure(o.data, settings.preprocess, settings.features) for o in observations]
         )
-    if set(names) & (set(LENSFIT) | set(SEARCH)) or residual:
+    if set(names) & (set(LENSFIT) | set(SEARCH)) or residual or maps:
         if settings.pixel_scale is None:
             raise InputError("run: needs lens fits, and its config.yaml tells no pixel_scale")
-        fits = lens.fit(observations, settings.lensfit, pixel_scale=settings.pixel_scale)
+        lensfit = settings.lensfit if maps else settings.lensfit.model_copy(update={"maps": None})
+        known = {"pixel_scale": settings.pixel_scale}
+        fits = lens.fit(observations, lensfit, **known)
         fits = dataclasses.replace(fits, unknown=[" ".join(o.unknown) for o in told])
-        maps = middle(fits.residual, settings.image_size) if residual else None
-        measured = pd.concat([measured, lens.usable_features(fits)], axis=1)
-        if set(names) & set(SEARCH):
-            known = {"pixel_scale": settings.pixel_scale}
-            searched = lens.perturbers.measure(observations, fits, settings.lensfit, **known)
-            measured = pd.concat([measured, searched], axis=1)
+        residuals = middle(fits.residual, settings.image_size) if residual else None
+        searched = bool(set(names) & set(SEARCH))
+        numbers, mapped = lens.perturbers.measure_and_map(
+            observations, fits, lensfit, searched=searched, **known
+        )
+        measured = pd.concat([measured, lens.usable_features(fits), numbers], axis=1)
     if absent := [name for name in names if name not in measured]:
         raise InputError(f"run: needs the feature {absent[0]!r}, which vitdm cannot measure")
     found = np.array([region.found for region in regions])
-    return Seen(np.stack(crops), measured, maps, found, fits, notes)
+    mapped = mapped if maps else None
+    return Seen(np.stack(crops), measured, residuals, mapped, found, fits, notes)
 
 
 def _as_trained(

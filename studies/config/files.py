@@ -37,7 +37,7 @@ def build(content: dict[str, Any], source: str = "configuration") -> Config:
         content |= {"name": f"{name}_{stem}", "publish": False}
         # they are of the article
         content |= {"efficiency": {}, "compare": {}, "audit": {}, "real_sky": {}, "slacs": {}}
-        content |= {"misspecification": {}}
+        content |= {"misspecification": {}, "maps": {}}
         from vitdm.data.ingest import known_scale  # pandas and astropy: not for simulated images
 
         ingest = content.get("ingest", {})
@@ -64,13 +64,15 @@ def _without_fits(content: dict[str, Any]) -> dict[str, Any]:
         groups = [group for group in features["groups"] if group not in ("lensfit", "search")]
         content = content | {"features": features | {"groups": groups}}
     if isinstance(model := content.get("model"), dict):
-        content = content | {"model": model | {"residual": False}}
+        content = content | {"model": model | {"residual": False, "maps": []}}
     if isinstance(runs, dict):
         needs = ({"feature_set": "lensfit"}, {"residual": True})
 
         def fitted(run: Any) -> bool:
             model = run.get("model") if isinstance(run, dict) else None
-            return isinstance(model, dict) and any(need.items() <= model.items() for need in needs)
+            if not isinstance(model, dict):
+                return False
+            return bool(model.get("maps")) or any(need.items() <= model.items() for need in needs)
 
         runs = {name: run for name, run in runs.items() if not fitted(run)}
         content = content | {"runs": runs}
@@ -82,7 +84,8 @@ def check_data(settings: Config) -> None:
     if settings.data == "simulate":
         curves = [curve.population for curve in settings.efficiency.curves]
         sky = [chosen.population for chosen in settings.real_sky.sets.values()]
-        for file in (settings.population, *settings.populations.files, *curves, *sky):
+        shown = *settings.populations.files, *settings.maps.populations
+        for file in (settings.population, *shown, *curves, *sky):
             load_population(file)
     elif not Path(settings.data).exists():
         raise InputError(

@@ -175,6 +175,50 @@ class Comparison(Section):
     rows: dict[Name, Row] = {}
 
 
+class MapRow(Override):
+    """A model of the study of maps: a network, trees on a table, or a number that needs none."""
+
+    kind: Literal["network", "trees", "score"] = "network"
+    table: Literal["features", "maps", "both"] = Field(
+        "both", description="of trees: all features, the maps summarised, or both"
+    )
+    score: str = Field("fit_point_evidence", description="a feature, larger with substructure")
+    curve: bool = Field(False, description="trained on each number of lenses, not on all alone")
+    against: list[Name] = Field([], description="rows that it is compared with, pair by pair")
+
+
+class Maps(Section):
+    """Networks on maps of perturbers, and their rivals on the same lenses (``studies.maps``)."""
+
+    populations: list[str] = Field([], description="names or files; none: no maps are made")
+    source: Literal["matched", "free_form"] = Field("matched", description="as lensfit.maps")
+    sizes: list[Annotated[int, Field(ge=3, le=MOST_IMAGES)]] = Field(
+        [1000], min_length=1, description="numbers of training lenses; the largest for all rows"
+    )
+    n_valid: int = Field(
+        500, ge=3, le=MOST_IMAGES, description="lenses that choose learning rate and epoch"
+    )
+    n_scored: int = Field(2000, ge=3, le=MOST_IMAGES, description="lenses that score")
+    rates: list[Annotated[float, Field(gt=0)]] = Field([1e-3, 3e-3, 1e-2], min_length=2)
+    boosting_rates: list[Annotated[float, Field(gt=0)]] = Field([0.02, 0.05, 0.1], min_length=2)
+    widen: int = Field(
+        3, ge=0, le=20, description="rates tried beyond the best one, if it lies at the end"
+    )
+    trial: float = Field(0.5, gt=0, le=1, description="share of the epochs when rates are tried")
+    min_steps: int = Field(
+        300, ge=1, le=MOST_STEPS, description="of the optimiser, however few the lenses"
+    )
+    seeds: int = Field(3, ge=1, le=MOST_PARTS)
+    rows: dict[Name, MapRow] = {}
+
+    @field_validator("sizes")
+    @classmethod
+    def _rising(cls, sizes: list[int]) -> list[int]:
+        if sorted(set(sizes)) != sizes:
+            raise ValueError("expected rising numbers, each once")
+        return sizes
+
+
 class Faults(Section):
     """Faults of the precursor (``studies.precursor``, ``studies.audit``); on: as it was."""
 

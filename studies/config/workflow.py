@@ -13,6 +13,7 @@ from studies.config.studies import (
     Comparison,
     Efficiency,
     Final,
+    Maps,
     Misspecification,
     Override,
     Populations,
@@ -59,6 +60,7 @@ class Config(Settings):
     run_seeds: int = Field(1, ge=1, le=MOST_PARTS, description="seeds of each comparison run")
     efficiency: Efficiency = Efficiency()
     compare: Comparison = Comparison()
+    maps: Maps = Maps()
     audit: Audit = Audit()
     real_sky: RealSky = RealSky()
     slacs: Slacs = Slacs()
@@ -90,6 +92,12 @@ class Config(Settings):
         """Return the settings of a row of the comparison on equal terms."""
         return self.override(self.compare.rows[name])
 
+    def map_row(self, name: str) -> Settings:
+        """Return the settings of a row of the study of maps, whose lenses have them."""
+        chosen = self.override(self.maps.rows[name])
+        mapped = self.lensfit.model_copy(update={"maps": self.maps.source})
+        return chosen.model_copy(update={"lensfit": mapped})
+
     def real_set(self, name: str) -> Settings:
         """Return the settings of the models that are applied to a set of real images."""
         chosen = self.real_sky.sets[name]
@@ -119,7 +127,7 @@ class Config(Settings):
     def audit_fits(self) -> bool:
         """Whether a row of ours in the audit needs features, or residual maps."""
         models = [self.override(row).model for row in self.audit.ours]
-        return any(model.features or model.residual for model in models)
+        return any(model.features or model.sees_fits for model in models)
 
     @property
     def feature_runs(self) -> list[str]:
@@ -149,16 +157,22 @@ class Config(Settings):
             )
         self.check()
         lines = self._wrong_runs() + self.settings.wrong_starts() + self._wrong_curves()
+        lines += self._wrong_map_rows()
         lines += self._wrong_rows() + self._wrong_audit() + self._wrong_searches()
         lines += self._wrong_real_sets() + self._wrong_rivals()
         if lines:
             raise wrong(lines)
         return self
 
-    def _settings_of(self, key: str, override: Override) -> tuple[Settings | None, Wrong]:
+    def _settings_of(
+        self, key: str, override: Override, maps: str | None = None
+    ) -> tuple[Settings | None, Wrong]:
         """Return the settings of an override, or what is wrong with it."""
         try:
             settings = self.override(override)
+            if maps:
+                lensfit = self.lensfit.model_copy(update={"maps": maps})
+                settings = settings.model_copy(update={"lensfit": lensfit})
             settings.check()
         except ValidationError as error:
             schema = next(s for s in CHANGED if s.__name__ == error.title)
@@ -190,7 +204,7 @@ class Config(Settings):
             if wrong_run:
                 continue  # _wrong_runs names it
             model = settings.model
-            if key == "efficiency.curves" and (model.features or model.residual):
+            if key == "efficiency.curves" and (model.features or model.sees_fits):
                 found = f"runs: found {shown(run)}, which needs lens fits; expected images alone"
                 lines.append((key, found))
             elif model.features and model.feature_set == "selected":
@@ -237,6 +251,26 @@ class Config(Settings):
                 lines += _selected(key, settings)
         return lines
 
+    def _wrong_map_rows(self) -> Wrong:
+        """Return what is wrong with the study of maps."""
+        lines: Wrong = []
+        if self.maps.populations and not self.maps.rows:
+            lines.append(("maps.rows", "found none; expected at least one"))
+        if self.maps.populations and "lensfit" not in self.features.groups:
+            lines.append(("maps.populations", "features.groups needs lensfit"))
+        for name, row in self.maps.rows.items():
+            key = f"maps.rows.{name}"
+            if others := [other for other in row.against if other not in self.maps.rows]:
+                lines.append((f"{key}.against", f"found {shown(others[0])}; expected other rows"))
+            if "learning_rate" in row.train:
+                found = "learning_rate has no effect: maps.rates are tried"
+                lines.append((f"{key}.train", found))
+            if row.kind != "network":
+                continue
+            settings, wrong_row = self._settings_of(key, row, self.maps.source)
+            lines += wrong_row or _selected(key, settings)
+        return lines
+
     def _wrong_audit(self) -> Wrong:
         """Return what is wrong with the rows of ``audit``."""
         lines: Wrong = []
@@ -260,9 +294,9 @@ class Config(Settings):
             settings, wrong_set = self._settings_of(key, chosen)
             lines += wrong_set
             model = settings.model if settings else None
-            if model and (model.residual or not model.features or model.feature_set == "selected"):
+            if model and (model.sees_fits or not model.features or model.feature_set == "selected"):
                 lines.append(
-                    (key, "expected features, a feature_set other than 'selected', no residual map")
+                    (key, "expected features, feature_set other than 'selected', no residual, maps")
                 )
             if "lensfit" in chosen.groups and (
                 chosen.cutouts is None or "lensfit" not in self.features.groups

@@ -14,7 +14,7 @@ from studies.story.final_test import ENDS, rows_of
 from vitdm.config import Preprocess
 from vitdm.data.dataset import Dataset
 from vitdm.evaluation import metrics
-from vitdm.model.inputs import residuals_of
+from vitdm.model.inputs import fitted_of
 from vitdm.model.runs import load_run
 
 RESAMPLINGS = 500  # of the bootstrap of the odds
@@ -32,9 +32,10 @@ def attention(
     if not len(rows) or not hasattr(runs[0].model, "attention"):
         return None
     values = features.loc[ids, runs[0].feature_names].to_numpy(float)
-    maps = residuals_of(runs[0].settings.model, results / "lensfit", processed)
-    maps = None if maps is None else maps[rows]
-    return np.mean([run.attention(processed.images[rows], values, maps) for run in runs], axis=0)
+    fitted = fitted_of(runs[0].settings.model, results / "lensfit", processed)
+    fitted = [None if array is None else array[rows] for array in fitted]
+    images = processed.images[rows]
+    return np.mean([run.attention(images, values, *fitted) for run in runs], axis=0)
 
 
 def pixel_scale(results: Path, cut: Preprocess) -> float | None:

@@ -600,7 +600,10 @@ def test_wrong_images_and_labels(images, labels, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": {"dept": 3}}, "model: dept: unknown key; expected one of: architecture, depth"),
+        (
+            {"model": {"dept": 3}},
+            "model: dept: unknown key; expected one of: architecture, average",
+        ),
         ({"model": {"depth": 0}}, "model: depth: .*greater than or equal to 1, found 0"),
         ({"model": {"embed_dim": 30}}, "model: .*embed_dim = 30 is not a multiple of num_heads"),
         ({"model": {"features": True}}, "model: features: is set by the argument features"),

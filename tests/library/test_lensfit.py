@@ -446,6 +446,7 @@ def made(residual, lensed):
         converged=np.ones(n, bool),
         flags=[""] * n,
         perturbers=np.full((n, len(matched.NAMES)), math.nan),
+        maps=np.empty((n, 0, 48, 48)),
         residual=residual.astype(np.float32),
         lensed=lensed,
         cameras=[Camera(96, 0.1)] * n,

@@ -13,7 +13,7 @@ from studies.plots import model as model_plots
 from vitdm import config
 from vitdm.errors import InputError
 from vitdm.model import vit as model
-from vitdm.model.networks import NETWORKS, ResNet, new_network
+from vitdm.model.networks import NETWORKS, ResNet, new_network, probabilities
 from vitdm.model.resnet18 import ResNet18
 from vitdm.model.vit import ViT, parameter_groups, shift_patches
 
@@ -390,6 +390,66 @@ def test_resnet18_has_the_layers_of_the_paper():
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     with pytest.raises(InputError, match="'resnet18': found 2 features; expected features off"):
         new_network(config.Model(architecture="resnet18"), 64, 3, 2)
+
+
+def test_a_cnn_is_six_convolutions_a_mean_and_a_head():
+    torch.manual_seed(0)
+    net = new_network(config.Model(architecture="cnn", maps=["residual", "chi2"]), 16, 3, 0)
+    images = pixels(2, 2, 16)
+    with torch.no_grad():
+        net(pixels(8, 2, 16))
+        net.eval()
+        maps, k = images, 0
+        for layer in net.layers:
+            if isinstance(layer, nn.Conv2d):
+                maps, k = functional.conv2d(maps, layer.weight, padding=1), k + 1
+            elif isinstance(layer, nn.BatchNorm2d):
+                scale = layer.weight / torch.sqrt(layer.running_var + layer.eps)
+                maps = maps * scale[:, None, None]
+                maps = maps + (layer.bias - layer.running_mean * scale)[:, None, None]
+                maps = maps.clamp(min=0)
+            elif isinstance(layer, nn.MaxPool2d):
+                maps = maps.unfold(2, 2, 2).unfold(3, 2, 2).amax((4, 5))
+        assert k == 6 and maps.shape == (2, 96, 4, 4)
+        expected = maps.flatten(2).mean(-1) @ net.head.weight.T + net.head.bias
+        torch.testing.assert_close(net(images), expected, rtol=1e-4, atol=1e-4)
+    assert 1.5e5 < sum(p.numel() for p in net.parameters()) < 2.5e5
+
+
+def test_features_join_a_cnn_beside_the_mean():
+    net = new_network(config.Model(architecture="cnn", feature_dropout=0.0), 12, 2, 3).eval()
+    features = torch.randn(50, 3)
+    net.standardise(features)
+    images = pixels(2)
+    with torch.no_grad():
+        joined = torch.cat([net.layers(images).mean((2, 3)), net.embed_features(features[:2])], 1)
+        torch.testing.assert_close(net(images, features[:2]), net.head(joined))
+    for size, join in ((12, "token"), (2, "head")):
+        with pytest.raises(InputError, match="'cnn': found sides .* expected at least 4 pixels"):
+            new_network(config.Model(architecture="cnn", join=join), size, 2, 3)
+
+
+@pytest.mark.parametrize("position", ["learned", "none"])
+def test_without_positions_the_order_of_patches_is_unknown(position):
+    net = vit(spt=False, lsa=False, pool="mean", position=position)
+    assert (net.position is None) == (position == "none")
+    images = pixels(2)
+    moved = torch.cat([images[..., 4:8], images[..., :4], images[..., 8:]], dim=-1)
+    with torch.no_grad():
+        same = torch.allclose(net(images), net(moved), atol=1e-5)
+    assert same == (position == "none")
+
+
+def test_an_average_is_over_the_eight_views():
+    net, images = vit(), pixels(3).half()
+    views = [np.rot90(side, k, (2, 3)) for side in (images, images.mT) for k in range(4)]
+    with torch.no_grad():
+        answers = [net(torch.from_numpy(view.copy()).float()).softmax(1) for view in views]
+    found = probabilities(net, images, None, average=True)
+    np.testing.assert_allclose(found, torch.stack(answers).mean(0), atol=1e-6)
+    turned = torch.from_numpy(np.rot90(images, 1, (2, 3)).copy())
+    np.testing.assert_allclose(probabilities(net, turned, None, average=True), found, atol=1e-6)
+    assert np.abs(probabilities(net, turned, None) - probabilities(net, images, None)).max() > 1e-3
 
 
 def test_number_of_parameters():

@@ -168,7 +168,8 @@ def test_evidence_is_the_integral_over_masses():
 def test_a_string_is_the_sum_of_its_points(exact):
     rows = rows_of(4)
     rows[0] = torch.from_numpy(np.random.default_rng(4).standard_normal((N_PIX, N_PIX)))
-    seen, pairs, _ = exact._point_maps(rows[None], SOURCE)
+    lit, pairs = exact._lit(rows[None], SOURCE)
+    seen, _ = exact._seen(lit, pairs, exact.point)
     N, D = (
         part.view(12, 48, 48) for part in exact._string_maps(seen, pairs, about_the_middle(exact))
     )
@@ -204,7 +205,8 @@ def test_points_are_taken_out_one_after_the_other(exact):
     T = T / T.norm(dim=1, keepdim=True)
     made = 20 * (torch.tensor(masses).double() @ T)
     rows[0] = made.view(N_PIX, N_PIX)
-    seen, pairs, D = exact._point_maps(rows[None], SOURCE)
+    lit, pairs = exact._lit(rows[None], SOURCE)
+    seen, D = exact._seen(lit, pairs, exact.point)
     gains = exact._pursue(seen, pairs, torch.where(about_the_middle(exact), D, 0.0))
     whole = (made**2).sum().item()
     assert gains[0] < gains[1] < gains[2]

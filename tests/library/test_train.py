@@ -230,10 +230,10 @@ def test_a_network_of_ones_own_is_trained_by_its_name(blobs, tmp_path, monkeypat
     with pytest.raises(AssertionError, match="there is a network 'brightness' already"):
         register("brightness")(Brightness)
     assert Settings(model={"architecture": "brightness"}).model.architecture == "brightness"
-    with pytest.raises(ValueError, match="expected one of: brightness, resnet, vit, vit_pytorch"):
+    with pytest.raises(ValueError, match="expected one of: brightness, cnn, resnet, vit,"):
         Settings(model={"architecture": "brightnes"})
     model = MODEL.model_copy(update={"architecture": "brightnes"})
-    expected = "found 'brightnes'; expected one of: brightness, resnet, vit, vit_pytorch"
+    expected = "found 'brightnes'; expected one of: brightness, cnn, resnet, vit,"
     with pytest.raises(InputError, match=rf"model\.architecture: {expected}"):
         train(blobs, tmp_path / "other", model)
 
@@ -637,6 +637,26 @@ def test_batches_hold_every_image_once_with_its_label():
     assert seen["flips"] == {(0, 1, 2, 3), (2, 3, 0, 1), (1, 0, 3, 2), (3, 2, 1, 0)}
     plain = list(Batches(arrays, 4))
     assert torch.equal(torch.cat([images for images, *_ in plain]), arrays[0])
+
+
+def test_turned_batches_have_all_eight_views():
+    images = torch.arange(4.0).view(1, 1, 2, 2).repeat(400, 1, 1, 1).half()
+    arrays = images, torch.zeros(400, 0), torch.zeros(400)
+    batches = Batches(arrays, 50, torch.Generator().manual_seed(0), flips=True, turns=True)
+    seen = [tuple(image.flatten().tolist()) for images, *_ in batches for image in images]
+    square = images[0, 0].float().numpy()
+    turned = [np.rot90(side, k) for side in (square, square.T) for k in range(4)]
+    assert set(seen) == {tuple(view.ravel().tolist()) for view in turned}
+    assert min(seen.count(view) for view in set(seen)) > 25  # of 50
+    whole = next(iter(batches))[0]
+    assert whole.dtype == torch.float32 and arrays[0].dtype == torch.float16
+    assert torch.equal(arrays[0], images)  # what is kept is not turned
+
+
+def test_images_that_are_not_square_cannot_be_turned():
+    arrays = torch.zeros(8, 1, 8, 12), torch.zeros(8, 0), torch.arange(8) % 2
+    with pytest.raises(InputError, match="train.turns is on: found images of 8 x 12"):
+        learn(arrays, None, 2, MODEL, Train(turns=True), progress=False)
 
 
 # ------------------------------------------------------------------------ features

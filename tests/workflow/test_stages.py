@@ -23,6 +23,12 @@ OTHERS = {
     "architecture": ["vit_pytorch"],
     "crop": ["roi"],
     "detect": ["point"],
+    "source": ["free_form"],
+    "position": ["none"],
+    "kind": ["trees", "score"],
+    "table": ["maps", "features"],
+    "score": ["fit_chi2"],
+    "sizes": [[25, 50]],
     "stretch": ["linear"],
     "norm": ["post"],
     "pool": ["mean"],
@@ -86,6 +92,10 @@ def leaves(content, path=()):
 
 def other(name, value):
     """Return another value of a key, of the same type; None if there is none."""
+    if name == "maps":  # of a lens fit, or those that a model sees
+        return "matched" if value is None else ["residual"]
+    if name == "against" and isinstance(value, list):
+        return value[:-1] if value else ["cnn"]
     if name in OTHERS and not (name == "train" and isinstance(value, int)):  # n_images.train
         return next((known for known in OTHERS[name] if known != value), None)
     match value:
@@ -132,32 +142,42 @@ JOINING = (*FITTED, "train_final", "efficiency_*", "rates_*", *SEARCHES, "real_s
 EXPECTED = {
     "seed": (*MODELS, *RIVALS, "simulate*", "ingest", "select", "ideal_observer", "invariance")
     + ("known_lens", "evaluate", *MERGED, "audit", "real_sky_*", "notebook_*")
-    + ("misspecification", "merge_misspecification"),
-    "task": (*MODELS, "evaluate", "merge_compare", NB[3]),
+    + ("misspecification", "merge_misspecification", "maps_*", "merge_maps"),
+    "task": (*MODELS, "maps_*", "evaluate", "merge_compare", NB[3]),
     "n_images.*": ("simulate", "ingest"),
     "ingest.*": ("ingest",),
     "preprocess.threshold": (*MODELS, *RIVALS, "preprocess", "invariance", *MERGED, "real_sky_*")
     + (NB[1], NB[3], NB[5], "features"),
     "preprocess.*": (*MODELS, *NETWORKS, "preprocess", "invariance", *MERGED, "real_sky_*")
     + (NB[1], NB[3], NB[5]),
-    "features.groups": (*JOINING, "features", "select", "compare_*", "audit", "merge_real_sky")
+    "features.groups": (
+        *JOINING,
+        "features",
+        "select",
+        "maps_*",
+        "compare_*",
+        "audit",
+        "merge_real_sky",
+    )
     + (NB[1], NB[3], NB[5]),
-    "features.*": (*JOINING, "features", "select", "compare_*", "audit", "merge_real_sky")
+    "features.*": (*JOINING, "features", "select", "maps_*", "compare_*", "audit", "merge_real_sky")
     + (NB[1], NB[3], "benchmark_trees"),
-    "lensfit.*": (*JOINING, "fit"),
+    "lensfit.maps": (*JOINING, "fit"),
+    "lensfit.*": (*JOINING, "fit", "fit_maps"),
     "freeform.*": ("slacs", NB[6]),
     "perturbers.*": ("slacs", NB[6]),
     "selection.fdr": ("select", "merge_real_sky", NB[2], NB[5]),
     "selection.*": ("select", NB[2]),
-    "model.*": (*MODELS, *NETWORKS, "audit", "real_sky_*", *MERGED, NB[3]),
-    "train.learning_rate": (*MODELS, *NETWORKS, "audit", "real_sky_*", *MERGED, NB[3], NB[4]),
-    "train.epochs": ("train_[!f]*", "efficiency_*", "compare_*", "audit", "real_sky_*")
+    "model.*": (*MODELS, *NETWORKS, "maps_*", "audit", "real_sky_*", *MERGED, NB[3]),
+    "train.learning_rate": (*MODELS, *NETWORKS, "maps_*", "audit", "real_sky_*", *MERGED)
+    + (NB[3], NB[4]),
+    "train.epochs": ("train_[!f]*", "maps_*", "efficiency_*", "compare_*", "audit", "real_sky_*")
     + (*MERGED, *NETWORKS, NB[3]),
-    "train.*": (*MODELS, *NETWORKS, "audit", "real_sky_*", *MERGED, NB[3]),
+    "train.*": (*MODELS, *NETWORKS, "maps_*", "audit", "real_sky_*", *MERGED, NB[3]),
     "tune.metric": (*SEARCHES, "rates_*", "train_final", NB[4]),
     "tune.space.*": (*SEARCHES, "train_final", NB[3], NB[4]),
     "tune.*": (*SEARCHES, "train_final", NB[4]),
-    "evaluation.*": ("evaluate", "audit", *MERGED, NB[2], NB[3], NB[5]),
+    "evaluation.*": ("evaluate", "merge_maps", "audit", *MERGED, NB[2], NB[3], NB[5]),
     "runs.*.label": ("efficiency_*", NB[2], NB[3]),
     "runs.*": ("train_*", "efficiency_*", NB[2], NB[3]),
     "efficiency.runs": ("efficiency_*",),
@@ -169,6 +189,15 @@ EXPECTED = {
     "compare.boosting_rates": ("compare_boosting", "merge_compare"),
     "compare.population": (),
     "compare.*": ("compare_*", "merge_compare"),
+    "maps.rows.*.against": ("merge_maps", NB[3]),
+    "maps.rows.*": ("maps_*", "merge_maps", NB[3]),
+    "maps.source": ("fit_maps", "merge_maps"),
+    "maps.rates": ("maps_vit", "maps_cnn", "merge_maps"),
+    "maps.boosting_rates": ("maps_trees", "merge_maps"),
+    "maps.populations": ("simulate_maps_*", "fit_maps", "maps_*", "merge_maps"),
+    "maps.sizes": ("maps_*", "merge_maps", "simulate_maps_*"),
+    "maps.n_*": ("maps_*", "merge_maps", "simulate_maps_*"),
+    "maps.*": ("maps_*", "merge_maps"),
     "audit.n_*": ("audit", "simulate_audit_lenses"),
     "audit.population": ("simulate_audit_*",),
     "audit.*": ("audit",),
@@ -211,18 +240,27 @@ EXPECTED = {
     "study.seeds": ("search_*",),  # there are more of them
     "run_seeds": (NB[2], NB[3]),
     "publish": (NB[3], NB[4], NB[5], NB[6]),
-    "data": (NB[1], NB[2], NB[5], "simulate_*", "efficiency_*", "real_sky_*", *MERGED, "audit"),
+    "data": (NB[1], NB[2], NB[5], "simulate_*", "efficiency_*", "real_sky_*", *MERGED, "audit")
+    + ("maps_*", "fit_maps", "merge_maps"),
     "population": (NB[1], NB[2], NB[5]),
     "populations.files": (NB[1], NB[2], "simulate_populations_*"),
     "real_images": (NB[1],),
     "efficiency.curves.*": (NB[3], "efficiency_*", "simulate_efficiency_*"),
 }
 #: of these a change need not reach all the stages that are named
-SOME = ("data", "populations.files", "study.seeds", "efficiency.curves.*", "audit.population")
+SOME = (
+    "data",
+    "maps.populations",
+    "populations.files",
+    "study.seeds",
+    "efficiency.curves.*",
+    "audit.population",
+)
 #: named parts of sections, and their stages: a change reaches that of the part alone
 PARTS = {
     ("runs",): "train_{}",
     ("compare", "rows"): "compare_{}",
+    ("maps", "rows"): "maps_{}",
     ("rates", "recipes"): "rates_{}",
     ("study", "arms"): "search_{}_0",
     ("real_sky", "sets"): "real_sky_{}",
@@ -269,6 +307,8 @@ def overridden(content, section, name):
         found |= {f"compare_{row}"} if name in entry[section] else set()
     for rival, entry in content["benchmark"]["rivals"].items():
         found |= {f"benchmark_{rival}"} if name in entry[section] else set()
+    for row, entry in content["maps"]["rows"].items():
+        found |= {f"maps_{row}"} if name in entry[section] else set()
     for recipe, entry in rates["recipes"].items():
         common = rates["model"] if section == "model" else {"epochs": rates["epochs"]}
         found |= {f"rates_{recipe}"} if name in common | entry[section] else set()
@@ -296,7 +336,8 @@ def test_a_change_reaches_the_stages_that_read_the_key(content):
         named -= of_others(content, path)
         assert found <= named, (key, found - named)
         assert found == named or not all_of_them, (key, named - found)
-    assert untried == set()
+    # some runs have residuals, and some rows maps, which do not go together
+    assert {key for key in untried if not key.endswith(("model.maps", "model.residual"))} == set()
 
 
 def test_all_sections_of_the_schema_are_tried(content):

@@ -82,14 +82,20 @@ def test_plan_of_simulated_lenses(folder, monkeypatch):
     shown = len(SMOKE.populations.files)
     curves = SMOKE.efficiency.curves
     fitted = sum(curve.runs is None for curve in curves)
-    samples = shown + len(curves) + 1  # that of the audit
-    extra = {"simulate_sample": samples, "ideal_observer": shown, "features": 1 + shown + fitted}
-    extra |= {"rank_population": shown, "invariance": shown, "preprocess": 2 + len(curves)}
+    mapped = len(SMOKE.maps.populations)
+    samples = shown + len(curves) + mapped + 1  # that of the audit
+    extra = {
+        "simulate_sample": samples,
+        "ideal_observer": shown,
+        "features": 1 + shown + fitted + mapped,
+    }
+    extra |= {"rank_population": shown, "invariance": shown, "preprocess": 2 + len(curves) + mapped}
     extra |= {"lensfit": SMOKE.shards, "merge_fits": 1, "lensfit_sample": shown + fitted}
     default = SMOKE.efficiency.seeds
     trainings = sum(len(curve.sizes) * (curve.seeds or default) for curve in curves)
     extra |= {"efficiency": trainings, "merge_efficiency": 1}
     extra |= {"compare": len(SMOKE.compare.rows), "merge_compare": 1}
+    extra |= {"lensfit_maps": mapped, "maps": mapped * len(SMOKE.maps.rows), "merge_maps": 1}
     extra |= {"known_model": 1, "audit": 1, "gain": 1, "train_final": 2}
     settings = jobs.pop("settings")
     assert settings == len(stages(SMOKE)) - 1  # nothing is ingested

@@ -6,7 +6,7 @@ refused before any work starts, with a message that names the file and the key.
 
 from vitdm.config.files import load_run_settings, load_settings, save
 from vitdm.config.free_form import FreeForm
-from vitdm.config.images import SPLITS, Features, Ingest, LensFit, Preprocess, Selection
+from vitdm.config.images import CHANNELS, SPLITS, Features, Ingest, LensFit, Preprocess, Selection
 from vitdm.config.network import ARCHITECTURES, Model, RunSettings, Train
 from vitdm.config.perturbers import Perturbers
 from vitdm.config.search import (
@@ -25,6 +25,7 @@ from vitdm.config.settings import Evaluation, Settings, Split, check_joined, che
 
 __all__ = [
     "ARCHITECTURES",
+    "CHANNELS",
     "NOT_TUNED",
     "SPLITS",
     "TUNED",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import typing
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
@@ -10,6 +11,29 @@ from vitdm.bounds import LARGEST_SIDE, MOST_PARTS, MOST_STEPS, PIXEL_SCALES
 from vitdm.config.sections import Section
 
 SPLITS = ("train", "valid", "opt", "test")
+#: perturbers whose S/N and sensitivity are mapped, in the order of the channels of ``maps.npy``
+PROFILES = ("point", "clump", "string")
+Channel = Literal[
+    "snr_point",
+    "snr_clump",
+    "snr_string",
+    "sensitivity_point",
+    "sensitivity_clump",
+    "sensitivity_string",
+    "residual",
+    "chi2",
+    "image",
+]
+CHANNELS: tuple[str, ...] = typing.get_args(Channel)  # vitdm.lens.channels says what they are
+PLACES = 48  # along a side of a map, about: the pixels of the square that is fitted, binned
+
+
+def binning(size: int, places: int = PLACES) -> int:
+    """Return how many of ``size`` pixels, along a side, are one place of about as many."""
+    k = max(1, round(size / places))
+    while size % k:
+        k -= 1
+    return k
 
 
 def _names(given: Any) -> Any:
@@ -124,9 +148,19 @@ class LensFit(Section):
         False,
         description="also fit a source of free form and search for perturbers: a second an image",
     )
+    maps: Literal["matched", "free_form"] | None = Field(
+        None,
+        description="maps of perturbers for networks: matched filters, at once, or searches with a "
+        "source of free form, a second an image",
+    )
     batch: int = Field(64, ge=1, le=MOST_PARTS, description="images fitted side by side")
 
     @property
     def n_lights(self) -> int:
         """The number of profiles of the light of the lens galaxy."""
         return self.lens_light * self.light_profiles
+
+    @property
+    def map_side(self) -> int:
+        """The places along a side of the maps."""
+        return self.size // binning(self.size)

@@ -7,11 +7,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from vitdm.bounds import LARGEST_SEED, LARGEST_SIDE, MOST_EPOCHS, MOST_IMAGES, MOST_WEIGHTS
-from vitdm.config.images import Features, LensFit, Preprocess
+from vitdm.config.images import Channel, Features, LensFit, Preprocess
 from vitdm.config.sections import Section
 
 #: names that ``model.architecture`` may have; ``vitdm.model.networks.register`` adds to them
-ARCHITECTURES = ["vit", "vit_pytorch", "resnet", "resnet18"]
+ARCHITECTURES = ["vit", "vit_pytorch", "resnet", "resnet18", "cnn"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 
 
@@ -19,7 +19,7 @@ class Model(Section):
     """A Vision Transformer for small data sets; each idea is a switch (``vitdm.model.vit``)."""
 
     architecture: str = Field(
-        "vit", description="name of a network (vitdm.model.networks): vit, vit_pytorch, resnet, …"
+        "vit", description="name of a network (vitdm.model.networks): vit, resnet, cnn, …"
     )
     patch_size: int = Field(
         12, ge=1, le=LARGEST_SIDE, description="side of a patch, pixels; divides the image"
@@ -51,6 +51,15 @@ class Model(Section):
         "head", description="where features join: beside the pooled token, or as a further token"
     )
     residual: bool = Field(False, description="what a fitted smooth lens leaves, two more channels")
+    maps: list[Channel] = Field(
+        [], description="channels of lensfit.maps that are seen instead of the image"
+    )
+    position: Literal["learned", "none"] = Field(
+        "learned", description="embedding of a patch's place, or none: then order is unknown"
+    )
+    average: bool = Field(
+        False, description="answers are means over the eight mirror images and quarter turns"
+    )
     feature_set: Literal["selected", "proposal", "morphology", "lensfit", "all"] = Field(
         "selected", description="which: those kept by vitdm select, one group, or all"
     )
@@ -64,6 +73,10 @@ class Model(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Model:
+        if len(set(self.maps)) < len(self.maps):
+            raise ValueError(f"maps = {self.maps}: expected each channel once")
+        if self.maps and self.residual:
+            raise ValueError("residual: expected it off, since maps have a residual of their own")
         if self.embed_dim % self.num_heads:
             raise ValueError(
                 f"embed_dim = {self.embed_dim} is not a multiple of num_heads = {self.num_heads}"
@@ -72,8 +85,8 @@ class Model(Section):
             raise ValueError(
                 f"patch_size = {self.patch_size} is not a multiple of 2^stem = {2**self.stem}"
             )
-        # of a patch: its pixels in three channels, five shifts of each, or the maps of the stem
-        shape = 16 * 2**self.stem * (self.patch_size / 2**self.stem) ** 2
+        # of a patch: its pixels in its channels, five shifts of each, or the maps of the stem
+        shape = max(16, 5 * len(self.maps)) * 2**self.stem * (self.patch_size / 2**self.stem) ** 2
         blocks = self.depth * (4 + 2 * self.mlp_ratio) * self.embed_dim**2
         if (weights := shape * self.embed_dim + blocks) > MOST_WEIGHTS:
             raise ValueError(
@@ -81,6 +94,11 @@ class Model(Section):
                 "embed_dim, mlp_ratio or patch_size is too large"
             )
         return self
+
+    @property
+    def sees_fits(self) -> bool:
+        """Whether it sees what a lens fit leaves, as residual or as maps."""
+        return self.residual or bool(self.maps)
 
 
 class Train(Section):
@@ -96,6 +114,7 @@ class Train(Section):
     )
     clip: float = Field(1.0, gt=0, description="norm at which the gradient is clipped")
     flips: bool = Field(True, description="random mirror images while training")
+    turns: bool = Field(False, description="and random quarter turns, of square images")
     patience: int = Field(6, ge=1, description="epochs without a better validation ROC-AUC")
     accelerator: Literal["cpu", "auto"] = Field(
         "cpu", description="cpu: runs side by side on the processor; auto: a GPU if there is one"

@@ -71,6 +71,7 @@ NOT_TUNED = {
     "patience": "the final training has a fixed number of epochs",
     "accelerator": "it does not change what is learned",
     "threshold": "the features are measured with it, once for all trials",
+    "maps": "lists of channels are compared as runs",
 }
 
 

@@ -67,7 +67,8 @@ class Settings(Section):
 
     def check(self) -> None:
         """Raise InputError unless network, processing and features go together."""
-        check_patches(self.model, self.preprocess.size)
+        side = self.lensfit.map_side if self.model.maps else self.preprocess.size
+        check_patches(self.model, side)
         check_joined(self.model, self.features, self.preprocess, self.lensfit)
 
     @property
@@ -127,6 +128,11 @@ def check_joined(model: Model, features: Features, cut: Preprocess, lensfit: Len
         raise InputError(
             f"model.feature_set = {model.feature_set!r} is not among features.groups = {groups}"
         )
+    if model.maps and ("lensfit" not in groups or lensfit.maps is None):
+        raise InputError(
+            f"model.maps: found {', '.join(model.maps)}; expected lensfit.maps: matched, or "
+            "free_form, and lensfit in features.groups"
+        )
     if not model.residual:
         return
     if "lensfit" not in groups:
@@ -142,11 +148,10 @@ def check_joined(model: Model, features: Features, cut: Preprocess, lensfit: Len
 def check_patches(model: Model, size: int | tuple[int, int]) -> None:
     """Raise InputError, a ValueError, unless the patches tile an image of this side, or sides."""
     sides, name = ((size,), "side preprocess.size") if isinstance(size, int) else (size, "sides")
+    name = "side of maps, of lensfit.size in places," if model.maps else f"image {name}"
     if any(side % model.patch_size for side in sides):
         found = " x ".join(map(str, sides))
-        raise InputError(
-            f"patch_size = {model.patch_size} does not divide the image {name} = {found}"
-        )
+        raise InputError(f"patch_size = {model.patch_size} does not divide the {name} = {found}")
     if (patches := math.prod(side // model.patch_size for side in sides)) > MOST_PATCHES:
         raise InputError(
             f"patch_size = {model.patch_size} makes {patches} patches of an image; expected up to "

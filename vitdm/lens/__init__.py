@@ -17,7 +17,7 @@ from vitdm.data.observation import Observation
 from vitdm.lens import free_form
 from vitdm.lens.fit import Fits, estimate_gain, modelled, settings_for
 from vitdm.lens.fit import fit as fit_sersic
-from vitdm.lens.fits import fit_dataset, merge_fits, read_residuals
+from vitdm.lens.fits import fit_dataset, merge_fits, read_maps, read_residuals
 from vitdm.lens.free_form import LensModel
 from vitdm.lens.masks import without
 from vitdm.lens.model import Camera, SmoothLens
@@ -36,6 +36,7 @@ __all__ = [
     "fit_dataset",
     "merge_fits",
     "modelled",
+    "read_maps",
     "read_residuals",
     "search",
     "settings_for",

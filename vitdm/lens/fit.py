@@ -11,6 +11,7 @@ A fit never fails: what is wrong with an image or its fit is written in its ``fl
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -22,8 +23,10 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from vitdm.config import LensFit
+from vitdm.config import CHANNELS, LensFit
+from vitdm.config.images import PROFILES
 from vitdm.data.observation import Observation, as_observations, positive
+from vitdm.lens.channels import perturber_channels, pixel_channels
 from vitdm.lens.matched import NAMES, search_of
 from vitdm.lens.minimise import CONVERGED, MAX_STEPS, Bounds, State, minimise
 from vitdm.lens.model import Camera, SmoothLens
@@ -64,7 +67,8 @@ class Fits:
     float32 in units of the noise, 0 where nothing was fitted; ``lensed`` (n, size, size) tells
     where the fitted arcs are brighter than the noise of the sky, with the neighbouring pixels.
     ``flags`` are words of ``FLAGS``, separated by spaces; ``converged`` (n,) tells whether a
-    minimum was found. ``perturbers`` (n, names) are the ``vitdm.lens.matched.NAMES``. ``cameras``
+    minimum was found. ``perturbers`` (n, names) are the ``vitdm.lens.matched.NAMES``, ``maps``
+    (n, C, g, g) float32 those of ``vitdm.lens.channels``, C = 0 if none were asked for. ``cameras``
     are those of the images, ``gain`` (n,) the photon noise that was assumed, and ``unknown`` what
     the observations did not tell, so that it was measured on the image (``noise``, ``gain``) or
     taken from the settings (``psf``, or a ``gain`` that stands there), as words.
@@ -77,6 +81,7 @@ class Fits:
     converged: NDArray
     flags: list[str]
     perturbers: NDArray
+    maps: NDArray
     residual: NDArray
     lensed: NDArray
     cameras: list[Camera]
@@ -213,7 +218,8 @@ def _fit(squares: Squares, model: SmoothLens, settings: LensFit) -> dict[str, Te
     """
     precision = _precision(model, settings)
     start = coarse_fit(squares, model, precision)
-    best = _refined(start.values, squares, model, precision)
+    refined = functools.partial(_refined, model=model, precision=precision, mapped=settings.maps)
+    best = refined(start.values, squares)
     rows = torch.nonzero(~(best["chi2"] < RETRY) | ~best["converged"])[:, 0]
     if not len(rows):
         return best
@@ -224,7 +230,7 @@ def _fit(squares: Squares, model: SmoothLens, settings: LensFit) -> dict[str, Te
     rows = rows[elsewhere]
     if len(rows):
         values = other.values[elsewhere]
-        again = _refined(values, squares.select(rows), model, precision)
+        again = refined(values, squares.select(rows))
         better = again["chi2"] < best["chi2"][rows]
         for name, values in best.items():
             values[rows[better]] = again[name][better]
@@ -232,7 +238,11 @@ def _fit(squares: Squares, model: SmoothLens, settings: LensFit) -> dict[str, Te
 
 
 def _refined(
-    values: Tensor, squares: Squares, model: SmoothLens, precision: Tensor
+    values: Tensor,
+    squares: Squares,
+    model: SmoothLens,
+    precision: Tensor,
+    mapped: str | None = None,
 ) -> dict[str, Tensor]:
     """Return the fits to all pixels that start from ``values`` (n, p), and what is told of them."""
     softened = SmoothLens(model.camera, model.lens_light, CORE * model.camera.pixel_scale)
@@ -264,13 +274,19 @@ def _refined(
     bad = (singular > 0)[:, None] | (variance <= 0) | blocked
     source = tuple(1 + column for column in model.columns(SOURCE_POSITION))
     halo = model.columns([MASS[0], *CENTER])
-    search = search_of(model.camera)
-    perturbers = [
-        search(problem.linear(some, index), source, *some[:, halo].float().T)
+    search = search_of(model.camera).numbers_and_maps
+    searched = [
+        search(
+            problem.linear(some, index),
+            source,
+            *some[:, halo].float().T,
+            mapped=mapped == "matched",
+        )
         for some, index in zip(
             state.values.split(model.chunk), rows.split(model.chunk), strict=True
         )
     ]
+    perturbers, maps = map(torch.cat, zip(*searched, strict=True))
     arcs, residual = model.arcs(state.values), problem.residual(state.values, rows)
     degrees = (problem.pixels - len(model.names)).clamp(min=1)
     return {
@@ -279,7 +295,8 @@ def _refined(
         "bound": blocked.any(1),
         "chi2": (state.chi2 - problem.penalty(state.values)) / degrees,
         "converged": state.converged,
-        "perturbers": torch.cat(perturbers),
+        "perturbers": perturbers,
+        "maps": maps,
         "residual": residual,
         "misfit": residual / problem.inverse.clamp(min=1e-6),  # not in units of the photon noise
         "brightness": model.image(state.values),
@@ -310,6 +327,8 @@ def _fit_batch(
     chi2, converged = np.full(k, math.nan), np.zeros(k, bool)
     perturbers = np.full((k, len(NAMES)), math.nan)
     residual, lensed = np.zeros((k, size, size), np.float32), np.zeros((k, size, size), bool)
+    side = settings.map_side
+    maps = np.zeros((k, len(CHANNELS) if settings.maps else 0, side, side), np.float32)
     seen = torch.isfinite(squares.radius)
     if seen.any():
         rows = torch.nonzero(seen)[:, 0]
@@ -319,6 +338,8 @@ def _fit_batch(
         chi2[rows], converged[rows] = fitted["chi2"], fitted["converged"]
         residual[rows], lensed[rows] = fitted["residual"], fitted["lensed"] > 0
         perturbers[rows] = fitted["perturbers"]
+        if settings.maps:
+            maps[rows] = _channels(fitted, squares.select(torch.from_numpy(rows)), model)
         for row, at_bound in zip(rows, fitted["bound"], strict=True):
             flags = squares.flags[row]
             theta_E, error = values[row, at_theta], errors[row, at_theta]
@@ -336,10 +357,22 @@ def _fit_batch(
         "converged": converged,
         "flags": flags,
         "perturbers": perturbers,
+        "maps": maps,
         "residual": residual,
         "lensed": lensed,
         "gain": gain,
     }
+
+
+def _channels(fitted: dict[str, Tensor], squares: Squares, model: SmoothLens) -> Tensor:
+    """Return the channels (k, C, g, g) of fits; without those of perturbers these are 0."""
+    snr, information = fitted["maps"].unbind(1)
+    pixels = pixel_channels(fitted["residual"], squares.data * squares.good)
+    if not snr.shape[1]:
+        snr = information = pixels.new_zeros(len(pixels), len(PROFILES), *pixels.shape[2:])
+    information = information * fitted["converged"][:, None, None, None]
+    theta_E = fitted["values"][:, model.names.index("theta_E")]
+    return torch.cat([perturber_channels(snr, information, theta_E), pixels], 1)
 
 
 def _natural(

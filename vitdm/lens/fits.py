@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import shutil
@@ -15,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from vitdm.config import SPLITS, LensFit
+from vitdm.config import CHANNELS, SPLITS, LensFit
 from vitdm.data import dataset
 from vitdm.data.observation import as_observations
 from vitdm.errors import InputError
@@ -26,6 +27,7 @@ from vitdm.lens.residuals import features
 from vitdm.provenance import atomic, check_replaceable, sidecar
 
 FITS_FILES = ("fits.csv", "residuals.npy", "provenance.json")
+MAPS = "maps.npy"  # beside them if ``LensFit.maps`` asks for it
 
 
 def fit_dataset(
@@ -40,15 +42,16 @@ def fit_dataset(
     ``fits.csv`` has id, ``fit_converged`` (0 or 1), ``fit_flags``, the parameters with their errors
     (``fit_..._error``) and the ``residuals.COLUMNS``; with ``settings.search`` the
     ``perturbers.COLUMNS``, too. What has no value is an empty cell.
-    ``residuals.npy`` is (n, size, size) float32. A shard consists of whole batches, so that the
-    shards, merged, are the same bytes whatever their number. InputError if the dataset does not
-    state its pixel scale.
+    ``residuals.npy`` is (n, size, size) float32; with ``settings.maps`` there is ``maps.npy``, too,
+    (n, C, side, side) float16, the channels of ``vitdm.lens.channels``. A shard consists of whole
+    batches, so that the shards, merged, are the same bytes whatever their number. InputError if the
+    dataset does not state its pixel scale.
     """
     started = time.time()
     k, of = shard
     if not 0 <= k < of:
         raise InputError(f"shard {k}/{of}: expected k/n with 0 <= k < n")
-    check_replaceable(out, FITS_FILES)
+    check_replaceable(out, (*FITS_FILES, MAPS))
     source = dataset.Dataset.open(dataset_folder)
     source.check_raw()
     pixel_scale = source.pixel_scale
@@ -57,7 +60,7 @@ def fit_dataset(
             f"{source.folder / 'dataset.json'}: found no pixel_scale; expected arcsec per pixel "
             "(vitdm ingest --pixel-scale)"
         )
-    n, size = len(source.images), settings.size
+    n = len(source.images)
     gain = settings.gain
     if gain is None:
         known = np.flatnonzero(source.catalog["split"].isin(SPLITS[:-1]))
@@ -74,18 +77,24 @@ def fit_dataset(
     tables = []
     with atomic(out) as folder:
         folder.mkdir()
-        with open(folder / "residuals.npy", "wb") as file:
-            _header(file, last - first, size)
+        with contextlib.ExitStack() as files:
+            written = {
+                name: files.enter_context(open(folder / name, "wb")) for name in _shapes(settings)
+            }
+            for name, shape in _shapes(settings).items():
+                _header(written[name], (last - first, *shape), TYPES[name])
             for start in bar:
                 rows = slice(start, min(start + settings.batch, last))
-                fits = fit(source.images[rows], settings, pixel_scale=pixel_scale, gain=gain)
-                file.write(fits.residual.astype("<f4").tobytes())
+                images, known = source.images[rows], {"pixel_scale": pixel_scale, "gain": gain}
+                fits = fit(images, settings, **known)
                 table = _rows(fits, source.catalog["id"].to_numpy()[rows])
-                if settings.search:
-                    images, known = source.images[rows], {"pixel_scale": pixel_scale, "gain": gain}
-                    more = perturbers.measure(as_observations(images), fits, settings, **known)
-                    table = pd.concat([table, more], axis=1)
-                tables.append(table)
+                more, maps = perturbers.measure_and_map(
+                    as_observations(images), fits, settings, searched=settings.search, **known
+                )
+                for name, values in (("residuals.npy", fits.residual), (MAPS, maps)):
+                    if name in written:
+                        written[name].write(values.astype(TYPES[name]).tobytes())
+                tables.append(table if more is None else pd.concat([table, more], axis=1))
         table = pd.concat(tables or [_rows(_nothing(settings), np.empty(0, str))])
         if settings.search and not tables:
             table = table.reindex(columns=[*table, *perturbers.COLUMNS])
@@ -99,6 +108,7 @@ def fit_dataset(
             started=started,
             rows=[first, last],
             n=n,
+            **({"channels": list(CHANNELS)} if settings.maps else {}),
             camera={
                 "lensfit": settings.model_copy(update={"gain": gain}),
                 "pixel_scale": pixel_scale,
@@ -106,8 +116,19 @@ def fit_dataset(
         )
 
 
-def _header(file: BinaryIO, n: int, size: int) -> None:
-    header = {"descr": "<f4", "fortran_order": False, "shape": (n, size, size)}
+TYPES = {"residuals.npy": "<f4", MAPS: "<f2"}
+
+
+def _shapes(settings: LensFit) -> dict[str, tuple[int, ...]]:
+    """Return the arrays that are written, and the shape of what a lens has in each."""
+    shapes: dict[str, tuple[int, ...]] = {"residuals.npy": (settings.size, settings.size)}
+    if settings.maps:
+        shapes[MAPS] = (len(CHANNELS), settings.map_side, settings.map_side)
+    return shapes
+
+
+def _header(file: BinaryIO, shape: tuple[int, ...], kind: str) -> None:
+    header = {"descr": kind, "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, header)
 
 
@@ -124,6 +145,7 @@ def _nothing(settings: LensFit) -> Fits:
         converged=np.empty(0, bool),
         flags=[],
         perturbers=perturbers,
+        maps=images,
         residual=images,
         lensed=images,
         cameras=[],
@@ -152,7 +174,7 @@ def merge_fits(shards: Sequence[str | Path], out: str | Path) -> None:
     InputError if some rows are missing or fitted twice, or if the shards do not belong together.
     """
     started = time.time()
-    check_replaceable(out, FITS_FILES)
+    check_replaceable(out, (*FITS_FILES, MAPS))
     parts = sorted((_provenance(Path(shard)) for shard in shards), key=lambda part: part[0]["rows"])
     if not parts:
         raise InputError(f"{out}: nothing to merge; expected at least one folder")
@@ -179,14 +201,8 @@ def merge_fits(shards: Sequence[str | Path], out: str | Path) -> None:
             for i, (_, shard) in enumerate(parts):
                 lines = (shard / "fits.csv").read_text().splitlines(keepends=True)
                 table.writelines(lines[min(i, 1) :])
-        with (folder / "residuals.npy").open("wb") as file:
-            for i, (_, shard) in enumerate(parts):
-                with (shard / "residuals.npy").open("rb") as source:
-                    np.lib.format.read_magic(source)
-                    shape, _, _ = np.lib.format.read_array_header_1_0(source)
-                    if i == 0:
-                        _header(file, whole["n"], shape[1])
-                    shutil.copyfileobj(source, file)
+        for name in ("residuals.npy", *([MAPS] if "channels" in whole else [])):
+            _join([shard / name for _, shard in parts], folder / name, whole["n"])
         sidecar(
             folder / "provenance.json",
             rule="lensfit",
@@ -197,19 +213,39 @@ def merge_fits(shards: Sequence[str | Path], out: str | Path) -> None:
             made_of=whole["inputs"],  # the images, which the shards' own inputs name
             rows=[0, whole["n"]],
             n=whole["n"],
+            **({"channels": whole["channels"]} if "channels" in whole else {}),
             camera=whole["camera"],
         )
 
 
+def _join(parts: Sequence[Path], out: Path, n: int) -> None:
+    """Write the rows of several arrays, n in all, one after the other."""
+    with out.open("wb") as file:
+        for i, part in enumerate(parts):
+            with part.open("rb") as source:
+                np.lib.format.read_magic(source)
+                shape, _, kind = np.lib.format.read_array_header_1_0(source)
+                if i == 0:
+                    _header(file, (n, *shape[1:]), kind.str)
+                shutil.copyfileobj(source, file)
+
+
 def _provenance(shard: Path) -> tuple[dict[str, Any], Path]:
     """Return the sidecar of a shard, and its folder."""
-    missing = [name for name in FITS_FILES if not (shard / name).is_file()]
-    if missing:
-        raise InputError(f"{shard}: no fits of lenses: {', '.join(missing)} missing")
+    _check_there(shard, FITS_FILES)
     try:
-        return dict(json.loads((shard / "provenance.json").read_text())), shard
+        told = dict(json.loads((shard / "provenance.json").read_text()))
     except (ValueError, TypeError) as error:
         raise InputError(f"{shard / 'provenance.json'}: cannot be read: {error}") from error
+    if "channels" in told:
+        _check_there(shard, (MAPS,))
+    return told, shard
+
+
+def _check_there(fits: Path, names: Sequence[str]) -> None:
+    """Raise InputError unless a folder has these files of fits."""
+    if missing := [name for name in names if not (fits / name).is_file()]:
+        raise InputError(f"{fits}: no fits of lenses: {', '.join(missing)} missing")
 
 
 def read_residuals(fits: str | Path, data: dataset.Dataset, size: int) -> NDArray[np.float32]:
@@ -218,24 +254,49 @@ def read_residuals(fits: str | Path, data: dataset.Dataset, size: int) -> NDArra
     ``fits`` is a folder of ``fit_dataset``; of larger maps the middle is taken. InputError if
     it is of other images, or another size.
     """
-    missing = [name for name in FITS_FILES if not (Path(fits) / name).is_file()]
-    if missing:
-        raise InputError(f"{fits}: no fits of lenses: {', '.join(missing)} missing")
-    ids, path = data.catalog["id"], Path(fits) / "residuals.npy"
-    fitted = dataset.read_catalog(Path(fits) / "fits.csv")
-    if "id" not in fitted or list(fitted["id"]) != list(ids):
-        raise InputError(f"{fits}: found fits of other images than those of the dataset")
-    data.check_same_images(fits, Path(fits) / "provenance.json")
-    try:
-        maps = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path}: cannot be read as an array: {error}") from error
+    maps = _opened(fits, data, "residuals.npy")
+    ids = data.catalog["id"]
     rim = (maps.shape[-1] - size) // 2
     if maps.shape != (len(ids), size + 2 * rim, size + 2 * rim) or rim < 0:
         raise InputError(
             f"{fits}: found residuals of shape {maps.shape}; expected {(len(ids), size, size)}"
         )
     return middle(maps, size)
+
+
+def read_maps(fits: str | Path, data: dataset.Dataset) -> NDArray[np.float16]:
+    """Return the maps (n, C, side, side) of a dataset, mapped from file, in the order of CHANNELS.
+
+    ``fits`` is a folder of ``fit_dataset``. InputError if it has no maps, or if it is of other
+    images, or has other channels.
+    """
+    told, _ = _provenance(Path(fits))
+    if "channels" not in told:
+        raise InputError(
+            f"{fits}: found no maps; expected fits with lensfit.maps: matched, or free_form"
+        )
+    maps = _opened(fits, data, MAPS)
+    n, expected = len(data.catalog), list(CHANNELS)
+    if told["channels"] != expected or maps.ndim != 4 or maps.shape[:2] != (n, len(expected)):
+        raise InputError(
+            f"{fits}: found maps of shape {maps.shape}, channels {told['channels']}; expected "
+            f"{n} lenses and the channels {', '.join(expected)}"
+        )
+    return maps
+
+
+def _opened(fits: str | Path, data: dataset.Dataset, name: str) -> NDArray:
+    """Return an array of fits, mapped from file; InputError unless it belongs to a dataset."""
+    _check_there(Path(fits), FITS_FILES)
+    path = Path(fits) / name
+    fitted = dataset.read_catalog(Path(fits) / "fits.csv")
+    if "id" not in fitted or list(fitted["id"]) != list(data.catalog["id"]):
+        raise InputError(f"{fits}: found fits of other images than those of the dataset")
+    data.check_same_images(fits, Path(fits) / "provenance.json")
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path}: cannot be read as an array: {error}") from error
 
 
 def middle(maps: NDArray[np.float32], size: int) -> NDArray[np.float32]:

@@ -36,9 +36,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vitdm.config.images import PLACES, PROFILES, binning
 from vitdm.lens.model import Camera
 
-GRID = 48  # places along a side, about: pixels are binned to as many
+GRID = PLACES  # places along a side, about: pixels are binned to as many
+TRUNCATION = 0.2  # arcsec, radius at which clumps are cut
 SOFTENING = 0.5  # binned px, of the deflection at a point mass
 LENGTHS, ANGLES = (0.7, 1.5), 6  # of strings: arcsec, and how many in half a turn
 POINT, STRING = 0.015, 0.04  # tau of point and string, as a share of the lens's squared theta_E
@@ -65,9 +67,7 @@ class Search:
     """The perturbers that are looked for in images of a camera; see the module."""
 
     def __init__(self, camera: Camera) -> None:
-        k = max(1, round(camera.size / GRID))
-        while camera.size % k:
-            k -= 1
+        k = binning(camera.size, GRID)
         self.binning, self.n, step = k, camera.size // k, k * camera.pixel_scale
         self.side = 2 * self.n  # zero padded: no place sees the opposite edge
         x, y = (axis.float() for axis in camera.binned(k).axes())
@@ -76,8 +76,11 @@ class Search:
         self.soft2 = (SOFTENING * step) ** 2
         d = torch.fft.fftfreq(self.side, 1 / self.side, dtype=torch.float64) * step
         a_y, a_x = torch.meshgrid(d, d, indexing="ij")
-        a = torch.stack([a_x, a_y]) / (a_x**2 + a_y**2 + self.soft2)
-        self.kernel, self.squares = self._spectra(a)
+        d2 = a_x**2 + a_y**2 + self.soft2
+        a = torch.stack([a_x, a_y]) / d2
+        self.point = self._spectra(a)
+        x = d2.sqrt() / TRUNCATION
+        self.clump = self._spectra(a * (1 + x - torch.sqrt(1 + x**2)))
         strings = [
             _string(length / (2 * step), math.pi * i / ANGLES, math.ceil(max(LENGTHS) / step / 4))
             for length in LENGTHS
@@ -107,8 +110,27 @@ class Search:
         units of the noise, of few images at a time; ``source`` tells which of the rows are those by
         the source's x and y; ``theta_E``, ``center_x`` and ``center_y`` (n,) are in arcsec.
         """
-        seen, pairs, D = self._point_maps(rows, source)
+        return self.numbers_and_maps(rows, source, theta_E, center_x, center_y, mapped=False)[0]
+
+    def numbers_and_maps(
+        self,
+        rows: Tensor,
+        source: tuple[int, int],
+        theta_E: Tensor,
+        center_x: Tensor,
+        center_y: Tensor,
+        mapped: bool = True,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the ``NAMES`` as ``__call__`` does, and maps (n, 2, 3, places, places).
+
+        The maps are those of S/N and of D [arcsec⁻⁴], both 0 where nothing could be told, of the
+        ``PROFILES``: a point mass, a clump (an isothermal sphere that is cut at ``TRUNCATION``),
+        and a string in the direction and of the length that has the largest S/N. Without
+        ``mapped`` they are not made, (n, 2, 0, places, places).
+        """
+        lit, pairs = self._lit(rows, source)
         inside = self.inside(center_x, center_y)
+        seen, D = self._seen(lit, pairs, self.point)
         D = torch.where(inside, D, 0.0)
         told = torch.full((len(rows), len(NAMES)), math.nan)
         column = {name: told[:, k] for k, name in enumerate(NAMES)}
@@ -116,12 +138,20 @@ class Search:
         column["point_snr"][:], column["point_mass"][:], column["point_evidence"][:] = best
         gains = self._pursue(seen, pairs, D)
         N, D_string = self._string_maps(seen, pairs, inside)
+        maps = rows.new_zeros(len(rows), 2, len(PROFILES) if mapped else 0, self.n, self.n)
+        if mapped:
+            clump, D_clump = self._seen(lit, pairs, self.clump)
+            D_clump = torch.where(inside, D_clump, 0.0)
+            for k, (some, information) in enumerate(((seen, D), (clump, D_clump))):
+                maps[:, 0, k] = _significance(some[:, 0], information).view(-1, self.n, self.n)
+                maps[:, 1, k] = information.view(-1, self.n, self.n)
+            maps[:, :, 2] = self._best_strings(N, D_string)
         best = _best(N, D_string, theta_E, STRING)
         snr, column["string_mass"][:], column["string_evidence"][:] = best
         for k in COMPARED:
             column[f"string_gain_{k}"][:] = snr**2 - gains[k - 1]
         told[((D > 0).sum(1) == 0) | ((D_string > 0).sum(1) == 0)] = math.nan
-        return told
+        return told, maps
 
     def inside(self, center_x: Tensor, center_y: Tensor) -> Tensor:
         """Return which places (n, places) are looked at, about the centres (n,) ["] of lenses."""
@@ -130,7 +160,7 @@ class Search:
 
     def maps(self, rows: Tensor, source: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Return N and D (n, places, places) of a point mass; see ``__call__``."""
-        seen, _, left = self._point_maps(rows, source)
+        seen, left = self._seen(*self._lit(rows, source), self.point)
         return tuple(part.view(-1, self.n, self.n) for part in (seen[:, 0], left))
 
     def _spectra(self, a: Tensor) -> tuple[Tensor, Tensor]:
@@ -148,8 +178,12 @@ class Search:
         k = self.binning
         return torch.nn.functional.avg_pool2d(maps, k) * k**2
 
-    def _point_maps(self, rows: Tensor, source: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return N and Q T (n, 1 + p, places), the sums of S_i S_j (n, 3, g, g), D (n, places)."""
+    def _lit(self, rows: Tensor, source: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Return the spectra of r and Q times S (2, n, 1 + p, ...), the sums of S_i S_j.
+
+        The r is what no smooth parameters imitate, S the derivatives by the source's x and y; the
+        sums are (n, 3, g, g).
+        """
         flat = rows.flatten(2)
         products = (flat @ flat.mT).double()
         scale = products[:, 1:, 1:].diagonal(dim1=1, dim2=2).sqrt().clamp(min=1e-9)
@@ -160,13 +194,18 @@ class Search:
         basis = torch.cat([flat[:, :1], whiten.float() @ flat[:, 1:]], 1)
         basis[:, :1] -= (basis[:, :1] @ basis[:, 1:].mT) @ basis[:, 1:]
         basis, S = basis.view_as(rows), rows[:, list(source)]
-        spectra = self._forward(self._binned(basis * S[:, :1])) * self.kernel[0]
-        spectra += self._forward(self._binned(basis * S[:, 1:])) * self.kernel[1]
-        seen = self._back(spectra).flatten(2)
+        lit = torch.stack([self._forward(self._binned(basis * S[:, k, None])) for k in (0, 1)])
         pairs = torch.stack([S[:, 0] ** 2, S[:, 0] * S[:, 1], S[:, 1] ** 2], 1)
-        pairs = self._binned(pairs)
-        whole = self._back((self._forward(pairs) * self.squares).sum(1)).flatten(1)
-        return seen, pairs, _sure(whole, (seen[:, 1:] ** 2).sum(1))
+        return lit, self._binned(pairs)
+
+    def _seen(
+        self, lit: Tensor, pairs: Tensor, profile: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Return N and Q T (n, 1 + p, places), and D (n, places), of a profile's ``_spectra``."""
+        kernel, squares = profile
+        seen = self._back(lit[0] * kernel[0] + lit[1] * kernel[1]).flatten(2)
+        whole = self._back((self._forward(pairs) * squares).sum(1)).flatten(1)
+        return seen, _sure(whole, (seen[:, 1:] ** 2).sum(1))
 
     def _string_maps(self, seen: Tensor, pairs: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
         """Return N and D (n, strings) of all strings at all places ``inside`` (n, places)."""
@@ -180,6 +219,20 @@ class Search:
         inside = inside.view(n, 1, self.n, self.n)[..., ::2, ::2]
         D = torch.where(inside, D, 0.0)
         return seen[:, 0].flatten(1), D.flatten(1)
+
+    def _best_strings(self, N: Tensor, D: Tensor) -> Tensor:
+        """Return S/N and D (n, 2, places, places) of the best string at each place.
+
+        N and D (n, strings x every other place) are as of ``_string_maps``; between those places
+        the maps are those of the nearest one.
+        """
+        N, D = (part.view(len(N), len(self.strings), -1) for part in (N, D))
+        snr = torch.where(D > 0, _significance(N, D), -math.inf)
+        snr, at = snr.max(1, keepdim=True)
+        best = torch.cat([snr.nan_to_num(neginf=0.0), D.gather(1, at)], 1)
+        side = -(-self.n // 2)
+        best = best.view(-1, 2, side, side).repeat_interleave(2, 2).repeat_interleave(2, 3)
+        return best[..., : self.n, : self.n]
 
     def _pursue(self, seen: Tensor, pairs: Tensor, D: Tensor) -> list[Tensor]:
         """Return what 1 … ``POINTS`` point masses take from chi² (n,).
@@ -195,7 +248,7 @@ class Search:
             a = torch.stack([dx, dy], 1) / (dx**2 + dy**2 + self.soft2)[:, None]
             a = a.view(-1, 2, self.n, self.n)
             T = torch.stack([(pairs[:, :2] * a).sum(1), (pairs[:, 1:] * a).sum(1)], 1)
-            product = self._back((self._forward(T) * self.kernel).sum(1)).flatten(1)
+            product = self._back((self._forward(T) * self.point[0]).sum(1)).flatten(1)
             own = QT.gather(2, place[:, None, None].expand(-1, QT.shape[1], 1))
             columns.append(product - (QT * own).sum(1))
             places.append(place)

@@ -1,4 +1,4 @@
-"""What a network sees of a dataset of processed images: image, residual map, joined features."""
+"""What a network sees of a dataset: images with residuals, or maps of lenses; joined features."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vitdm.config import Model, Settings
+from vitdm.config import CHANNELS, Model, Settings
 from vitdm.data.dataset import Dataset, read_features
 from vitdm.errors import InputError
 from vitdm.features.selected import joined_features
-from vitdm.lens.fits import read_residuals
+from vitdm.lens.channels import standardised
+from vitdm.lens.fits import MAPS, read_maps, read_residuals
 from vitdm.model.training import Arrays
 from vitdm.provenance import read_json
 
@@ -37,12 +38,15 @@ class Tables:
     def needed_by(self, model: Model) -> Tables:
         """Return those that a network with these settings reads."""
         features, selection = (self.features, self.selection) if model.features else (None, None)
-        return Tables(features, selection, self.fits if model.residual else None)
+        return Tables(features, selection, self.fits if model.sees_fits else None)
 
     def files(self) -> list[Path]:
         """Return the files of feature table and fits, for a sidecar."""
         files = [Path(self.features)] if self.features else []
-        return files + ([Path(self.fits) / "residuals.npy"] if self.fits else [])
+        if self.fits:
+            arrays = Path(self.fits) / "residuals.npy", Path(self.fits) / MAPS
+            files += [arrays[0], *(file for file in arrays[1:] if file.is_file())]
+        return files
 
     def camera(self) -> dict[str, Any]:
         """Return what new images must be fitted with, if lenses were fitted: lensfit, pixel_scale.
@@ -77,10 +81,10 @@ def inputs_for(
         chosen = joined_features(model, settings.features, tables.selection)
         names = list(table.columns if chosen is None else chosen)
         features = columns_of(table, names, tables.features)
-    residuals = residuals_of(model, tables.fits, data)
+    given = data.images, *fitted_of(model, tables.fits, data)
 
     def arrays(rows: np.ndarray) -> Arrays:
-        images = channels(data.images[rows], None if residuals is None else residuals[rows])
+        images = network_input(model, rows, *given)
         return images, torch.from_numpy(features[rows]), torch.from_numpy(labels[rows]).long()
 
     return arrays, names
@@ -102,18 +106,50 @@ def channels(images: np.ndarray, residuals: np.ndarray | None = None) -> Tensor:
     return torch.stack(layers, dim=1)
 
 
-def residuals_of(model: Model, fits: str | Path | None, data: Dataset) -> np.ndarray | None:
-    """Return the residual maps that a model needs of all images, None if it needs none."""
+def network_input(
+    model: Model,
+    rows: np.ndarray | slice,
+    images: np.ndarray,
+    residuals: np.ndarray | None = None,
+    maps: np.ndarray | None = None,
+) -> Tensor:
+    """Return what a network with these settings sees of some rows, (n, C, H, W).
+
+    Of the processed ``images`` (n, H, W) and, if it sees them, the ``residuals`` (n, H, W) as in
+    ``channels``; or else of the ``maps`` (n, all channels, side, side) those of its channels, as
+    ``lens.channels.standardised`` makes them, in the half precision that they have on disk.
+    """
+    if not model.maps:
+        residuals = residuals[rows] if model.residual and residuals is not None else None
+        return channels(images[rows], residuals)
+    chosen = np.ix_(np.arange(len(maps))[rows], [CHANNELS.index(name) for name in model.maps])
+    return standardised(torch.from_numpy(np.asarray(maps[chosen], np.float16)), model.maps).half()
+
+
+def fitted_of(
+    model: Model, fits: str | Path | None, data: Dataset
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Return the residuals and the maps of all images, None of those that a model does not need."""
+    wanted = {"model.residual": model.residual, "model.maps": bool(model.maps)}
+    for name in (name for name, on in wanted.items() if on and fits is None):
+        raise InputError(f"{name} is on: the folder of the lens fits is needed (--fits)")
+    maps = read_maps(fits, data) if model.maps else None
     if not model.residual:
-        return None
-    if fits is None:
-        raise InputError("model.residual is on: the folder of the lens fits is needed (--fits)")
+        return None, maps
     height, width = data.images.shape[1:]
     if height != width:
         raise InputError(
             f"model.residual is on: found images of {height} x {width} pixels; expected square ones"
         )
-    return read_residuals(fits, data, width)
+    return read_residuals(fits, data, width), maps
+
+
+def size_of(model: Model, data: Dataset, tables: Tables = NO_TABLES) -> int | tuple[int, int]:
+    """Return the side, or (height, width), pixels, of what a network sees of a dataset."""
+    if model.maps:
+        return fitted_of(model, tables.fits, data)[1].shape[-1]
+    height, width = data.images.shape[1:]
+    return height if height == width else (height, width)
 
 
 def columns_of(table: pd.DataFrame, names: list[str], path: str | Path) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The networks by name, and small ones that the ViT is compared with: vit-pytorch's and a ResNet.
+"""The networks by name, and rivals of the ViT: a CNN, a ResNet, vit-pytorch's SPT and LSA.
 
 A network of one's own is a class with ``@register("name")`` above it; ``model.architecture: name``
 then selects it.
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from vitdm.config import ARCHITECTURES, Model
 from vitdm.errors import InputError, shown
 from vitdm.model.resnet18 import ResNet18
-from vitdm.model.vit import Attention, PatchEmbedding, Shifts, Stem, ViT
+from vitdm.model.vit import Attention, JoinsFeatures, PatchEmbedding, Shifts, Stem, ViT
 
 #: by ``model.architecture``
 NETWORKS: dict[str, type[nn.Module]] = {}
@@ -50,16 +50,21 @@ def new_network(
         raise InputError(
             f"model.architecture: found {shown(model.architecture)}; expected one of: {known}"
         )
-    channels = 3 if model.residual else 1
+    channels = len(model.maps) or (3 if model.residual else 1)
     return NETWORKS[model.architecture](model, size, n_classes, n_features, channels=channels)
 
 
 def probabilities(
-    network: nn.Module, images: Tensor, features: Tensor | None, batch: int = 256
+    network: nn.Module,
+    images: Tensor,
+    features: Tensor | None,
+    batch: int = 256,
+    average: bool = False,
 ) -> np.ndarray:
     """Return a network's probability of each class, (n, K), of images (n, C, H, W).
 
-    It is asked on the device that it is on.
+    It is asked on the device that it is on; with ``average`` the answer is the mean of the
+    probabilities of the eight mirror images and quarter turns, of square images.
     """
     network.eval()
     device = next(network.parameters()).device
@@ -68,9 +73,23 @@ def probabilities(
         for start in range(0, len(images), batch):
             rows = slice(start, start + batch)
             extra = None if features is None else features[rows].to(device)
-            logits = network(images[rows].to(device), extra)
-            batches.append(logits.softmax(dim=1).cpu().numpy())
+            given = in_single(images[rows]).to(device)
+            views = symmetries(given) if average else [given]
+            answers = [network(view, extra).softmax(dim=1) for view in views]
+            batches.append(torch.stack(answers).mean(dim=0).cpu().numpy())
     return np.concatenate(batches).astype(np.float64)
+
+
+def in_single(images: Tensor) -> Tensor:
+    """Return images that are kept in half precision in single, others as they are."""
+    return images.float() if images.dtype == torch.float16 else images
+
+
+def symmetries(images: Tensor) -> list[Tensor]:
+    """Return square images (n, C, H, H) with their mirror images and quarter turns, eight."""
+    turned = images, images.transpose(2, 3)
+    mirrors = [], [2], [3], [2, 3]
+    return [image.flip(axes) for image in turned for axes in mirrors]
 
 
 register("vit")(ViT)
@@ -136,3 +155,47 @@ class ResNet(nn.Module):
 
     def forward(self, images: Tensor, features: Tensor | None = None) -> Tensor:
         return self.head(self.stem(images).mean(dim=(2, 3)))  # (B, C, H, W) to (B, K)
+
+
+@register("cnn")
+class CNN(JoinsFeatures, nn.Module):
+    """Six convolutions of 3 x 3, the mean over the image, a linear head: a rival for maps.
+
+    Two convolutions, each with batch normalisation and ReLU, at each of three resolutions, of 24,
+    48 and 96 channels; the largest of 2 x 2 goes on to the next. Features join beside the mean, as
+    with ``join: head``. Of the settings only those of features count.
+    """
+
+    WIDTHS = (24, 48, 96)
+
+    def __init__(
+        self,
+        settings: Model,
+        image_size: int | tuple[int, int],
+        num_classes: int,
+        num_features: int = 0,
+        channels: int = 1,
+    ):
+        super().__init__()
+        sides = (image_size,) * 2 if isinstance(image_size, int) else image_size
+        if min(sides) < 4 or (num_features and settings.join == "token"):
+            raise InputError(
+                f"model.architecture = 'cnn': found sides {sides}, join {settings.join!r}; "
+                "expected at least 4 pixels, and join: head if features join"
+            )
+        layers: list[nn.Module] = []
+        for k, width in enumerate(self.WIDTHS):
+            layers += [nn.MaxPool2d(2)] * (k > 0)
+            for before in (channels if k == 0 else self.WIDTHS[k - 1], width):
+                layers += [nn.Conv2d(before, width, 3, padding=1, bias=False)]
+                layers += [nn.BatchNorm2d(width), nn.ReLU()]
+        self.layers = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+        self._take_features(num_features, width, settings.feature_dropout)
+        self.head = nn.Linear(width * (2 if num_features else 1), num_classes)
+
+    def forward(self, images: Tensor, features: Tensor | None = None) -> Tensor:
+        """Return logits (B, K) of images (B, C, H, W) and features (B, F), if there are any."""
+        pooled = self.layers(images).mean(dim=(2, 3))  # (B, D)
+        if self.num_features:
+            pooled = torch.cat([pooled, self.embed_features(features)], dim=1)  # (B, 2D)
+        return self.head(pooled)

@@ -24,12 +24,13 @@ from vitdm.errors import InputError
 from vitdm.model.inputs import (
     NO_TABLES,
     Tables,
-    channels,
     columns_of,
     first_rows,
+    fitted_of,
     inputs_for,
     inputs_of,
-    residuals_of,
+    network_input,
+    size_of,
 )
 from vitdm.model.networks import new_network, probabilities
 from vitdm.model.training import Diverged, learn
@@ -68,33 +69,41 @@ class Run:
         images: np.ndarray,
         features: np.ndarray | None = None,
         residuals: np.ndarray | None = None,
+        maps: np.ndarray | None = None,
     ) -> np.ndarray:
         """Return the probability of each class, (n, K), of processed images (n, H, W).
 
         ``features`` (n, F) in the order of ``feature_names``, NaN where missing; ``residuals``
-        (n, H, W) what a fitted smooth lens leaves. InputError if the model was trained with them
-        and they are not given, or not as many features.
+        (n, H, W) what a fitted smooth lens leaves; ``maps`` (n, C, side, side) all channels of
+        ``vitdm.lens.channels``. InputError if the model was trained with them and they are not
+        given, or not as many features.
         """
-        self._check(images, features, residuals)
-        if not self.settings.model.residual:
-            residuals = None
-        batches = []
+        self._check(images, features, residuals, maps)
+        model, batches = self.settings.model, []
         for start in range(0, len(images), 256):
             rows = slice(start, start + 256)
-            batch = channels(images[rows], None if residuals is None else residuals[rows])
+            batch = network_input(model, rows, images, residuals, maps)
             extra = None
             if self.feature_names:
                 extra = torch.from_numpy(np.array(features[rows], dtype=np.float32))
-            batches.append(probabilities(self.model, batch, extra))
+            batches.append(probabilities(self.model, batch, extra, average=model.average))
         return np.concatenate(batches)
 
     def _check(
-        self, images: np.ndarray, features: np.ndarray | None, residuals: np.ndarray | None
+        self,
+        images: np.ndarray,
+        features: np.ndarray | None,
+        residuals: np.ndarray | None,
+        maps: np.ndarray | None,
     ) -> None:
         """Raise InputError unless the network can be applied to these."""
         size = self.settings.image_size
         height, width = (size, size) if isinstance(size, int) else size
-        if np.shape(images)[1:] != (height, width):
+        if self.settings.model.maps:
+            shape = len(images), len(config.CHANNELS), height, width
+            if np.shape(maps) != shape:
+                raise InputError(f"maps: found shape {np.shape(maps)}; expected {shape}")
+        elif np.shape(images)[1:] != (height, width):
             raise InputError(
                 f"images: found shape {np.shape(images)}; expected (n, {height}, {width})"
             )
@@ -119,6 +128,7 @@ class Run:
         images: np.ndarray,
         features: np.ndarray | None = None,
         residuals: np.ndarray | None = None,
+        maps: np.ndarray | None = None,
     ) -> np.ndarray:
         """Return the last block's attention to each patch (n, rows, columns), mean of the heads.
 
@@ -130,7 +140,7 @@ class Run:
                 f"attention: found architecture {self.settings.model.architecture}; expected vit"
             )
         chosen = self.settings.model
-        batch = channels(images, residuals if chosen.residual else None)
+        batch = network_input(chosen, slice(None), images, residuals, maps).float()
         extra = torch.from_numpy(np.array(features, np.float32)) if self.feature_names else None
         with torch.inference_mode():
             weights = self.model.attention(batch, extra)[-1].mean(dim=1)  # (B, N, N)
@@ -182,7 +192,8 @@ def train_run(
     check_replaceable(out, (*RUN_FILES, "predictions.csv"))
     check_outputs(Path(processed) / "dataset.json", "images.npy")  # hashed once, for run.json too
     data = Dataset.open(processed)
-    config.check_patches(settings.model, _size(data))
+    size = size_of(settings.model, data, tables)
+    config.check_patches(settings.model, size)
     arrays, names = inputs_for(settings, data, tables)
     rows = first_rows(data.rows(*splits.train), n_train, settings.seed)
     with _note_of_failure(out, settings.seed):
@@ -200,6 +211,7 @@ def train_run(
     used = tables.needed_by(settings.model)
     described = {"feature_names": names, "train_splits": list(splits.train), "n_train": len(rows)}
     described |= {"pixel_scale": data.pixel_scale} | used.camera()
+    described |= {"image_size": size}
     run = Run(_run_settings(settings, data, **described), learnt.model)
     metrics, predictions = learnt.metrics(len(rows)), None
     if splits.score:
@@ -222,12 +234,6 @@ def train_run(
     return metrics | learnt.timing(len(rows))
 
 
-def _size(data: Dataset) -> int | tuple[int, int]:
-    """Return the side of the images, or (height, width), pixels."""
-    height, width = data.images.shape[1:]
-    return height if height == width else (height, width)
-
-
 @contextlib.contextmanager
 def _note_of_failure(out: str | Path, seed: int) -> Iterator[None]:
     """Write ``<out>.failed.json`` if a training diverges, and delete the one of an earlier try."""
@@ -246,7 +252,6 @@ def _run_settings(settings: Settings, data: Dataset, **described: Any) -> RunSet
     kept = ("model", "train", "preprocess", "features", "task", "seed")
     return RunSettings(
         classes=data.labels(settings.task)[1],
-        image_size=_size(data),
         **{name: getattr(settings, name) for name in kept},
         **described,
     )
@@ -275,9 +280,9 @@ def predictions_table(
             )
         table = read_features(tables.features, data).iloc[rows]
         features = columns_of(table, names, tables.features)
-    residuals = residuals_of(run.settings.model, tables.fits, data)
-    residuals = None if residuals is None else residuals[rows]
-    probabilities = run.predict(data.images[rows], features, residuals)
+    fitted = fitted_of(run.settings.model, tables.fits, data)
+    fitted = [None if array is None else array[rows] for array in fitted]
+    probabilities = run.predict(data.images[rows], features, *fitted)
     table = pd.DataFrame({"id": ids.to_numpy(), "label": labels[rows]})
     for k, name in enumerate(run.classes):
         table[f"p_{name}"] = probabilities[:, k]

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from vitdm.config import Model, Train
 from vitdm.errors import InputError
-from vitdm.model.networks import new_network
+from vitdm.model.networks import in_single, new_network
 from vitdm.model.vit import parameter_groups
 from vitdm.provenance import atomic
 from vitdm.threads import one_thread
@@ -43,8 +43,9 @@ class Diverged(RuntimeError):
 class Batches:
     """Batches of arrays held in memory: images (n, C, H, W), features (n, F), labels (n,).
 
-    With a generator they come shuffled and, if ``flips``, with random mirror images; without, in
-    order and as they are.
+    With a generator they come shuffled and, if ``flips``, with random mirror images, and if
+    ``turns`` with random quarter turns; without, in order and as they are. Images that are kept in
+    half precision come in single.
     """
 
     def __init__(
@@ -53,18 +54,22 @@ class Batches:
         size: int,
         generator: torch.Generator | None = None,
         flips: bool = False,
+        turns: bool = False,
     ):
         self.arrays = arrays
         self.size = size
         self.generator = generator
         self.flips = flips
+        self.turns = turns
 
     def __len__(self) -> int:
         return math.ceil(len(self.arrays[0]) / self.size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         if self.generator is None:
-            yield from zip(*(array.split(self.size) for array in self.arrays), strict=True)
+            split = (array.split(self.size) for array in self.arrays)
+            for images, *others in zip(*split, strict=True):
+                yield in_single(images), *others
             return
         order = torch.randperm(len(self.arrays[0]), generator=self.generator)
         for rows in order.split(self.size):
@@ -74,7 +79,10 @@ class Batches:
                 for flip, axis in ((flip_y, 2), (flip_x, 3)):
                     chosen = flip.flatten()
                     images[chosen] = images[chosen].flip(axis)  # a copy: indexed by rows
-            yield images, *others
+            if self.turns:  # a mirror image about the diagonal: with the others every quarter turn
+                chosen = torch.rand(len(rows), generator=self.generator) < 0.5
+                images[chosen] = images[chosen].transpose(2, 3)
+            yield in_single(images), *others
 
 
 @dataclass(frozen=True)
@@ -141,6 +149,11 @@ def learn(
     bit. Raises Diverged if the loss or a weight becomes NaN or infinite.
     """
     images, features, _ = training
+    if train.turns and images.shape[2] != images.shape[3]:
+        raise InputError(
+            f"train.turns is on: found images of {images.shape[2]} x {images.shape[3]}; expected "
+            "square ones"
+        )
     training = (*training, *_relative(weights, loss))
     with torch.random.fork_rng():  # leaves the caller's random numbers as they are
         torch.manual_seed(seed)  # of the first weights and of dropout
@@ -148,7 +161,7 @@ def learn(
         if features.shape[1]:
             network.standardise(features)
         shuffle = torch.Generator().manual_seed(seed)
-        batches = Batches(training, train.batch_size, shuffle, train.flips)
+        batches = Batches(training, train.batch_size, shuffle, train.flips, train.turns)
         run = Training(network, train, batches, loss, device)
         saved = None
         if checkpoint is not None:

@@ -286,95 +286,24 @@ class Block(nn.Module):
         return self.norm2(tokens + self.drop(self.mlp(tokens)))
 
 
-# ------------------------------------------------------------------------------ the whole network
+# -------------------------------------------------------------------------------------- features
 
 
-class ViT(nn.Module):
-    """Vision Transformer over images of one size, with or without physics features.
+class JoinsFeatures:
+    """What a network has that joins features: their quantiles, and one hidden layer."""
 
-    ``settings`` says which ideas are on; ``image_size`` is the side, or (height, width), in pixels.
-    Features are encoded by the quantiles of the training images (``encode``) and go through one
-    hidden layer. What comes out joins by ``settings.join``: concatenated to the pooled token before
-    the head, or as a further token, the last, to which the others attend.
-    ValueError if the patches do not tile the image.
-    """
-
-    patch_embedding = PatchEmbedding
-    attention_layer = Attention
-
-    def __init__(
-        self,
-        settings: config.Model,
-        image_size: int | tuple[int, int],
-        num_classes: int,
-        num_features: int = 0,
-        channels: int = 1,
-    ):
-        super().__init__()
-        config.check_patches(settings, image_size)
-        self.settings = settings
-        width = settings.embed_dim
-        rows, columns = (
-            side // settings.patch_size
-            for side in ((image_size,) * 2 if isinstance(image_size, int) else image_size)
-        )
+    def _take_features(self, num_features: int, width: int, dropout: float) -> None:
+        """Make buffers and hidden layer of ``width`` for features, if there are any."""
         self.num_features = num_features
-        self.joins = settings.join if num_features else None
-        self.stem = Stem(channels, settings.stem) if settings.stem else nn.Identity()
-        if settings.stem:
-            channels = self.stem.channels
-        # N: the patches, and maybe a class token before and the features after them
-        num_tokens = rows * columns + (settings.pool == "cls") + (self.joins == "token")
-        patch_size = settings.patch_size // 2**settings.stem  # of the stem's maps
-        self.embed = self.patch_embedding(patch_size, channels, width, settings.spt)
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, width)) if settings.pool == "cls" else None
-        self.position = nn.Parameter(torch.zeros(1, num_tokens, width))
-        self.blocks = nn.ModuleList(
-            Block(settings, num_tokens, self.attention_layer) for _ in range(settings.depth)
+        if not num_features:
+            return
+        self.register_buffer("feature_middle", torch.zeros(num_features))
+        self.register_buffer("feature_width", torch.ones(num_features))
+        edges = torch.linspace(-1, 1, BINS + 1)[:, None].repeat(1, num_features)
+        self.register_buffer("feature_edges", edges)  # (BINS + 1, F)
+        self.feature_embed = nn.Sequential(
+            nn.Linear((2 + BINS) * num_features, width), nn.GELU(), nn.Dropout(dropout)
         )
-        self.norm = nn.LayerNorm(width)
-        if num_features:
-            self.register_buffer("feature_middle", torch.zeros(num_features))
-            self.register_buffer("feature_width", torch.ones(num_features))
-            edges = torch.linspace(-1, 1, BINS + 1)[:, None].repeat(1, num_features)
-            self.register_buffer("feature_edges", edges)  # (BINS + 1, F)
-            self.feature_embed = nn.Sequential(
-                nn.Linear((2 + BINS) * num_features, width),
-                nn.GELU(),
-                nn.Dropout(settings.feature_dropout),
-            )
-        self.head = nn.Linear(width * (2 if self.joins == "head" else 1), num_classes)
-        self.apply(_initialise)
-        nn.init.trunc_normal_(self.position, std=0.02)
-        if self.cls_token is not None:
-            nn.init.trunc_normal_(self.cls_token, std=0.02)
-
-    def forward(self, images: Tensor, features: Tensor | None = None) -> Tensor:
-        """Return logits (B, K) of images (B, C, H, W) and features (B, F), if the model has any."""
-        pooled = self.forward_features(images, features)  # (B, D)
-        if self.joins == "head":
-            pooled = torch.cat([pooled, self.embed_features(features)], dim=1)  # (B, 2D)
-        return self.head(pooled)  # (B, K)
-
-    def forward_features(self, images: Tensor, features: Tensor | None = None) -> Tensor:
-        """Return one vector an image, (B, D): the class token, or the mean of all tokens."""
-        tokens = self.tokens(images, features)  # (B, N, D)
-        for block in self.blocks[:-1]:
-            tokens = block(tokens)  # (B, N, D)
-        # of the last block only what is pooled is needed: the class token, or all
-        tokens = self.blocks[-1](tokens, None if self.cls_token is None else 1)
-        return self.norm(tokens).mean(dim=1)  # (B, 1 or N, D) to (B, D)
-
-    def tokens(self, images: Tensor, features: Tensor | None = None) -> Tensor:
-        """Return the tokens that enter the first block, (B, N, D): class, patches, features."""
-        tokens = self.embed(self.stem(images))  # (B, H W / p^2, D)
-        if self.cls_token is not None:
-            tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
-        if self.joins == "token":
-            tokens = torch.cat([tokens, self.embed_features(features)[:, None]], dim=1)
-        n = self.position.shape[1]
-        assert tokens.shape[1] == n, f"this network takes images of {n} tokens, all of one size"
-        return tokens + self.position  # (B, N, D)
 
     def embed_features(self, features: Tensor | None) -> Tensor:
         """Return the hidden layer of the features, (B, D), from raw features (B, F)."""
@@ -415,6 +344,91 @@ class ViT(nn.Module):
         self.feature_width.copy_(torch.where(width > 0, width, 1.0))  # all are equal
         edges = torch.linspace(0, 1, BINS + 1, dtype=features.dtype)
         self.feature_edges.copy_(features.nanquantile(edges, dim=0).nan_to_num(0.0))
+
+
+# ------------------------------------------------------------------------------ the whole network
+
+
+class ViT(JoinsFeatures, nn.Module):
+    """Vision Transformer over images of one size, with or without physics features.
+
+    ``settings`` says which ideas are on; ``image_size`` is the side, or (height, width), in pixels.
+    Features are encoded by the quantiles of the training images (``encode``) and go through one
+    hidden layer. What comes out joins by ``settings.join``: concatenated to the pooled token before
+    the head, or as a further token, the last, to which the others attend.
+    ValueError if the patches do not tile the image.
+    """
+
+    patch_embedding = PatchEmbedding
+    attention_layer = Attention
+
+    def __init__(
+        self,
+        settings: config.Model,
+        image_size: int | tuple[int, int],
+        num_classes: int,
+        num_features: int = 0,
+        channels: int = 1,
+    ):
+        super().__init__()
+        config.check_patches(settings, image_size)
+        self.settings = settings
+        width = settings.embed_dim
+        rows, columns = (
+            side // settings.patch_size
+            for side in ((image_size,) * 2 if isinstance(image_size, int) else image_size)
+        )
+        self.joins = settings.join if num_features else None
+        self.stem = Stem(channels, settings.stem) if settings.stem else nn.Identity()
+        if settings.stem:
+            channels = self.stem.channels
+        # N: the patches, and maybe a class token before and the features after them
+        num_tokens = rows * columns + (settings.pool == "cls") + (self.joins == "token")
+        patch_size = settings.patch_size // 2**settings.stem  # of the stem's maps
+        self.embed = self.patch_embedding(patch_size, channels, width, settings.spt)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width)) if settings.pool == "cls" else None
+        self.num_tokens = num_tokens
+        self.position = None
+        if settings.position == "learned":
+            self.position = nn.Parameter(torch.zeros(1, num_tokens, width))
+        self.blocks = nn.ModuleList(
+            Block(settings, num_tokens, self.attention_layer) for _ in range(settings.depth)
+        )
+        self.norm = nn.LayerNorm(width)
+        self._take_features(num_features, width, settings.feature_dropout)
+        self.head = nn.Linear(width * (2 if self.joins == "head" else 1), num_classes)
+        self.apply(_initialise)
+        if self.position is not None:
+            nn.init.trunc_normal_(self.position, std=0.02)
+        if self.cls_token is not None:
+            nn.init.trunc_normal_(self.cls_token, std=0.02)
+
+    def forward(self, images: Tensor, features: Tensor | None = None) -> Tensor:
+        """Return logits (B, K) of images (B, C, H, W) and features (B, F), if the model has any."""
+        pooled = self.forward_features(images, features)  # (B, D)
+        if self.joins == "head":
+            pooled = torch.cat([pooled, self.embed_features(features)], dim=1)  # (B, 2D)
+        return self.head(pooled)  # (B, K)
+
+    def forward_features(self, images: Tensor, features: Tensor | None = None) -> Tensor:
+        """Return one vector an image, (B, D): the class token, or the mean of all tokens."""
+        tokens = self.tokens(images, features)  # (B, N, D)
+        for block in self.blocks[:-1]:
+            tokens = block(tokens)  # (B, N, D)
+        # of the last block only what is pooled is needed: the class token, or all
+        tokens = self.blocks[-1](tokens, None if self.cls_token is None else 1)
+        return self.norm(tokens).mean(dim=1)  # (B, 1 or N, D) to (B, D)
+
+    def tokens(self, images: Tensor, features: Tensor | None = None) -> Tensor:
+        """Return the tokens that enter the first block, (B, N, D): class, patches, features."""
+        tokens = self.embed(self.stem(images))  # (B, H W / p^2, D)
+        if self.cls_token is not None:
+            tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
+        if self.joins == "token":
+            tokens = torch.cat([tokens, self.embed_features(features)[:, None]], dim=1)
+        n = self.num_tokens
+        assert tokens.shape[1] == n, f"this network takes images of {n} tokens, all of one size"
+        return tokens if self.position is None else tokens + self.position  # (B, N, D)
 
     def attention(self, images: Tensor, features: Tensor | None = None) -> list[Tensor]:
         """Return each block's attention weights, (B, h, N, N)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ from vitdm.config import FreeForm, LensFit, Perturbers
 from vitdm.data.observation import Observation
 from vitdm.errors import InputError
 from vitdm.lens.fit import Fits
-from vitdm.lens.free_form import fit
+from vitdm.lens.free_form import LensModel, fit
 from vitdm.lens.free_form.mass import NAMES as MASS
 from vitdm.lens.perturbers.result import Map, Search
 from vitdm.lens.perturbers.search import search
@@ -91,6 +91,36 @@ def measure(
     each. ``settings`` tell what the observations do not; NaN of lenses that cannot be fitted, or
     whose Sérsic fit did not converge.
     """
+    known = {"pixel_scale": pixel_scale, "gain": gain}
+    return table_of([numbers_if_any(m) for m in refitted(observations, start, settings, **known)])
+
+
+def numbers_if_any(model: LensModel | None) -> dict[str, float]:
+    """Return ``numbers`` of a search for ``LOOKED_FOR``; none without a model, or without arcs."""
+    with contextlib.suppress(InputError):
+        return numbers(search(model, LOOKED_FOR)) if model else {}
+    return {}
+
+
+def table_of(rows: Sequence[dict[str, float]]) -> pd.DataFrame:
+    """Return ``numbers`` of lenses as a table with the ``COLUMNS``; NaN where there are none."""
+    table = pd.DataFrame(rows, index=range(len(rows)), columns=list(NAMES), dtype=float)
+    return table.set_axis(list(COLUMNS), axis=1)
+
+
+def refitted(
+    observations: Sequence[Observation],
+    start: Fits,
+    settings: LensFit,
+    *,
+    pixel_scale: float | None = None,
+    gain: float | None = None,
+) -> Iterator[LensModel | None]:
+    """Yield the fit with a source of free form of each lens that a Sérsic fit has found.
+
+    Arguments as of ``measure``. None of lenses that cannot be fitted, or whose Sérsic fit did not
+    converge.
+    """
     free = FreeForm(
         lens_light=settings.lens_light,
         neighbours=False,
@@ -102,12 +132,9 @@ def measure(
         most_splines=SPLINES,  # the same time for each lens
         supersampling=PARTS,
     )
-    rows: list[dict[str, float]] = []
     for k, observation in enumerate(observations):
-        rows.append(dict.fromkeys(NAMES, math.nan))
-        if not start.converged[k]:
-            continue
-        with contextlib.suppress(InputError):  # an image of too few pixels: nothing can be told
-            model = fit([observation], free, start=start.row(k), pixel_scale=pixel_scale)[0]
-            rows[-1] = numbers(search(model, LOOKED_FOR))
-    return pd.DataFrame(rows, columns=list(NAMES)).set_axis(list(COLUMNS), axis=1)
+        model = None
+        if start.converged[k]:
+            with contextlib.suppress(InputError):  # an image of too few pixels
+                model = fit([observation], free, start=start.row(k), pixel_scale=pixel_scale)[0]
+        yield model
