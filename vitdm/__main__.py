@@ -13,6 +13,7 @@ from vitdm.commands import (
     fit,
     ingest,
     lens,
+    look,
     predict,
     preprocess,
     run_command,
@@ -26,6 +27,7 @@ from vitdm.commands import (
 COMMANDS = {
     "simulate": simulate,
     "ingest": ingest,
+    "look": look,
     "preprocess": preprocess,
     "fit": fit,
     "features": features,
