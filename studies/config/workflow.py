@@ -15,6 +15,7 @@ from studies.config.studies import (
     Misspecification,
     Override,
     Populations,
+    Quickstart,
     Rates,
     RealSky,
     Report,
@@ -64,6 +65,7 @@ class Config(Settings):
     study: Study = Study()
     rates: Rates = Rates()
     final: Final = Final()
+    quickstart: Quickstart = Quickstart()
     report: Report = Report()
 
     # ----------------------------------------------------------------- the settings of each model
