@@ -249,11 +249,9 @@ my_rows, my_columns = (slice(k * patch_size, (k + 1) * patch_size) for k in my_p
 hidden = examples[my_lens].copy()
 hidden[my_rows, my_columns] = 0  # the sky
 for my_run in plain:
-    before, after = loaded[my_run].predict(np.stack([examples[my_lens], hidden])).round(3)
-    print(f"{run_labels[my_run]}: {dict(zip(classes, before.tolist(), strict=True))} as it is,")
-    print(
-        f"{'':{len(run_labels[my_run])}}  {dict(zip(classes, after.tolist(), strict=True))} hidden"
-    )
+    both = loaded[my_run].predict(np.stack([examples[my_lens], hidden]))
+    print(run_labels[my_run])
+    display(pd.DataFrame(both, ["as it is", "hidden"], classes).round(3))
 
 # %% [markdown]
 # ### The learnt positions
