@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from vitdm.predict import Answers
 
 HELP = "Classify images."
-EXAMPLE = "vitdm predict lens.fits more_lenses/ --out classes.csv --figure lenses.html"
+EXAMPLE = "vitdm predict lens.fits lenses/ --out p.csv --figure p.html"
 TITLE = "Images, what the model saw, and what it answered"
 
 

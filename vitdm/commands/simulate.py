@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from vitdm.simulation import Population
 
 HELP = "Simulate lenses of a population."
-EXAMPLE = "vitdm simulate --population marginal --n 1000 --out lenses --figure lenses.png"
+EXAMPLE = "vitdm simulate --population marginal --n 1000 --out lenses"
 SHOWN = 6  # lenses of each class in the figure
 
 
