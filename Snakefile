@@ -82,6 +82,7 @@ onstart:
 rule all:
     input:
         multiext(T.document, ".pdf", ".html", ".tex"),
+        f"{OUT}/notebooks/00_quickstart.ipynb",
         expand(f"{OUT}/notebooks/{{notebook.name}}.ipynb", notebook=NOTEBOOKS),
         f"{OUT}/explorer.html",
 

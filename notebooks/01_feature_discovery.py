@@ -565,6 +565,7 @@ if cutouts:
 # (`slope_sd: 0`), no multipoles (`m3_sd: 0, m4_sd: 0`), a coarser source (`splines: 12`).
 
 # %%
+# Try it: another lens, or other settings; then run this cell and the next one again.
 lens_name = "J0946+1006"  # one of the folders in data/real/slacs_hst
 simulated = 10  # the index of the simulated lens, if that folder is not there
 model_settings = {"slope_sd": 0.1, "shear_sd": 0.1, "m3_sd": 0.01, "m4_sd": 0.01, "splines": 24}

@@ -54,6 +54,7 @@ from studies.plots.style import label_of
 from studies.story import features, runs
 from studies.story.folders import population_names
 from vitdm.evaluation import metrics
+from vitdm.evaluation.selection import clusters
 from vitdm.simulation import CLASSES, NO_SUB
 
 # %%
@@ -178,6 +179,17 @@ sizes = ranking["cluster"].value_counts()
 print(f"{len(sizes)} clusters at |rho| >= {settings.correlation}, {(sizes > 1).sum()} of several:")
 for cluster in sizes.index[sizes > 1]:
     print("  " + ", ".join(ranking["name"][ranking["cluster"] == cluster]))
+
+# %% [markdown]
+# **Try it.** With a lower limit more features count as redundant. Change it and run the cell again:
+# which features end up in one cluster with the best of them?
+
+# %%
+# Try it: another limit of |rho|.
+my_limit = 0.7
+my_clusters = pd.Series(clusters(correlation, my_limit))
+print(f"{my_clusters.nunique()} clusters at |rho| >= {my_limit}; that of {best['name']}:")
+print("  " + ", ".join(my_clusters.index[my_clusters == my_clusters[best["name"]]]))
 
 # %% [markdown]
 # ## 2.3 All features together

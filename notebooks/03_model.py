@@ -239,6 +239,23 @@ print("weight on itself with LSA:", inside.loc[inside["LSA"], "largest"].max())
 inside.round(4)
 
 # %% [markdown]
+# **Try it.** Attention does not show what the answer depends on. Hiding a patch does: it gets the
+# level of the sky, and the probabilities of the classes are computed again, by each run that sees
+# the image alone. Change the lens or the patch and run the cell again. Does it matter more to hide
+# a piece of the arc than a piece of the sky?
+
+# %%
+# Try it: which lens, and which patch (row and column, from the lower left corner) is hidden.
+my_lens, my_patch = 1, (n // 2, n // 2)
+my_rows, my_columns = (slice(k * patch_size, (k + 1) * patch_size) for k in my_patch)
+hidden = examples[my_lens].copy()
+hidden[my_rows, my_columns] = 0  # the sky
+for my_run in plain:
+    both = loaded[my_run].predict(np.stack([examples[my_lens], hidden]))
+    print(run_labels[my_run])
+    display(pd.DataFrame(both, ["as it is", "hidden"], classes).round(3))
+
+# %% [markdown]
 # ### The learnt positions
 #
 # Each patch's token has a learnt vector for its position. At the start these vectors are random and

@@ -232,6 +232,20 @@ spread = search.spreads(dependence)
 spread.rename(setting_name).round(3).to_frame("spread of f")
 
 # %% [markdown]
+# **Try it.** The process predicts the score of any settings, also of those that nobody tried, and
+# how uncertain that is. Change a setting within its bounds (section 4.1) and run the cell again.
+# Far from all trials the prediction goes back to the mean, and its error grows.
+
+# %%
+# Try it: settings of your own; what is not named is as in the best trial.
+my_settings = best["params"] | {"learning_rate": 1e-3}
+my_point = process.space.transform([[my_settings[name] for name in names]])
+(my_f,), (my_error,) = process.models[-1].predict(my_point, return_std=True)
+low, high = (1 - 10 ** (my_f + sign * my_error) for sign in (1, -1))
+print({name: my_settings[name] for name in names})
+print(f"f = {my_f:.2f} ± {my_error:.2f}: a ROC-AUC from {low:.3f} to {high:.3f}")
+
+# %% [markdown]
 # ### The learning rate
 #
 # The figure shows **all trials** by their learning rate, without any model. Crosses are trials that

@@ -241,6 +241,21 @@ smooth = int((labels == 0).sum())
 out.figure(final_test_plots.roc_curve(band, smooth, curves), "roc_curve")
 
 # %% [markdown]
+# **Try it.** A survey asks for the *purity*: of the lenses that are flagged, how many have
+# substructure? It depends on how common substructure is, and on the threshold. Half of the test
+# images have it; change the fraction to what you expect on the sky, and the threshold of the
+# score, and run the cell again.
+
+# %%
+# Try it: the fraction of lenses with substructure, and the threshold.
+my_fraction, my_threshold = 0.05, threshold
+flagged = scores > my_threshold
+completeness, alarms = (flagged[labels == side].mean() for side in (1, 0))
+right, wrongly = my_fraction * completeness, (1 - my_fraction) * alarms
+print(f"completeness {completeness:.3f}, false-positive rate {alarms:.4f}")
+print(f"purity {right / max(right + wrongly, 1e-12):.3f}")
+
+# %% [markdown]
 # ### Class by class
 #
 # A network with more than two classes says not only *whether* there is substructure but *which*

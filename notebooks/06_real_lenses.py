@@ -159,6 +159,7 @@ found.round(4)
 # the index of the lens, and run the cell again.
 
 # %%
+# Try it: another mass, radius or lens.
 lens, truth = perturbers.with_one_subhalo(subhalo_mass=1e10, radius=1.0, index=2)
 quick = FreeForm(lens_light=False, splines=14, supersampling=2)
 redshifts = {name: truth[name] for name in ("z_lens", "z_source")}

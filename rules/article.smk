@@ -14,6 +14,24 @@ rule convert_notebook:
         "jupytext --quiet --to ipynb --output {output:q} {input:q} > {log:q} 2>&1"
 
 
+rule notebook_00:
+    input:
+        f"{OUT}/notebooks/source/00_quickstart.ipynb",
+    output:
+        f"{OUT}/notebooks/00_quickstart.ipynb",
+    log:
+        f"{OUT}/logs/notebook_00_quickstart.log",
+    retries: 1  # as below
+    conda:
+        "../environment.yml"
+    params:
+        chosen=" ".join(f"-p {name} {value}" for name, value in CONFIG.quickstart),
+        code=CODE("notebooks/00_quickstart.py"),
+    shell:
+        "papermill {input:q} {output:q} --kernel python3 --cwd . {params.chosen}"
+        " --no-progress-bar > {log:q} 2>&1"
+
+
 for notebook in NOTEBOOKS:
 
     rule:

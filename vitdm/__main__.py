@@ -14,6 +14,7 @@ from vitdm.commands import (
     fit,
     ingest,
     lens,
+    look,
     predict,
     preprocess,
     run_command,
@@ -27,6 +28,7 @@ from vitdm.commands import (
 COMMANDS = {
     "simulate": simulate,
     "ingest": ingest,
+    "look": look,
     "preprocess": preprocess,
     "fit": fit,
     "features": features,

@@ -34,7 +34,7 @@ from vitdm.lens.fit import SAMPLE, estimate_gain
 from vitdm.model.inputs import network_input
 from vitdm.model.runs import RUN_FILES, Run, load_run, write_run
 from vitdm.model.training import Arrays, Learnt, Watch, device_of, learn
-from vitdm.predict import prepare
+from vitdm.predict import Answers, Seen, prepare, table_of
 from vitdm.provenance import check_replaceable, read_json
 from vitdm.simulation.classes import NO_SUB
 
@@ -96,8 +96,7 @@ class Recent:
         """Return what was kept for a key, or make it now and keep it."""
         if key not in self._kept:
             made = make()
-            parts = made if isinstance(made, tuple) else (made,)
-            self._kept[key] = sum(getattr(part, "nbytes", 0) for part in parts), made
+            self._kept[key] = getattr(made, "nbytes", 0), made
         self._kept.move_to_end(key)
         made = self._kept[key][1]
         while len(self._kept) > self.MOST or sum(n for n, _ in self._kept.values()) > self.BYTES:
@@ -216,19 +215,20 @@ class ViTClassifier(ClassifierMixin, BaseEstimator):
         return Prepared(settings, *self._inputs(images, settings), targets)
 
     def _inputs(self, images: Sequence[Observation], settings: RunSettings) -> Inputs:
+        """Return what a network of a run is given of images."""
+        return _given(self._seen(images, settings), settings)
+
+    def _seen(self, images: Sequence[Observation], settings: RunSettings) -> Seen:
         """Return what a network of a run sees of images; kept for the next call."""
         names, residual = settings.feature_names, settings.model.residual
         mapped = bool(settings.model.maps)
         told = settings.model_dump_json(
             include={"preprocess", "features", "lensfit", "pixel_scale"}
         )
-
-        def make() -> Inputs:
-            seen = prepare(images, settings, names, residual, mapped)
-            features = seen.features[names].to_numpy(np.float32)
-            return seen.crops, features, seen.residuals, seen.maps
-
-        return self._recent(("inputs", digest_of(images), told, residual, mapped, *names), make)
+        return self._recent(
+            ("seen", digest_of(images), told, residual, mapped, *names),
+            lambda: prepare(images, settings, names, residual, mapped),
+        )
 
     @property
     def _recent(self) -> Recent:
@@ -350,16 +350,42 @@ class ViTClassifier(ClassifierMixin, BaseEstimator):
         )
 
     def predict_proba(self, images: Images) -> NDArray[np.float64]:
-        """Return the probability of each of ``classes_``, (n, K), of raw images."""
+        """Return the probability of each of ``classes_``, (n, K), of raw images.
+
+        An array, as scikit-learn's functions expect; ``predict_table`` has the names.
+        """
+        probability, _ = self._asked(images)
+        return probability[:, self._order()]
+
+    def predict_table(self, images: Images) -> pd.DataFrame:
+        """Return the table of ``vitdm.predict.predict`` for raw images, a row for each.
+
+        Columns: ``p_<class>`` in the order of ``run_.classes``, no_sub first; ``class``, one of
+        ``classes_``; and what is known of the fit, what was assumed, and warnings
+        (``vitdm.predict.COLUMNS``).
+        """
+        return self.answer(images).table
+
+    def answer(self, images: Images) -> Answers:
+        """Return ``predict_table`` with what the network saw, which ``vitdm.plots`` shows."""
+        probability, seen = self._asked(images)
+        place = np.argsort(self._order())
+        return Answers(table_of(probability, self.classes_[place].tolist(), seen), seen)
+
+    def _asked(self, images: Images) -> tuple[NDArray[np.float64], Seen]:
+        """Return the probabilities (n, K) of ``run_.classes``, and what the network saw."""
         check_is_fitted(self, "run_")
-        inputs = self._inputs(as_images(images), self.run_.settings)
+        settings = self.run_.settings
+        seen = self._seen(as_images(images), settings)
         try:
             self.run_.model.to(device_of(self.device))
-            probability = self.run_.predict(*inputs)
+            return self.run_.predict(*_given(seen, settings)), seen
         finally:
             self.run_.model.cpu()  # where it is saved and copied from
-        order = [self.run_.classes.index(str(name)) for name in self.classes_.tolist()]
-        return probability[:, order]
+
+    def _order(self) -> list[int]:
+        """Return the place of each of ``classes_`` among those of the run."""
+        return [self.run_.classes.index(str(name)) for name in self.classes_.tolist()]
 
     def predict_log_proba(self, images: Images) -> NDArray[np.float64]:
         """Return the natural logarithm of ``predict_proba``, (n, K); -inf where that is 0."""
@@ -515,6 +541,12 @@ def seed_of(random_state: RandomState) -> int:
         return int(check_random_state(random_state).randint(2**31 - 1))
     except ValueError as error:
         raise InputError(f"random_state: {error}; expected a number from 0 on") from error
+
+
+def _given(seen: Seen, settings: RunSettings) -> Inputs:
+    """Return what a network is given of what was measured on images."""
+    features = seen.features[settings.feature_names].to_numpy(np.float32)
+    return seen.crops, features, seen.residuals, seen.maps
 
 
 def _keys(section: Any) -> dict[str, Any]:

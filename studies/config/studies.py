@@ -17,6 +17,15 @@ from vitdm.errors import shown
 from vitdm.simulation import population_name
 
 
+class Quickstart(Section):
+    """The parameters of notebook 00, which needs nothing else of the workflow."""
+
+    n_train: int = Field(300, ge=6, le=MOST_IMAGES, description="images a classifier learns from")
+    n_test: int = Field(100, ge=6, le=MOST_IMAGES, description="images that it is tested on")
+    epochs: int = Field(30, ge=1, le=MOST_EPOCHS, description="of its training")
+    twins: int = Field(100, ge=0, le=MOST_IMAGES, description="smooth twins of the lens searched")
+
+
 class Report(Section):
     """The report on a user's own images."""
 

@@ -17,6 +17,7 @@ from studies.config.studies import (
     Misspecification,
     Override,
     Populations,
+    Quickstart,
     Rates,
     RealSky,
     Report,
@@ -70,6 +71,7 @@ class Config(Settings):
     study: Study = Study()
     rates: Rates = Rates()
     final: Final = Final()
+    quickstart: Quickstart = Quickstart()
     report: Report = Report()
 
     # ----------------------------------------------------------------- the settings of each model

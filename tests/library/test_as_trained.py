@@ -103,7 +103,9 @@ def test_doubtful_answers_are_told(run, lenses, tmp_path, capsys):
         np.save(tmp_path / f"{k}.npy", one)
     assert main(["predict", str(tmp_path), "--out", str(tmp_path / "p.csv")]) == 0
     said = capsys.readouterr().err.splitlines()
-    assert len(said) == 1 and "0.npy and 1 more: no light was found" in said[0]
+    assert len(said) == 2  # a line for each image
+    for k, line in enumerate(said):
+        assert line.startswith("WARNING: ") and f"{k}.npy: no light was found" in line
     (tmp_path / "folder").mkdir()
     assert main(["predict", str(tmp_path / "0.npy"), "--out", str(tmp_path / "folder")]) == 2
     assert "is a folder; expected the name of a CSV file" in capsys.readouterr().err

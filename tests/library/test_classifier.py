@@ -86,6 +86,29 @@ def test_rings_are_told_apart(rings, fitted):
     assert not set(LENSFIT) & set(names)
 
 
+def test_the_table_has_the_names_of_the_classes(rings, fitted, tmp_path):
+    """The columns of ``vitdm predict``, in their order, and the numbers of ``predict_proba``."""
+    images, _ = rings
+    table = fitted.predict_table(images[:6])
+    assert list(table) == ["p_broken", "p_smooth", *predict.COLUMNS]
+    np.testing.assert_array_equal(table[["p_broken", "p_smooth"]], fitted.predict_proba(images[:6]))
+    assert (table["class"] == fitted.predict(images[:6])).all()
+    fitted.save(tmp_path / "run")
+    written = predict.predict([load_run(tmp_path / "run")], images[:6])
+    pd.testing.assert_frame_equal(table, written)
+    assert fitted.answer(images[:6]).seen.crops.shape == (6, 24, 24)
+
+
+def test_the_table_of_classes_that_are_numbers(rings):
+    images, labels = rings
+    one = tiny().fit(images, np.where(labels == "smooth", 7, -3))
+    table = one.predict_table(images[:3])
+    assert list(table)[:2] == ["p_-3", "p_7"]
+    assert table["class"].tolist() == one.predict(images[:3]).tolist()
+    with pytest.raises(NotFittedError):
+        tiny().predict_table(images[:3])
+
+
 @pytest.mark.parametrize(
     "kinds", [[0, 1], [7, -3], [True, False], [2.0, 5.0], ["a", "no_sub"], ["no_sub", "sub"]]
 )
@@ -370,10 +393,10 @@ def test_what_is_too_large_is_not_kept(monkeypatch):
 
     def of(size):
         made.append(size)
-        return np.zeros(size, np.uint8), None
+        return np.zeros(size, np.uint8)
 
     for size in (60, 30, 60, 30, 50, 60, 101, 101):
-        assert recent(size, lambda size=size: of(size))[0].nbytes == size
+        assert recent(size, lambda size=size: of(size)).nbytes == size
     assert made == [60, 30, 50, 60, 101, 101]
 
 

@@ -12,11 +12,12 @@ from astropy.io import fits
 from files import signed
 
 from vitdm import Observation
+from vitdm.__main__ import main
 from vitdm.data.dataset import Dataset
 from vitdm.data.readers import suffix_of
 from vitdm.errors import InputError
 from vitdm.model.runs import load_run
-from vitdm.predict import predict, predict_files
+from vitdm.predict import COLUMNS, predict, predict_files
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 
@@ -49,8 +50,9 @@ def test_predictions_are_those_of_the_stages(lenses, run_folder, processed, feat
 
 def test_table_of_files(files, run_folder):
     table = predict_files([files], [run_folder])
-    columns = ["file", "p_no_sub", "p_cdm", "p_axion", "class", "lens_found", "warning"]
-    assert list(table) == columns
+    assert list(table) == ["file", "p_no_sub", "p_cdm", "p_axion", *COLUMNS]
+    assert table["fit_chi2"].isna().all() and (table["fit_flags"] == "").all()
+    assert (table["unknown"] == "noise pixel_scale").all() and (table["warning"] == "").all()
     assert [Path(name).name for name in table["file"]] == ["a.npy", "b.fits", "c.png", "d.npy"]
     p = table[["p_no_sub", "p_cdm", "p_axion"]]
     np.testing.assert_allclose(p.sum(axis=1), 1, atol=1e-5)
@@ -120,3 +122,62 @@ def test_a_model_without_fits_knows_the_scale_of_its_images(run_folder, files):
     ):
         predict([run], [Observation(image, pixel_scale=0.262)])
     assert len(predict([run], [Observation(image, pixel_scale=0.1)])) == 1
+
+
+def test_one_damaged_file_among_others_does_not_end_them(files, run_folder, capsys, tmp_path):
+    """It has a row that says what is wrong, and a line of its own; the exit status tells."""
+    good = predict_files([files], [run_folder])
+    folder = shutil.copytree(files, tmp_path / "images")
+    (folder / "b2.fits").write_bytes((folder / "b.fits").read_bytes()[:4000])
+    header = fits.Header({"PIXSCALE": 0.3})
+    fits.PrimaryHDU(np.load(folder / "a.npy"), header).writeto(folder / "b3.fits")
+    table = predict_files([folder], [run_folder])
+    assert list(table) == list(good)
+    names = ["a.npy", "b.fits", "b2.fits", "b3.fits", "c.png", "d.npy"]
+    assert [Path(name).name for name in table["file"]] == names
+    wrong = table["class"].isna()
+    assert [Path(name).name for name in table["file"][wrong]] == ["b2.fits", "b3.fits"]
+    assert table["warning"][2].startswith("is a truncated FITS file")
+    assert table["warning"][3].startswith("found 0.3 arcsec a pixel; the model was trained at 0.1")
+    pd.testing.assert_frame_equal(
+        table[~wrong].drop(columns="file").reset_index(drop=True),
+        good.drop(columns="file"),
+        check_dtype=False,
+    )
+    command = ["predict", str(folder), "--run", str(run_folder), "--out", str(tmp_path / "p.csv")]
+    assert main(command) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2 and all(line.startswith("vitdm predict: error: ") for line in said)
+    assert "b2.fits: is a truncated" in said[0] and "b3.fits: found 0.3 arcsec" in said[1]
+    text = (tmp_path / "p.csv").read_text().splitlines()
+    assert text[0] == ",".join(table) and ",,,,,,,,,is a truncated" in text[3]
+    with pytest.raises(InputError, match=r"b2\.fits: is a truncated FITS file"):
+        predict_files([folder / "b2.fits"], [run_folder])
+
+
+def test_a_stack_is_predicted_image_by_image(files, run_folder, tmp_path):
+    image = np.load(files / "a.npy")
+    stack = np.stack([image, image[::-1], 2 * image])
+    np.save(tmp_path / "stack.npy", stack)
+    run = load_run(run_folder)
+    of_file, alone = predict_files([tmp_path / "stack.npy"], [run_folder]), predict([run], stack)
+    assert of_file["file"].tolist() == [f"{tmp_path}/stack.npy[{k}]" for k in range(3)]
+    p = [table.filter(like="p_") for table in (of_file, alone)]
+    np.testing.assert_allclose(*p, atol=1e-6)
+    one = predict_files([tmp_path / "stack.npy"], [run_folder], band=1)
+    np.testing.assert_allclose(one.filter(like="p_"), p[0][1:2], atol=1e-6)
+
+
+def test_an_image_smaller_than_what_is_cut_of_it_is_told(files, run_folder):
+    run = load_run(run_folder)
+    size = run.settings.preprocess.size
+    image = np.load(files / "a.npy")
+    cut = (len(image) - size) // 2 + 2
+    table = predict([run], [image, image[cut:-cut]])
+    assert table["warning"][0] == ""
+    assert f"of the {size} x {size} that the model sees" in table["warning"][1]
+
+
+def test_an_image_without_light_is_told_also_without_a_fit(run_folder):
+    noise = np.random.default_rng(0).normal(size=(64, 64))
+    assert predict([load_run(run_folder)], [noise])["warning"][0].startswith("no light was found")

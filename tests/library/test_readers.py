@@ -14,8 +14,11 @@ from files import encoded, fits_bytes, npy, npz, pair, tar
 from vitdm.data.readers import (
     fill_missing,
     load_images,
+    load_observations,
     members,
     read_image,
+    read_observation,
+    read_observations,
     read_picture,
     suffix_of,
 )
@@ -210,3 +213,94 @@ def test_real_images_are_read():
     raw = np.frombuffer(content, ">f4", 120 * 120, start)
     np.testing.assert_array_equal(read_image(path).ravel(), raw)
     assert read_picture(path).pixel_scale == pytest.approx(0.25)  # Pan-STARRS sky cells
+
+
+# ---------------------------------------------------------------------------------------- stacks
+
+STACK = np.random.default_rng(1).normal(100, 1, (4, 20, 21)).astype("f4")
+COLOURED = STACK[..., None].repeat(3, -1).astype("u1")
+
+
+def written_stack(path):
+    """Write ``STACK`` to a file of the kind that its name tells."""
+    if path.suffix == ".fits":
+        fits.PrimaryHDU(STACK).writeto(path)
+    elif path.suffix == ".npy":
+        np.save(path, STACK[:, None] if path.stem == "channel" else STACK)
+    else:
+        pages = list(COLOURED) if path.stem == "colour" else list(STACK)
+        cv2.imwritemulti(str(path), pages)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.npy", "channel.npy", "a.fits", "a.tif", "colour.tif"])
+def test_a_stack_is_as_many_images(tmp_path, name):
+    path = written_stack(tmp_path / name)
+    found = read_observations(path)
+    assert [image.name for image in found] == [f"{path}[{k}]" for k in range(4)]
+    expected = COLOURED.mean(-1) if name == "colour.tif" else STACK
+    for image, plane in zip(found, expected, strict=True):
+        np.testing.assert_allclose(image.data, plane, rtol=1e-6)
+    assert [place for place, _ in load_observations([path])] == [path] * 4
+    (one,) = read_observations(path, band=2)
+    assert one.name == str(path) and same(one, read_observation(path, band=2))
+    np.testing.assert_allclose(one.data, expected[2], rtol=1e-6)
+    with pytest.raises(InputError, match="choose one of its 4 bands"):
+        read_observation(path)
+
+
+def same(one, other):
+    return np.array_equal(one.data, other.data, equal_nan=True)
+
+
+def test_noise_psf_and_mask_of_a_stack(tmp_path):
+    """A map of each image, or one of all of them; in the file, in another file, as an array."""
+    rms, mask = 1 + np.abs(STACK), STACK > 101
+    hdus = [fits.PrimaryHDU(STACK), fits.ImageHDU(rms, name="ERR")]
+    fits.HDUList([*hdus, fits.ImageHDU(np.ones((3, 3)), name="PSF")]).writeto(tmp_path / "a.fits")
+    np.save(tmp_path / "rms.npy", rms)
+    np.save(tmp_path / "stack.npy", STACK)
+    for found in (
+        read_observations(tmp_path / "a.fits"),
+        read_observations(tmp_path / "stack.npy", noise=tmp_path / "rms.npy", psf=np.ones((3, 3))),
+        read_observations(tmp_path / "stack.npy", noise=rms, psf=np.ones((3, 3)), mask=mask),
+    ):
+        for k, image in enumerate(found):
+            np.testing.assert_array_equal(image.noise, rms[k])
+            assert image.psf.shape == (3, 3)
+    for image, masked in zip(found, mask, strict=True):
+        np.testing.assert_array_equal(image.mask, masked)
+    found = read_observations(tmp_path / "stack.npy", noise=rms[0])
+    assert all(np.array_equal(image.noise, rms[0]) for image in found)
+    with pytest.raises(InputError, match=r"stack\.npy\[0\]: noise: found a map of shape \(2, 2\)"):
+        read_observations(tmp_path / "stack.npy", noise=np.ones((2, 2)))
+
+
+def test_what_is_no_stack(tmp_path):
+    """One image, colour, and planes that a header calls bands or steps of a wavelength."""
+    np.save(tmp_path / "one.npy", STACK[:1])
+    np.save(tmp_path / "colour.npy", COLOURED[0])
+    for name in ("one.npy", "colour.npy"):
+        (found,) = read_observations(tmp_path / name)
+        assert found.name == str(tmp_path / name) and found.shape == (20, 21)
+    for key, value in (("BANDS", "griz"), ("BAND0", "g"), ("CTYPE3", "WAVE")):
+        path = tmp_path / f"{key}.fits"
+        fits.PrimaryHDU(STACK, fits.Header({key: value})).writeto(path)
+        with pytest.raises(InputError, match="choose one of its 4 bands"):
+            read_observations(path)
+        assert len(read_observations(path, band=1)) == 1
+
+
+def test_pages_of_a_tiff_that_do_not_match_or_are_damaged(tmp_path):
+    path = tmp_path / "a.tif"
+    cv2.imwritemulti(str(path), [STACK[0], STACK[1, :10]])
+    with pytest.raises(InputError, match=r"TIFF of 2 pages that differ \(10 x 21, 20 x 21\)"):
+        read_observations(path)
+    content = written_stack(tmp_path / "b.tif").read_bytes()
+    for end in range(8, len(content) - 8, 499):
+        path.write_bytes(content[:end])
+        with pytest.raises(InputError, match=r"a\.tif: "):
+            read_observations(path)
+    path.write_bytes(content[: len(content) // 2])  # within the pointer from page 1 to page 2
+    with pytest.raises(InputError, match="is a truncated TIFF: page 1 cannot be read"):
+        read_observations(path)

@@ -22,6 +22,7 @@ from vitdm.__main__ import COMMANDS, main
 from vitdm.config import Settings
 from vitdm.data.dataset import Dataset
 from vitdm.model.training import Checkpoint, Training
+from vitdm.predict import COLUMNS as COLUMNS_OF_ANSWERS
 from vitdm.provenance import sha256
 
 
@@ -202,7 +203,7 @@ def test_predict(done, jpgs, tmp_path, capsys):
     assert (tmp_path / "new" / "p.csv").read_text() == captured
     assert snapshot(tmp_path) == ["new", "new/p.csv"]
     table = pd.read_csv(tmp_path / "new" / "p.csv")
-    assert list(table) == [*("file", "p_no_sub", "p_sub", "class", "lens_found", "warning")]
+    assert list(table) == ["file", "p_no_sub", "p_sub", *COLUMNS_OF_ANSWERS]
     assert len(table) == 48
     np.testing.assert_allclose(table[["p_no_sub", "p_sub"]].sum(axis=1), 1, atol=2e-6)
     # the test images again, this time from their files
@@ -488,7 +489,7 @@ def test_no_number_is_taken_that_makes_no_sense(parser, words, action, capsys):
 # ------------------------------------------------------------------------------------------- help
 
 
-@pytest.mark.parametrize(("module", "n"), [(vitdm_main, 12), (studies_main, None)])
+@pytest.mark.parametrize(("module", "n"), [(vitdm_main, 13), (studies_main, None)])
 def test_help_shows_each_command_with_an_example(module, n, capsys):
     """One line and one example each, within 80 columns; the examples are commands that exist."""
     assert n in (None, len(module.COMMANDS))

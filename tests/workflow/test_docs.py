@@ -21,13 +21,16 @@ from vitdm import benchmark
 from vitdm.__main__ import COMMANDS, main, parser
 from vitdm.config.reading import read_yaml
 from vitdm.data import layouts, readers
+from vitdm.data.simulated import simulate_dataset
+from vitdm.plots import MOST
+from vitdm.predict import COLUMNS
 from vitdm.simulation import load_population, population_file, population_of, priors
 from vitdm.simulation.drawing import LIGHT, TRUTH
 from vitdm.simulation.population import shipped
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/data.md").read_text()
-DOCS = ("data", "design", "lens", "search", "tuning", "benchmarks", "benchmark")
+DOCS = ("data", "design", "lens", "predict", "search", "tuning", "benchmarks", "benchmark")
 TUNING = (ROOT / "docs/tuning.md").read_text()
 PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", *(f"docs/{name}.md" for name in DOCS))
 #: folders of the repository that hold code and documents
@@ -348,6 +351,22 @@ def test_the_page_on_the_benchmark(tmp_path, monkeypatch, capsys):
     for size, n in known.sizes.items():
         assert re.search(rf"`{size}`.* \| {' [|] '.join(map(str, n.values()))} \|", BENCHMARK)
     assert f"is version {known.version} of" in BENCHMARK
+
+
+def test_what_the_page_on_predictions_says(tmp_path, monkeypatch, capsys):
+    """Its commands are read as they stand, its code runs, its columns are those of the answer."""
+    page = (ROOT / "docs/predict.md").read_text()
+    options = [parser().parse_args(words[1:]) for words in commands(page)]
+    assert [option.command for option in options] == ["predict", "look"]
+    named = re.search(r"`p_<class>` for each class, then (.*?) \(\[", page)[1]
+    assert tuple(re.findall(r"`(\w+)`", named)) == COLUMNS
+    assert f"{MOST['.png']} at most" in page
+    monkeypatch.chdir(tmp_path)
+    simulate_dataset(POPULATIONS["marginal"], {"train": 4}, 0, "data/lenses", progress=False)
+    (block,) = blocks("python", page)
+    exec(block, {})
+    assert {"four.pdf", "last.png"} <= {path.name for path in Path("data").iterdir()}
+    assert "p_no_sub" in capsys.readouterr().out
 
 
 # ------------------------------------------------------------------------------------- all pages

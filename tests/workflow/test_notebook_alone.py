@@ -8,7 +8,9 @@ import pytest
 import yaml
 from project import ROOT, call, copied
 
-NAMES = sorted(path.stem for path in (ROOT / "notebooks").glob("*.py"))
+from studies.config import load
+
+QUICKSTART, *NAMES = sorted(path.stem for path in (ROOT / "notebooks").glob("*.py"))
 #: plans what each notebook would make in a clone without results, by its own way to Snakemake
 PLAN = """
 from studies import contents, notebook
@@ -85,6 +87,27 @@ def test_the_notebook_of_real_lenses_needs_nothing_else(clone):
     assert (clone / "results/smoke/figures/one_lens.png").exists()
     numbers = json.loads((clone / "results/smoke/numbers/06.json").read_text())
     assert numbers and all(name.startswith("misspecification_") for name in numbers)
+
+
+def test_the_quickstart_makes_nothing_and_needs_nothing(clone):
+    """It is run as the workflow runs it, with small parameters, and finds the clump."""
+    source, executed = clone / f"notebooks/{QUICKSTART}.py", clone / "quick.ipynb"
+    written = {path for path in clone.rglob("*") if "__pycache__" not in path.parts}
+    small = [f"-p {name} {value}" for name, value in load(ROOT / "config/smoke.yaml").quickstart]
+    converted = clone / "quick_source.ipynb"
+    call(clone, *("-m", "jupytext", "--to", "ipynb"), "-o", converted, source)
+    options = " ".join(small).split() + ["--kernel", "python3", "--cwd", ".", "--no-progress-bar"]
+    answer = call(clone, "-m", "papermill", converted, executed, *options)
+    assert answer.returncode == 0, answer.stdout[-5000:]
+    outputs = [o for c in nbformat.read(executed, as_version=4).cells for o in c.get("outputs", [])]
+    said = "".join(output.get("text", "") for output in outputs)
+    peak = re.search(r"highest peak \((.*), (.*)\), the clump \((.*), (.*)\) arcsec", said)
+    x, y, true_x, true_y = map(float, peak.groups())
+    assert abs(x - true_x) < 0.15 and abs(y - true_y) < 0.15
+    assert re.search(r"ROC-AUC on 12 test images: [01]\.\d+", said)
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 5
+    now = {path for path in clone.rglob("*") if "__pycache__" not in path.parts}
+    assert now - written <= {converted, executed}
 
 
 def test_what_fails_is_told_in_a_few_lines(clone):

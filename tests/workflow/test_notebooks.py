@@ -8,9 +8,12 @@ import jupytext
 import nbformat
 import pytest
 
+from studies.config import load
+
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("01_feature_discovery", "02_feature_comparison", "03_model", "04_optimisation")
 NAMES += ("05_final_test", "06_real_lenses")
+QUICKSTART = "00_quickstart"  # of the library alone
 SMOKE = {
     "results": "results/smoke",
     "figures": "results/smoke/figures",
@@ -20,7 +23,7 @@ LONGEST = 8  # lines of a function
 THOUGHT = 15  # lines of a code cell, without imports, comments and empty lines
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=(QUICKSTART, *NAMES))
 def notebook(request):
     return jupytext.read(ROOT / "notebooks" / f"{request.param}.py")
 
@@ -30,22 +33,28 @@ def code(notebook):
 
 
 def test_these_are_all():
-    assert sorted(path.stem for path in (ROOT / "notebooks").glob("*.py")) == sorted(NAMES)
+    assert sorted(path.stem for path in (ROOT / "notebooks").glob("*.py")) == [QUICKSTART, *NAMES]
 
 
-def test_parameters_are_literals_with_the_smoke_defaults(notebook):
+def test_parameters_are_literals_with_the_smoke_defaults(notebook, request):
     tagged = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
     assert len(tagged) == 1 and tagged[0] is code(notebook)[0] is notebook.cells[1]
     statements = ast.parse(tagged[0].source).body
     assert all(isinstance(statement, ast.Assign) for statement in statements)
     found = {entry.targets[0].id: ast.literal_eval(entry.value) for entry in statements}
-    assert found == SMOKE
+    quickstart = load(ROOT / "config/paper.yaml").quickstart.model_dump()
+    assert found == (quickstart if is_quickstart(request) else SMOKE)
+
+
+def is_quickstart(request):
+    return request.node.callspec.params["notebook"] == QUICKSTART
 
 
 def test_each_starts_with_its_own_name(notebook, request):
     name = request.node.callspec.params["notebook"]
     second = code(notebook)[1].source
-    assert f'out = notebook.start(results, figures, tables, name="{name}")' in second
+    start = f'out = notebook.start(results, figures, tables, name="{name}")'
+    assert (start in second) == (name != QUICKSTART)
     title = notebook.cells[0]
     assert title.cell_type == "markdown" and title.source.startswith(f"# {int(name[:2])}. ")
 
@@ -62,6 +71,26 @@ def test_notebooks_explain_and_leave_the_work_to_the_library(notebook):
         assert len(lines) <= THOUGHT, f"a cell of {len(lines)} lines: {lines[0]}"
     prose = [cell for cell in notebook.cells if cell.cell_type == "markdown"]
     assert len(prose) >= 0.4 * len(code(notebook))
+
+
+def test_the_quickstart_needs_the_library_alone():
+    source = (ROOT / "notebooks" / f"{QUICKSTART}.py").read_text()
+    imported = {
+        (node.module if isinstance(node, ast.ImportFrom) else node.names[0].name).split(".")[0]
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+    }
+    assert "vitdm" in imported and "studies" not in imported
+    for cell in jupytext.reads(source, "py:percent").cells:
+        assert len(cell.source.split()) < 250
+
+
+def test_each_has_one_place_to_try_something(notebook):
+    """One marked cell, with words before it."""
+    cells = notebook.cells
+    marked = [k for k, cell in enumerate(cells) if cell.source.startswith("# Try it")]
+    assert len(marked) == 1 and cells[marked[0]].cell_type == "code"
+    assert cells[marked[0] - 1].cell_type == "markdown"
 
 
 def test_conversion_gives_a_valid_notebook_and_the_same_text_back(notebook, request, tmp_path):

@@ -234,6 +234,7 @@ EXPECTED = {
     "report.*": (),  # the title of a report on a user's images, and who signs it
     # these say what there is to be made; the article, and notebooks, say it too
     "name": (),
+    "quickstart.*": (),  # parameters of its notebook
     "shards": (),
     "final.seeds": (),
     "efficiency.seeds": (),

@@ -12,7 +12,7 @@ import argparse
 import os
 import sys
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -104,7 +104,7 @@ def _check_out(options: argparse.Namespace) -> None:
     if not isinstance(out := getattr(options, "out", None), Path):
         return
     read = vars(options) if getattr(options, "apart", True) else {}
-    given = [entry for name, entry in read.items() if name != "out"]
+    given = [entry for name, entry in read.items() if name not in ("out", "figure")]
     listed = [entry for entries in given if isinstance(entries, list) for entry in entries]
     check_writable(out, [entry for entry in given + listed if isinstance(entry, Path)])
 
@@ -154,6 +154,42 @@ def add_out(parser: argparse.ArgumentParser, text: str, *, apart: bool = True) -
     """Add ``--out``; unless ``apart`` it may lie inside what the other options name."""
     parser.add_argument("--out", type=Path, required=True, help=text)
     parser.set_defaults(apart=apart)
+
+
+#: endings of ``--figure``; what each becomes is told in ``vitdm.plots.pages``
+FIGURES = (".pdf", ".png", ".html")
+
+
+def add_figure(parser: argparse.ArgumentParser, text: str, *, required: bool = False) -> None:
+    """Add ``--figure``, a file of pictures."""
+    parser.add_argument(
+        "--figure",
+        type=_figure,
+        required=required,
+        metavar="FILE",
+        help=f"{text}: a PDF (a page each), a PNG (rows), or an HTML file that stands alone",
+    )
+
+
+def _figure(text: str) -> Path:
+    if Path(text).suffix.lower() not in FIGURES:
+        expected = f"expected the name of a file that ends in {', '.join(FIGURES)}"
+        raise argparse.ArgumentTypeError(f"found {shown(text)}; {expected}")
+    return Path(text)
+
+
+def check_figure(options: argparse.Namespace, read: Iterable[str | Path]) -> None:
+    """Raise InputError unless ``--figure`` can be written and spares ``--out`` and what is read."""
+    if options.figure is None:
+        return
+    check_writable(options.figure, read)
+    if options.figure.is_dir():
+        raise InputError(f"{options.figure}: is a folder; expected the name of a file")
+    out = getattr(options, "out", None)
+    if out and Path(os.path.realpath(options.figure)).is_relative_to(os.path.realpath(out)):
+        raise InputError(
+            f"{options.figure}: is, or lies inside, what --out names; expected another"
+        )
 
 
 def add_seed(parser: argparse.ArgumentParser) -> None:

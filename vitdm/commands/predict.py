@@ -5,12 +5,17 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vitdm import commands
 from vitdm.errors import InputError
 
+if TYPE_CHECKING:
+    from vitdm.predict import Answers
+
 HELP = "Classify images."
-EXAMPLE = "vitdm predict lens.fits more_lenses/ --out classes.csv"
+EXAMPLE = "vitdm predict lens.fits lenses/ --out p.csv --figure p.html"
+TITLE = "Images, what the model saw, and what it answered"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,13 +23,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--run", nargs="+", type=Path, help="run folder(s); averaged; default: the reference model"
     )
     parser.add_argument("--out", type=Path, help="CSV file; default: standard output")
+    commands.add_figure(
+        parser, "each image, what the model saw, fit, maps, probabilities, warnings"
+    )
     commands.add_images(parser)
 
 
-def run(options: argparse.Namespace) -> None:
+def _draw(answers: Answers, figure: Path) -> None:
+    """Write the pages of the images; those of a list that are not drawn are told."""
+    from vitdm import plots
+
+    table, n = answers.table, len(answers.seen.crops)
+    pages = iter(range(n))
+    table = table.set_index([[next(pages) if read else -1 for read in table["class"].notna()]])
+    plots.save(plots.predictions(answers), figure, TITLE, table)
+    if n > (most := plots.MOST[figure.suffix.lower()]):
+        print(f"{figure}: shows the first {most} of {n} images", file=sys.stderr)
+
+
+def run(options: argparse.Namespace) -> int:
     from vitdm import pretrained
     from vitdm.data.readers import suffix_of
-    from vitdm.predict import predict_files
+    from vitdm.predict import answer_files
     from vitdm.provenance import atomic, check_writable
 
     if options.out is not None:
@@ -35,13 +55,24 @@ def run(options: argparse.Namespace) -> None:
             raise InputError(
                 f"{options.out}: has the name of an image; expected that of a CSV file"
             )
+    commands.check_figure(options, filter(Path.is_file, map(Path, options.images)))
     known = commands.known_of_images(options)
-    table = predict_files(options.images, options.run or [pretrained.FOLDER], **known)
-    for text, rows in table[table["warning"] != ""].groupby("warning", sort=False):
-        more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
-        print(f"WARNING: {rows['file'].iloc[0]}{more}: {text}", file=sys.stderr)
+    answers = answer_files(options.images, options.run or [pretrained.FOLDER], **known)
+    table = answers.table
+    stacks = table["file"].str.rpartition("[")[0]
+    for file, n in stacks[table["file"].str.endswith("]")].value_counts(sort=False).items():
+        if Path(file).is_file():
+            print(f"{file}: a stack of {n} images; --band N takes one", file=sys.stderr)
+    unread = table["class"].isna()
+    for row in table[unread].itertuples():
+        print(f"vitdm predict: error: {row.file}: {row.warning}", file=sys.stderr)
+    for row in table[~unread & (table["warning"] != "")].itertuples():
+        print(f"WARNING: {row.file}: {row.warning}", file=sys.stderr)
     if options.out is None:
         table.to_csv(sys.stdout, index=False)
-        return
-    with atomic(options.out) as temporary:
-        table.to_csv(temporary, index=False)
+    else:
+        with atomic(options.out) as temporary:
+            table.to_csv(temporary, index=False)
+    if options.figure is not None:
+        _draw(answers, options.figure)
+    return 2 if unread.any() else 0

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from vitdm import commands
 from vitdm.bounds import LARGEST_SEED, MOST_IMAGES
 from vitdm.errors import InputError
 
+if TYPE_CHECKING:
+    from vitdm.simulation import Population
+
 HELP = "Simulate lenses of a population."
 EXAMPLE = "vitdm simulate --population marginal --n 1000 --out lenses"
+SHOWN = 6  # lenses of each class in the figure
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seed", type=commands.whole(0, LARGEST_SEED), help="default: the configuration's, or 0"
     )
     commands.add_shard(parser)
+    commands.add_figure(parser, f"the first {SHOWN} lenses of each class as they were drawn")
     commands.add_out(parser, "dataset folder")
 
 
@@ -44,4 +50,20 @@ def run(options: argparse.Namespace) -> None:
     if options.n_opt:
         n_images = n_images | {"opt": options.n_opt}
     seed = settings.seed if options.seed is None else options.seed
+    commands.check_figure(options, [])
     simulate_dataset(population, n_images, seed, options.out, options.shard)
+    if options.figure is not None:
+        _draw(population, sum(n_images.values()), seed, options)
+
+
+def _draw(population: Population, n: int, seed: int, options: argparse.Namespace) -> None:
+    """Write the first lenses of each class in this shard, and where their perturbers are."""
+    from vitdm import plots
+    from vitdm.data.simulated import class_of_each
+
+    k, of = options.shard
+    kinds = class_of_each(n, seed, population)[n * k // of : n * (k + 1) // of]
+    places = plots.first_of_each(kinds, SHOWN)
+    indices = [n * k // of + place for place in places]
+    pages = plots.simulated(population, indices, [kinds[place] for place in places], seed)
+    plots.save(pages, options.figure, f"Lenses of the population {population.name}")

@@ -272,6 +272,12 @@ def band_number(band: int | str | None, header: fits.Header) -> int | str | None
     raise ValueError(f"band {band!r:.40}: expected a number from 0{known}")
 
 
+def has_bands(header: fits.Header) -> bool:
+    """Tell whether the planes of a cube are bands, or the steps of an axis such as a wavelength."""
+    named = any(str(_told(header, key, "")).strip() for key in ("BANDS", "BAND0", "CTYPE3"))
+    return named
+
+
 def unit(*headers: fits.Header) -> str | None:
     """Return the unit of the image's values (BUNIT) as it is spelled here, None if none is told."""
     for header in headers:

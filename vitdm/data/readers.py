@@ -36,6 +36,7 @@ __all__ = [
     "observations_at",
     "read_image",
     "read_observation",
+    "read_observations",
     "read_picture",
     "reason_of",
     "suffix_of",
@@ -77,8 +78,7 @@ def read_picture(
             return Picture(pixels, pixel_scale=fits_files.pixel_scale(*image.headers))
         if hdu is not None:
             raise ValueError(f"hdu {hdu!r:.40}: is no FITS file, which alone has extensions")
-        is_array = suffix == ".npy"
-        pixels, mass = arrays.decode(content) if is_array else (pictures.decode(content), None)
+        pixels, mass = _decoded(suffix, content)
         return Picture(_single(_plane(pixels, fits_files.band_number(band, {}))), mass)
 
 
@@ -107,20 +107,74 @@ def read_observation(
     of an extension, another file, an array, or, for noise and PSF, a number, as Observation takes.
     ``pixel_scale`` [arcsec]: by default the header's. InputError names the file and what is wrong.
     """
-    path, given = Path(path), {NOISE: noise, PSF: psf, MASK: mask}
+    told = {NOISE: noise, PSF: psf, MASK: mask}
+    (made,) = _observations(Path(path), hdu, band, told, pixel_scale, gain, stacked=False)
+    return made
+
+
+def read_observations(
+    path: str | Path,
+    *,
+    hdu: int | str | None = None,
+    band: int | str | None = None,
+    noise: str | Path | ArrayLike | None = None,
+    psf: str | Path | ArrayLike | None = None,
+    mask: str | Path | ArrayLike | None = None,
+    pixel_scale: float | None = None,
+    gain: float | None = None,
+) -> list[Observation]:
+    """Return the images in a file as ``read_observation`` does: one, or those of a stack.
+
+    A stack is an array (n, H, W) or (n, 1, H, W) of a npy or FITS file, or the pages of a TIFF, of
+    which no ``band`` is chosen; planes that a FITS header calls bands, or the steps of an axis of
+    its own, such as a wavelength, are no stack. Its images are named ``<path>[k]``, k from 0. A
+    noise map, PSF or mask (H, W) is that of all of them, one (n, H, W) has a plane for each.
+    """
+    told = {NOISE: noise, PSF: psf, MASK: mask}
+    return _observations(Path(path), hdu, band, told, pixel_scale, gain, stacked=True)
+
+
+def _observations(
+    path: Path,
+    hdu: int | str | None,
+    band: int | str | None,
+    given: dict[str, Any],
+    pixel_scale: float | None,
+    gain: float | None,
+    stacked: bool,
+) -> list[Observation]:
+    """Return the observation in a file or folder; those of a stack, if that may be one."""
     file = path
     if path.is_dir():
         files = _files_by_role(path)
         file = files.pop(SCIENCE)
-        given |= {role: beside for role, beside in files.items() if given[role] is None}
+        given = given | {role: beside for role, beside in files.items() if given[role] is None}
     with decoding(file):
-        if _known_suffix(file) in FITS:
-            known = _read_fits(file, hdu, band, given)
-        else:
-            known = {"data": read_picture(file, hdu=hdu, band=band).pixels}
+        read = _read_fits if _known_suffix(file) in FITS else _read_other
+        planes = read(file, hdu, band, given, stacked)
+    made = []
+    for plane, known in planes:
+        name = str(path) if plane is None else f"{path}[{plane}]"
+        at = band if plane is None else plane
+        made.append(_observation(file, name, at, given, known, pixel_scale, gain))
+    return made
+
+
+def _observation(
+    file: Path,
+    name: str,
+    band: int | str | None,
+    given: dict[str, Any],
+    known: dict[str, Any],
+    pixel_scale: float | None,
+    gain: float | None,
+) -> Observation:
+    """Return an observation of what its file tells (``known``) and the caller gives."""
     for role, value in given.items():
         if isinstance(value, (str, Path)):
             value = None if role in known else _beside(Path(value), role, band, known)
+        elif np.ndim(value) == 3 and isinstance(band, int):  # a plane for each image of a stack
+            value = np.asanyarray(value)[band]
         if value is not None:
             known[role] = value
     headers = known.pop("headers", ())
@@ -130,9 +184,9 @@ def read_observation(
             pixel_scale = fits_files.pixel_scale(*headers)
     _check_psf(pixel_scale, known.pop("psf_scale", None), file)
     known[NOISE] = _as_noise(known.get(NOISE), known.pop("kind", "rms"), known["data"], file)
-    made = Observation(**known, pixel_scale=pixel_scale, gain=gain, name=str(path))
+    made = Observation(**known, pixel_scale=pixel_scale, gain=gain, name=name)
     if made.mask.all():
-        raise InputError(f"{path}: every pixel is missing, masked or without a noise")
+        raise InputError(f"{name}: every pixel is missing, masked or without a noise")
     return made
 
 
@@ -162,9 +216,12 @@ def load_observations(
 ) -> Iterator[tuple[Path, Observation]]:
     """Return an iterator over (path, observation) of files and of all images in folders.
 
-    The paths are those of ``observations_at``, ``options`` those of ``read_observation``.
+    The paths are those of ``observations_at``, ``options`` those of ``read_observation``. Of a
+    stack (``read_observations``) the path is yielded with each of its images.
     """
-    return ((place, read_observation(place, **options)) for place in observations_at(paths))
+    for place in observations_at(paths):
+        for observation in read_observations(place, **options):
+            yield place, observation
 
 
 def observations_at(paths: Iterable[str | Path]) -> list[Path]:
@@ -221,18 +278,43 @@ def _values(image: Extension, band: int | str | None) -> NDArray[np.float32]:
     return _single(_plane(image.array(), number, average=False))
 
 
+def _decoded(suffix: str, content: bytes) -> tuple[NDArray, float | None]:
+    """Return the array in a npy file or a picture, and the axion mass [eV] beside it, if any."""
+    return arrays.decode(content) if suffix == ".npy" else (pictures.decode(content), None)
+
+
+def _flat(array: NDArray) -> NDArray:
+    """Return a stack (n, 1, H, W) or (n, H, W, 3), whose colours are averaged, as (n, H, W)."""
+    if array.ndim == 4 and array.shape[0] > 1 and array.shape[1] == 1:
+        return array[:, 0]
+    if array.ndim == 4 and array.shape[0] > 1 and array.shape[3] == 3:
+        return array.mean(axis=3, dtype=np.float64)
+    return array
+
+
+def _is_colour(array: NDArray) -> bool:
+    """Tell whether an array of three axes is (H, W, 3)."""
+    return array.shape[2] == 3 <= array.shape[0]
+
+
+def _images_in(array: NDArray, band: int | str | None) -> int:
+    """Return how many images an array is, a stack (n, H, W) of which no band is chosen."""
+    one = band is not None or array.ndim != 3 or array.shape[2] == 1 or _is_colour(array)
+    return 1 if one else array.shape[0]
+
+
 def _plane(array: NDArray, band: int | None = None, average: bool = True) -> NDArray:
     """Return (H, W) from (H, W), (1, H, W), (H, W, 1), or one of the bands of (n, H, W), (H, W, 3).
 
     Without a band, (H, W, 3) is averaged if ``average``. ValueError if a band must be chosen.
     """
-    found = array.shape
+    found, array = array.shape, _flat(array)
     while array.ndim > 2 and array.shape[0] == 1:
         array = array[0]
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
     if array.ndim == 3:
-        last = array.shape[2] == 3 <= array.shape[0]
+        last = _is_colour(array)
         if band is None and last and average:
             return _plane(array.mean(axis=2, dtype=np.float64))
         bands = np.moveaxis(array, 2, 0) if last else array
@@ -256,21 +338,56 @@ def _plane(array: NDArray, band: int | None = None, average: bool = True) -> NDA
 # ------------------------------------------------------------------------- noise, PSF and mask
 
 
+#: the images of a file: each with its place in a stack, None if there is but one, and what of it
+#: the file tells
+Planes = list[tuple[int | None, dict[str, Any]]]
+
+
+def _read_other(
+    file: Path, hdu: int | str | None, band: int | str | None, given: dict[str, Any], stacked: bool
+) -> Planes:
+    """Return the image of a picture or a npy file, or those of a stack."""
+    if not stacked:
+        return [(None, {"data": read_picture(file, hdu=hdu, band=band).pixels})]
+    content, suffix = foreign.read_file(file), _known_suffix(file)
+    n = 1
+    if content and hdu is None:  # else ``read_picture`` says what is wrong
+        array = _flat(_decoded(suffix, content)[0])
+        n = _images_in(array, band)
+    if n == 1:
+        return [(None, {"data": read_picture(file, content, hdu=hdu, band=band).pixels})]
+    return [(k, {"data": _single(_plane(array[k]))}) for k in range(n)]
+
+
 def _read_fits(
-    file: Path, hdu: int | str | None, band: int | str | None, given: dict[str, Any]
-) -> dict[str, Any]:
-    """Return the science image of a FITS file, and the noise, PSF and mask that lie in it."""
+    file: Path, hdu: int | str | None, band: int | str | None, given: dict[str, Any], stacked: bool
+) -> Planes:
+    """Return the science image of a FITS file, or those of a stack, each with the noise, PSF and
+    mask that lie in the file.
+    """
     with fits_files.opened(foreign.read_file(file)) as images:
         image = fits_files.science(images, hdu)
-        known: dict[str, Any] = {"data": _values(image, band), "headers": image.headers}
-        for role, value in given.items():
-            found = None
-            if value is None:
-                found = fits_files.companion([i for i in images if i != image], role, image)
-            elif isinstance(value, str) and fits_files.has(images, value):
-                found = fits_files.science(images, value)
-            if found is not None:
-                known |= _as_role(found, role, band, found.words)
+        n = 1
+        if stacked and not fits_files.has_bands(image.hdu.header):
+            n = _images_in(_flat(image.array()), band)
+        if n == 1:
+            return [(None, _known_of(images, image, band, given))]
+        return [(k, _known_of(images, image, k, given)) for k in range(n)]
+
+
+def _known_of(
+    images: list[Extension], image: Extension, band: int | str | None, given: dict[str, Any]
+) -> dict[str, Any]:
+    """Return an image, or a band of it, with the noise, PSF and mask that lie in its file."""
+    known: dict[str, Any] = {"data": _values(image, band), "headers": image.headers}
+    for role, value in given.items():
+        found = None
+        if value is None:
+            found = fits_files.companion([i for i in images if i != image], role, image)
+        elif isinstance(value, str) and fits_files.has(images, value):
+            found = fits_files.science(images, value)
+        if found is not None:
+            known |= _as_role(found, role, band, found.words)
     return known
 
 
@@ -294,8 +411,10 @@ def _beside(path: Path, role: str, band: int | str | None, known: dict[str, Any]
         words = fits_files.words_of(path.name)
         if not path.exists() and suffix_of(path.name) is None:
             raise ValueError(f"expected a file, or the name of an extension with the {role}")
-        if _known_suffix(path) not in FITS:
-            values = read_picture(path).pixels
+        if (suffix := _known_suffix(path)) not in FITS:
+            array = _flat(_decoded(suffix, foreign.read_file(path))[0])
+            number = fits_files.band_number(band, {}) if _images_in(array, None) > 1 else None
+            values = _single(_plane(array, number))
             known |= {"kind": kind_of(words)} if role == NOISE else {}
             return fits_files.as_mask(values) if role == MASK else values
         with fits_files.opened(foreign.read_file(path)) as images:

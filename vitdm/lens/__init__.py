@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from vitdm.config import FreeForm, LensFit
 from vitdm.data.observation import Observation
 from vitdm.lens import free_form
-from vitdm.lens.fit import Fits, estimate_gain, modelled, settings_for
+from vitdm.lens.fit import Fits, estimate_gain, modelled, point_snr, settings_for
 from vitdm.lens.fit import fit as fit_sersic
 from vitdm.lens.fits import fit_dataset, merge_fits, read_maps, read_residuals
 from vitdm.lens.free_form import LensModel
@@ -36,6 +36,7 @@ __all__ = [
     "fit_dataset",
     "merge_fits",
     "modelled",
+    "point_snr",
     "read_maps",
     "read_residuals",
     "search",

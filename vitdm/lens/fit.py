@@ -413,6 +413,59 @@ def modelled(fits: Fits) -> tuple[NDArray, NDArray]:
     return np.array(whole), np.array(arcs)
 
 
+@one_thread()
+def point_snr(
+    observations: Sequence[Observation], fits: Fits, settings: LensFit
+) -> list[NDArray[np.float32] | None]:
+    """Return a map of the S/N of a point mass in each fitted lens, None where nothing was fitted.
+
+    ``fits`` and ``settings`` are those of the ``observations``. A map (g, g) covers the square that
+    was fitted, of which it bins 1 x 1 or more pixels into one; NaN where no mass could be told, or
+    too far from the lens. It is the mass over its error, smooth parameters being free
+    (``vitdm.lens.matched``); its maximum is the feature ``fit_point_snr``, to some per cent, for
+    the noise is that of the model as it ended.
+    """
+    maps = []
+    for k, observation in enumerate(observations):
+        row, camera = fits.row(k), fits.cameras[k]
+        if not np.isfinite(row.values).all():
+            maps.append(None)
+            continue
+        squares = squares_of([observation], camera, settings, row.gain)
+        model = SmoothLens(camera, sum(name.endswith("_amp") for name in fits.names) - 1)
+        problem, values = _solved(row, squares, model)
+        source = tuple(1 + column for column in model.columns(SOURCE_POSITION))
+        search = search_of(camera)
+        N, D = search.maps(problem.linear(values, torch.tensor([0])), source)
+        center = torch.tensor(row.values[:, model.columns(CENTER)]).float()
+        known = (D > 0) & search.inside(*center.T).view_as(D)
+        snr = torch.where(known, N / D.clamp(min=1e-12).sqrt(), math.nan)
+        maps.append(snr[0].numpy())
+    return maps
+
+
+def _solved(row: Fits, squares: Squares, model: SmoothLens) -> tuple[LensProblem, Tensor]:
+    """Return the problem of one fitted image, and its values (1, p) as the fit has them."""
+    values = torch.tensor(row.values)
+    for k, parameter in enumerate(model.parameters):
+        if parameter in SKY:
+            values[:, k] -= squares.sky / model.camera.pixel_scale**2
+        if parameter.unit == BRIGHTNESS:
+            values[:, k] /= squares.unit
+        if parameter.logarithmic:
+            values[:, k] = torch.log(values[:, k])
+    problem = LensProblem(
+        model,
+        squares.data,
+        squares.good if model.lens_light else squares.good * _off_centre(values, model),
+        squares.gain,
+        squares.clipped,
+        squares.variance,
+    )
+    problem.renew(model.image(values))
+    return problem, values
+
+
 def settings_for(population: Population, settings: LensFit) -> LensFit:
     """Return the settings with what a population tells: PSF, photon noise, light of the lens."""
     instrument = population.instrument

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure, SubFigure
+    from matplotlib.image import AxesImage
 
     from vitdm.lens.free_form.model import LensModel
 
@@ -88,22 +89,37 @@ class Views:
         missing: str = "0.6",
     ) -> None:
         """Show an image (of the whole sky of the lens, or of ``extent``) with bar and scale."""
-        from matplotlib import colormaps
-
-        shown = axes.imshow(
-            image,
-            norm=norm,
-            cmap=colormaps[colours].with_extremes(bad=missing),
-            origin="lower",
-            extent=self.extent if extent is None else extent,
-            interpolation="none",
-        )
-        axes.set(xlim=(-self.size, self.size), ylim=(-self.size, self.size), xticks=[], yticks=[])
-        axes.set_title(title, fontsize=9)
-        axes.set_facecolor(missing)
+        extent = self.extent if extent is None else extent
+        shown = draw_image(axes, image, title, norm, colours, extent, missing)
+        axes.set(xlim=(-self.size, self.size), ylim=(-self.size, self.size))
         inks = ("white", "black") if colours == "inferno" else ("black", "white")
         scale_bar(axes, 1.0 if self.size > 1.2 else 0.5, *inks)
         colour_bar(axes, shown)
+
+
+def draw_image(
+    axes: Axes,
+    image: NDArray,
+    title: str,
+    norm: Normalize,
+    colours: str,
+    extent: Sequence[float],
+    missing: str = "0.6",
+) -> AxesImage:
+    """Show an image (h, w) between its edges (left, right, bottom, top), without ticks."""
+    from matplotlib import colormaps
+
+    shown = axes.imshow(
+        image,
+        norm=norm,
+        cmap=colormaps[colours].with_extremes(bad=missing),
+        origin="lower",
+        extent=extent,
+        interpolation="none",
+    )
+    axes.set(xticks=[], yticks=[], facecolor=missing)
+    axes.set_title(title, fontsize=9)
+    return shown
 
 
 def _half_width(model: LensModel) -> float:
