@@ -520,10 +520,11 @@ if fair:
 # radius alone.
 
 # %%
-benchmark = rivals.benchmark_table(settings, out.results)
+benchmark, of_benchmark = rivals.benchmark_table(settings, out.results), {}
 if benchmark is not None:
     out.table(benchmark, "benchmark")
     display(benchmark.round(4))
+    of_benchmark = rivals.benchmark_numbers(benchmark)
 # %% [markdown]
 # ## 3.9 Maps of perturbers as images
 #
@@ -559,7 +560,7 @@ n_joined = n_features["joined"]
 numbers = {"n_joined_features": n_joined, "run_seeds": settings.run_seeds}
 numbers |= {"n_parameters": model.n_parameters(settings, side, len(classes), n_joined)}
 numbers |= {"images_per_second": trained["images_per_second"].median()}
-numbers |= runs.run_numbers(table) | together | equal_terms | of_maps
+numbers |= runs.run_numbers(table) | together | equal_terms | of_benchmark | of_maps
 for key, difference in differences.items():
     numbers |= {f"gain_{key}": difference.value, f"gain_{key}_sd": difference.sd}
 if len(curves):
@@ -567,7 +568,6 @@ if len(curves):
     numbers |= efficiency.numbers_of_this_run(curves if other is None else other)
     numbers |= {"efficiency_extended": other is not None}
     numbers |= {"published_scratch_macro": efficiency.published_from_scratch(published)}
-numbers |= {} if benchmark is None else rivals.benchmark_numbers(benchmark)
 numbers |= {} if loss is None else efficiency.shortcut_numbers(loss)
 out.numbers(numbers)
 pd.Series(numbers, dtype=object).to_frame("value")

@@ -46,7 +46,11 @@ def with_change(key, value, content=SETTINGS):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("colour", 1, "colour: unknown key; expected one of: audit, benchmark, compare, data, .*train, tune"),
+        (
+            "colour",
+            1,
+            "colour: unknown key; expected one of: audit, benchmark, compare, data, .*train, tune",
+        ),
         (
             "model.dept",
             4,

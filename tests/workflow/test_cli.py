@@ -424,7 +424,7 @@ def test_a_fault_of_the_disk_is_no_traceback(jpgs, tmp_path, monkeypatch, capsys
         def burn(*_, fault=fault, **__):
             raise fault
 
-        monkeypatch.setattr("vitdm.predict.predict_files", burn)
+        monkeypatch.setattr("vitdm.predict.answer_files", burn)
         assert run("predict", jpgs, "--run", tmp_path) == 2
     said = "vitdm predict: error: {}\n"
     assert capsys.readouterr().err == said.format("disk on fire") + said.format("/x: No space left")
@@ -461,7 +461,13 @@ def numeric_options():
         listed = next(a for a in module.parser()._actions if isinstance(a.choices, dict))
         for name, parser in listed.choices.items():
             needed = [a for a in parser._actions if a.required]
-            words = [word for a in needed for word in (*a.option_strings[:1], "12")]
+            given = {"--figure": "12.pdf"}  # by the name of what is required
+            words = [
+                word
+                for a in needed
+                for option in [a.option_strings[:1]]
+                for word in (*option, given.get("".join(option), "12"))
+            ]
             for action in parser._actions:
                 if action.type not in (None, str, Path):
                     yield pytest.param(parser, words, action, id=f"{name}{action.option_strings}")
@@ -489,7 +495,7 @@ def test_no_number_is_taken_that_makes_no_sense(parser, words, action, capsys):
 # ------------------------------------------------------------------------------------------- help
 
 
-@pytest.mark.parametrize(("module", "n"), [(vitdm_main, 13), (studies_main, None)])
+@pytest.mark.parametrize(("module", "n"), [(vitdm_main, 14), (studies_main, None)])
 def test_help_shows_each_command_with_an_example(module, n, capsys):
     """One line and one example each, within 80 columns; the examples are commands that exist."""
     assert n in (None, len(module.COMMANDS))
