@@ -187,7 +187,9 @@ class Comparison(Section):
 class MapRow(Override):
     """A model of the study of maps: a network, trees on a table, or a number that needs none."""
 
-    kind: Literal["network", "trees", "score"] = "network"
+    kind: Literal["network", "trees", "score"] = Field(
+        "network", description="network, trees on a table, or a number that is not trained"
+    )
     table: Literal["features", "maps", "both"] = Field(
         "both", description="of trees: all features, the maps summarised, or both"
     )
@@ -208,8 +210,12 @@ class Maps(Section):
         500, ge=3, le=MOST_IMAGES, description="lenses that choose learning rate and epoch"
     )
     n_scored: int = Field(2000, ge=3, le=MOST_IMAGES, description="lenses that score")
-    rates: list[Annotated[float, Field(gt=0)]] = Field([1e-3, 3e-3, 1e-2], min_length=2)
-    boosting_rates: list[Annotated[float, Field(gt=0)]] = Field([0.02, 0.05, 0.1], min_length=2)
+    rates: list[Annotated[float, Field(gt=0)]] = Field(
+        [1e-3, 3e-3, 1e-2], min_length=2, description="learning rates that are tried first"
+    )
+    boosting_rates: list[Annotated[float, Field(gt=0)]] = Field(
+        [0.02, 0.05, 0.1], min_length=2, description="the same of gradient boosting"
+    )
     widen: int = Field(
         3, ge=0, le=20, description="rates tried beyond the best one, if it lies at the end"
     )
@@ -217,7 +223,7 @@ class Maps(Section):
     min_steps: int = Field(
         300, ge=1, le=MOST_STEPS, description="of the optimiser, however few the lenses"
     )
-    seeds: int = Field(3, ge=1, le=MOST_PARTS)
+    seeds: int = Field(3, ge=1, le=MOST_PARTS, description="trainings of each row")
     rows: dict[Name, MapRow] = {}
 
     @field_validator("sizes")

@@ -27,21 +27,29 @@ def command_line() -> str:
 
 
 def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
-    """Return the parsers of the commands by their names."""
-    (listed,) = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
-    return listed.choices
+    """Return the parsers of the commands by their names; none if it has no commands."""
+    listed = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+    return listed[0].choices if listed else {}
 
 
 def _command(name: str, parser: argparse.ArgumentParser, example: str) -> str:
+    """Return the section of a command, with a table for each of its own commands if it has any."""
+    head = f"### {name}\n\n{parser.description}\n\n```sh\n{example}\n```\n\n"
+    if own := _commands(parser):
+        tables = (f"`{name} {k}`: {p.description}\n\n{_table(p)}" for k, p in own.items())
+        return head + "\n".join(tables)
+    return head + _table(parser)
+
+
+def _table(parser: argparse.ArgumentParser) -> str:
+    """Return the table of arguments and options."""
     rows = ["| | default | meaning |", "|---|---|---|"]
     for group in parser._action_groups:
         actions = [a for a in group._group_actions if a.dest != "help"]
         if actions and group.title not in ("positional arguments", "options"):
             rows.append(f"| *{group.title}* | | |")
         rows += [_row(action) for action in actions]
-    return (
-        f"### {name}\n\n{parser.description}\n\n```sh\n{example}\n```\n\n" + "\n".join(rows) + "\n"
-    )
+    return "\n".join(rows) + "\n" if len(rows) > 2 else ""
 
 
 def _row(action: argparse.Action) -> str:
