@@ -25,10 +25,10 @@ rule notebook_00:
     conda:
         "../environment.yml"
     params:
-        chosen=" ".join(f"-p {name} {value}" for name, value in CONFIG.quickstart),
+        chosen=[word for name, value in CONFIG.quickstart for word in ("-p", name, value)],
         code=CODE("notebooks/00_quickstart.py"),
     shell:
-        "papermill {input:q} {output:q} --kernel python3 --cwd . {params.chosen}"
+        "papermill {input:q} {output:q} --kernel python3 --cwd . {params.chosen:q}"
         " --no-progress-bar > {log:q} 2>&1"
 
 

@@ -517,7 +517,8 @@ class Targets:
     @property
     def rivals(self) -> list[str]:
         """The folders of the scores of the benchmark: a set, and a rival on it."""
-        return [f"{self.out}/benchmark/{part}" for part in self.config.benchmark.parts]
+        parts = self.config.benchmark.parts if self.simulated else []
+        return [f"{self.out}/benchmark/{part}" for part in parts]
 
     @property
     def benchmark(self) -> list[str]:

@@ -153,7 +153,7 @@ def test_what_the_workflow_refuses(folder, tmp_path):
     before = sorted(path.name for path in (folder / "results").glob("*"))
     for setting, message in (
         (f"data={tmp_path}/gone", f"data: {tmp_path}/gone: no such file or folder"),
-        ("colour=3", "smoke.yaml: colour: unknown key; expected one of: audit, compare, data"),
+        ("colour=3", "smoke.yaml: colour: unknown key; expected one of: audit, benchmark, compare"),
     ):
         status, text, _ = plan(folder, "--configfile", "config/smoke.yaml", "--config", setting)
         assert status != 0 and message in text and "Traceback" not in text
