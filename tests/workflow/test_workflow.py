@@ -226,7 +226,7 @@ def finished(tmp_path_factory):
 
 
 ARTICLE = {"convert_notebook", "paper", "all"}
-AFTER_TEST = {"evaluate", "known_model", "notebook_05"} | ARTICLE
+AFTER_TEST = {"evaluate", "known_model", "notebook_05", "explorer"} | ARTICLE
 AFTER_TUNE = {"train_final", "gain", "notebook_04"} | AFTER_TEST
 
 
@@ -235,7 +235,7 @@ AFTER_TUNE = {"train_final", "gain", "notebook_04"} | AFTER_TEST
     [
         (
             {"evaluation": {"bootstrap": 201}},
-            {"audit", "merge_compare", "gain"}
+            {"audit", "merge_compare", "merge_maps", "gain"}
             | {f"notebook_0{k}" for k in range(2, 5)}
             | AFTER_TEST,
         ),
