@@ -376,7 +376,7 @@ class FakeRun:
         )
         self.seen = []
 
-    def predict(self, images, features, residuals):
+    def predict(self, images, features, residuals, maps):
         self.seen.append((np.array(images), features))
         distance = np.abs(np.asarray(images).mean(axis=(1, 2))[:, None] - [0.0, 1.0, 2.0])
         odds = np.exp(-5 * distance)
