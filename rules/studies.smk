@@ -330,7 +330,7 @@ rule merge_benchmark:
     conda:
         "../environment.yml"
     params:
-        rivals=f"{OUT}/benchmark",
+        rivals=subpath(output[0], ancestor=2),
         out=subpath(output[0], parent=True),
         code=CODE("studies.commands.merge_benchmark"),
     shell:

@@ -41,16 +41,17 @@ rule explorer:  # a page with every test image
         T.features,
         T.known_model,
     output:
-        multiext(f"{OUT}/explorer", ".html", ".json"),
+        page=f"{OUT}/explorer.html",
+        about=f"{OUT}/explorer.json",
     log:
         f"{OUT}/logs/explorer.log",
     conda:
         "../environment.yml"
     params:
-        results=subpath(output[0], parent=True),
+        results=subpath(output.page, parent=True),
         code=CODE("studies.commands.explorer"),
     shell:
-        "python -m studies explorer {params.results:q} --out {output[0]:q} 2>&1 | tee {log:q}"
+        "python -m studies explorer {params.results:q} --out {output.page:q} 2>&1 | tee {log:q}"
 
 
 if T.known_model:
