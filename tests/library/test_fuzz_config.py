@@ -272,7 +272,10 @@ def bomb(link):
             "model: {depth: 256, embed_dim: 8192}",
             r"model: expected up to 1e\+09 weights, found some 1e\+11: depth, embed_dim, mlp_rat",
         ),
-        ("model: {architecture: vitt}", "model.architecture: expected one of: cnn, resnet, resnet18, vit, vit_p"),
+        (
+            "model: {architecture: vitt}",
+            "model.architecture: expected one of: cnn, resnet, resnet18, vit, vit_p",
+        ),
         ("n_images: {train: 1000000000}", "n_images.train: .*less than or equal to 10000000"),
         (
             "tune: {constraints: [9 ** 9 ** 9], space: {}}",

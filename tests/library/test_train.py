@@ -230,7 +230,9 @@ def test_a_network_of_ones_own_is_trained_by_its_name(blobs, tmp_path, monkeypat
     with pytest.raises(AssertionError, match="there is a network 'brightness' already"):
         register("brightness")(Brightness)
     assert Settings(model={"architecture": "brightness"}).model.architecture == "brightness"
-    with pytest.raises(ValueError, match="expected one of: brightness, cnn, resnet, resnet18, vit,"):
+    with pytest.raises(
+        ValueError, match="expected one of: brightness, cnn, resnet, resnet18, vit,"
+    ):
         Settings(model={"architecture": "brightnes"})
     model = MODEL.model_copy(update={"architecture": "brightnes"})
     expected = "found 'brightnes'; expected one of: brightness, cnn, resnet, resnet18, vit,"
