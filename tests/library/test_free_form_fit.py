@@ -1,5 +1,6 @@
 """Whole fits of lenses by lenstronomy: what is recovered, of images in all states."""
 
+import math
 import sys
 from dataclasses import replace
 from functools import cache
@@ -27,6 +28,8 @@ from vitdm.lens.free_form.start import LARGEST_STEP, Box, MassPrior, magnified_s
 from vitdm.lens.free_form.view import View
 from vitdm.threads import one_thread
 
+FIT = sys.modules["vitdm.lens.free_form.fit"]  # its name in the package is the function
+STAGE = FIT._Stage
 SCALE = 0.08
 TRUTH = {"theta_E": 1.0, "e1": 0.08, "e2": -0.05, "center_x": 0.02, "center_y": -0.01}
 TRUTH |= {"gamma1": 0.03, "gamma2": -0.02, "slope": 2.05}
@@ -54,8 +57,11 @@ def gaussian(side=9, fwhm=1.6):
 
 
 @cache
-def simulated(shape=(56, 56), center=(0.0, 0.0), light=True, spot=None, seed=0, n=5):
-    """Image, noise, arcs and galaxy without noise; ``spot``: x, y, flux of a neighbour."""
+def simulated(shape=(56, 56), center=(0.0, 0.0), light=True, spot=None, seed=0, n=5, clumps=()):
+    """Image, noise, arcs and galaxy without noise.
+
+    ``spot``: x, y, flux of a neighbour; ``clumps``: x, y ["] of small bright parts of the source.
+    """
     pad, sersic = 9, LightModel(["SERSIC_ELLIPSE"])
     sides = [k + 2 * pad for k in shape]
     axes = [(np.arange(k * n) - (k * n - 1) / 2) * SCALE / n for k in sides[::-1]]
@@ -66,6 +72,9 @@ def simulated(shape=(56, 56), center=(0.0, 0.0), light=True, spot=None, seed=0, 
     lens = LensModel(["EPL", "SHEAR"])
     beta = lens.ray_shooting(x, y, [halo | {"gamma": TRUTH["slope"]}, shear])
     arcs = sersic.surface_brightness(*beta, [SOURCE])
+    for place in clumps:
+        r2 = (beta[0] - place[0]) ** 2 + (beta[1] - place[1]) ** 2
+        arcs = arcs + 3 * arcs.max() * np.exp(-r2 / (2 * 0.02**2))
     galaxy = sersic.surface_brightness(x, y, [GALAXY]) * light
     if spot:
         r2 = (x - spot[0]) ** 2 + (y - spot[1]) ** 2
@@ -79,6 +88,12 @@ def simulated(shape=(56, 56), center=(0.0, 0.0), light=True, spot=None, seed=0, 
     noise = np.sqrt(0.012**2 + 5e-4 * np.clip(arcs + galaxy, 0, None))
     data = arcs + galaxy + noise * np.random.default_rng(seed).standard_normal(shape)
     return SimpleNamespace(data=data, noise=noise, arcs=arcs, galaxy=galaxy)
+
+
+def start_at_truth():
+    """A Sérsic fit that has found the true mass."""
+    found = {name: [true] for name, true in TRUTH.items()}
+    return SimpleNamespace(chi2=[1.0], converged=[True], column=found.__getitem__)
 
 
 def observed(lens, **changes):
@@ -265,8 +280,7 @@ def test_an_arc_is_not_taken_for_the_galaxy():
 def test_a_fit_goes_on_from_another(model):
     """From the mass of a Sersic fit, as good as from nothing; not if that has failed."""
     told = []
-    found = {name: [true] for name, true in TRUTH.items()}
-    start = SimpleNamespace(chi2=[1.0], converged=[True], column=found.__getitem__)
+    start = start_at_truth()
     again = fit(
         observed(simulated()), FAST, start=start, progress=lambda stage, chi2: told.append(stage)
     )
@@ -286,6 +300,49 @@ def test_what_is_not_known_is_measured():
     assert np.median(model.noise[sky]) == pytest.approx(0.012, rel=0.05)
     assert (model.noise / lens.noise)[~sky].mean() == pytest.approx(1.0, abs=0.25)
     assert model.values[0] == pytest.approx(1.0, abs=0.005) and model.converged
+
+
+def test_a_mesh_becomes_finer_where_arcs_are_left():
+    clumpy = observed(simulated(light=False, clumps=((0.25, 0.1), (-0.2, 0.2), (0.0, -0.25))))
+    models = []
+    for most in (12, 24):
+        told, settings = [], SMOOTH.model_copy(update={"lens_light": False, "most_splines": most})
+        models += fit(
+            [clumpy],
+            settings,
+            start=start_at_truth(),
+            progress=lambda stage, chi2, told=told: told.append(stage),
+        )
+        assert ("source of 24 x 24" in told) == (most == 24)
+    coarse, finer = models
+    assert (coarse.source.mesh.n, finer.source.mesh.n) == (12, 24)
+    assert finer.evidence > coarse.evidence + 20 and finer.chi2_arcs < coarse.chi2_arcs - 0.1
+
+
+def test_a_finer_mesh_that_is_less_probable_leaves_no_trace(monkeypatch):
+    lens, settings = (
+        observed(simulated(light=False)),
+        SMOOTH.model_copy(update={"lens_light": False}),
+    )
+    (plain,) = fit([lens], settings, start=start_at_truth())
+    fine = STAGE.fine
+
+    def improbable(stage, fitted, n, *args, **options):
+        done = fine(stage, fitted, n, *args, **options)
+        if n == 24:
+            stage.point = replace(stage.point, log_probability=-math.inf)
+        return done
+
+    monkeypatch.setattr(STAGE, "fine", improbable)
+    monkeypatch.setattr(FIT, "LEFT", 0.0)  # never explained
+    told = []
+    options = {"start": start_at_truth(), "progress": lambda stage, chi2: told.append(stage)}
+    (again,) = fit([lens], settings.model_copy(update={"most_splines": 24}), **options)
+    assert "source of 24 x 24" in told
+    for name in ("values", "errors", "covariance"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(plain, name))
+    np.testing.assert_array_equal(again.problem.error, plain.problem.error)
+    assert again.source.mesh == plain.source.mesh and again.evidence == plain.evidence
 
 
 def test_a_neighbour_is_masked_and_listed():

@@ -246,15 +246,7 @@ def _refined(
 ) -> dict[str, Tensor]:
     """Return the fits to all pixels that start from ``values`` (n, p), and what is told of them."""
     softened = SmoothLens(model.camera, model.lens_light, CORE * model.camera.pixel_scale)
-    problem = LensProblem(
-        softened,
-        squares.data,
-        squares.good if model.lens_light else squares.good * _off_centre(values, model),
-        squares.gain,
-        squares.clipped,
-        squares.variance,
-        precision,
-    )
+    problem = _problem(softened, squares, values, precision)
     bounds = Bounds(model.parameters, model.camera)
     rounds = [(softened, softened, COARSE), (softened, model, CONVERGED)]
     if model.lens_light:  # its cusp, where most photons are
@@ -454,16 +446,18 @@ def _solved(row: Fits, squares: Squares, model: SmoothLens) -> tuple[LensProblem
             values[:, k] /= squares.unit
         if parameter.logarithmic:
             values[:, k] = torch.log(values[:, k])
-    problem = LensProblem(
-        model,
-        squares.data,
-        squares.good if model.lens_light else squares.good * _off_centre(values, model),
-        squares.gain,
-        squares.clipped,
-        squares.variance,
-    )
+    problem = _problem(model, squares, values)
     problem.renew(model.image(values))
     return problem, values
+
+
+def _problem(
+    model: SmoothLens, squares: Squares, values: Tensor, precision: Tensor | None = None
+) -> LensProblem:
+    """Return the problem of some images near ``values`` (n, p), of no prior if none is given."""
+    good = squares.good if model.lens_light else squares.good * _off_centre(values, model)
+    noise = squares.gain, squares.clipped, squares.variance
+    return LensProblem(model, squares.data, good, *noise, precision)
 
 
 def settings_for(population: Population, settings: LensFit) -> LensFit:

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -170,7 +171,7 @@ class _Stage:
         for n in FINER:
             if not self.settings.splines < n <= self.settings.most_splines or self.explained(view):
                 continue
-            before = replace(self)
+            before = copy.copy(self)
             done = self.fine(self.fitted, n, (), 10, foci=FOCI)
             if self.point.log_probability < before.point.log_probability:
                 self.__dict__.update(before.__dict__)
