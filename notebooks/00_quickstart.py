@@ -92,6 +92,7 @@ def panel(axes, image, x, y, **style):
     shown = axes.imshow(image / without.max(), origin="lower", extent=[-half, half] * 2, **style)
     axes.figure.colorbar(shown, ax=axes)
     axes.plot(x, y, "x", color="deepskyblue")
+    axes.set(xlabel="x [arcsec]", ylabel="y [arcsec]")
 
 
 def show(mass=mass, x=x, y=y):
