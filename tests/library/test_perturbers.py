@@ -9,7 +9,9 @@ from pydantic import ValidationError
 from scipy.interpolate import BSpline
 
 from vitdm.config import FreeForm, Perturbers
+from vitdm.data.observation import Observation
 from vitdm.data.simulated import observed
+from vitdm.errors import InputError
 from vitdm.lens import fit, search
 from vitdm.lens.free_form import mass
 from vitdm.lens.free_form.inversion import Prior
@@ -557,3 +559,10 @@ def test_without_twins_there_is_no_p_value(model):
     found = search(model, SETTINGS.model_copy(update={"twins": 0, "profiles": ("isothermal",)}))
     assert math.isnan(found.p_value) and not len(found.twin_scores)
     assert found.score > 0
+
+
+def test_a_blank_image_has_no_arcs():
+    blank = Observation(np.zeros((40, 40)), noise=1.0, psf=0.1, pixel_scale=0.08, name="blank")
+    fast = FreeForm(splines=8, most_splines=8, supersampling=1, theta_E=(0.8, 0.9))
+    with pytest.raises(InputError, match="blank: found no arcs .* expected a lensed source"):
+        search(fit(blank, fast), Perturbers(profiles=("point",), detect="point", peaks=0, twins=0))

@@ -217,6 +217,9 @@ def search(
     """
     settings = settings or Perturbers()
     problem, rng = model.problem, np.random.default_rng(settings.seed)
+    dark = "found no arcs on which a perturber could be seen; expected a lensed source"
+    if not problem.point.solution.source.any():  # a blank image
+        raise InputError(f"{model.observation.name}: {dark}")
     progress("marginalising")
     noise = Noise(problem.scene.data.shape, noise_lags(problem, model.residual, model.arcs))
     twins = max(settings.twins, FEWEST_TWINS)
@@ -229,8 +232,7 @@ def search(
         if name == settings.detect:
             detector = mapped
     if not np.isfinite(maps[settings.detect].error).any():
-        found = "found no arcs on which a perturber could be seen"
-        raise InputError(f"{model.observation.name}: {found}; expected a lensed source")
+        raise InputError(f"{model.observation.name}: {dark}")
     highest, rests = detector.searched.scores(detector.twins)
     usual = float(rests.mean())
     score, misfit = detector.score(usual)
