@@ -70,6 +70,29 @@ if T.fitted:
             " --config {input.settings:q}"
             " --out {params.out:q} 2>&1 | tee {log:q}"
 
+    rule resample:  # copies of these lenses, to learn from
+        input:
+            multiext(f"{OUT}/maps/{{mapped}}/dataset/", "images.npy", "catalog.csv", "dataset.json"),
+            multiext(f"{OUT}/maps/{{mapped}}/lensfit/", "fits.csv", "provenance.json", "maps.npy"),
+            population=lambda wildcards: T.mapped[wildcards.mapped],
+        output:
+            multiext(f"{OUT}/maps/{{mapped}}/copies/", "maps.npy", "catalog.csv", "resampled.json"),
+        log:
+            f"{OUT}/logs/resample_{{mapped}}.log",
+        conda:
+            "../environment.yml"
+        params:
+            dataset=subpath(input[0], parent=True),
+            fits=subpath(input[3], parent=True),
+            number=CONFIG.maps.copies,
+            seed=CONFIG.seed,
+            out=subpath(output[0], parent=True),
+            code=CODE("vitdm.commands.resample"),
+        shell:
+            "vitdm resample {params.dataset:q} --fits {params.fits:q}"
+            " --population {input.population:q} --number {params.number} --seed {params.seed}"
+            " --out {params.out:q} 2>&1 | tee {log:q}"
+
     rule lensfit_sample:
         input:
             multiext(f"{OUT}/{{sample}}/dataset/", "images.npy", "catalog.csv", "dataset.json"),

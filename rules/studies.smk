@@ -126,7 +126,7 @@ rule merge_compare:
 
 rule maps:
     input:
-        lambda wildcards: T.seen_by_maps(wildcards.mapped),
+        lambda wildcards: T.seen_by_maps(wildcards.mapped, wildcards.map_row),
         settings=f"{OUT}/config/maps_{{map_row}}.yaml",
     output:
         multiext(

@@ -28,7 +28,7 @@ from vitdm.data.dataset import Dataset
 from vitdm.errors import InputError
 from vitdm.evaluation.metrics import paired_difference, per_class_auc, roc_auc
 from vitdm.model import baselines
-from vitdm.model.inputs import inputs_for
+from vitdm.model.inputs import inputs_for, with_copies
 from vitdm.model.networks import probabilities
 from vitdm.model.training import Diverged
 from vitdm.model.training import learn as learn_network
@@ -219,10 +219,17 @@ def recipe(settings: Config, name: str | None = None) -> dict[str, Any]:
     return {key: getattr(settings, key) for key in sections} | {"compare": chosen}
 
 
-def network(bench: Bench, sample: Sample, chosen: Settings, name: str) -> Learn:
-    """Return the training of a network: of learning rate, seed, share of its epochs."""
+def network(
+    bench: Bench, sample: Sample, chosen: Settings, name: str, copies: Path | None = None
+) -> Learn:
+    """Return the training of a network: of learning rate, seed, share of its epochs.
+
+    Of the lenses that it learns from, ``copies`` are learned from, too.
+    """
     arrays, _ = inputs_for(chosen, bench.data, sample.tables)
     given, valid = arrays(bench.train), arrays(bench.valid)
+    if copies:
+        given = with_copies(given, chosen, bench.data, bench.train, copies)
 
     def learn(rate: float, seed: int, share: float) -> Trained:
         epochs = max(1, round(share * chosen.train.epochs))

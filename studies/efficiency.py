@@ -63,6 +63,10 @@ class Sample:
         return self.folder / "lensfit"
 
     @property
+    def copies(self) -> Path:
+        return self.folder / "copies"
+
+    @property
     def tables(self) -> Tables:
         return Tables(self.features, None, self.fits)
 

@@ -97,7 +97,9 @@ def _trained(
         own = settings.override(row)
         epochs = epochs_for(n, own.train, chosen.min_steps)
         own = own.changed(train={"epochs": epochs})
-        learn, rates = network(bench, sample, own, f"{sample.name} {name} {n}"), chosen.rates
+        copies = sample.copies if row.copies else None
+        learn = network(bench, sample, own, f"{sample.name} {name} {n}", copies)
+        rates = chosen.rates
     return tune_and_train(bench, learn, rates, chosen, settings.seed, key, chosen.widen)
 
 

@@ -360,10 +360,13 @@ class Targets:
         seen = self.seen(folder, images_only=not self.config.audit_fits)
         return [f"{folder}/dataset/images.npy", *seen] if self.audited else []
 
-    def seen_by_maps(self, name: str) -> list[str]:
-        """Return the files that the rows of the study of maps see of a population."""
+    def seen_by_maps(self, name: str, row: str) -> list[str]:
+        """Return the files that a row of the study of maps sees of a population."""
         folder = f"{self.out}/maps/{name}"
-        return [*self.seen(folder), f"{folder}/lensfit/maps.npy"]
+        files = [*self.seen(folder), f"{folder}/lensfit/maps.npy"]
+        if self.config.maps.rows[row].copies:
+            files += [f"{folder}/copies/{file}" for file in ("maps.npy", "catalog.csv")]
+        return files
 
     @property
     def map_rows(self) -> list[str]:

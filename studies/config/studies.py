@@ -195,6 +195,7 @@ class MapRow(Override):
     )
     score: str = Field("fit_point_evidence", description="a feature, larger with substructure")
     curve: bool = Field(False, description="trained on each number of lenses, not on all alone")
+    copies: bool = Field(False, description="a network learns from copies of the lenses, too")
     against: list[Name] = Field([], description="rows that it is compared with, pair by pair")
 
 
@@ -210,6 +211,9 @@ class Maps(Section):
         500, ge=3, le=MOST_IMAGES, description="lenses that choose learning rate and epoch"
     )
     n_scored: int = Field(2000, ge=3, le=MOST_IMAGES, description="lenses that score")
+    copies: int = Field(
+        16, ge=1, le=MOST_PARTS, description="of each training lens (vitdm.lens.resampled)"
+    )
     rates: list[Annotated[float, Field(gt=0)]] = Field(
         [1e-3, 3e-3, 1e-2], min_length=2, description="learning rates that are tried first"
     )

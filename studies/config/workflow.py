@@ -271,6 +271,9 @@ class Config(Settings):
                 continue
             settings, wrong_row = self._settings_of(key, row, self.maps.source)
             lines += wrong_row or _selected(key, settings)
+            if row.copies and (self.maps.source != "matched" or row.model.get("features")):
+                found = "copies: expected maps.source = matched, and no features that join"
+                lines.append((key, found))
         return lines
 
     def _wrong_audit(self) -> Wrong:

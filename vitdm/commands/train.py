@@ -20,6 +20,9 @@ EXAMPLE = "vitdm train processed --config mine.yaml --out run"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("processed", type=Path, help="folder of processed images")
     commands.add_model_inputs(parser)
+    parser.add_argument(
+        "--copies", type=Path, help="of vitdm resample, to learn from beside the lenses themselves"
+    )
     commands.add_config(parser)
     parser.add_argument(
         "--seed",
@@ -82,7 +85,7 @@ def _train(options: argparse.Namespace, settings: Settings, out: Path) -> None:
             options.processed,
             out,
             settings,
-            tables=Tables(options.features, options.selection, options.fits),
+            tables=Tables(options.features, options.selection, options.fits, options.copies),
             splits=final if options.final else Splits(),
             keep_checkpoint=True,
         )

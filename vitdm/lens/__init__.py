@@ -22,6 +22,7 @@ from vitdm.lens.free_form import LensModel
 from vitdm.lens.masks import without
 from vitdm.lens.model import Camera, SmoothLens
 from vitdm.lens.perturbers import Search, search
+from vitdm.lens.resampled import read_copies, resample
 from vitdm.lens.residuals import features, usable_features
 
 __all__ = [
@@ -37,8 +38,10 @@ __all__ = [
     "merge_fits",
     "modelled",
     "point_snr",
+    "read_copies",
     "read_maps",
     "read_residuals",
+    "resample",
     "search",
     "settings_for",
     "usable_features",

@@ -425,7 +425,7 @@ def point_snr(
             continue
         squares = squares_of([observation], camera, settings, row.gain)
         model = SmoothLens(camera, sum(name.endswith("_amp") for name in fits.names) - 1)
-        problem, values = _solved(row, squares, model)
+        problem, values = solved(row.values, squares, model)
         source = tuple(1 + column for column in model.columns(SOURCE_POSITION))
         search = search_of(camera)
         N, D = search.maps(problem.linear(values, torch.tensor([0])), source)
@@ -436,9 +436,12 @@ def point_snr(
     return maps
 
 
-def _solved(row: Fits, squares: Squares, model: SmoothLens) -> tuple[LensProblem, Tensor]:
-    """Return the problem of one fitted image, and its values (1, p) as the fit has them."""
-    values = torch.tensor(row.values)
+def solved(natural: NDArray, squares: Squares, model: SmoothLens) -> tuple[LensProblem, Tensor]:
+    """Return the problem of one fitted image, and its values (1, p) as the fit has them.
+
+    ``natural`` (1, p) are the ``values`` of ``Fits``.
+    """
+    values = torch.tensor(natural)
     for k, parameter in enumerate(model.parameters):
         if parameter in SKY:
             values[:, k] -= squares.sky / model.camera.pixel_scale**2

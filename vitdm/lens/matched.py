@@ -178,11 +178,30 @@ class Search:
         k = self.binning
         return torch.nn.functional.avg_pool2d(maps, k) * k**2
 
-    def _lit(self, rows: Tensor, source: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Return the spectra of r and Q times S (2, n, 1 + p, ...), the sums of S_i S_j.
+    def again(
+        self, rows: Tensor, source: tuple[int, int], residuals: Tensor, information: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return S/N (k, 2, places, places) of other residuals of a lens, and what is left of them.
 
-        The r is what no smooth parameters imitate, S the derivatives by the source's x and y; the
-        sums are (n, 3, g, g).
+        ``rows`` (1 + p, size, size) are those of one image as in ``__call__``, ``residuals``
+        (k, size, size) in units of the noise, ``information`` (2, places, places) [arcsec⁻⁴] the D
+        of point and clump that the fit of that image has. What smooth parameters imitate is taken
+        out of the residuals; S/N is 0 where nothing is known.
+        """
+        basis, S = self._projected(rows[None])[0, 1:].flatten(1), rows[list(source)]
+        flat = residuals.flatten(1)
+        left = (flat - (flat @ basis.mT) @ basis).view_as(residuals)
+        lit = [self._forward(self._binned((left * part)[:, None])) for part in S]
+        snr = [
+            _significance(self._back(lit[0] * kernel[0] + lit[1] * kernel[1])[:, 0], D)
+            for (kernel, _), D in zip((self.point, self.clump), information, strict=True)
+        ]
+        return torch.stack(snr, 1), left
+
+    def _projected(self, rows: Tensor) -> Tensor:
+        """Return r and Q of images (n, 1 + p, size, size): r is what no smooth parameters imitate.
+
+        ``rows`` are as in ``__call__``, Q an orthonormal basis of the derivatives.
         """
         flat = rows.flatten(2)
         products = (flat @ flat.mT).double()
@@ -193,7 +212,15 @@ class Search:
         whiten = torch.linalg.solve_triangular(root, torch.diag_embed(1 / scale), upper=False)
         basis = torch.cat([flat[:, :1], whiten.float() @ flat[:, 1:]], 1)
         basis[:, :1] -= (basis[:, :1] @ basis[:, 1:].mT) @ basis[:, 1:]
-        basis, S = basis.view_as(rows), rows[:, list(source)]
+        return basis.view_as(rows)
+
+    def _lit(self, rows: Tensor, source: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Return the spectra of r and Q times S (2, n, 1 + p, ...), the sums of S_i S_j.
+
+        The r is what no smooth parameters imitate, S the derivatives by the source's x and y; the
+        sums are (n, 3, g, g).
+        """
+        basis, S = self._projected(rows), rows[:, list(source)]
         lit = torch.stack([self._forward(self._binned(basis * S[:, k, None])) for k in (0, 1)])
         pairs = torch.stack([S[:, 0] ** 2, S[:, 0] * S[:, 1], S[:, 1] ** 2], 1)
         return lit, self._binned(pairs)

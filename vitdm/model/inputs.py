@@ -19,8 +19,12 @@ from vitdm.errors import InputError
 from vitdm.features.selected import joined_features
 from vitdm.lens.channels import standardised
 from vitdm.lens.fits import MAPS, read_maps, read_residuals
+from vitdm.lens.resampled import RESAMPLED, read_copies
 from vitdm.model.training import Arrays
 from vitdm.provenance import read_json
+from vitdm.simulation.classes import SUB
+
+AT_ONCE = 10_000  # maps that are standardised at once
 
 
 @dataclass(frozen=True)
@@ -28,17 +32,19 @@ class Tables:
     """What is known of the images of a dataset besides the pixels; each may be absent.
 
     ``features`` is the table of ``vitdm features`` (CSV), ``selection`` the selection.json that
-    keeps some of them, ``fits`` the folder of lens fits.
+    keeps some of them, ``fits`` the folder of lens fits, ``copies`` that of lenses that those fits
+    make up (``vitdm.lens.resampled``), of which a training learns, too.
     """
 
     features: str | Path | None = None
     selection: str | Path | None = None
     fits: str | Path | None = None
+    copies: str | Path | None = None
 
     def needed_by(self, model: Model) -> Tables:
         """Return those that a network with these settings reads."""
         features, selection = (self.features, self.selection) if model.features else (None, None)
-        return Tables(features, selection, self.fits if model.sees_fits else None)
+        return Tables(features, selection, self.fits if model.sees_fits else None, self.copies)
 
     def files(self) -> list[Path]:
         """Return the files of feature table and fits, for a sidecar."""
@@ -46,6 +52,8 @@ class Tables:
         if self.fits:
             arrays = Path(self.fits) / "residuals.npy", Path(self.fits) / MAPS
             files += [arrays[0], *(file for file in arrays[1:] if file.is_file())]
+        if self.copies:
+            files += [Path(self.copies) / name for name in (MAPS, "catalog.csv")]
         return files
 
     def camera(self) -> dict[str, Any]:
@@ -122,8 +130,51 @@ def network_input(
     if not model.maps:
         residuals = residuals[rows] if model.residual and residuals is not None else None
         return channels(images[rows], residuals)
-    chosen = np.ix_(np.arange(len(maps))[rows], [CHANNELS.index(name) for name in model.maps])
-    return standardised(torch.from_numpy(np.asarray(maps[chosen], np.float16)), model.maps).half()
+    return _standardised(model, np.arange(len(maps))[rows], maps, CHANNELS)
+
+
+def _standardised(
+    model: Model, rows: np.ndarray, maps: np.ndarray, names: tuple[str, ...]
+) -> Tensor:
+    """Return the channels that a network sees of some rows of maps with channels ``names``."""
+    chosen = [names.index(name) for name in model.maps]
+    parts = [
+        standardised(torch.from_numpy(np.array(maps[some][:, chosen])), model.maps).half()
+        for some in np.array_split(rows, -(-len(rows) // AT_ONCE) or 1)
+    ]
+    return torch.cat(parts)
+
+
+def with_copies(
+    given: Arrays, settings: Settings, data: Dataset, rows: np.ndarray, copies: str | Path
+) -> Arrays:
+    """Return what a network learns from: ``given`` of some rows of a dataset, and their copies.
+
+    ``copies`` is a folder of ``vitdm.lens.resampled.resample``. InputError if the network sees what
+    copies do not have, or if there is none of these lenses.
+    """
+    model, (_, classes) = settings.model, data.labels(settings.task)
+    if lacking := [name for name in model.maps if name not in RESAMPLED]:
+        raise InputError(f"model.maps: {lacking[0]}: copies have none; expected {RESAMPLED}")
+    if not model.maps or given[1].shape[1]:
+        raise InputError("copies: found a network that sees more than maps; expected maps alone")
+    maps, table = read_copies(copies)
+    known = data.catalog["id"].iloc[rows]
+    own = np.flatnonzero(table["id"].isin(known))
+    if not len(own):
+        raise InputError(f"{copies}: found no copies of the lenses that are learned from")
+    merged = SUB if SUB in classes else None
+    names = table["class"].iloc[own].map(lambda name: name if name in classes else merged)
+    if names.isna().any():
+        found = table["class"].iloc[own][names.isna()].iloc[0]
+        raise InputError(f"{copies}: found class {found}; expected {', '.join(classes)}")
+    labels = torch.tensor([classes.index(name) for name in names])
+    images = _standardised(model, own, maps, RESAMPLED)
+    return (
+        torch.cat([given[0], images]),
+        torch.cat([given[1], given[1].new_empty(len(own), 0)]),
+        torch.cat([given[2], labels]),
+    )
 
 
 def fitted_of(

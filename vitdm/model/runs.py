@@ -31,6 +31,7 @@ from vitdm.model.inputs import (
     inputs_of,
     network_input,
     size_of,
+    with_copies,
 )
 from vitdm.model.networks import new_network, probabilities
 from vitdm.model.training import Diverged, learn
@@ -196,9 +197,12 @@ def train_run(
     config.check_patches(settings.model, size)
     arrays, names = inputs_for(settings, data, tables)
     rows = first_rows(data.rows(*splits.train), n_train, settings.seed)
+    training = arrays(rows)
+    if tables.copies:
+        training = with_copies(training, settings, data, rows, tables.copies)
     with _note_of_failure(out, settings.seed):
         learnt = learn(
-            arrays(rows),
+            training,
             arrays(data.rows(splits.valid)) if splits.valid else None,
             len(data.labels(settings.task)[1]),
             settings.model,
