@@ -323,7 +323,7 @@ class ViTClassifier(ClassifierMixin, BaseEstimator):
         groups = ["proposal", "morphology"] + ["lensfit"] * (self.pixel_scale is not None)
         measured, cut, fitted = Features(groups=groups), sections["preprocess"], sections["lensfit"]
         model = sections["model"]
-        side = fitted.map_side if model.maps else cut.size
+        side = model.side(fitted.map_side) if model.maps else cut.size
         config.check_patches(model, side)
         if (model.residual or model.maps) and self.pixel_scale is None:
             key = "residual" if model.residual else "maps"

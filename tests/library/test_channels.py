@@ -12,6 +12,7 @@ from studies.config import Maps
 from vitdm import ViTClassifier, config, lens, predict
 from vitdm.config import CHANNELS, LensFit, Model, Settings, Train
 from vitdm.config.images import binning
+from vitdm.config.sections import checked
 from vitdm.data.dataset import Dataset
 from vitdm.data.simulated import observed, simulate_dataset
 from vitdm.errors import InputError
@@ -268,6 +269,27 @@ def test_a_run_answers_for_images_as_for_a_dataset(folder, tmp_path, architectur
     assert table[columns].std().max() > 1e-4  # it sees the lenses
     turned = run.predict(*_turned(run, data, folder, rows))
     np.testing.assert_allclose(turned, table[columns], atol=1e-5)
+
+
+def test_a_network_may_see_the_middle_of_maps_alone(folder, tmp_path):
+    """What lies beyond changes nothing; what lies within does."""
+    settings = settings_of(places=48)
+    settings.check()
+    tables = Tables(None, None, folder / "fits")
+    train_run(folder / "processed", tmp_path / "run", settings, tables=tables, progress=False)
+    run, data = load_run(tmp_path / "run"), Dataset.open(folder / "processed")
+    assert run.settings.image_size == 48
+    maps = np.array(lens.read_maps(folder / "fits", data)[:3])
+    answers = run.predict(data.images[:3], maps=maps)
+    beyond_it, within = maps.copy(), maps.copy()
+    beyond_it[:, :, :8] = 5
+    within[:, :, 8:16] = 5
+    np.testing.assert_array_equal(run.predict(data.images[:3], maps=beyond_it), answers)
+    assert abs(run.predict(data.images[:3], maps=within) - answers).max() > 1e-4
+    with pytest.raises(InputError, match="model.places: found 47; expected up to 64"):
+        settings_of(places=47).check()
+    with pytest.raises(InputError, match="places = 48: expected maps"):
+        checked(Model, {"places": 48}, "model")
 
 
 def _turned(run, data, folder, rows):

@@ -335,7 +335,7 @@ def test_readme_commands_lead_from_images_to_a_test(tmp_path, monkeypatch, capsy
 
 
 def test_readme_names_the_commands():
-    listed = re.search(r"Fourteen commands.*?: (.*?)\. ", (ROOT / "README.md").read_text())[1]
+    listed = re.search(r"Fifteen commands.*?: (.*?)\. ", (ROOT / "README.md").read_text())[1]
     assert re.findall(r"`(\w+)`", listed) == list(COMMANDS) and len(COMMANDS) == 14
 
 

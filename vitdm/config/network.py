@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from vitdm.bounds import LARGEST_SEED, LARGEST_SIDE, MOST_EPOCHS, MOST_IMAGES, MOST_WEIGHTS
 from vitdm.config.images import Channel, Features, LensFit, Preprocess
 from vitdm.config.sections import Section
+from vitdm.errors import InputError
 
 #: names that ``model.architecture`` may have; ``vitdm.model.networks.register`` adds to them
 ARCHITECTURES = ["vit", "vit_pytorch", "resnet", "resnet18", "cnn"]
@@ -54,6 +55,9 @@ class Model(Section):
     maps: list[Channel] = Field(
         [], description="channels of lensfit.maps that are seen instead of the image"
     )
+    places: int = Field(
+        0, ge=0, le=LARGEST_SIDE, description="the middle so many places of maps a side; 0: all"
+    )
     position: Literal["learned", "none"] = Field(
         "learned", description="embedding of a patch's place, or none: then order is unknown"
     )
@@ -75,6 +79,8 @@ class Model(Section):
     def _fits_together(self) -> Model:
         if len(set(self.maps)) < len(self.maps):
             raise ValueError(f"maps = {self.maps}: expected each channel once")
+        if self.places and not self.maps:
+            raise ValueError(f"places = {self.places}: expected maps, of which it is the middle")
         if self.maps and self.residual:
             raise ValueError("residual: expected it off, since maps have a residual of their own")
         if self.embed_dim % self.num_heads:
@@ -99,6 +105,16 @@ class Model(Section):
     def sees_fits(self) -> bool:
         """Whether it sees what a lens fit leaves, as residual or as maps."""
         return self.residual or bool(self.maps)
+
+    def side(self, places: int) -> int:
+        """Return how many places a side are seen of maps with ``places``; InputError if none."""
+        side = self.places or places
+        if side > places or (places - side) % 2:
+            raise InputError(
+                f"model.places: found {side}; expected up to {places}, the side of the maps, and as "
+                "even or odd"
+            )
+        return side
 
 
 class Train(Section):

@@ -67,7 +67,9 @@ class Settings(Section):
 
     def check(self) -> None:
         """Raise InputError unless network, processing and features go together."""
-        side = self.lensfit.map_side if self.model.maps else self.preprocess.size
+        model, side = self.model, self.preprocess.size
+        if model.maps:
+            side = model.side(self.lensfit.map_side)
         check_patches(self.model, side)
         check_joined(self.model, self.features, self.preprocess, self.lensfit)
 

@@ -138,11 +138,14 @@ def _standardised(
 ) -> Tensor:
     """Return the channels that a network sees of some rows of maps with channels ``names``."""
     chosen = [names.index(name) for name in model.maps]
+    side = model.side(maps.shape[-1])
+    rim = (maps.shape[-1] - side) // 2
+    middle = slice(rim, rim + side)
     parts = [
-        standardised(torch.from_numpy(np.array(maps[some][:, chosen])), model.maps).half()
+        standardised(torch.from_numpy(np.array(maps[some][:, chosen, middle, middle])), model.maps)
         for some in np.array_split(rows, -(-len(rows) // AT_ONCE) or 1)
     ]
-    return torch.cat(parts)
+    return torch.cat([part.half() for part in parts])
 
 
 def with_copies(
@@ -198,7 +201,7 @@ def fitted_of(
 def size_of(model: Model, data: Dataset, tables: Tables = NO_TABLES) -> int | tuple[int, int]:
     """Return the side, or (height, width), pixels, of what a network sees of a dataset."""
     if model.maps:
-        return fitted_of(model, tables.fits, data)[1].shape[-1]
+        return model.side(fitted_of(model, tables.fits, data)[1].shape[-1])
     height, width = data.images.shape[1:]
     return height if height == width else (height, width)
 

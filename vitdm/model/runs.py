@@ -101,7 +101,8 @@ class Run:
         size = self.settings.image_size
         height, width = (size, size) if isinstance(size, int) else size
         if self.settings.model.maps:
-            shape = len(images), len(config.CHANNELS), height, width
+            side = self.settings.lensfit.map_side
+            shape = len(images), len(config.CHANNELS), side, side
             if np.shape(maps) != shape:
                 raise InputError(f"maps: found shape {np.shape(maps)}; expected {shape}")
         elif np.shape(images)[1:] != (height, width):
