@@ -95,6 +95,8 @@ def test_plan_of_simulated_lenses(folder, monkeypatch):
     trainings = sum(len(curve.sizes) * (curve.seeds or default) for curve in curves)
     extra |= {"efficiency": trainings, "merge_efficiency": 1}
     extra |= {"compare": len(SMOKE.compare.rows), "merge_compare": 1}
+    copied = mapped * any(row.copies for row in SMOKE.maps.rows.values())
+    extra |= {"resample": copied} if copied else {}
     extra |= {"lensfit_maps": mapped, "maps": mapped * len(SMOKE.maps.rows), "merge_maps": 1}
     extra |= {"known_model": 1, "audit": 1, "gain": 1, "train_final": 2}
     settings = jobs.pop("settings")
