@@ -82,7 +82,7 @@ def test_a_copy_is_what_a_fit_would_have_found(population, settings, monkeypatch
         **{name: getattr(perturbed, name) for name in ("x", "y", "masses", "truncation")},
     )
     monkeypatch.setattr(copies, "_perturbed", lambda kind, rng: own)
-    (maps,), _ = copies.draw(["cdm"], Fixed(copies.window.cut(noise)))
+    (maps,), _ = copies.draw(["cdm"], [Fixed(copies.window.cut(noise))])
     for name, most in (("snr_point", 0.3), ("snr_clump", 0.3), ("residual", 0.3)):
         copy, fitted = maps[PLACE[name]].astype(float), wanted.maps[0, CHANNELS.index(name)]
         known_there = (fitted != 0) & (copy != 0)
@@ -135,6 +135,9 @@ def test_copies_depend_on_seed_and_lens_alone(folder, population, tmp_path):
         for place in (folder / "copies", tmp_path / "again", tmp_path / "other")
     )
     assert first == again and first != other
+    lens.resample(*given, 2, tmp_path / "fewer", progress=False)
+    whole, fewer = (lens.read_copies(place)[0] for place in (folder / "copies", tmp_path / "fewer"))
+    np.testing.assert_allclose(fewer[2:4], whole[4:6], rtol=0.01, atol=0.01)
     _, table = lens.read_copies(folder / "copies")
     catalog = Dataset.open(folder / "dataset").catalog
     splits = catalog.set_index("id")["split"]
@@ -199,10 +202,12 @@ def test_what_copies_cannot_be_made_or_used_for_is_refused(folder, population, t
         with_copies(arrays(others), settings, data, others, folder / "copies")
     with pytest.raises(InputError, match=r"nothing: no copies of lenses: maps\.npy"):
         lens.read_copies(tmp_path / "nothing")
-    hubble = load_population("hubble")
+    hubble, model = load_population("hubble"), load_population("lenses")
     given = folder / "dataset", folder / "fits"
     with pytest.raises(InputError, match="population hubble: found a source with structure"):
         lens.resample(*given, hubble, 2, tmp_path / "copies", progress=False)
+    with pytest.raises(InputError, match="population lenses: found drizzled images, or grey"):
+        lens.resample(*given, model, 2, tmp_path / "copies", progress=False)
     with pytest.raises(InputError, match="found no fit of split test that converged"):
         out = tmp_path / "copies"
         lens.resample(*given, population, 2, out, splits=("test",), progress=False)

@@ -111,8 +111,8 @@ class Model(Section):
         side = self.places or places
         if side > places or (places - side) % 2:
             raise InputError(
-                f"model.places: found {side}; expected up to {places}, the side of the maps, and as "
-                "even or odd"
+                f"model.places: found {side}; expected up to {places}, the side of the maps, and "
+                "both even or both odd"
             )
         return side
 

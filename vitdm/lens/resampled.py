@@ -88,16 +88,22 @@ class Copies:
         self.smooth = render(self.lens, population)
 
     def draw(
-        self, kinds: Sequence[str], rng: np.random.Generator
+        self, kinds: Sequence[str], streams: Sequence[np.random.Generator]
     ) -> tuple[NDArray[np.float16], list[dict[str, Any]]]:
-        """Return ``RESAMPLED`` channels (k, C, g, g) of copies of some classes, and their truth."""
-        lenses = [self._perturbed(kind, rng) for kind in kinds]
+        """Return ``RESAMPLED`` channels (k, C, g, g) of copies of some classes, and their truth.
+
+        ``streams`` are the random numbers of each.
+        """
+        lenses = [
+            self._perturbed(kind, stream) for kind, stream in zip(kinds, streams, strict=True)
+        ]
         changes = [
             np.zeros_like(self.smooth) if lens is self.lens else self._change(lens)
             for lens in lenses
         ]
         change = torch.from_numpy(np.array([self.window.cut(change) for change in changes]))
-        noise = torch.from_numpy(rng.standard_normal(change.shape))
+        noise = [stream.standard_normal(change.shape[1:]) for stream in streams]
+        noise = torch.from_numpy(np.array(noise))
         residual = ((change * self.inverse + noise) * (self.inverse > 0)).float()
         theta_E = self.lens.theta_E
         root = torch.where(self.sensitivity > 0, self.sensitivity.exp() / theta_E**2, 0.0)
@@ -158,8 +164,9 @@ def resample(
     ``maps.npy`` (m, C, g, g) float16 has the ``RESAMPLED`` channels, ``catalog.csv`` the rows: id
     (of the lens that was fitted), class, and the truth of the substructure. Classes are drawn by
     their shares in the ``population``, which is that of the lenses. Lenses of other ``splits``, and
-    those whose fit did not converge, have no copies. A copy depends on seed, id and number alone.
-    InputError if the fits have no maps, or the source of the population is not a Sérsic profile.
+    those whose fit did not converge, have no copies. A copy depends on the seed, the row of its
+    lens and its number among the copies of that lens alone. InputError if the fits have no maps, or if the population has other sources than Sérsic
+    profiles, noise that pixels share, or grey levels.
     """
     started = time.time()
     check_replaceable(out, RESAMPLED_FILES)
@@ -175,22 +182,34 @@ def resample(
     if not len(rows):
         raise InputError(f"{fits}: found no fit of split {', '.join(splits)} that converged")
     kinds, shares = zip(*population.class_fractions.items(), strict=True)
-    parts, lines = [], []
-    for row in tqdm(rows, desc="resample", unit="lens", disable=not progress):
-        rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(int(row),)))
-        drawn = rng.choice(kinds, number, p=np.array(shares) / sum(shares))
-        copies = Copies(
-            data.images[row], natural[row], given[row], settings, told["pixel_scale"], population
-        )
-        maps, truths = copies.draw(drawn, rng)
-        parts.append(maps)
-        name = data.catalog["id"].iloc[row]
-        lines += [
-            {"id": name, "class": kind} | truth for kind, truth in zip(drawn, truths, strict=True)
-        ]
+    shares = np.array(shares) / sum(shares)
+    shape = len(rows) * number, len(RESAMPLED), *given.shape[2:]
+    lines: list[dict[str, Any]] = []
     with atomic(out) as folder:
         folder.mkdir()
-        np.save(folder / MAPS, np.concatenate(parts))
+        written = np.lib.format.open_memmap(folder / MAPS, "w+", np.float16, shape)
+        for row in tqdm(rows, desc="resample", unit="lens", disable=not progress):
+            streams = [
+                np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(int(row), k)))
+                for k in range(number)
+            ]
+            drawn = [str(stream.choice(kinds, p=shares)) for stream in streams]
+            copies = Copies(
+                data.images[row],
+                natural[row],
+                given[row],
+                settings,
+                told["pixel_scale"],
+                population,
+            )
+            maps, truths = copies.draw(drawn, streams)
+            written[len(lines) : len(lines) + number] = maps
+            name = data.catalog["id"].iloc[row]
+            lines += [
+                {"id": name, "class": kind} | truth
+                for kind, truth in zip(drawn, truths, strict=True)
+            ]
+        written.flush()
         pd.DataFrame(lines).to_csv(folder / "catalog.csv", index=False, float_format="%.7g")
         sidecar(
             folder / "resampled.json",
@@ -212,6 +231,11 @@ def _check(population: Population, settings: LensFit, fits: str | Path) -> None:
         raise InputError(
             f"population {population.name}: found a source with structure; expected a Sérsic "
             "profile, as the fit has it"
+        )
+    if population.instrument.drizzle or population.eight_bit:
+        raise InputError(
+            f"population {population.name}: found drizzled images, or grey levels; expected white "
+            "noise that is not cut"
         )
 
 
