@@ -165,8 +165,9 @@ def resample(
     (of the lens that was fitted), class, and the truth of the substructure. Classes are drawn by
     their shares in the ``population``, which is that of the lenses. Lenses of other ``splits``, and
     those whose fit did not converge, have no copies. A copy depends on the seed, the row of its
-    lens and its number among the copies of that lens alone. InputError if the fits have no maps, or if the population has other sources than Sérsic
-    profiles, noise that pixels share, or grey levels.
+    lens and its number among the copies of that lens alone. InputError if the fits have no maps,
+    or if the population has other sources than Sérsic profiles, noise that pixels share, or grey
+    levels.
     """
     started = time.time()
     check_replaceable(out, RESAMPLED_FILES)
