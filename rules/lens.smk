@@ -90,7 +90,7 @@ if T.fitted:
             code=CODE("vitdm.commands.resample"),
         shell:
             "vitdm resample {params.dataset:q} --fits {params.fits:q}"
-            " --population {input.population:q} --number {params.number} --seed {params.seed}"
+            " --population {input.population:q} --number {params.number:q} --seed {params.seed:q}"
             " --out {params.out:q} 2>&1 | tee {log:q}"
 
     rule lensfit_sample:

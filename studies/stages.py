@@ -152,6 +152,7 @@ def _map_row(config: Config, name: str) -> Content:
     unread = {"populations", "source", "rows"}
     unread |= {"rates"} if kind != "network" else set()
     unread |= {"boosting_rates"} if kind != "trees" else set()
+    unread |= set() if chosen.copies else {"copies"}
     maps = config.maps.model_dump(mode="json", exclude=unread)
     own = chosen.model_dump(mode="json", exclude={"against"})
     return content | {"maps": maps | {"rows": {name: own | DONE}}}

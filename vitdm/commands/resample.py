@@ -8,8 +8,8 @@ from pathlib import Path
 from vitdm import commands
 from vitdm.bounds import LARGEST_SEED, MOST_PARTS
 
-HELP = "Make up fitted lenses again, with other substructure and noise."
-EXAMPLE = "vitdm resample dataset --fits fits --population realistic --out copies"
+HELP = "Make up fitted lenses again, perturbed anew."
+EXAMPLE = "vitdm resample dataset --fits fits --population realistic --out c"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--number", type=commands.whole(1, MOST_PARTS), default=16, help="of copies of each lens"
     )
-    parser.add_argument("--seed", type=commands.whole(0, LARGEST_SEED), default=0)
+    parser.add_argument(
+        "--seed", type=commands.whole(0, LARGEST_SEED), default=0, help="of all that is drawn"
+    )
     commands.add_out(parser, "folder")
 
 
