@@ -21,6 +21,7 @@ from vitdm.commands import (
     search,
     select,
     simulate,
+    survey,
     train,
     tune,
 )
@@ -39,6 +40,7 @@ COMMANDS = {
     "predict": predict,
     "lens": lens,
     "search": search,
+    "survey": survey,
     "benchmark": benchmark,
 }
 
