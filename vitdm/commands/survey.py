@@ -153,7 +153,7 @@ def cutouts_at(paths: Sequence[str | Path]) -> list[Cutout]:
         if path.lower().endswith(TABLES):
             found += _listed(Path(path))
         elif path.lower().endswith(ARCHIVES):
-            files = [Path(member.name) for member in members(Path(path))]
+            files = sorted(Path(member.name) for member in members(Path(path)))
             places = together(file for file in files if suffix_of(file.name))
             if not places:
                 raise InputError(f"{path}: found no image in it")
