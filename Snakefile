@@ -92,6 +92,7 @@ rule settings:  # what the commands of a stage can read of the configuration
         f"{OUT}/config/{{stage}}.yaml",
     log:
         f"{OUT}/logs/settings_{{stage}}.log",
+    localrule: True
     conda:
         "environment.yml"
     params:

@@ -22,6 +22,7 @@ from vitdm.commands import (
     search,
     select,
     simulate,
+    survey,
     train,
     tune,
 )
@@ -41,6 +42,7 @@ COMMANDS = {
     "predict": predict,
     "lens": lens,
     "search": search,
+    "survey": survey,
     "benchmark": benchmark,
 }
 

@@ -1,17 +1,24 @@
 """A search from Python on images in memory, and on a folder."""
 
+import contextlib
+import subprocess
+import sys
 import warnings
 
+import distributed
 import numpy as np
 import pandas as pd
 import pytest
 import skopt
 import skopt.callbacks
+import yaml
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, roc_auc_score
 from skopt import space as skopt_space
 
 import vitdm
 from studies import config as workflow
+from vitdm.__main__ import main
+from vitdm.config import Settings
 from vitdm.data.dataset import Dataset
 from vitdm.errors import InputError
 from vitdm.model.inputs import NO_TABLES
@@ -244,16 +251,36 @@ def test_a_search_may_vary_the_processing_of_a_folder(folder, lenses, settings, 
     assert best["params"]["stretch"] in ("arcsinh", "linear")
 
 
-def test_trials_do_not_depend_on_where_they_run(folder, settings, tmp_path):
-    chosen = searching(settings, n_initial_points=3, candidate_seeds=2)
+@pytest.fixture
+def scheduler(tmp_path):
+    """The address of a Dask scheduler with two workers, each a process of its own."""
+    at = ["--scheduler-file", str(tmp_path / "scheduler.json"), "--no-dashboard"]
+    worker = ["worker", *at, "--no-nanny", "--nthreads", "1"]
+    with contextlib.ExitStack() as processes:
+        for command in (["scheduler", *at, "--port", "0"], worker, worker):
+            process = subprocess.Popen([sys.executable, "-m", "dask", *command])
+            processes.enter_context(process)  # waits for its end
+            processes.callback(process.terminate)
+        with distributed.Client(scheduler_file=at[1]) as client:
+            client.wait_for_workers(2)
+            yield client.scheduler.address
+
+
+def test_trials_do_not_depend_on_where_they_run(folder, settings, scheduler, tmp_path):
+    chosen = searching(settings, n_initial_points=3, candidate_seeds=2).model_dump(mode="json")
+    file = tmp_path / "settings.yaml"
+    file.write_text(yaml.safe_dump({key: chosen[key] for key in Settings.model_fields}))
     tables = []
-    for backend in ("loky", "dask"):
-        out = tmp_path / backend
-        several = chosen.model_copy(update={"tune": chosen.tune.model_copy(update={"parallel": 2})})
-        tune(folder, None, several, out, backend=backend, progress=False)
-        tables.append(pd.read_csv(out / "trials.csv").drop(columns=["seconds", "cpu_seconds"]))
+    for name, backend in (("here", "loky"), ("there", f"dask={scheduler}")):
+        command = f"tune {folder} --config {file} --parallel 2 --backend {backend}"
+        assert main([*command.split(), "--out", str(tmp_path / name)]) == 0
+        table = pd.read_csv(tmp_path / name / "trials.csv")
+        tables.append(table.drop(columns=["seconds", "cpu_seconds"]))
     assert (tables[0]["status"] == "ok").all()
     pd.testing.assert_frame_equal(*tables)
+    with distributed.Client(scheduler) as client:  # both have trained
+        trained = client.run(lambda: "vitdm.model.training" in sys.modules)
+    assert list(trained.values()) == [True, True]
 
 
 def test_a_trial_trains_as_configured(folder, settings):

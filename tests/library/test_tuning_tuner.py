@@ -298,18 +298,6 @@ def test_several_at_once_give_the_same_points_whoever_is_faster(tmp_path):
     pd.testing.assert_frame_equal(*tables)
 
 
-def test_a_cluster_of_dask_gives_the_same_search(tmp_path):
-    from distributed import LocalCluster
-
-    run(tmp_path / "here", parallel=2)
-    with LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None
-    ) as cluster:
-        run(tmp_path / "there", parallel=2, backend=f"dask={cluster.scheduler_address}")
-    tables = [load_trials(tmp_path / name).drop(columns="seconds") for name in ("here", "there")]
-    pd.testing.assert_frame_equal(*tables)
-
-
 def test_fewer_calls_end_the_search_and_it_can_go_on(tmp_path):
     _, best = run(tmp_path, n_calls=9)
     assert best["calls"] == 9

@@ -495,7 +495,7 @@ def test_no_number_is_taken_that_makes_no_sense(parser, words, action, capsys):
 # ------------------------------------------------------------------------------------------- help
 
 
-@pytest.mark.parametrize(("module", "n"), [(vitdm_main, 15), (studies_main, None)])
+@pytest.mark.parametrize(("module", "n"), [(vitdm_main, 16), (studies_main, None)])
 def test_help_shows_each_command_with_an_example(module, n, capsys):
     """One line and one example each, within 80 columns; the examples are commands that exist."""
     assert n in (None, len(module.COMMANDS))

@@ -30,7 +30,8 @@ from vitdm.simulation.population import shipped
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/data.md").read_text()
-DOCS = ("data", "design", "lens", "predict", "search", "tuning", "benchmarks", "benchmark")
+DOCS = ("data", "design", "lens", "predict", "search", "tuning", "cluster", "benchmarks")
+DOCS += ("benchmark",)
 TUNING = (ROOT / "docs/tuning.md").read_text()
 PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", *(f"docs/{name}.md" for name in DOCS))
 #: folders of the repository that hold code and documents

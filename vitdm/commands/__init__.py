@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from vitdm.bounds import LARGEST_SEED, MOST_PARTS, PIXEL_SCALES
+from vitdm.bounds import LARGEST_SEED, MOST_PARTS, MOST_PROCESSES, PIXEL_SCALES
 from vitdm.errors import InputError, shown
 from vitdm.provenance import check_writable
 
@@ -199,6 +199,25 @@ def add_seed(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_workers(parser: argparse.ArgumentParser, what: str, default: int | None = 1) -> None:
+    """Add ``--parallel`` and ``--backend``; a default of None is the configuration's."""
+    otherwise = "the configuration's" if default is None else default
+    parser.add_argument(
+        "--parallel",
+        type=whole(1, MOST_PROCESSES),
+        default=default,
+        metavar="N",
+        help=f"{what} at once; default: {otherwise}",
+    )
+    parser.add_argument(
+        "--backend",
+        default="loky",
+        metavar="NAME[=ADDRESS]",
+        help="where they run (joblib): loky, dask, threading, such as dask=tcp://host:8786"
+        " (default: %(default)s)",
+    )
+
+
 def add_fits(parser: argparse.ArgumentParser, needed: str) -> None:
     parser.add_argument("--fits", type=Path, help=f"folder of vitdm fit, for {needed}")
 
@@ -234,9 +253,11 @@ def _shard(text: str) -> tuple[int, int]:
 OF_IMAGES = ("hdu", "band", "noise", "psf", "mask", "pixel_scale", "gain")
 
 
-def add_images(parser: argparse.ArgumentParser) -> None:
+def add_images(
+    parser: argparse.ArgumentParser, text: str = "jpg, png, npy or FITS files, or folders of them"
+) -> None:
     """Add image files and folders, and what is known of the images (``OF_IMAGES``)."""
-    parser.add_argument("images", nargs="+", help="jpg, png, npy or FITS files, or folders of them")
+    parser.add_argument("images", nargs="+", help=text)
     known = parser.add_argument_group("what is known of all images, where their files do not tell")
     known.add_argument("--hdu", help="image of a FITS file: number or name of its extension")
     known.add_argument("--band", help="of a cube or a colour image: its number")

@@ -113,7 +113,7 @@ def _fit(place: Path, folder: Path, settings: Settings, known: dict[str, Any]) -
         progress("writing", model.chi2)
         with atomic(folder) as temporary:
             _write(model, temporary)
-    row, flags = _row(model), "; flags: " * bool(model.flags) + ", ".join(model.flags)
+    row, flags = row_of(model), "; flags: " * bool(model.flags) + ", ".join(model.flags)
     print(
         f'{folder.name}: theta_E = {row["theta_E"]:.4f} ± {row["theta_E_error"]:.4f}", '
         f"chi2 per pixel {model.chi2:.3f}{flags}; see {folder / 'lens.png'}",
@@ -131,7 +131,7 @@ def _write(model: LensModel, folder: Path) -> None:
     picture(model).savefig(folder / "lens.png", dpi="figure", metadata={"Software": None})
 
 
-def _row(model: LensModel) -> dict[str, Any]:
+def row_of(model: LensModel) -> dict[str, Any]:
     """Return the numbers of a fit for the table."""
     row: dict[str, Any] = {}
     for name, value, error in zip(model.names, model.values, model.errors, strict=True):

@@ -148,7 +148,7 @@ def _search(folder: Path, settings: Perturbers) -> dict[str, Any]:
         _write(found, folder)
     picture = f"see {folder / 'search.png'}"
     print(f"{folder.resolve().name}: {answer(found)} {picture}", file=sys.stderr)
-    return _row(found)
+    return row_of(found)
 
 
 def _write(search: Search, folder: Path) -> None:
@@ -161,7 +161,7 @@ def _write(search: Search, folder: Path) -> None:
         picture(search).savefig(temporary, dpi="figure", metadata={"Software": None})
 
 
-def _row(search: Search) -> dict[str, Any]:
+def row_of(search: Search) -> dict[str, Any]:
     """Return the numbers of a search for the table: score, p-value, and the highest peak."""
     from vitdm.lens.perturbers.verdict import warnings_of
 

@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 
 from vitdm import commands
-from vitdm.bounds import MOST_PROCESSES
 from vitdm.errors import InputError
 
 HELP = "Search the hyperparameters (gp_minimize)."
@@ -20,19 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dataset", type=Path, help="images before processing, if the space has preprocess keys"
     )
     commands.add_config(parser, required=True)
-    parser.add_argument(
-        "--parallel",
-        type=commands.whole(1, MOST_PROCESSES),
-        metavar="N",
-        help="trials at once; default: the configuration's",
-    )
-    parser.add_argument(
-        "--backend",
-        default="loky",
-        metavar="NAME[=ADDRESS]",
-        help="where they run (joblib): loky, dask, ray, threading, such as dask=tcp://host:8786"
-        " (default: %(default)s)",
-    )
+    commands.add_workers(parser, "trials", None)
     commands.add_out(parser, "search folder")
 
 

@@ -40,6 +40,7 @@ __all__ = [
     "read_picture",
     "reason_of",
     "suffix_of",
+    "together",
 ]
 
 
@@ -233,9 +234,15 @@ def observations_at(paths: Iterable[str | Path]) -> list[Path]:
     places: dict[Path, None] = {}
     for path in map(Path, paths):
         files = _images_at(path)
-        apart = {file.parent for file in files if path.is_dir() and _is_beside(file)}
-        places |= dict.fromkeys(file.parent if file.parent in apart else file for file in files)
+        places |= dict.fromkeys(together(files) if path.is_dir() else files)
     return list(places)
+
+
+def together(files: Iterable[Path]) -> list[Path]:
+    """Return each image file, or once its folder where a noise map, PSF or mask lies beside it."""
+    files = list(files)
+    apart = {file.parent for file in files if _is_beside(file)}
+    return list(dict.fromkeys(file.parent if file.parent in apart else file for file in files))
 
 
 def suffix_of(name: str) -> str | None:

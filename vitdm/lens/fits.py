@@ -87,7 +87,7 @@ def fit_dataset(
                 rows = slice(start, min(start + settings.batch, last))
                 images, known = source.images[rows], {"pixel_scale": pixel_scale, "gain": gain}
                 fits = fit(images, settings, **known)
-                table = _rows(fits, source.catalog["id"].to_numpy()[rows])
+                table = rows_of(fits, source.catalog["id"].to_numpy()[rows])
                 more, maps = perturbers.measure_and_map(
                     as_observations(images), fits, settings, searched=settings.search, **known
                 )
@@ -95,7 +95,7 @@ def fit_dataset(
                     if name in written:
                         written[name].write(values.astype(TYPES[name]).tobytes())
                 tables.append(table if more is None else pd.concat([table, more], axis=1))
-        table = pd.concat(tables or [_rows(_nothing(settings), np.empty(0, str))])
+        table = pd.concat(tables or [rows_of(_nothing(settings), np.empty(0, str))])
         if settings.search and not tables:
             table = table.reindex(columns=[*table, *perturbers.COLUMNS])
         table.to_csv(folder / "fits.csv", index=False, float_format="%.7g")
@@ -154,7 +154,7 @@ def _nothing(settings: LensFit) -> Fits:
     )
 
 
-def _rows(fits: Fits, ids: NDArray) -> pd.DataFrame:
+def rows_of(fits: Fits, ids: NDArray) -> pd.DataFrame:
     """Return a row for each fit: id, whether it converged, flags, parameters, errors, features."""
     columns: dict[str, Any] = {
         "id": ids,

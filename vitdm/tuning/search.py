@@ -33,6 +33,7 @@ Point = list[Any]
 Evaluate = Callable[[Point, int, int], float]
 #: of scikit-optimize: called with the result so far, ends the search if it returns True
 Callback = Callable[[OptimizeResult], bool | None]
+BACKENDS = ("loky", "threading", "dask")
 
 
 class KnownNoise(GaussianProcessRegressor):
@@ -318,10 +319,10 @@ def in_order(
 class Workers:
     """Where trials run: in this process, or through joblib on what ``backend`` names.
 
-    ``backend``: "loky" (processes of this machine), "dask" or "ray", or "threading", whose trials
-    share PyTorch's random numbers and so do not repeat; with "=" and an address, such as
-    "dask=tcp://scheduler:8786", on a cluster that is already there. Without, Dask and Ray start one
-    on this machine. InputError if a backend cannot be used.
+    ``backend``: "loky" (processes of this machine), "dask", or "threading", whose trials share
+    PyTorch's random numbers and so do not repeat. With "=" and an address, such as
+    "dask=tcp://scheduler:8786", Dask is a cluster that is already there; without, one is started on
+    this machine. InputError if a backend cannot be used.
     """
 
     def __init__(self, parallel: int, backend: str = "loky"):
@@ -329,18 +330,18 @@ class Workers:
         self.name, _, self.address = str(backend).partition("=")
         if self.name not in BACKENDS:
             raise InputError(f"backend: found {backend!r}; expected one of: {', '.join(BACKENDS)}")
-        if self.address and self.name not in ("dask", "ray"):
+        if self.address and self.name != "dask":
             raise InputError(f"backend: found {backend!r}; expected no address of {self.name}")
         self._client: Any = None
 
     def __enter__(self) -> Workers:
-        if self.parallel > 1 and self.name in ("dask", "ray"):
+        if self.parallel > 1 and self.name == "dask":
             try:
-                self._client = BACKENDS[self.name](self.address, self.parallel)
+                self._client = _dask(self.address, self.parallel)
             except ImportError as error:
                 raise InputError(
                     f"backend: {self.name} is not installed ({error}); expected "
-                    f"pip install {'dask distributed' if self.name == 'dask' else 'ray'}"
+                    "pip install dask distributed"
                 ) from error
             except (OSError, ValueError) as error:
                 raise InputError(f"backend: {self.name}={self.address}: {error}") from error
@@ -348,7 +349,7 @@ class Workers:
 
     def __exit__(self, *_: Any) -> None:
         if self._client is not None:
-            getattr(self._client, "close", getattr(self._client, "shutdown", None))()
+            self._client.close()
 
     def __call__(self, function: Callable[..., R], *arguments: Any) -> R:
         """Return what a function returns that is called there; several threads may ask at once."""
@@ -386,18 +387,6 @@ def _dask(address: str, parallel: int) -> Any:
     if address:
         return Client(address)
     return Client(n_workers=parallel, threads_per_worker=1, dashboard_address=None)
-
-
-def _ray(address: str, parallel: int) -> Any:
-    import ray
-    from ray.util.joblib import register_ray
-
-    ray.init(address=address or None, num_cpus=None if address else parallel)
-    register_ray()
-    return ray
-
-
-BACKENDS: dict[str, Any] = {"loky": None, "threading": None, "dask": _dask, "ray": _ray}
 
 
 def opinion(
