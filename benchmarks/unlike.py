@@ -1,4 +1,4 @@
-"""Which images a model calls unlike those of its training (``ood_p_value`` of up to 0.01).
+"""Which images a model calls unlike those of its training (``ood_pvalue`` of up to 0.01).
 
 ``python benchmarks/unlike.py``: some three minutes, one thread. Lenses of the model's population
 that it has not seen, of which one in a hundred should be flagged; then images that are none of it:
@@ -122,7 +122,7 @@ def row(run: Run, images: Iterator) -> dict[str, float]:
     table = pd.concat([*found, *([predict([run], chunk)] if chunk else [])])
     return {
         "n": len(table),
-        "flagged": np.mean(table["ood_p_value"] <= UNLIKE),
+        "flagged": np.mean(table["ood_pvalue"] <= UNLIKE),
         "confident": np.mean(table[[f"p_{name}" for name in run.classes]].max(axis=1) > 0.9),
     }
 

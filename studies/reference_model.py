@@ -47,7 +47,8 @@ true-positive rate at 1 % false positives {tpr:.3f}.
 Gaussian PSF that is known, and white noise. On images that differ in pixel scale, PSF, noise or
 source structure, its probabilities are not reliable: real galaxies have knots, which look like
 substructure to a model that expects a Sérsic profile. Nothing about a real lens should be concluded
-from it. For images of your own, train on such images (README).
+from it. Images that are unlike those of the training get an `ood_pvalue` of 0.01 or less and a
+warning (`docs/predict.md`). For images of your own, train on such images (README).
 
 **Licence**: MIT, as the library. Cite it as CITATION.cff says.
 """

@@ -29,7 +29,7 @@ COUNTS = 0.1  # photon noise per brightness from which on a unit is that of coun
 
 
 #: the columns after the probabilities, in this order everywhere
-COLUMNS = ("class", "lens_found", "fit_chi2", "fit_flags", "ood_p_value", "unknown", "warning")
+COLUMNS = ("class", "lens_found", "fit_chi2", "fit_flags", "ood_pvalue", "unknown", "warning")
 #: what a processed image is made with, where nothing is fitted
 PROCESSED = ("noise", "pixel_scale")
 FAR = 0.5  # arcsec from the middle: two standard deviations of the prior of ``LensFit``
@@ -97,13 +97,13 @@ class Seen:
         """
         lines = []
         for k, note in enumerate(self.notes):
-            words = [OUTSIDE] * bool(usual[k] <= UNLIKE)
-            words += [note] + [DOUBTS["blank"]] * (not self.regions[k].found)
+            words = [note] + [DOUBTS["blank"]] * (not self.regions[k].found)
             if self.fits is not None:
                 words += [DOUBTS[flag] for flag in self.fits.flags[k].split() if flag in DOUBTS]
                 center = np.hypot(*(self.fits.column(f"center_{x}")[k] for x in "xy"))
                 if self.fits.converged[k] and center > FAR:  # else the centre is anywhere
                     words.append("the lens is far from the middle: cut the image around it")
+            words += [OUTSIDE] * bool(usual[k] <= UNLIKE)
             lines.append("; ".join(dict.fromkeys(filter(None, words))))
         return lines
 
@@ -125,7 +125,7 @@ def predict(runs: Sequence[Run], images: Observation | ArrayLike | Sequence[Any]
 
     Columns: ``p_<class>``, and ``COLUMNS``: ``class``, ``lens_found`` (0 or 1), ``fit_chi2`` and
     ``fit_flags`` (``vitdm.lens.fit.FLAGS``), which are NaN and empty if the runs need no fit;
-    ``ood_p_value``, the share of held-out images of the training's kind that look at least as
+    ``ood_pvalue``, the share of held-out images of the training's kind that look at least as
     unlike the training images (``vitdm.model.novelty``; the mean of several runs, NaN if a run does
     not know): of 0.01 or less, the image is out of distribution and the answer means nothing;
     ``unknown``, what was estimated or assumed; ``warning``, what speaks against the answer.
@@ -162,7 +162,7 @@ def table_of(
         "lens_found": seen.lens_found.astype(int),
         "fit_chi2": np.full(n, np.nan) if fits is None else fits.chi2,
         "fit_flags": [""] * n if fits is None else fits.flags,
-        "ood_p_value": usual,
+        "ood_pvalue": usual,
         "unknown": seen.unknown,
         "warning": seen.warnings(usual),
     }
@@ -320,7 +320,7 @@ def answer_files(
     table.loc[list(wrong), "warning"] = list(wrong.values())
     table = table.astype({"lens_found": "Int64"} if wrong else {})  # empty where there is none
     table.insert(0, "file", table.index)
-    rounded = {f"p_{name}": 6 for name in runs[0].classes} | {"fit_chi2": 3, "ood_p_value": 4}
+    rounded = {f"p_{name}": 6 for name in runs[0].classes} | {"fit_chi2": 3, "ood_pvalue": 4}
     return Answers(table.reset_index(drop=True).round(rounded), seen)
 
 

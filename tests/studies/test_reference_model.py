@@ -54,7 +54,7 @@ def test_it_learns_anew_what_is_unlike_its_training_images(run_folder, tmp_path,
     shutil.copytree(run_folder, folder)
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(POPULATION))
     workflow = {"population": str(tmp_path / "tiny.yaml"), "seed": 7}
-    workflow["n_images"] = {"train": 30, "valid": 20, "opt": 2, "test": 2}
+    workflow["n_images"] = {"train": 30, "valid": 20, "opt": 6, "test": 9}
     (tmp_path / "paper.yaml").write_text(yaml.safe_dump(workflow))
     assert load_run(folder).novelty is None
     reference_model.learn_novelty(20, folder, tmp_path / "paper.yaml")
@@ -65,7 +65,7 @@ def test_it_learns_anew_what_is_unlike_its_training_images(run_folder, tmp_path,
         observed(index_of(name), kind, 7, population).data
         for name, kind in zip(held_out["id"], held_out["class"], strict=True)
     ]
-    ranks = np.sort(predict([run], images)["ood_p_value"] * 21)
+    ranks = np.sort(predict([run], images)["ood_pvalue"] * 21)
     np.testing.assert_allclose(ranks, 1 + np.arange(1, 21), atol=1)  # as far as itself, rounded
     chosen = []
     monkeypatch.setattr(reference_model, "learn_novelty", chosen.append)

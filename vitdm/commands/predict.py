@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
         print(f"vitdm predict: error: {row.file}: {row.warning}", file=sys.stderr)
     for row in table[~unread & (table["warning"] != "")].itertuples():
         print(f"WARNING: {row.file}: {row.warning}", file=sys.stderr)
-    if table["ood_p_value"].isna().all():
+    if table["ood_pvalue"].isna().all():
         words = "does not know whether images look like those of its training"
         print(f"{runs[0]}: {words}; trained anew, it does", file=sys.stderr)
     if options.out is None:

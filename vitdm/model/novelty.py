@@ -48,8 +48,8 @@ def statistics(images: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return numbers (n, P) that describe processed images (n, H, W), whatever is in them.
 
     Quantiles; the median difference between pixels at several steps, which tells noise and its
-    correlation; the share of neighbours that are equal; mean and standard deviation in rings about
-    the middle; the power in bands of frequency; place and shape of what is brighter than the sky.
+    correlation; mean and standard deviation in rings about the middle; the power in bands of
+    frequency; place and shape of what is brighter than the sky.
     """
     parts = [_statistics(images[k : k + CHUNK]) for k in range(0, len(images), CHUNK)]
     return np.concatenate(parts)
@@ -73,15 +73,13 @@ def _statistics(images: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def _differences(images: NDArray) -> NDArray[np.float64]:
-    """Return how neighbours differ (n, STEPS + 1): log10 of medians, and the share of equals."""
+    """Return log10 of the median difference between pixels at each of STEPS, (n, STEPS)."""
     height, width = images.shape[1:]
     columns = []
     for down, right in STEPS:
         steps = images[:, down:, right:] - images[:, : height - down, : width - right]
-        middle = np.median(np.abs(steps).reshape(len(images), -1), axis=1)
-        columns.append(np.log10(middle + LEAST))
-    same = images[:, :, 1:] == images[:, :, :-1]
-    return np.stack([*columns, same.mean(axis=(1, 2))], axis=1)
+        columns.append(np.median(np.abs(steps).reshape(len(images), -1), axis=1))
+    return np.log10(np.stack(columns, axis=1) + LEAST)
 
 
 def _shares(values: NDArray, n: int) -> NDArray[np.float64]:
