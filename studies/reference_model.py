@@ -7,13 +7,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import yaml
 
 from vitdm import pretrained
+from vitdm.data.simulated import index_of, planned
 from vitdm.errors import InputError
-from vitdm.model.runs import RUN_FILES, load_run
-from vitdm.provenance import atomic, read_json, write_json
-from vitdm.simulation import population_name
+from vitdm.model import novelty
+from vitdm.model.runs import RUN_FILES, Run, load_run
+from vitdm.predict import prepare
+from vitdm.provenance import atomic, read_json, sha256, write_json
+from vitdm.simulation import Population, load_population, population_name, simulate_one
+
+CHUNK = 128  # lenses that are fitted at once
 
 CARD = """# The reference model
 
@@ -40,7 +47,8 @@ true-positive rate at 1 % false positives {tpr:.3f}.
 Gaussian PSF that is known, and white noise. On images that differ in pixel scale, PSF, noise or
 source structure, its probabilities are not reliable: real galaxies have knots, which look like
 substructure to a model that expects a Sérsic profile. Nothing about a real lens should be concluded
-from it. For images of your own, train on such images (README).
+from it. Images that are unlike those of the training get an `ood_pvalue` of 0.01 or less and a
+warning (`docs/predict.md`). For images of your own, train on such images (README).
 
 **Licence**: MIT, as the library. Cite it as CITATION.cff says.
 """
@@ -81,9 +89,46 @@ def write(
     )
     with atomic(folder) as temporary:
         temporary.mkdir()
-        for name in RUN_FILES:
+        names = [*RUN_FILES, *([novelty.NAME] if run.novelty else [])]
+        for name in names:
             shutil.copyfile(source / name, temporary / name)
         kept = {key: told[key] for key in ("rule", "commit", "seed", "config_sha256")}
-        hashes = {name: told["outputs"][name] for name in RUN_FILES if name in told["outputs"]}
+        hashes = {name: told["outputs"][name] for name in names if name in told["outputs"]}
         write_json(temporary / "run.json", kept | {"outputs": hashes})
         (temporary / "README.md").write_text(card)
+
+
+def learn_novelty(
+    n: int, folder: Path = pretrained.FOLDER, workflow: str | Path = "config/paper.yaml"
+) -> None:
+    """Learn anew which images are unlike the reference model's, and write it to its folder.
+
+    Of the first ``n`` lenses of the splits train, which the model was trained on, and valid, which
+    are held out; both are simulated as the workflow simulates them.
+    """
+    settings, run = yaml.safe_load(Path(workflow).read_text()), load_run(folder)
+    population = load_population(settings["population"])
+    plan = planned(population, settings["n_images"], settings["seed"])
+    train, held_out = (plan[plan["split"] == split].iloc[:n] for split in ("train", "valid"))
+    numbers = [_numbers(run, population, part, settings["seed"]) for part in (train, held_out)]
+    learnt = novelty.Novelty.of(numbers[0], train["class"].to_numpy(), numbers[1])
+    with atomic(folder / novelty.NAME) as temporary:
+        learnt.save(temporary)
+    told = read_json(folder / "run.json")
+    told["outputs"][novelty.NAME] = sha256(folder / novelty.NAME)
+    write_json(folder / "run.json", told)
+
+
+def _numbers(run: Run, population: Population, lenses: pd.DataFrame, seed: int) -> novelty.Numbers:
+    """Return the numbers of lenses of a population that ``novelty`` compares."""
+    parts, wanted = [], run.settings.model
+    for start in range(0, len(lenses), CHUNK):
+        some = lenses.iloc[start : start + CHUNK]
+        images = [
+            simulate_one(index_of(name), kind, seed, population)[0]
+            for name, kind in zip(some["id"], some["class"], strict=True)
+        ]
+        asked = run.feature_names, wanted.residual, bool(wanted.maps)
+        seen = prepare(np.stack(images), run.settings, *asked)
+        parts.append(run.numbers(*seen.given(run.feature_names)))
+    return {kind: np.concatenate([part[kind] for part in parts]) for kind in parts[0]}

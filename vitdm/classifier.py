@@ -22,6 +22,7 @@ from sklearn.utils import Tags, check_random_state, column_or_1d
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
+from torch import nn
 
 from vitdm import config
 from vitdm.config import Features, LensFit, Model, Preprocess, RunSettings, Train
@@ -31,23 +32,18 @@ from vitdm.data.observation import Observation, as_observations
 from vitdm.errors import InputError
 from vitdm.features import feature_names
 from vitdm.lens.fit import SAMPLE, estimate_gain
+from vitdm.model import novelty
 from vitdm.model.inputs import network_input
+from vitdm.model.novelty import Novelty
 from vitdm.model.runs import RUN_FILES, Run, load_run, write_run
 from vitdm.model.training import Arrays, Learnt, Watch, device_of, learn
-from vitdm.predict import Answers, Seen, prepare, table_of
+from vitdm.predict import Answers, Given, Seen, prepare, table_of
 from vitdm.provenance import check_replaceable, read_json
 from vitdm.simulation.classes import NO_SUB
 
 #: what a classifier takes: (n, H, W), (n, 1, H, W), n arrays (H, W) of several sizes, masked or
 #: with NaN in pixels that are missing, or n observations
 Images = ArrayLike | Sequence[ArrayLike] | Sequence[Observation]
-#: of the crops (n, size, size), features (n, F), residuals (n, size, size) or None, maps or None
-Inputs = tuple[
-    NDArray[np.float32],
-    NDArray[np.float32],
-    NDArray[np.float32] | None,
-    NDArray[np.float32] | None,
-]
 #: what decides a seed: a number, a generator of NumPy (which moves on), or None for any
 RandomState = int | np.random.RandomState | np.random.Generator | None
 
@@ -198,12 +194,21 @@ class ViTClassifier(ClassifierMixin, BaseEstimator):
         learnt = self.learn(prepared, training, valid, seed=seed, weights=weights[training])
         told = {"n_train": len(training), "seed": seed}
         self.classes_ = np.unique(labels)
-        self.run_ = Run(prepared.settings.model_copy(update=told), learnt.model)
+        known = self._known(prepared, training, valid, learnt.model)
+        self.run_ = Run(prepared.settings.model_copy(update=told), learnt.model, known)
         self.history_, self.metrics_ = learnt.history, learnt.metrics(len(training))
         self.__dict__.pop("n_features_in_", None)
         if len(shapes := {image.shape for image in images}) == 1:
             self.n_features_in_ = int(np.prod(shapes.pop()))
         return self
+
+    def _known(
+        self, prepared: Prepared, training: np.ndarray, valid: np.ndarray, network: nn.Module
+    ) -> Novelty | None:
+        """Return what tells images that are unlike the training images."""
+        network.cpu()
+        parts = [novelty.thinned(rows) for rows in (training, valid)]
+        return novelty.learn(network, *((prepared.crops[k], prepared.arrays(k)) for k in parts))
 
     def prepare(self, images: Images, labels: ArrayLike) -> Prepared:
         """Return what the network will see of images and labels as in ``fit``: its first half."""
@@ -214,9 +219,9 @@ class ViTClassifier(ClassifierMixin, BaseEstimator):
         settings = self._settings(images, names)
         return Prepared(settings, *self._inputs(images, settings), targets)
 
-    def _inputs(self, images: Sequence[Observation], settings: RunSettings) -> Inputs:
+    def _inputs(self, images: Sequence[Observation], settings: RunSettings) -> Given:
         """Return what a network of a run is given of images."""
-        return _given(self._seen(images, settings), settings)
+        return self._seen(images, settings).given(settings.feature_names)
 
     def _seen(self, images: Sequence[Observation], settings: RunSettings) -> Seen:
         """Return what a network of a run sees of images; kept for the next call."""
@@ -369,8 +374,9 @@ class ViTClassifier(ClassifierMixin, BaseEstimator):
     def answer(self, images: Images) -> Answers:
         """Return ``predict_table`` with what the network saw, which ``vitdm.plots`` shows."""
         probability, seen = self._asked(images)
-        place = np.argsort(self._order())
-        return Answers(table_of(probability, self.classes_[place].tolist(), seen), seen)
+        usual = self.run_.p_values(*seen.given(self.run_.feature_names))
+        names = self.classes_[np.argsort(self._order())].tolist()
+        return Answers(table_of(probability, usual, names, seen), seen)
 
     def _asked(self, images: Images) -> tuple[NDArray[np.float64], Seen]:
         """Return the probabilities (n, K) of ``run_.classes``, and what the network saw."""
@@ -379,7 +385,7 @@ class ViTClassifier(ClassifierMixin, BaseEstimator):
         seen = self._seen(as_images(images), settings)
         try:
             self.run_.model.to(device_of(self.device))
-            return self.run_.predict(*_given(seen, settings)), seen
+            return self.run_.predict(*seen.given(settings.feature_names)), seen
         finally:
             self.run_.model.cpu()  # where it is saved and copied from
 
@@ -400,7 +406,7 @@ class ViTClassifier(ClassifierMixin, BaseEstimator):
     def save(self, folder: str | Path) -> None:
         """Write a run folder, which ``load`` and ``vitdm predict`` read; no pickle."""
         check_is_fitted(self, "run_")
-        check_replaceable(folder, RUN_FILES)
+        check_replaceable(folder, (*RUN_FILES, novelty.NAME))
         told = {"classes": self.classes_.tolist(), "valid_fraction": self.valid_fraction}
         if isinstance(self.random_state, numbers.Integral):
             told["random_state"] = int(self.random_state)
@@ -541,12 +547,6 @@ def seed_of(random_state: RandomState) -> int:
         return int(check_random_state(random_state).randint(2**31 - 1))
     except ValueError as error:
         raise InputError(f"random_state: {error}; expected a number from 0 on") from error
-
-
-def _given(seen: Seen, settings: RunSettings) -> Inputs:
-    """Return what a network is given of what was measured on images."""
-    features = seen.features[settings.feature_names].to_numpy(np.float32)
-    return seen.crops, features, seen.residuals, seen.maps
 
 
 def _keys(section: Any) -> dict[str, Any]:

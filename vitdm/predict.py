@@ -20,6 +20,7 @@ from vitdm.errors import InputError
 from vitdm.features import LENSFIT, SEARCH, measure
 from vitdm.lens import Fits
 from vitdm.lens.fits import middle
+from vitdm.model.novelty import UNLIKE
 from vitdm.model.runs import Run, load_run
 from vitdm.preprocess import Roi, process
 
@@ -27,12 +28,17 @@ SAME_SCALE = 0.05  # relative: a network knows sizes in pixels about as well
 COUNTS = 0.1  # photon noise per brightness from which on a unit is that of counts, and no rate
 
 
-#: the columns after the probabilities, in this order everywhere; a score of how unlike the training
-#: images an image is belongs before ``unknown``, and what it means in words into ``warning``
-COLUMNS = ("class", "lens_found", "fit_chi2", "fit_flags", "unknown", "warning")
+#: the columns after the probabilities, in this order everywhere
+COLUMNS = ("class", "lens_found", "fit_chi2", "fit_flags", "ood_pvalue", "unknown", "warning")
 #: what a processed image is made with, where nothing is fitted
 PROCESSED = ("noise", "pixel_scale")
 FAR = 0.5  # arcsec from the middle: two standard deviations of the prior of ``LensFit``
+
+#: what networks are given of n images: crops, features, residuals or None, maps or None
+Given = tuple[
+    NDArray[np.float32], NDArray[np.float32], NDArray[np.float32] | None, NDArray[np.float32] | None
+]
+OUTSIDE = "unlike the images that the model was trained on: the answer means nothing"
 
 #: what the flags of a fit mean for the answer
 DOUBTS = {
@@ -79,8 +85,16 @@ class Seen:
         arrays += [] if self.maps is None else [self.maps]
         return sum(a.nbytes for a in arrays) + int(self.features.memory_usage().sum())
 
-    def warnings(self) -> list[str]:
-        """Return what speaks against the answer to each image, empty if nothing does."""
+    def given(self, names: Sequence[str]) -> Given:
+        """Return what ``Run.predict`` takes: crops, the features ``names``, residuals and maps."""
+        features = self.features[list(names)].to_numpy(np.float32)
+        return self.crops, features, self.residuals, self.maps
+
+    def warnings(self, usual: NDArray[np.float64]) -> list[str]:
+        """Return what speaks against the answer to each image, empty if nothing does.
+
+        ``usual``: the p-values (n,) of the images among those of the training's kind, or NaN.
+        """
         lines = []
         for k, note in enumerate(self.notes):
             words = [note] + [DOUBTS["blank"]] * (not self.regions[k].found)
@@ -89,6 +103,7 @@ class Seen:
                 center = np.hypot(*(self.fits.column(f"center_{x}")[k] for x in "xy"))
                 if self.fits.converged[k] and center > FAR:  # else the centre is anywhere
                     words.append("the lens is far from the middle: cut the image around it")
+            words += [OUTSIDE] * bool(usual[k] <= UNLIKE)
             lines.append("; ".join(dict.fromkeys(filter(None, words))))
         return lines
 
@@ -110,6 +125,9 @@ def predict(runs: Sequence[Run], images: Observation | ArrayLike | Sequence[Any]
 
     Columns: ``p_<class>``, and ``COLUMNS``: ``class``, ``lens_found`` (0 or 1), ``fit_chi2`` and
     ``fit_flags`` (``vitdm.lens.fit.FLAGS``), which are NaN and empty if the runs need no fit;
+    ``ood_pvalue``, the share of held-out images of the training's kind that look at least as
+    unlike the training images (``vitdm.model.novelty``; the mean of several runs, NaN if a run does
+    not know): of 0.01 or less, the image is out of distribution and the answer means nothing;
     ``unknown``, what was estimated or assumed; ``warning``, what speaks against the answer.
     InputError if the pixel scale of an image is another than that of the training images, or a run
     needs features that are not measured here.
@@ -124,15 +142,19 @@ def answer(runs: Sequence[Run], images: Observation | ArrayLike | Sequence[Any])
     residual = any(run.settings.model.residual for run in runs)
     maps = any(run.settings.model.maps for run in runs)
     seen = prepare(images, settings, needed, residual, maps)
-    answers = []
+    answers, usual = [], []
     for run in runs:
-        features = seen.features[run.feature_names].to_numpy(np.float32)
-        answers.append(run.predict(seen.crops, features, seen.residuals, seen.maps))
-    return Answers(table_of(np.mean(answers, axis=0), runs[0].classes, seen), seen)
+        given = seen.given(run.feature_names)
+        answers.append(run.predict(*given))
+        usual.append(run.p_values(*given))
+    means = np.mean(answers, axis=0), np.mean(usual, axis=0)
+    return Answers(table_of(*means, runs[0].classes, seen), seen)
 
 
-def table_of(probability: NDArray, classes: Sequence[Any], seen: Seen) -> pd.DataFrame:
-    """Return the table of ``predict`` for probabilities (n, K) of K classes."""
+def table_of(
+    probability: NDArray, usual: NDArray, classes: Sequence[Any], seen: Seen
+) -> pd.DataFrame:
+    """Return the table of ``predict`` for probabilities (n, K) of K classes and p-values (n,)."""
     table = pd.DataFrame({f"p_{name}": probability[:, k] for k, name in enumerate(classes)})
     fits, n = seen.fits, len(probability)
     told = {
@@ -140,8 +162,9 @@ def table_of(probability: NDArray, classes: Sequence[Any], seen: Seen) -> pd.Dat
         "lens_found": seen.lens_found.astype(int),
         "fit_chi2": np.full(n, np.nan) if fits is None else fits.chi2,
         "fit_flags": [""] * n if fits is None else fits.flags,
+        "ood_pvalue": usual,
         "unknown": seen.unknown,
-        "warning": seen.warnings(),
+        "warning": seen.warnings(usual),
     }
     return table.assign(**{name: told[name] for name in COLUMNS})
 
@@ -297,7 +320,7 @@ def answer_files(
     table.loc[list(wrong), "warning"] = list(wrong.values())
     table = table.astype({"lens_found": "Int64"} if wrong else {})  # empty where there is none
     table.insert(0, "file", table.index)
-    rounded = {f"p_{name}": 6 for name in runs[0].classes} | {"fit_chi2": 3}
+    rounded = {f"p_{name}": 6 for name in runs[0].classes} | {"fit_chi2": 3, "ood_pvalue": 4}
     return Answers(table.reset_index(drop=True).round(rounded), seen)
 
 

@@ -14,6 +14,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--reference", default="paper/reference.json", help="numbers (default: %(default)s)"
     )
+    parser.add_argument(
+        "--novelty",
+        type=int,
+        metavar="N",
+        help="only learn anew, from N simulated lenses and N held out, what is unlike them",
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -23,6 +29,8 @@ def run(options: argparse.Namespace) -> None:
     from vitdm.errors import InputError
     from vitdm.provenance import write_json
 
+    if options.novelty is not None:
+        return reference_model.learn_novelty(options.novelty)
     numbers = read_numbers(options.results)
     check_chain(options.results, numbers)
     claims = Path(options.reference).with_name("claims.yaml")

@@ -10,6 +10,7 @@ from vitdm import Observation, simulation
 from vitdm.__main__ import main
 from vitdm.data.simulated import class_of_each
 from vitdm.errors import InputError
+from vitdm.model.novelty import UNLIKE
 from vitdm.model.runs import Run
 from vitdm.predict import predict
 from vitdm.simulation import load_population
@@ -37,10 +38,11 @@ def answer(run, lenses):
 
 def test_the_answer_tells_the_fit_and_what_was_assumed(answer, lenses):
     expected = ["p_no_sub", "p_cdm", "p_axion", "class", "lens_found", "fit_chi2", "fit_flags"]
-    assert list(answer) == [*expected, "unknown", "warning"]
+    assert list(answer) == [*expected, "ood_pvalue", "unknown", "warning"]
     assert (answer["fit_chi2"][lenses[1] == "no_sub"] < 1.1).all()
     assert (answer["unknown"] == "noise psf pixel_scale gain").all()
-    assert (answer["warning"] == "").all()
+    usual = answer["ood_pvalue"] > UNLIKE  # of a hundred lenses one is not, on average
+    assert usual.sum() >= N - 1 and (answer["warning"][usual] == "").all()
     assert roc_auc_score(lenses[1] != "no_sub", 1 - answer["p_no_sub"]) > 0.9
 
 

@@ -147,7 +147,8 @@ def test_one_damaged_file_among_others_does_not_end_them(files, run_folder, caps
     command = ["predict", str(folder), "--run", str(run_folder), "--out", str(tmp_path / "p.csv")]
     assert main(command) == 2
     said = capsys.readouterr().err.splitlines()
-    assert len(said) == 2 and all(line.startswith("vitdm predict: error: ") for line in said)
+    assert len(said) == 3 and "does not know whether images look like those" in said.pop()
+    assert all(line.startswith("vitdm predict: error: ") for line in said)
     assert "b2.fits: is a truncated" in said[0] and "b3.fits: found 0.3 arcsec" in said[1]
     text = (tmp_path / "p.csv").read_text().splitlines()
     assert text[0] == ",".join(table) and ",,,,,,,,,is a truncated" in text[3]

@@ -1,16 +1,22 @@
 """The first final model of a workflow becomes the one that comes with the library."""
 
 import json
+import shutil
 
+import numpy as np
 import pytest
 import yaml
+from conftest import POPULATION
 from files import signed
 from test_check import evaluated
 
 from studies import reference_model
 from studies.__main__ import main
+from vitdm.data.simulated import index_of, observed, planned
 from vitdm.errors import InputError
 from vitdm.model.runs import RUN_FILES, load_run
+from vitdm.predict import predict
+from vitdm.simulation import load_population
 
 NUMBERS = {"n_test": 500, "n_seeds": 3, "test_auc": 0.9, "test_auc_low": 0.8, "test_auc_high": 0.95}
 NUMBERS |= {"test_balanced_accuracy": 0.7, "test_tpr_at_fpr_01": 0.5}
@@ -40,6 +46,30 @@ def test_the_card_says_what_the_run_is(run_folder, tmp_path):
         "0.9000 (0.8000 to 0.9500)",
     ):
         assert words in " ".join(card.split())
+
+
+def test_it_learns_anew_what_is_unlike_its_training_images(run_folder, tmp_path, monkeypatch):
+    """From lenses of the workflow's own splits: those of ``valid`` become the held-out ones."""
+    folder = tmp_path / "reference"
+    shutil.copytree(run_folder, folder)
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(POPULATION))
+    workflow = {"population": str(tmp_path / "tiny.yaml"), "seed": 7}
+    workflow["n_images"] = {"train": 30, "valid": 20, "opt": 6, "test": 9}
+    (tmp_path / "paper.yaml").write_text(yaml.safe_dump(workflow))
+    assert load_run(folder).novelty is None
+    reference_model.learn_novelty(20, folder, tmp_path / "paper.yaml")
+    run, population = load_run(folder), load_population(workflow["population"])
+    plan = planned(population, workflow["n_images"], 7)
+    held_out = plan[plan["split"] == "valid"]
+    images = [
+        observed(index_of(name), kind, 7, population).data
+        for name, kind in zip(held_out["id"], held_out["class"], strict=True)
+    ]
+    ranks = np.sort(predict([run], images)["ood_pvalue"] * 21)
+    np.testing.assert_allclose(ranks, 1 + np.arange(1, 21), atol=1)  # as far as itself, rounded
+    chosen = []
+    monkeypatch.setattr(reference_model, "learn_novelty", chosen.append)
+    assert main(["write-reference", "--novelty", "20"]) == 0 and chosen == [20]
 
 
 def test_only_a_run_with_fits_can_take_its_place(run_folder, tmp_path):

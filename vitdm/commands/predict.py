@@ -57,7 +57,8 @@ def run(options: argparse.Namespace) -> int:
             )
     commands.check_figure(options, filter(Path.is_file, map(Path, options.images)))
     known = commands.known_of_images(options)
-    answers = answer_files(options.images, options.run or [pretrained.FOLDER], **known)
+    runs = options.run or [pretrained.FOLDER]
+    answers = answer_files(options.images, runs, **known)
     table = answers.table
     stacks = table["file"].str.rpartition("[")[0]
     for file, n in stacks[table["file"].str.endswith("]")].value_counts(sort=False).items():
@@ -68,6 +69,9 @@ def run(options: argparse.Namespace) -> int:
         print(f"vitdm predict: error: {row.file}: {row.warning}", file=sys.stderr)
     for row in table[~unread & (table["warning"] != "")].itertuples():
         print(f"WARNING: {row.file}: {row.warning}", file=sys.stderr)
+    if table["ood_pvalue"].isna().all():
+        words = "does not know whether images look like those of its training"
+        print(f"{runs[0]}: {words}; trained anew, it does", file=sys.stderr)
     if options.out is None:
         table.to_csv(sys.stdout, index=False)
     else:

@@ -6,6 +6,7 @@ then selects it.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 
@@ -78,6 +79,28 @@ def probabilities(
             answers = [network(view, extra).softmax(dim=1) for view in views]
             batches.append(torch.stack(answers).mean(dim=0).cpu().numpy())
     return np.concatenate(batches).astype(np.float64)
+
+
+def representation(
+    network: nn.Module, images: Tensor, features: Tensor | None, batch: int = 256
+) -> np.ndarray:
+    """Return what enters a network's last layer ``head``, (n, D); its logits if there is no such.
+
+    Arguments as of ``probabilities``.
+    """
+    network.eval()
+    device, seen = next(network.parameters()).device, []
+    head = getattr(network, "head", None)
+    with torch.inference_mode(), contextlib.ExitStack() as stack:
+        if head is not None:
+            hook = head.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+            stack.callback(hook.remove)
+        for start in range(0, len(images), batch):
+            rows = slice(start, start + batch)
+            extra = None if features is None else features[rows].to(device)
+            logits = network(in_single(images[rows]).to(device), extra)
+            seen += [logits] if head is None else []
+    return torch.cat(seen).flatten(1).cpu().numpy().astype(np.float64)
 
 
 def in_single(images: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from vitdm.config import RunSettings, Settings
 from vitdm.config.reading import read_yaml
 from vitdm.data.dataset import Dataset, read_features
 from vitdm.errors import InputError
+from vitdm.model import novelty
 from vitdm.model.inputs import (
     NO_TABLES,
     Tables,
@@ -34,7 +35,7 @@ from vitdm.model.inputs import (
     with_copies,
 )
 from vitdm.model.networks import new_network, probabilities
-from vitdm.model.training import Diverged, learn
+from vitdm.model.training import Arrays, Diverged, learn
 from vitdm.provenance import (
     atomic,
     check_outputs,
@@ -51,10 +52,15 @@ RUN_FILES = ("config.yaml", "metrics.json", "history.csv", "model.safetensors", 
 
 @dataclass(frozen=True)
 class Run:
-    """A trained network and what it needs to be used on new images."""
+    """A trained network and what it needs to be used on new images.
+
+    ``novelty`` tells images that are unlike the training images; None of a run that an earlier
+    version has written.
+    """
 
     settings: RunSettings
     model: nn.Module
+    novelty: novelty.Novelty | None = None
 
     @property
     def classes(self) -> list[str]:
@@ -89,6 +95,40 @@ class Run:
                 extra = torch.from_numpy(np.array(features[rows], dtype=np.float32))
             batches.append(probabilities(self.model, batch, extra, average=model.average))
         return np.concatenate(batches)
+
+    def p_values(
+        self,
+        images: np.ndarray,
+        features: np.ndarray | None = None,
+        residuals: np.ndarray | None = None,
+        maps: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Return how usual images are (n,): the p-value of ``vitdm.model.novelty``, NaN if unknown.
+
+        Arguments and errors as of ``predict``.
+        """
+        if self.novelty is None:
+            self._check(images, features, residuals, maps)
+            return np.full(len(images), np.nan)
+        return self.novelty.p_values(self.numbers(images, features, residuals, maps))
+
+    def numbers(
+        self,
+        images: np.ndarray,
+        features: np.ndarray | None = None,
+        residuals: np.ndarray | None = None,
+        maps: np.ndarray | None = None,
+    ) -> novelty.Numbers:
+        """Return the numbers of images that ``novelty`` compares; arguments as of ``predict``."""
+        self._check(images, features, residuals, maps)
+        extra = features if self.feature_names else np.empty((len(images), 0))
+        parts = []
+        for start in range(0, len(images), 256):
+            rows = slice(start, start + 256)
+            batch = network_input(self.settings.model, rows, images, residuals, maps)
+            joined = torch.from_numpy(np.array(extra[rows], np.float32))
+            parts.append(novelty.numbers_of(self.model, images[rows], batch, joined))
+        return {kind: np.concatenate([part[kind] for part in parts]) for kind in parts[0]}
 
     def _check(
         self,
@@ -191,7 +231,7 @@ def train_run(
     next attempt deletes.
     """
     started = time.time()
-    check_replaceable(out, (*RUN_FILES, "predictions.csv"))
+    check_replaceable(out, (*RUN_FILES, novelty.NAME, "predictions.csv"))
     check_outputs(Path(processed) / "dataset.json", "images.npy")  # hashed once, for run.json too
     data = Dataset.open(processed)
     size = size_of(settings.model, data, tables)
@@ -213,11 +253,18 @@ def train_run(
             label=label or Path(out).name,
             progress=progress,
         )
+    held_out = splits.valid or splits.score
+
+    def seen(rows: np.ndarray) -> tuple[np.ndarray, Arrays]:
+        rows = novelty.thinned(rows)
+        return data.images[rows], arrays(rows)
+
+    known = novelty.learn(learnt.model, seen(rows), seen(data.rows(held_out)) if held_out else None)
     used = tables.needed_by(settings.model)
     described = {"feature_names": names, "train_splits": list(splits.train), "n_train": len(rows)}
     described |= {"pixel_scale": data.pixel_scale} | used.camera()
     described |= {"image_size": size}
-    run = Run(_run_settings(settings, data, **described), learnt.model)
+    run = Run(_run_settings(settings, data, **described), learnt.model, known)
     metrics, predictions = learnt.metrics(len(rows)), None
     if splits.score:
         predictions = predictions_table(run, data, data.rows(splits.score), tables)
@@ -316,7 +363,9 @@ def load_run(folder: str | Path) -> Run:
     except Exception as error:  # safetensors and torch raise many kinds
         raise InputError(f"{weights}: does not fit config.yaml of the run ({error})") from error
     _check_trained(folder, model)
-    return Run(settings, model.eval())
+    file = folder / novelty.NAME
+    known = novelty.load(file) if file.is_file() else None
+    return Run(settings, model.eval(), known)
 
 
 def _check_trained(folder: Path, model: nn.Module) -> None:
@@ -335,7 +384,8 @@ def _check_trained(folder: Path, model: nn.Module) -> None:
             f"{file}: is not the configuration that the weights were trained with: its hash is not "
             "config_sha256 of run.json; expected the file as vitdm train wrote it"
         )
-    check_outputs(folder / "run.json", weights.name)
+    known = [novelty.NAME] if (folder / novelty.NAME).is_file() else []  # archives may lack it
+    check_outputs(folder / "run.json", weights.name, *known)
 
 
 def write_run(
@@ -355,6 +405,8 @@ def write_run(
             predictions.to_csv(folder / "predictions.csv", index=False)
         state = {name: value.contiguous() for name, value in run.model.state_dict().items()}
         save_file(state, folder / "model.safetensors")
+        if run.novelty is not None:
+            run.novelty.save(folder / novelty.NAME)
         write_json(folder / "metrics.json", metrics)
         about = {"seed": run.settings.seed, "config": run.settings}
         sidecar(folder / "run.json", outputs=sorted(folder.iterdir()), **about, **provenance)

@@ -201,6 +201,9 @@ def _lines(seen: Seen, k: int, row: Any) -> list[str]:
     warnings = [text for text in row["warning"].split("; ") if text]
     lines += ["Warnings:"] if warnings else ["No warnings."]
     lines += [line for text in warnings for line in wrapped(f"! {text}", hanging=True)]
+    if np.isfinite(p := row["ood_pvalue"]):
+        words = f"Of held-out images like those of the training, {p:.2%} are as unlike them."
+        lines += wrapped(words)
     lines.append("")
     if seen.fits is not None:
         lines += [*_fit(seen, k), ""]
