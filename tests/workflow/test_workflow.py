@@ -96,6 +96,8 @@ def test_plan_of_simulated_lenses(folder, monkeypatch):
     extra |= {"efficiency": trainings, "merge_efficiency": 1}
     extra |= {"compare": len(SMOKE.compare.rows), "merge_compare": 1}
     extra |= {"lensfit_maps": mapped, "maps": mapped * len(SMOKE.maps.rows), "merge_maps": 1}
+    inferred = len(SMOKE.posterior.populations) * len(SMOKE.posterior.rows)
+    extra |= {"posterior": inferred, "merge_posterior": 1}
     extra |= {"known_model": 1, "audit": 1, "gain": 1, "train_final": 2}
     settings = jobs.pop("settings")
     assert settings == len(stages(SMOKE)) - 1  # nothing is ingested
