@@ -275,7 +275,7 @@ def merge(parts: Sequence[str | Path], settings: Config, out: str | Path) -> Non
     with atomic(out) as temporary:
         temporary.mkdir()
         for name in TABLES:
-            table = pd.concat([pd.read_csv(part / name) for part in ordered])
+            table = pd.concat([pd.read_csv(part / name, dtype={"id": str}) for part in ordered])
             table.to_csv(temporary / name, index=False)
         told = [json.loads((part / FILES[-1]).read_text()) for part in ordered]
         sidecar(

@@ -100,17 +100,18 @@ def test_mean_of_mixtures_is_the_mean_of_their_densities():
 
 @pytest.fixture(scope="module")
 def toy():
-    """Images of a constant, a number from -1 to 1 and noise of 0.4: posteriors are cut normals."""
+    """A feature that is a number from -1 to 1 and noise of 0.4: posteriors are cut normals."""
     rng = np.random.default_rng(0)
     truths = rng.uniform(-1, 1, 3000)
     seen = truths + 0.4 * rng.normal(size=3000)
-    images = torch.from_numpy(seen).float()[:, None, None, None].expand(-1, 1, 8, 8).clone()
-    targets = torch.from_numpy(truths).float()[:, None]
-    arrays = images, torch.empty(3000, 0), targets
+    features, targets = (torch.from_numpy(x).float()[:, None] for x in (seen, truths))
+    arrays = torch.zeros(3000, 1, 8, 8), features, targets
     training, valid, asked = (tuple(a[part] for a in arrays) for part in (
         slice(1600), slice(1600, 2000), slice(2000, None)
     ))  # fmt: skip
-    model = Model(patch_size=4, embed_dim=16, depth=1, num_heads=2)
+    model = Model(
+        patch_size=4, embed_dim=16, depth=1, num_heads=2, features=True, feature_dropout=0
+    )
     train = Train(learning_rate=1e-2, epochs=8, batch_size=64, weight_decay=0.0)
     box = (-1.0,), (1.0,)
     learnt = learn_posterior(training, valid, box, model, train, components=2, progress=False)

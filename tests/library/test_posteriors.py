@@ -31,15 +31,19 @@ def test_ranks_and_coverage_tell_widths():
     assert posteriors.uniform_p(narrow) < 1e-4
 
 
-def test_tarp_sees_what_ranks_of_each_property_do_not():
+def test_tarp_tells_widths():
     draws, truths = drawn(1)
-    assert posteriors.uniform_p(posteriors.tarp(draws, truths, BOX, 0)) > 0.01
-    uncorrelated = drawn(1, correlation=0)[0] - drawn(1, correlation=0)[1][:, None]
-    uncorrelated = uncorrelated - uncorrelated.mean(axis=1, keepdims=True)
-    middles = draws.mean(axis=1, keepdims=True)
-    wrong = middles + uncorrelated  # each property has the right width, both have not
-    assert posteriors.uniform_p(posteriors.ranks(wrong, truths)[:, 0]) > 0.01
-    assert posteriors.uniform_p(posteriors.tarp(wrong, truths, BOX, 0)) < 1e-3
+    shares = posteriors.tarp(draws, truths, BOX, 0)
+    assert posteriors.uniform_p(shares) > 0.01
+    assert posteriors.uniform_p(posteriors.tarp(*drawn(0.7), BOX, 0)) < 1e-3
+    assert not np.array_equal(shares, posteriors.tarp(draws, truths, BOX, 1))  # other points
+
+
+def test_tarp_counts_draws_that_are_closer_to_the_point():
+    """Of a truth in the middle of a wide box and draws on a circle about it: about a half."""
+    angle = np.linspace(0, 2 * np.pi, 1000, endpoint=False)
+    circle = 0.01 * np.stack([np.cos(angle), np.sin(angle)], axis=1)[None]
+    assert posteriors.tarp(circle, np.zeros((1, 2)), BOX, 0)[0] == pytest.approx(0.5, abs=0.01)
 
 
 def test_a_rank_counts_draws_below():

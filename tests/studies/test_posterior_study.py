@@ -17,7 +17,8 @@ from vitdm.data.dataset import Dataset
 from vitdm.errors import InputError
 from vitdm.provenance import write_json
 
-ROWS = {"vit": {"label": "ViT", "model": TINY, "train": {"epochs": 3, "learning_rate": 5e-3}}}
+TRAIN = {"epochs": 30, "patience": 30, "learning_rate": 1e-2}
+ROWS = {"vit": {"label": "ViT", "model": TINY, "train": TRAIN}}
 CHOSEN = {"populations": ["realistic"], "n_valid": 8, "seeds": 2, "components": 2, "draws": 40}
 CHOSEN |= {"groups": [1, 5], "rows": ROWS}
 MAPS = CONTENT["maps"] | {"populations": ["realistic"]}
@@ -91,7 +92,7 @@ def test_a_line_says_what_the_lenses_say(measured):
     rich = rows.query("seed == 'mean' and n_lenses == 1 and range == 'rich'").iloc[0]
     assert rich["n"] == (groups["log_f_sub"] >= -2).sum() and np.isnan(rich["coverage_68"])
     history = pd.read_csv(measured / "all/posterior_history.csv")
-    assert len(history) == 6 and history["valid_log_density"].notna().all()
+    assert len(history) == 60 and history["valid_log_density"].notna().all()
 
 
 def test_figure_table_and_numbers(measured):
