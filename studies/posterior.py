@@ -81,7 +81,7 @@ def train_row(
     lines = []
     for seed, mixture in answers.items():
         lenses = of_lenses(mixture, truths, settings)
-        groups = of_groups(mixture, truths[:, 0], chosen.groups)
+        groups = of_groups(mixture, truths[:, 0], chosen.group_sizes)
         lines += [line | {"seed": seed} for line in summary(lenses, groups)]
     about = {"population": population_name(population), "row": name}
     lenses.insert(0, "id", data.catalog["id"].to_numpy()[rows["score"]])
@@ -118,12 +118,12 @@ def _rows(data: Dataset, processed: Path, settings: Config) -> dict[str, np.ndar
     """
     known = np.isfinite(truths_of(data)).all(axis=1)
     learning, scored = (rows[known[rows]] for rows in map(data.rows, ("train", "opt")))
-    wanted, most = settings.posterior.n_valid, max(settings.posterior.groups)
+    wanted, most = settings.posterior.n_valid, max(settings.posterior.group_sizes)
     if len(learning) <= wanted or len(scored) < most:
         raise InputError(
             f"{processed}: found {len(learning)} lenses with f_sub in split train, {len(scored)} "
             f"in opt; expected more than posterior.n_valid = {wanted}, and at least {most}, the "
-            "largest of posterior.groups"
+            "largest of posterior.group_sizes"
         )
     valid = first_rows(learning, wanted, settings.seed)
     return {"train": np.setdiff1d(learning, valid), "valid": valid, "score": scored}

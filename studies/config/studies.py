@@ -280,17 +280,17 @@ class Posterior(Section):
     draws: int = Field(
         1000, ge=10, le=MOST_STEPS, description="from each posterior, to test whether it holds"
     )
-    groups: list[Annotated[int, Field(ge=1, le=MOST_IMAGES)]] = Field(
+    group_sizes: list[Annotated[int, Field(ge=1, le=MOST_IMAGES)]] = Field(
         [1, 10, 100], min_length=1, description="numbers of lenses that share their f_sub"
     )
     rows: dict[Name, Override] = {}
 
-    @field_validator("groups")
+    @field_validator("group_sizes")
     @classmethod
-    def _rising(cls, groups: list[int]) -> list[int]:
-        if sorted(set(groups)) != groups:
+    def _rising(cls, group_sizes: list[int]) -> list[int]:
+        if sorted(set(group_sizes)) != group_sizes:
             raise ValueError("expected rising numbers, each once")
-        return groups
+        return group_sizes
 
 
 class Audit(Section):

@@ -20,7 +20,7 @@ from vitdm.provenance import write_json
 TRAIN = {"epochs": 30, "patience": 30, "learning_rate": 1e-2}
 ROWS = {"vit": {"label": "ViT", "model": TINY, "train": TRAIN}}
 CHOSEN = {"populations": ["realistic"], "n_valid": 8, "seeds": 2, "components": 2, "draws": 40}
-CHOSEN |= {"groups": [1, 5], "rows": ROWS}
+CHOSEN |= {"group_sizes": [1, 5], "rows": ROWS}
 MAPS = CONTENT["maps"] | {"populations": ["realistic"]}
 
 
@@ -122,7 +122,7 @@ def test_what_does_not_fit_is_refused(measured, tmp_path):
         posterior.train_row(place, "realistic", settings_with(), "mine", tmp_path / "x")
     with pytest.raises(InputError, match=r"19 lenses with f_sub in split train, 20 in opt; .* 21"):
         posterior.train_row(
-            place, "realistic", settings_with(groups=[1, 21]), "vit", tmp_path / "x"
+            place, "realistic", settings_with(group_sizes=[1, 21]), "vit", tmp_path / "x"
         )
     rows = settings_with(rows=ROWS | {"cnn": ROWS["vit"] | {"label": "CNN"}})
     with pytest.raises(InputError, match="found no row cnn of realistic; expected all rows"):
@@ -139,7 +139,7 @@ def test_what_does_not_fit_is_refused(measured, tmp_path):
             {"rows": {"a": {"label": "x", "model": TINY | {"patch_size": 5}}}},
             r"rows\.a: patch_size = 5 does not divide the side of maps",
         ),
-        ({"groups": [10, 1]}, r"posterior\.groups: expected rising numbers"),
+        ({"group_sizes": [10, 1]}, r"posterior\.group_sizes: expected rising numbers"),
     ],
 )
 def test_a_wrong_study_is_refused(changes, message):
