@@ -18,8 +18,8 @@ from studies.code import Watched
 from studies.config.part import text_of
 from studies.contents import NOTEBOOKS, figures, tables
 from studies.stages import stages
-from studies.targets import ARTICLE, COMPARISON, MAPPED, MATRIX, RIVALS, RUN, SCORES, SKY
-from studies.targets import SLACS, SLACS_LENS
+from studies.targets import ARTICLE, COMPARISON, MAPPED, MATRIX, POSTERIOR, RIVALS, RUN, SCORES
+from studies.targets import SKY, SLACS, SLACS_LENS
 from studies.targets import Targets, any_of
 from vitdm.config import save
 from vitdm.config.reading import read_yaml
@@ -55,6 +55,7 @@ wildcard_constraints:
     sample=any_of(T.samples),
     mapped=any_of(T.mapped),
     map_row=any_of(CONFIG.maps.rows),
+    posterior_row=any_of(CONFIG.posterior.rows),
     run=any_of(CONFIG.runs),
     arm=any_of(CONFIG.study.arms),
     recipe=any_of(CONFIG.rates.recipes),

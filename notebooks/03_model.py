@@ -47,9 +47,11 @@ from studies.plots.efficiency import data_efficiency, shortcut_loss, shortcut_ta
 from studies.plots.maps import maps as draw_maps
 from studies.plots.model import attention, position_similarity, training_history
 from studies.plots.model import runs as draw_runs
+from studies.plots.posterior import posterior as draw_posterior
 from studies.plots.words import setting_name
 from studies.story import comparison, efficiency, model, rivals, runs
 from studies.story import maps as map_story
+from studies.story import posterior as posterior_story
 from vitdm.data import dataset
 from vitdm.evaluation import metrics
 from vitdm.model.runs import load_run
@@ -553,7 +555,36 @@ if mapped:
     of_maps = map_story.maps_numbers(map_scores, map_gains)
 
 # %% [markdown]
-# ## 3.10 Numbers for the article
+# ## 3.10 How much is in subhalos
+#
+# A score says whether there are subhalos; the science is in how much of the mass is in them. A
+# network on the same maps learns the *posterior* of the fraction $f_\mathrm{sub}$ and of the mass
+# of the heaviest subhalo, for the prior of the population: its outputs are the weights, means and
+# covariances of Gaussians, cut at the bounds of the prior, and it is trained to give the truth of
+# each lens the largest log density (neural posterior estimation). If lenses share one
+# $f_\mathrm{sub}$, the posterior of each, divided by the prior, is a likelihood, and the product of
+# these is what many lenses say together. Groups are lenses of nearly the same $f_\mathrm{sub}$.
+#
+# **The figure**: (left) posterior mean against truth, of single lenses and of the largest groups;
+# (middle) whether the posteriors hold: curves in the grey band are calibrated; (right) posterior
+# standard deviation by the number of lenses. **The table** has it in numbers: sigma, bias and
+# coverage, for all lenses and for those with $f_\mathrm{sub} \geq 1$ % (`rich`).
+
+# %%
+inferred, of_posterior = posterior_story.posterior_folder(settings, out.results), {}
+if inferred:
+    posteriors = pd.read_csv(inferred / "posterior.csv")
+    lenses, groups = (
+        pd.read_csv(inferred / f"posterior_{name}.csv") for name in ("lenses", "groups")
+    )
+    out.figure(draw_posterior(lenses, groups), "posterior")
+    posterior_table = posterior_story.posterior_table(posteriors)
+    out.table(posterior_table, "posterior")
+    display(posterior_table.round(4))
+    of_posterior = posterior_story.posterior_numbers(posteriors)
+
+# %% [markdown]
+# ## 3.11 Numbers for the article
 
 # %%
 n_joined = n_features["joined"]
@@ -561,6 +592,7 @@ numbers = {"n_joined_features": n_joined, "run_seeds": settings.run_seeds}
 numbers |= {"n_parameters": model.n_parameters(settings, side, len(classes), n_joined)}
 numbers |= {"images_per_second": trained["images_per_second"].median()}
 numbers |= runs.run_numbers(table) | together | equal_terms | of_benchmark | of_maps
+numbers |= of_posterior
 for key, difference in differences.items():
     numbers |= {f"gain_{key}": difference.value, f"gain_{key}_sd": difference.sd}
 if len(curves):

@@ -166,6 +166,50 @@ rule merge_maps:
         " --out {params.out:q} 2>&1 | tee {log:q}"
 
 
+rule posterior:  # of the mass fraction in subhalos, by a network on the same maps
+    input:
+        lambda wildcards: T.seen_by_maps(wildcards.mapped),
+        population=lambda wildcards: T.mapped[wildcards.mapped],
+        settings=f"{OUT}/config/posterior_{{posterior_row}}.yaml",
+    output:
+        expand(
+            f"{OUT}/maps/{{mapped}}/posterior/{{posterior_row}}/{{file}}",
+            file=POSTERIOR,
+            allow_missing=True,
+        ),
+    log:
+        f"{OUT}/logs/posterior_{{mapped}}_{{posterior_row}}.log",
+    conda:
+        "../environment.yml"
+    params:
+        sample=f"{OUT}/maps/{{mapped}}",
+        out=subpath(output[0], parent=True),
+        code=CODE("studies.commands.posterior"),
+    shell:
+        "python -m studies posterior {params.sample:q} --population {input.population:q}"
+        " --row {wildcards.posterior_row:q} --config {input.settings:q}"
+        " --out {params.out:q} 2>&1 | tee {log:q}"
+
+
+rule merge_posterior:
+    input:
+        expand("{row}/posterior.csv", row=T.posterior_rows),
+        settings=f"{OUT}/config/merge_posterior.yaml",
+    output:
+        expand(f"{OUT}/posterior/{{file}}", file=POSTERIOR),
+    log:
+        f"{OUT}/logs/merge_posterior.log",
+    conda:
+        "../environment.yml"
+    params:
+        rows=T.posterior_rows,
+        out=subpath(output[0], parent=True),
+        code=CODE("studies.commands.merge_posterior"),
+    shell:
+        "python -m studies merge-posterior {params.rows:q} --config {input.settings:q}"
+        " --out {params.out:q} 2>&1 | tee {log:q}"
+
+
 rule audit:
     input:
         T.seen_by_audit,

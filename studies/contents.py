@@ -351,6 +351,7 @@ NOTEBOOKS = (
         ),
         settings=("seed", "task", "publish", "preprocess", "features", "model", "train")
         + ("tune.space", "runs", "run_seeds", "efficiency.curves", "compare.rows", "maps.rows")
+        + ("posterior.rows",)
         + ("benchmark.sets",)
         + ("evaluation.bootstrap",),
         entries=(
@@ -393,6 +394,13 @@ NOTEBOOKS = (
             table("benchmark", lambda t: t.benchmark, lambda t: t.benchmark),
             figure("maps", "maps.maps", lambda t: t.maps, lambda t: t.maps),
             table("maps", lambda t: t.maps, lambda t: t.maps),
+            figure(
+                "posterior",
+                "posterior.posterior",
+                lambda t: t.posterior,
+                lambda t: t.posterior,
+            ),
+            table("posterior", lambda t: t.posterior, lambda t: t.posterior),
         ),
     ),
     Notebook(

@@ -80,6 +80,11 @@ def stages(config: Config, targets: Targets | None = None) -> dict[str, Content]
             contents[f"maps_{name}"] = _map_row(config, name)
         contents["merge_maps"] = pick(config, "seed", "evaluation", "maps")
         del contents["merge_maps"]["maps"]["populations"]
+    if targets.posterior_rows:
+        for name in config.posterior.rows:
+            contents[f"posterior_{name}"] = _posterior_row(config, name)
+        contents["merge_posterior"] = pick(config, "seed", "posterior")
+        del contents["merge_posterior"]["posterior"]["populations"]
     if targets.audited:
         contents["audit"] = _audit(config)
     for name in targets.sky:
@@ -156,6 +161,16 @@ def _map_row(config: Config, name: str) -> Content:
     maps = config.maps.model_dump(mode="json", exclude=unread)
     own = chosen.model_dump(mode="json", exclude={"against"})
     return content | {"maps": maps | {"rows": {name: own | DONE}}}
+
+
+def _posterior_row(config: Config, name: str) -> Content:
+    """Return what a row of the posteriors reads."""
+    content = pick(config, "seed", "task", "features", "posterior")
+    content |= pick(config.posterior_row(name), "model", "train")
+    del content["posterior"]["populations"]
+    own = content["posterior"]["rows"][name]
+    content["posterior"]["rows"] = {name: own | DONE}
+    return content
 
 
 def _merged_rows(config: Config) -> Content:

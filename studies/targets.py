@@ -35,6 +35,8 @@ SLACS_SEARCH = tuple(f"slacs_{end}" for end in ("search.csv", "peaks.csv", "inje
 SLACS_SEARCH += ("slacs_search.npz",)
 SLACS = (*SLACS_FITS, *SLACS_SEARCH, "slacs.json")
 MAPPED = ("maps.csv", "maps_gains.csv", "maps_trials.csv", "maps_history.csv", "maps.json")
+POSTERIOR = tuple(f"posterior{end}.csv" for end in ("", "_lenses", "_groups", "_history"))
+POSTERIOR += ("posterior.json",)
 MATRIX = ("misspecification.csv", "misspecification.json")
 RIVALS = ("benchmark.csv", "benchmark.md", "benchmark.json")
 #: sources of the article and of the report on a user's own images, which name settings
@@ -375,6 +377,14 @@ class Targets:
         return [f"{self.out}/maps/{name}/rows/{row}" for name in self.mapped for row in rows]
 
     @property
+    def posterior_rows(self) -> list[str]:
+        """The folders of the rows of the posteriors, of all populations."""
+        named = [population_name(entry) for entry in self.config.posterior.populations]
+        rows = self.config.posterior.rows
+        mapped = [name for name in named if name in self.mapped]
+        return [f"{self.out}/maps/{name}/posterior/{row}" for name in mapped for row in rows]
+
+    @property
     def map_bounds(self) -> list[str]:
         """What the known perturbation is worth in populations of that study, where it is known."""
         known = [name for name in self.noisy_populations if name in self.mapped]
@@ -569,6 +579,12 @@ class Targets:
         return self.extended(*MAPPED[:2]) or own
 
     @property
+    def posterior(self) -> list[str]:
+        """The study of posteriors of the mass fraction in subhalos."""
+        own = self.files("posterior", POSTERIOR[:3]) if self.posterior_rows else []
+        return self.extended(*POSTERIOR[:3]) or own
+
+    @property
     def audit(self) -> list[str]:
         """The table of the audit."""
         own = [f"{self.out}/audit/table/audit.csv"] if self.audited else []
@@ -595,6 +611,7 @@ class Targets:
         paths = self.files("efficiency/all", SCORES)
         paths += self.files("compare/all", COMPARISON) if self.rows else []
         paths += self.files("maps/all", MAPPED) if self.map_rows else []
+        paths += self.files("posterior", POSTERIOR) if self.posterior_rows else []
         paths += self.files("audit/table", ("audit.csv", "audit.json")) if self.audited else []
         paths += self.files("sky/all", SKY) if self.sky else []
         paths += self.files("slacs/all", SLACS) if self.slacs_lenses else []

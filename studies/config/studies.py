@@ -270,6 +270,33 @@ class Faults(Section):
         return self.model_copy(update=dict.fromkeys(names, False))
 
 
+class Posterior(Section):
+    """Posteriors of the mass fraction in subhalos from maps (``studies.posterior``)."""
+
+    populations: list[str] = Field(
+        [], description="some of maps.populations, which draw f_sub evenly in its logarithm"
+    )
+    n_valid: int = Field(
+        500, ge=2, le=MOST_IMAGES, description="lenses with subhalos that choose the epoch"
+    )
+    seeds: int = Field(3, ge=1, le=MOST_PARTS, description="trainings of each row")
+    components: int = Field(8, ge=1, le=256, description="Gaussians of a posterior")
+    draws: int = Field(
+        1000, ge=10, le=MOST_STEPS, description="from each posterior, to test whether it holds"
+    )
+    group_sizes: list[Annotated[int, Field(ge=1, le=MOST_IMAGES)]] = Field(
+        [1, 10, 100], min_length=1, description="numbers of lenses that share their f_sub"
+    )
+    rows: dict[Name, Override] = {}
+
+    @field_validator("group_sizes")
+    @classmethod
+    def _rising(cls, group_sizes: list[int]) -> list[int]:
+        if sorted(set(group_sizes)) != group_sizes:
+            raise ValueError("expected rising numbers, each once")
+        return group_sizes
+
+
 class Audit(Section):
     """The precursor's recipe, its faults fixed one by one; then ours (``studies.audit``)."""
 

@@ -17,6 +17,7 @@ from studies.config.studies import (
     Misspecification,
     Override,
     Populations,
+    Posterior,
     Quickstart,
     Rates,
     RealSky,
@@ -62,6 +63,7 @@ class Config(Settings):
     efficiency: Efficiency = Efficiency()
     compare: Comparison = Comparison()
     maps: Maps = Maps()
+    posterior: Posterior = Posterior()
     audit: Audit = Audit()
     real_sky: RealSky = RealSky()
     slacs: Slacs = Slacs()
@@ -96,7 +98,14 @@ class Config(Settings):
 
     def map_row(self, name: str) -> Settings:
         """Return the settings of a row of the study of maps, whose lenses have them."""
-        chosen = self.override(self.maps.rows[name])
+        return self._mapped(self.maps.rows[name])
+
+    def posterior_row(self, name: str) -> Settings:
+        """Return the settings of a row of the posteriors, which sees the same lenses."""
+        return self._mapped(self.posterior.rows[name])
+
+    def _mapped(self, override: Override) -> Settings:
+        chosen = self.override(override)
         mapped = self.lensfit.model_copy(update={"maps": self.maps.source})
         return chosen.model_copy(update={"lensfit": mapped})
 
@@ -159,7 +168,7 @@ class Config(Settings):
             )
         self.check()
         lines = self._wrong_runs() + self.settings.wrong_starts() + self._wrong_curves()
-        lines += self._wrong_map_rows()
+        lines += self._wrong_map_rows() + self._wrong_posteriors()
         lines += self._wrong_rows() + self._wrong_audit() + self._wrong_searches()
         lines += self._wrong_real_sets() + self._wrong_rivals()
         if lines:
@@ -274,6 +283,21 @@ class Config(Settings):
             if row.copies and (self.maps.source != "matched" or row.model.get("features")):
                 found = "copies: expected maps.source = matched, and no features that join"
                 lines.append((key, found))
+        return lines
+
+    def _wrong_posteriors(self) -> Wrong:
+        """Return what is wrong with the posteriors."""
+        lines: Wrong = []
+        chosen, known = self.posterior, self.maps.populations
+        if absent := [name for name in chosen.populations if name not in known]:
+            expected = f"some of maps.populations: {', '.join(known) or 'none'}"
+            lines.append(("posterior.populations", f"found {absent[0]}; expected {expected}"))
+        if chosen.populations and not chosen.rows:
+            lines.append(("posterior.rows", "found none; expected at least one"))
+        for name, row in chosen.rows.items():
+            key = f"posterior.rows.{name}"
+            settings, wrong_row = self._settings_of(key, row, self.maps.source)
+            lines += wrong_row or _selected(key, settings)
         return lines
 
     def _wrong_audit(self) -> Wrong:

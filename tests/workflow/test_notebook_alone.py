@@ -35,7 +35,16 @@ def clone(tmp_path_factory):
     content["features"]["groups"] = ["proposal", "morphology"]
     content["runs"] = {"spt_lsa": content["runs"]["spt_lsa"]}
     content["populations"] = {"files": [], "n_invariance": 2}
-    for study in ("efficiency", "compare", "maps", "audit", "real_sky", "rates", "benchmark"):
+    for study in (
+        "efficiency",
+        "compare",
+        "maps",
+        "posterior",
+        "audit",
+        "real_sky",
+        "rates",
+        "benchmark",
+    ):
         del content[study]
     file.write_text(yaml.safe_dump(content))
     return project

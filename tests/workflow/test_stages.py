@@ -136,14 +136,16 @@ RIVALS = ("benchmark_*",)
 NB = {k: f"notebook_0{k}" for k in range(1, 7)}
 MERGED = ("merge_compare", "merge_real_sky")
 NETWORKS = ("benchmark_resnet",)  # of the benchmark
+POSTERIOR = ("posterior_*", "merge_posterior")
+MAPPED = ("maps_*", "posterior_*")
 JOINING = (*FITTED, "train_final", "efficiency_*", "rates_*", *SEARCHES, "real_sky_*")
 
 #: keys, and the stages that read them; the first that fits counts
 EXPECTED = {
     "seed": (*MODELS, *RIVALS, "simulate*", "ingest", "select", "ideal_observer", "invariance")
     + ("known_lens", "evaluate", *MERGED, "audit", "real_sky_*", "notebook_*")
-    + ("misspecification", "merge_misspecification", "maps_*", "merge_maps"),
-    "task": (*MODELS, "maps_*", "evaluate", "merge_compare", NB[3]),
+    + ("misspecification", "merge_misspecification", "maps_*", "merge_maps", *POSTERIOR),
+    "task": (*MODELS, "maps_*", "posterior_*", "evaluate", "merge_compare", NB[3]),
     "n_images.*": ("simulate", "ingest"),
     "ingest.*": ("ingest",),
     "preprocess.threshold": (*MODELS, *RIVALS, "preprocess", "invariance", *MERGED, "real_sky_*")
@@ -155,25 +157,26 @@ EXPECTED = {
         "features",
         "select",
         "maps_*",
+        "posterior_*",
         "compare_*",
         "audit",
         "merge_real_sky",
     )
     + (NB[1], NB[3], NB[5]),
     "features.*": (*JOINING, "features", "select", "maps_*", "compare_*", "audit", "merge_real_sky")
-    + (NB[1], NB[3], "benchmark_trees"),
+    + ("posterior_*", NB[1], NB[3], "benchmark_trees"),
     "lensfit.maps": (*JOINING, "fit"),
     "lensfit.*": (*JOINING, "fit", "fit_maps"),
     "freeform.*": ("slacs", NB[6]),
     "perturbers.*": ("slacs", NB[6]),
     "selection.fdr": ("select", "merge_real_sky", NB[2], NB[5]),
     "selection.*": ("select", NB[2]),
-    "model.*": (*MODELS, *NETWORKS, "maps_*", "audit", "real_sky_*", *MERGED, NB[3]),
-    "train.learning_rate": (*MODELS, *NETWORKS, "maps_*", "audit", "real_sky_*", *MERGED)
+    "model.*": (*MODELS, *NETWORKS, *MAPPED, "audit", "real_sky_*", *MERGED, NB[3]),
+    "train.learning_rate": (*MODELS, *NETWORKS, *MAPPED, "audit", "real_sky_*", *MERGED)
     + (NB[3], NB[4]),
-    "train.epochs": ("train_[!f]*", "maps_*", "efficiency_*", "compare_*", "audit", "real_sky_*")
+    "train.epochs": ("train_[!f]*", *MAPPED, "efficiency_*", "compare_*", "audit", "real_sky_*")
     + (*MERGED, *NETWORKS, NB[3]),
-    "train.*": (*MODELS, *NETWORKS, "maps_*", "audit", "real_sky_*", *MERGED, NB[3]),
+    "train.*": (*MODELS, *NETWORKS, *MAPPED, "audit", "real_sky_*", *MERGED, NB[3]),
     "tune.metric": (*SEARCHES, "rates_*", "train_final", NB[4]),
     "tune.space.*": (*SEARCHES, "train_final", NB[3], NB[4]),
     "tune.*": (*SEARCHES, "train_final", NB[4]),
@@ -195,10 +198,13 @@ EXPECTED = {
     "maps.copies": ("maps_vit_copies", "merge_maps"),
     "maps.rates": ("maps_vit", "maps_vit_copies", "maps_cnn", "merge_maps"),
     "maps.boosting_rates": ("maps_trees", "merge_maps"),
-    "maps.populations": ("simulate_maps_*", "fit_maps", "maps_*", "merge_maps"),
+    "maps.populations": ("simulate_maps_*", "fit_maps", "maps_*", "merge_maps", *POSTERIOR),
     "maps.sizes": ("maps_*", "merge_maps", "simulate_maps_*"),
     "maps.n_*": ("maps_*", "merge_maps", "simulate_maps_*"),
     "maps.*": ("maps_*", "merge_maps"),
+    "posterior.populations": POSTERIOR,
+    "posterior.rows.*": (*POSTERIOR, NB[3]),
+    "posterior.*": POSTERIOR,
     "audit.n_*": ("audit", "simulate_audit_lenses"),
     "audit.population": ("simulate_audit_*",),
     "audit.*": ("audit",),
@@ -243,7 +249,7 @@ EXPECTED = {
     "run_seeds": (NB[2], NB[3]),
     "publish": (NB[3], NB[4], NB[5], NB[6]),
     "data": (NB[1], NB[2], NB[5], "simulate_*", "efficiency_*", "real_sky_*", *MERGED, "audit")
-    + ("maps_*", "fit_maps", "merge_maps"),
+    + ("maps_*", "fit_maps", "merge_maps", *POSTERIOR),
     "population": (NB[1], NB[2], NB[5]),
     "populations.files": (NB[1], NB[2], "simulate_populations_*"),
     "real_images": (NB[1],),
@@ -253,6 +259,7 @@ EXPECTED = {
 SOME = (
     "data",
     "maps.populations",
+    "posterior.populations",
     "populations.files",
     "study.seeds",
     "efficiency.curves.*",
@@ -263,6 +270,7 @@ PARTS = {
     ("runs",): "train_{}",
     ("compare", "rows"): "compare_{}",
     ("maps", "rows"): "maps_{}",
+    ("posterior", "rows"): "posterior_{}",
     ("rates", "recipes"): "rates_{}",
     ("study", "arms"): "search_{}_0",
     ("real_sky", "sets"): "real_sky_{}",
@@ -311,6 +319,8 @@ def overridden(content, section, name):
         found |= {f"benchmark_{rival}"} if name in entry[section] else set()
     for row, entry in content["maps"]["rows"].items():
         found |= {f"maps_{row}"} if name in entry[section] else set()
+    for row, entry in content["posterior"]["rows"].items():
+        found |= {f"posterior_{row}"} if name in entry[section] else set()
     for recipe, entry in rates["recipes"].items():
         common = rates["model"] if section == "model" else {"epochs": rates["epochs"]}
         found |= {f"rates_{recipe}"} if name in common | entry[section] else set()

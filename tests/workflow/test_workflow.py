@@ -98,6 +98,8 @@ def test_plan_of_simulated_lenses(folder, monkeypatch):
     copied = mapped * any(row.copies for row in SMOKE.maps.rows.values())
     extra |= {"resample": copied} if copied else {}
     extra |= {"lensfit_maps": mapped, "maps": mapped * len(SMOKE.maps.rows), "merge_maps": 1}
+    inferred = len(SMOKE.posterior.populations) * len(SMOKE.posterior.rows)
+    extra |= {"posterior": inferred, "merge_posterior": 1}
     extra |= {"known_model": 1, "audit": 1, "gain": 1, "train_final": 2}
     settings = jobs.pop("settings")
     assert settings == len(stages(SMOKE)) - 1  # nothing is ingested

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -67,18 +67,33 @@ def probabilities(
     It is asked on the device that it is on; with ``average`` the answer is the mean of the
     probabilities of the eight mirror images and quarter turns, of square images.
     """
+    batches = []
+    for answers in outputs(network, images, features, batch, average):
+        views = [answer.softmax(dim=1) for answer in answers]
+        batches.append(torch.stack(views).mean(dim=0).cpu().numpy())
+    return np.concatenate(batches).astype(np.float64)
+
+
+@torch.inference_mode()
+def outputs(
+    network: nn.Module,
+    images: Tensor,
+    features: Tensor | None,
+    batch: int = 256,
+    average: bool = False,
+) -> Iterator[list[Tensor]]:
+    """Give the outputs (B, K) of a network for each batch of images: of each view, or of the one.
+
+    With ``average`` there are eight views, as of ``symmetries``. On the network's device.
+    """
     network.eval()
     device = next(network.parameters()).device
-    batches = []
-    with torch.inference_mode():
-        for start in range(0, len(images), batch):
-            rows = slice(start, start + batch)
-            extra = None if features is None else features[rows].to(device)
-            given = in_single(images[rows]).to(device)
-            views = symmetries(given) if average else [given]
-            answers = [network(view, extra).softmax(dim=1) for view in views]
-            batches.append(torch.stack(answers).mean(dim=0).cpu().numpy())
-    return np.concatenate(batches).astype(np.float64)
+    for start in range(0, len(images), batch):
+        rows = slice(start, start + batch)
+        extra = None if features is None else features[rows].to(device)
+        given = in_single(images[rows]).to(device)
+        views = symmetries(given) if average else [given]
+        yield [network(view, extra) for view in views]
 
 
 def representation(

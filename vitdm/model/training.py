@@ -26,14 +26,28 @@ from vitdm.model.vit import parameter_groups
 from vitdm.provenance import atomic
 from vitdm.threads import one_thread
 
-#: images (n, C, H, W), features (n, F), F = 0 for none, and labels (n,) from 0 to K - 1
+#: images (n, C, H, W), features (n, F), F = 0 for none, and targets: labels (n,) from 0 to K - 1,
+#: or whatever a loss of one's own compares the outputs with
 Arrays = tuple[Tensor, Tensor, Tensor]
-#: what is minimised, of logits (B, K) and labels (B,)
+#: what is minimised, of outputs (B, K) and targets; by default of logits and labels (B,)
 Loss = Callable[[Tensor, Tensor], Tensor]
-#: whether to end a training, from its validation ROC-AUC after each epoch so far
+#: whether to end a training, from its validation scores (ROC-AUC) after each epoch so far
 Watch = Callable[[list[float]], bool]
 
 VALID_BATCH = 256  # images validated at once; does not change the result of one
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What is computed of the validation images after each epoch.
+
+    ``scores`` returns the ``columns`` of the history, of outputs (n, K) and targets; the epoch with
+    the largest ``best``, one of them, is kept.
+    """
+
+    columns: tuple[str, ...]
+    best: str
+    scores: Callable[[Tensor, Tensor], dict[str, float]]
 
 
 class Diverged(RuntimeError):
@@ -89,13 +103,15 @@ class Batches:
 class Learnt:
     """A trained network, one row of ``history`` an epoch, and the time that its epochs took.
 
-    ``seconds`` on the clock, ``cpu_seconds`` of all threads; without validation.
+    ``seconds`` on the clock, ``cpu_seconds`` of all threads; without validation. ``score`` is the
+    column of the history by which an epoch was kept.
     """
 
     model: nn.Module
     history: pd.DataFrame
     seconds: float
     cpu_seconds: float
+    score: str = "valid_roc_auc"
 
     def metrics(self, n_train: int) -> dict[str, Any]:
         """Return what the training came to: the same whenever it is repeated."""
@@ -104,10 +120,10 @@ class Learnt:
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "n_train": n_train,
         }
-        if self.history["valid_roc_auc"].notna().any():
-            best = self.history["valid_roc_auc"].idxmax()
+        if self.history[self.score].notna().any():
+            best = self.history[self.score].idxmax()
             scores["best_epoch"] = int(self.history["epoch"][best])
-            scores["valid_roc_auc"] = float(self.history["valid_roc_auc"][best])
+            scores[self.score] = float(self.history[self.score][best])
         return scores
 
     def timing(self, n_train: int) -> dict[str, float]:
@@ -120,16 +136,36 @@ class Learnt:
         }
 
 
+def class_scores(logits: Tensor, labels: Tensor) -> dict[str, float]:
+    """Return the cross-entropy, and the ROC-AUC of any substructure and averaged over classes.
+
+    Both ROC-AUCs are 1/2 where they have no value.
+    """
+    truth, probabilities = labels.numpy(), logits.softmax(dim=1).numpy()  # (n,), (n, K)
+    each = [_auc(truth == k, probabilities[:, k]) for k in range(probabilities.shape[1])]
+    return {
+        "valid_loss": functional.cross_entropy(logits, labels).item(),
+        "valid_roc_auc": _auc(truth > 0, 1 - probabilities[:, 0]),
+        "valid_macro_roc_auc": float(np.mean(each)),
+    }
+
+
+CLASSES = Validation(
+    ("valid_loss", "valid_roc_auc", "valid_macro_roc_auc"), "valid_roc_auc", class_scores
+)
+
+
 @one_thread()
 def learn(
     training: Arrays,
     valid: Arrays | None,
-    n_classes: int,
+    n_outputs: int,
     model: Model,
     train: Train,
     *,
     seed: int = 0,
     loss: Loss | None = None,
+    validation: Validation = CLASSES,
     watch: Watch | None = None,
     weights: Tensor | None = None,
     device: str | None = None,
@@ -142,8 +178,9 @@ def learn(
     With ``valid`` the weights of the epoch with the best validation ROC-AUC (class 0, no
     substructure, against the others) are kept, and training stops after ``train.patience`` epochs
     without a better one; without, all epochs are run and the last weights kept. ``watch`` may end
-    it earlier. ``loss`` replaces cross-entropy with label smoothing. ``weights`` (n,) of the
-    training images multiply their losses; only their ratios matter. ``device`` replaces
+    it earlier. ``n_outputs`` is the number of classes; ``loss`` replaces cross-entropy with label
+    smoothing, ``validation`` the ROC-AUC; with both, targets need not be labels. ``weights`` (n,)
+    of the training images multiply their losses; only their ratios matter. ``device`` replaces
     ``train.accelerator`` (``device_of``). ``checkpoint`` is a file from which the same training
     continues if it was killed; the result is that of an uninterrupted one, on a CPU to the last
     bit. Raises Diverged if the loss or a weight becomes NaN or infinite.
@@ -157,15 +194,15 @@ def learn(
     training = (*training, *_relative(weights, loss))
     with torch.random.fork_rng():  # leaves the caller's random numbers as they are
         torch.manual_seed(seed)  # of the first weights and of dropout
-        network = new_network(model, tuple(images.shape[2:]), n_classes, features.shape[1])
+        network = new_network(model, tuple(images.shape[2:]), n_outputs, features.shape[1])
         if features.shape[1]:
             network.standardise(features)
         shuffle = torch.Generator().manual_seed(seed)
         batches = Batches(training, train.batch_size, shuffle, train.flips, train.turns)
-        run = Training(network, train, batches, loss, device)
+        run = Training(network, train, batches, loss, device, validation)
         saved = None
         if checkpoint is not None:
-            settings = seed, n_classes, model.model_dump(), train.model_dump()
+            settings = seed, n_outputs, model.model_dump(), train.model_dump()
             identity = [*settings, _name(loss), torch.__version__]
             saved = Checkpoint(checkpoint, _hash(identity, *training, *(valid or ())))
             saved.restore(run)  # if there is one
@@ -192,7 +229,9 @@ class Training:
         batches: Batches,
         loss: Loss | None,
         device: str | None = None,
+        validation: Validation = CLASSES,
     ):
+        self.validation = validation
         self.device = device_of(train.accelerator if device is None else device)
         self.network = network.to(self.device)
         self.train, self.batches = train, batches
@@ -217,21 +256,21 @@ class Training:
         return self.optimiser.param_groups[0]["lr"]
 
     @property
-    def aucs(self) -> list[float]:
-        """The validation ROC-AUC after each epoch; empty without validation."""
-        aucs = [row["valid_roc_auc"] for row in self.history]
-        return [auc for auc in aucs if not math.isnan(auc)]
+    def scores(self) -> list[float]:
+        """The validation score (ROC-AUC) after each epoch; empty without validation."""
+        scores = [row[self.validation.best] for row in self.history]
+        return [score for score in scores if not math.isnan(score)]
 
     @property
     def best_epoch(self) -> int | None:
         """The first of the epochs, counted from 1, that validated best; None without validation."""
-        return int(np.argmax(self.aucs)) + 1 if self.aucs else None
+        return int(np.argmax(self.scores)) + 1 if self.scores else None
 
     def finished(self, watch: Watch | None = None) -> bool:
         """Return whether no further epoch is to be run; ``watch`` is asked after each."""
         if self.best_epoch is not None:
             stale = len(self.history) - self.best_epoch
-            if stale >= self.train.patience or (watch is not None and watch(self.aucs)):
+            if stale >= self.train.patience or (watch is not None and watch(self.scores)):
                 return True
         return len(self.history) >= self.train.epochs
 
@@ -245,7 +284,7 @@ class Training:
         row = {
             "epoch": len(self.history) + 1,
             "train_loss": torch.stack(losses).mean().item(),
-            **dict.fromkeys(("valid_loss", "valid_roc_auc", "valid_macro_roc_auc"), math.nan),
+            **dict.fromkeys(self.validation.columns, math.nan),
             "learning_rate": self.rate,
         }
         self.seconds += time.perf_counter() - wall
@@ -256,7 +295,7 @@ class Training:
         row |= self.validate(valid)
         if self.best_epoch == len(self.history):
             self.best = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
-        bar.set_postfix(epoch=len(self.history), best_auc=f"{max(self.aucs):.4f}", refresh=False)
+        bar.set_postfix(epoch=len(self.history), best=f"{max(self.scores):.4f}", refresh=False)
 
     def step(
         self,
@@ -290,23 +329,13 @@ class Training:
 
     @torch.inference_mode()
     def validate(self, valid: Arrays) -> dict[str, float]:
-        """Return the cross-entropy, and the ROC-AUC of any substructure and averaged over classes.
-
-        Both ROC-AUCs are 1/2 where they have no value.
-        """
+        """Return the scores of the validation images: by default ``class_scores``."""
         self.network.eval()
         parts = []
         for images, features, _ in Batches(valid, VALID_BATCH):
             parts.append(self.network(images.to(self.device), features.to(self.device)))
         self.network.train()
-        logits, labels = torch.cat(parts).cpu(), valid[2].numpy()
-        probabilities = logits.softmax(dim=1).numpy()  # (n, K)
-        each = [_auc(labels == k, probabilities[:, k]) for k in range(probabilities.shape[1])]
-        scores = {
-            "valid_loss": functional.cross_entropy(logits, valid[2]).item(),
-            "valid_roc_auc": _auc(labels > 0, 1 - probabilities[:, 0]),
-            "valid_macro_roc_auc": float(np.mean(each)),
-        }
+        scores = self.validation.scores(torch.cat(parts).cpu(), valid[2])
         # the network answers in single precision: further digits are noise
         return {name: float(np.float32(score)) for name, score in scores.items()}
 
@@ -320,7 +349,8 @@ class Training:
                 f"at learning rate {self.train.learning_rate:.3g}"
             )
         history = pd.DataFrame(self.history)
-        return Learnt(self.network.cpu().eval(), history, self.seconds, self.cpu_seconds)
+        spent = self.seconds, self.cpu_seconds
+        return Learnt(self.network.cpu().eval(), history, *spent, self.validation.best)
 
     def state(self) -> dict[str, Any]:
         """Return all that the next epoch depends on, as tensors, numbers, lists, dictionaries."""
