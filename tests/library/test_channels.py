@@ -33,10 +33,9 @@ PLACE = {name: k for k, name in enumerate(CHANNELS)}
 
 
 @pytest.fixture
-def exact(monkeypatch):
+def exact():
     """The search without binning: its sums are those over pixels."""
-    monkeypatch.setattr(matched, "GRID", N_PIX)
-    return matched.Search(CAMERA)
+    return matched.Search(CAMERA, N_PIX)
 
 
 def mapped(search, rows):
@@ -98,7 +97,7 @@ def test_pixels_are_binned_in_units_of_their_noise():
     rng = np.random.default_rng(0)
     noise = torch.from_numpy(rng.standard_normal((40, 96, 96)))
     image = torch.full((40, 96, 96), 3.0)
-    residual, chi2, light = pixel_channels(noise, image).unbind(1)
+    residual, chi2, light = pixel_channels(noise, image, 48).unbind(1)
     assert residual.shape == (40, 48, 48)
     assert residual.sinh().std().item() == pytest.approx(1, abs=0.01)
     assert residual[0, 5, 7].sinh().item() == pytest.approx(
@@ -182,6 +181,8 @@ def test_of_a_blank_image_there_is_no_map():
 def test_the_side_of_maps_is_that_of_the_search(size):
     camera = type(CAMERA).of(size, 0.1, 0.1, 3.0)
     assert LensFit(size=size).map_side == matched.Search(camera).n == size // binning(size)
+    fine = LensFit(size=size, places=2 * size)
+    assert fine.map_side == matched.Search(camera, fine.places).n == size
 
 
 # ----------------------------------------------------------------------------------- the files

@@ -70,10 +70,9 @@ def beyond(rows, derivatives):
 
 
 @pytest.fixture
-def exact(monkeypatch):
+def exact():
     """The search without binning: its sums are those over pixels."""
-    monkeypatch.setattr(matched, "GRID", N_PIX)
-    return matched.Search(CAMERA)
+    return matched.Search(CAMERA, N_PIX)
 
 
 def template(rows, x, y, soft2):

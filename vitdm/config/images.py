@@ -153,6 +153,12 @@ class LensFit(Section):
         description="maps of perturbers for networks: matched filters, at once, or searches with a "
         "source of free form, a second an image",
     )
+    places: int = Field(
+        PLACES,
+        ge=8,
+        le=LARGEST_SIDE,
+        description="along a side of maps and of the search in them, about: pixels are binned",
+    )
     batch: int = Field(64, ge=1, le=MOST_PARTS, description="images fitted side by side")
 
     @property
@@ -163,4 +169,4 @@ class LensFit(Section):
     @property
     def map_side(self) -> int:
         """The places along a side of the maps."""
-        return self.size // binning(self.size)
+        return self.size // binning(self.size, self.places)

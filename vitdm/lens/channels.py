@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vitdm.config.images import CHANNELS, binning
+from vitdm.config.images import CHANNELS
 
 MOST = 12.0  # of a sensitivity: an error of 6e-6 of the lens
 LARGEST = 1e4  # of a S/N, either sign
@@ -45,12 +45,12 @@ def perturber_channels(snr: Tensor, information: Tensor, theta_E: Tensor) -> Ten
     return torch.cat([snr, sensitivity], 1)
 
 
-def pixel_channels(residual: Tensor, image: Tensor) -> Tensor:
-    """Return the channels ``residual``, ``chi2`` and ``image`` (n, 3, g, g) of squares.
+def pixel_channels(residual: Tensor, image: Tensor, places: int) -> Tensor:
+    """Return the channels ``residual``, ``chi2`` and ``image`` (n, 3, places, places) of squares.
 
     ``residual`` and ``image`` (n, size, size) are in units of the noise, the latter of the sky's.
     """
-    k = binning(residual.shape[-1])
+    k = residual.shape[-1] // places
     maps = torch.stack([residual, image], 1).float()
     summed, light = (k * functional.avg_pool2d(maps, k)).unbind(1)
     # the sum of 9 pixels, whose noise is 3, is 9 times their mean

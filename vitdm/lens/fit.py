@@ -218,7 +218,7 @@ def _fit(squares: Squares, model: SmoothLens, settings: LensFit) -> dict[str, Te
     """
     precision = _precision(model, settings)
     start = coarse_fit(squares, model, precision)
-    refined = functools.partial(_refined, model=model, precision=precision, mapped=settings.maps)
+    refined = functools.partial(_refined, model=model, precision=precision, settings=settings)
     best = refined(start.values, squares)
     rows = torch.nonzero(~(best["chi2"] < RETRY) | ~best["converged"])[:, 0]
     if not len(rows):
@@ -242,7 +242,7 @@ def _refined(
     squares: Squares,
     model: SmoothLens,
     precision: Tensor,
-    mapped: str | None = None,
+    settings: LensFit,
 ) -> dict[str, Tensor]:
     """Return the fits to all pixels that start from ``values`` (n, p), and what is told of them."""
     softened = SmoothLens(model.camera, model.lens_light, CORE * model.camera.pixel_scale)
@@ -266,13 +266,13 @@ def _refined(
     bad = (singular > 0)[:, None] | (variance <= 0) | blocked
     source = tuple(1 + column for column in model.columns(SOURCE_POSITION))
     halo = model.columns([MASS[0], *CENTER])
-    search = search_of(model.camera).numbers_and_maps
+    search = search_of(model.camera, settings.places).numbers_and_maps
     searched = [
         search(
             problem.linear(some, index),
             source,
             *some[:, halo].float().T,
-            mapped=mapped == "matched",
+            mapped=settings.maps == "matched",
         )
         for some, index in zip(
             state.values.split(model.chunk), rows.split(model.chunk), strict=True
@@ -331,7 +331,8 @@ def _fit_batch(
         residual[rows], lensed[rows] = fitted["residual"], fitted["lensed"] > 0
         perturbers[rows] = fitted["perturbers"]
         if settings.maps:
-            maps[rows] = _channels(fitted, squares.select(torch.from_numpy(rows)), model)
+            own = squares.select(torch.from_numpy(rows))
+            maps[rows] = _channels(fitted, own, model, side)
         for row, at_bound in zip(rows, fitted["bound"], strict=True):
             flags = squares.flags[row]
             theta_E, error = values[row, at_theta], errors[row, at_theta]
@@ -356,10 +357,10 @@ def _fit_batch(
     }
 
 
-def _channels(fitted: dict[str, Tensor], squares: Squares, model: SmoothLens) -> Tensor:
+def _channels(fitted: dict[str, Tensor], squares: Squares, model: SmoothLens, side: int) -> Tensor:
     """Return the channels (k, C, g, g) of fits; without those of perturbers these are 0."""
     snr, information = fitted["maps"].unbind(1)
-    pixels = pixel_channels(fitted["residual"], squares.data * squares.good)
+    pixels = pixel_channels(fitted["residual"], squares.data * squares.good, side)
     if not snr.shape[1]:
         snr = information = pixels.new_zeros(len(pixels), len(PROFILES), *pixels.shape[2:])
     information = information * fitted["converged"][:, None, None, None]
@@ -427,7 +428,7 @@ def point_snr(
         model = SmoothLens(camera, sum(name.endswith("_amp") for name in fits.names) - 1)
         problem, values = solved(row.values, squares, model)
         source = tuple(1 + column for column in model.columns(SOURCE_POSITION))
-        search = search_of(camera)
+        search = search_of(camera, settings.places)
         N, D = search.maps(problem.linear(values, torch.tensor([0])), source)
         center = torch.tensor(row.values[:, model.columns(CENTER)]).float()
         known = (D > 0) & search.inside(*center.T).view_as(D)

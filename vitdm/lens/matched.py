@@ -39,7 +39,6 @@ from torch import Tensor
 from vitdm.config.images import PLACES, PROFILES, binning
 from vitdm.lens.model import Camera
 
-GRID = PLACES  # places along a side, about: pixels are binned to as many
 TRUNCATION = 0.2  # arcsec, radius at which clumps are cut
 SOFTENING = 0.5  # binned px, of the deflection at a point mass
 LENGTHS, ANGLES = (0.7, 1.5), 6  # of strings: arcsec, and how many in half a turn
@@ -53,21 +52,24 @@ COMPARED = (1, 3, POINTS)  # numbers of points that a string is compared with
 NAMES += tuple(f"string_gain_{k}" for k in COMPARED)
 
 
-def search_of(camera: Camera) -> Search:
+def search_of(camera: Camera, places: int = PLACES) -> Search:
     """Return the search in images of a camera, whose kernels are made but once."""
-    return _search_of(camera.size, camera.pixel_scale, camera.offset)
+    return _search_of(camera.size, camera.pixel_scale, camera.offset, places)
 
 
 @functools.lru_cache(maxsize=8)
-def _search_of(size: int, pixel_scale: float, offset: tuple[float, float]) -> Search:
-    return Search(Camera(size, pixel_scale, offset=offset))
+def _search_of(size: int, pixel_scale: float, offset: tuple[float, float], places: int) -> Search:
+    return Search(Camera(size, pixel_scale, offset=offset), places)
 
 
 class Search:
-    """The perturbers that are looked for in images of a camera; see the module."""
+    """The perturbers that are looked for in images of a camera; see the module.
 
-    def __init__(self, camera: Camera) -> None:
-        k = binning(camera.size, GRID)
+    Pixels are binned to about as many ``places`` along a side.
+    """
+
+    def __init__(self, camera: Camera, places: int = PLACES) -> None:
+        k = binning(camera.size, places)
         self.binning, self.n, step = k, camera.size // k, k * camera.pixel_scale
         self.side = 2 * self.n  # zero padded: no place sees the opposite edge
         x, y = (axis.float() for axis in camera.binned(k).axes())

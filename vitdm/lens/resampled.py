@@ -76,7 +76,7 @@ class Copies:
         problem, values = solved(natural[None], squares, model)
         self.rows = problem.linear(values, torch.tensor([0]))[0].clone()
         self.source = tuple(1 + column for column in model.columns(SOURCE_POSITION))
-        self.search, self.population = search_of(camera), population
+        self.search, self.population = search_of(camera, settings.places), population
         self.image = squares.data[0] * squares.good[0]
         #: of a brightness in the unit of the image: its S/N, 0 where no pixel was fitted
         self.inverse = problem.inverse[0] / squares.unit[0]
@@ -115,7 +115,7 @@ class Copies:
             [
                 snr.clamp(-LARGEST, LARGEST),
                 self.sensitivity.expand(len(kinds), -1, -1, -1),
-                pixel_channels(left, image.float()),
+                pixel_channels(left, image.float(), snr.shape[-1]),
             ],
             1,
         )

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 from vitdm.config import CHANNELS, LensFit, Perturbers
-from vitdm.config.images import binning
 from vitdm.data.observation import Observation
 from vitdm.lens.channels import perturber_channels, pixel_channels
 from vitdm.lens.fit import Fits
@@ -57,18 +56,18 @@ def measure_and_map(
     for k, model in enumerate(refitted(observations, start, settings, **known)):
         rows.append(numbers_if_any(model) if searched else {})
         if free and model:
-            own = free_form_channels(model, start.cameras[k])
+            own = free_form_channels(model, start.cameras[k], settings.map_side)
             maps[k, : len(own)] = own
     return table_of(rows) if searched else None, maps
 
 
 @one_thread()
-def free_form_channels(model: LensModel, camera: Camera) -> NDArray:
-    """Return all channels but the image, (C - 1, g, g), of a lens on the grid of a camera."""
+def free_form_channels(model: LensModel, camera: Camera, places: int) -> NDArray:
+    """Return all channels but the image, (C - 1, g, g), of a lens on g = ``places`` of a camera."""
     problem, rng = model.problem, np.random.default_rng(MAPPED.seed)
     shape = model.residual.shape
     noise = Noise(shape, noise_lags(problem, model.residual, model.arcs))
-    grid = _places(model, camera)
+    grid = _places(model, camera, places)
     side = len(grid.axis_x)
     snr, information = np.zeros((2, 1, len(MAPPED.profiles), side, side))
     if len(grid.x):
@@ -86,15 +85,15 @@ def free_form_channels(model: LensModel, camera: Camera) -> NDArray:
     perturbers = perturber_channels(
         torch.from_numpy(snr), torch.from_numpy(information), torch.tensor([model.values[0]])
     )
-    pixels = pixel_channels(residual, torch.zeros_like(residual))[:, :-1]
+    pixels = pixel_channels(residual, torch.zeros_like(residual), places)[:, :-1]
     channels = torch.cat([perturbers.float(), pixels], 1)[0].numpy()
     assert len(channels) == len(CHANNELS) - 1
     return channels
 
 
-def _places(model: LensModel, camera: Camera) -> Grid:
+def _places(model: LensModel, camera: Camera, places: int) -> Grid:
     """Return the places of the grid of a camera about the arcs."""
-    x, y = (axis.numpy() for axis in camera.binned(binning(camera.size)).axes())
+    x, y = (axis.numpy() for axis in camera.binned(camera.size // places).axes())
     height, width = model.arcs.shape
     row, column = np.nonzero(model.fitted & (model.arcs > FAINT * model.noise))
     scale = camera.pixel_scale
