@@ -40,7 +40,7 @@ CHANGES: dict[str, Any] = {
     "preprocess": {"softening": 30.0},
     "lensfit": {"size": 80, "gain": 0.0},
     "model": {"patch_size": 16, "embed_dim": 64, "depth": 2},
-    "train": {"batch_size": 32, "epochs": 20},
+    "train": {"batch_size": 32, "epochs": 40},
 }
 PARTS = "crops", "features", "targets"
 
