@@ -24,7 +24,7 @@ from vitdm.model.training import Arrays
 from vitdm.provenance import read_json
 from vitdm.simulation.classes import SUB
 
-AT_ONCE = 10_000  # maps that are standardised at once
+AT_ONCE = 1000  # images, or maps of lenses, that are prepared at once
 
 
 @dataclass(frozen=True)
@@ -105,13 +105,22 @@ def channels(images: np.ndarray, residuals: np.ndarray | None = None) -> Tensor:
     logarithmic in what stands out. The other is log(1 + s^2), s being the sum of r over 3 x 3
     pixels in units of its own noise: a local chi^2, which no linear map of a patch can make.
     """
-    layers = [torch.from_numpy(np.array(images, dtype=np.float32))]
-    if residuals is not None:
-        residual = torch.from_numpy(np.array(residuals, dtype=np.float32))
-        # the sum of 9 pixels, whose noise is 3, is 9 times their mean: s = 9 mean / 3
-        summed = 3 * functional.avg_pool2d(residual[:, None], 3, stride=1, padding=1)[:, 0]
-        layers += [torch.arcsinh(residual), torch.log1p(summed**2)]
-    return torch.stack(layers, dim=1)
+    return _channels(np.arange(len(images)), images, residuals)
+
+
+def _channels(rows: np.ndarray, images: np.ndarray, residuals: np.ndarray | None) -> Tensor:
+    """Return the ``channels`` of some rows: a few at a time, or half of the memory is scratch."""
+    seen = torch.empty(len(rows), 1 if residuals is None else 3, *images.shape[1:])
+    for start in range(0, len(rows), AT_ONCE):
+        some = rows[start : start + AT_ONCE]
+        part = seen[start : start + AT_ONCE]
+        part[:, 0] = torch.from_numpy(np.array(images[some], dtype=np.float32))
+        if residuals is not None:
+            residual = torch.from_numpy(np.array(residuals[some], dtype=np.float32))
+            # the sum of 9 pixels, whose noise is 3, is 9 times their mean: s = 9 mean / 3
+            summed = 3 * functional.avg_pool2d(residual[:, None], 3, stride=1, padding=1)[:, 0]
+            part[:, 1], part[:, 2] = torch.arcsinh(residual), torch.log1p(summed**2)
+    return seen
 
 
 def network_input(
@@ -128,8 +137,8 @@ def network_input(
     ``lens.channels.standardised`` makes them, in the half precision that they have on disk.
     """
     if not model.maps:
-        residuals = residuals[rows] if model.residual and residuals is not None else None
-        return channels(images[rows], residuals)
+        residuals = residuals if model.residual else None
+        return _channels(np.arange(len(images))[rows], images, residuals)
     return _standardised(model, np.arange(len(maps))[rows], maps, CHANNELS)
 
 
