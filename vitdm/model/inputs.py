@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -165,28 +165,40 @@ def with_copies(
     ``copies`` is a folder of ``vitdm.lens.resampled.resample``. InputError if the network sees what
     copies do not have, or if there is none of these lenses.
     """
-    model, (_, classes) = settings.model, data.labels(settings.task)
+    _, classes = data.labels(settings.task)
+    images, table = copies_of(settings.model, data.catalog["id"].iloc[rows], copies)
+    merged = SUB if SUB in classes else None
+    names = table["class"].map(lambda name: name if name in classes else merged)
+    if names.isna().any():
+        found = table["class"][names.isna()].iloc[0]
+        raise InputError(f"{copies}: found class {found}; expected {', '.join(classes)}")
+    return joined_with(given, images, torch.tensor([classes.index(name) for name in names]))
+
+
+def copies_of(
+    model: Model, ids: pd.Series, copies: str | Path, classes: Sequence[str] | None = None
+) -> tuple[Tensor, pd.DataFrame]:
+    """Return what a network sees of the copies of lenses with these ids, and their catalog.
+
+    Of some ``classes`` alone, if any are named. InputError as of ``with_copies``.
+    """
     if lacking := [name for name in model.maps if name not in RESAMPLED]:
         raise InputError(f"model.maps: {lacking[0]}: copies have none; expected {RESAMPLED}")
-    if not model.maps or given[1].shape[1]:
+    if not model.maps or model.features:
         raise InputError("copies: found a network that sees more than maps; expected maps alone")
     maps, table = read_copies(copies)
-    known = data.catalog["id"].iloc[rows]
-    own = np.flatnonzero(table["id"].isin(known))
+    wanted = table["id"].isin(ids) & (table["class"].isin(classes) if classes else True)
+    own = np.flatnonzero(wanted)
     if not len(own):
         raise InputError(f"{copies}: found no copies of the lenses that are learned from")
-    merged = SUB if SUB in classes else None
-    names = table["class"].iloc[own].map(lambda name: name if name in classes else merged)
-    if names.isna().any():
-        found = table["class"].iloc[own][names.isna()].iloc[0]
-        raise InputError(f"{copies}: found class {found}; expected {', '.join(classes)}")
-    labels = torch.tensor([classes.index(name) for name in names])
     images = _standardised(model, own, maps, RESAMPLED)
-    return (
-        torch.cat([given[0], images]),
-        torch.cat([given[1], given[1].new_empty(len(own), 0)]),
-        torch.cat([given[2], labels]),
-    )
+    return images, table.iloc[own].reset_index(drop=True)
+
+
+def joined_with(given: Arrays, images: Tensor, targets: Tensor) -> Arrays:
+    """Return what a network learns from, and further images with their targets."""
+    features = given[1].new_empty(len(images), 0)
+    return tuple(torch.cat(pair) for pair in zip(given, (images, features, targets), strict=True))
 
 
 def fitted_of(
