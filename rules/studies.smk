@@ -126,7 +126,7 @@ rule merge_compare:
 
 rule maps:
     input:
-        lambda wildcards: T.seen_by_maps(wildcards.mapped, wildcards.map_row),
+        lambda wildcards: T.seen_by_maps(wildcards.mapped, CONFIG.maps.rows[wildcards.map_row]),
         settings=f"{OUT}/config/maps_{{map_row}}.yaml",
     output:
         multiext(
@@ -168,7 +168,9 @@ rule merge_maps:
 
 rule posterior:  # of the mass fraction in subhalos, by a network on the same maps
     input:
-        lambda wildcards: T.seen_by_maps(wildcards.mapped),
+        lambda wildcards: T.seen_by_maps(
+            wildcards.mapped, CONFIG.posterior.rows[wildcards.posterior_row]
+        ),
         population=lambda wildcards: T.mapped[wildcards.mapped],
         settings=f"{OUT}/config/posterior_{{posterior_row}}.yaml",
     output:

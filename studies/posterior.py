@@ -23,13 +23,16 @@ import torch
 
 from studies.config import Config
 from studies.efficiency import Sample
+from vitdm.config import Model
 from vitdm.data.dataset import Dataset
 from vitdm.errors import InputError, shown
 from vitdm.evaluation import posteriors
-from vitdm.model.inputs import first_rows, inputs_for
+from vitdm.model.inputs import copies_of, first_rows, inputs_for, joined_with
 from vitdm.model.posterior import Box, Mixture, learn_posterior, posterior
+from vitdm.model.training import Arrays
 from vitdm.provenance import atomic, check_replaceable, sidecar
 from vitdm.simulation import load_population, population_name
+from vitdm.simulation.classes import CDM
 
 TABLES = ("posterior.csv", "posterior_lenses.csv", "posterior_groups.csv", "posterior_history.csv")
 FILES = (*TABLES, "posterior.json")
@@ -145,6 +148,9 @@ def _posteriors(
     targets = torch.from_numpy(truths).float()
     given = {part: arrays(numbers)[:2] for part, numbers in rows.items()}
     train, valid = ((*given[part], targets[rows[part]]) for part in ("train", "valid"))
+    if chosen.rows[name].copies:
+        apart = np.setdiff1d(data.rows("train"), rows["valid"])
+        train = _with_copies(train, own.model, data.catalog["id"].iloc[apart], sample.copies)
     mixtures, histories = {}, []
     for seed in range(chosen.seeds):
         learnt = learn_posterior(
@@ -161,6 +167,14 @@ def _posteriors(
         mixtures[str(seed)] = posterior(learnt.model, *given["score"], box, average=average)
         histories.append(learnt.history.assign(seed=seed, cpu_seconds=learnt.cpu_seconds))
     return mixtures | {MEAN: Mixture.mean(list(mixtures.values()))}, histories
+
+
+def _with_copies(given: Arrays, model: Model, ids: pd.Series, copies: Path) -> Arrays:
+    """Return what a network learns from, and the copies with subhalos of lenses with these ids."""
+    images, table = copies_of(model, ids, copies, [CDM.name])
+    truths = np.log10(table[list(PROPERTIES)].to_numpy(float))
+    known = np.isfinite(truths).all(axis=1)  # f_sub may be so small that there is no subhalo
+    return joined_with(given, images[known], torch.from_numpy(truths[known]).float())
 
 
 # ------------------------------------------------------------------------------ what they are worth

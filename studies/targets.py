@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 from studies.config import Config, Curve, RealSet, load_cutouts
+from studies.config.studies import MapRow, PosteriorRow
 from vitdm import simulation
 from vitdm.config import by_section
 from vitdm.simulation import load_population, population_name
@@ -362,11 +363,11 @@ class Targets:
         seen = self.seen(folder, images_only=not self.config.audit_fits)
         return [f"{folder}/dataset/images.npy", *seen] if self.audited else []
 
-    def seen_by_maps(self, name: str, row: str) -> list[str]:
-        """Return the files that a row of the study of maps sees of a population."""
+    def seen_by_maps(self, name: str, row: MapRow | PosteriorRow) -> list[str]:
+        """Return the files that a network on maps sees of a population, or trees."""
         folder = f"{self.out}/maps/{name}"
         files = [*self.seen(folder), f"{folder}/lensfit/maps.npy"]
-        if self.config.maps.rows[row].copies:
+        if row.copies:
             files += [f"{folder}/copies/{file}" for file in ("maps.npy", "catalog.csv")]
         return files
 

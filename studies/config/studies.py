@@ -270,6 +270,12 @@ class Faults(Section):
         return self.model_copy(update=dict.fromkeys(names, False))
 
 
+class PosteriorRow(Override):
+    """A network of the study of posteriors."""
+
+    copies: bool = Field(False, description="learns from copies of the lenses, too")
+
+
 class Posterior(Section):
     """Posteriors of the mass fraction in subhalos from maps (``studies.posterior``)."""
 
@@ -287,7 +293,7 @@ class Posterior(Section):
     group_sizes: list[Annotated[int, Field(ge=1, le=MOST_IMAGES)]] = Field(
         [1, 10, 100], min_length=1, description="numbers of lenses that share their f_sub"
     )
-    rows: dict[Name, Override] = {}
+    rows: dict[Name, PosteriorRow] = {}
 
     @field_validator("group_sizes")
     @classmethod

@@ -12,7 +12,7 @@ from vitdm.data.dataset import Dataset
 from vitdm.data.simulated import simulate_dataset
 from vitdm.errors import InputError
 from vitdm.lens.resampled import RESAMPLED, Copies
-from vitdm.model.inputs import Tables, inputs_for, with_copies
+from vitdm.model.inputs import Tables, copies_of, inputs_for, with_copies
 from vitdm.model.runs import load_run, train_run
 from vitdm.preprocess import process_dataset
 from vitdm.simulation import draw, load_population, render
@@ -180,6 +180,17 @@ def test_a_training_learns_from_copies_of_its_own_lenses(folder, tmp_path):
     )
     run, plain = (load_run(tmp_path / name).model.state_dict() for name in ("run", "plain"))
     assert any((run[name] != plain[name]).any() for name in run)
+
+
+def test_copies_of_a_class_come_with_their_truth(folder):
+    data = Dataset.open(folder / "processed")
+    images, table = copies_of(settings_of().model, data.catalog["id"], folder / "copies", ["cdm"])
+    maps, every = lens.read_copies(folder / "copies")
+    chosen = (every["class"] == "cdm").to_numpy()
+    assert len(images) == len(table) == chosen.sum() > 0 and table["f_sub"].notna().all()
+    np.testing.assert_allclose(
+        images[:, 2].float(), maps[chosen, PLACE["residual"]].astype(np.float32), atol=1e-3
+    )
 
 
 def test_what_copies_cannot_be_made_or_used_for_is_refused(folder, population, tmp_path):

@@ -10,15 +10,18 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from memory import bounded
 
 from vitdm import config, lens, predict
+from vitdm.config import Model
 from vitdm.data import dataset
 from vitdm.errors import InputError
 from vitdm.features import LENSFIT, measure_dataset
 from vitdm.features.definitions import definitions
 from vitdm.features.selected import joined_features
 from vitdm.features.tables import read_fits
-from vitdm.model.inputs import Tables, inputs_for
+from vitdm.model.inputs import Tables, channels, inputs_for, network_input
 from vitdm.model.runs import Splits, load_run, train_run
 from vitdm.simulation.population import load_population
 
@@ -208,3 +211,16 @@ def test_what_is_no_lens_is_flagged(kind):
             image += 60 * np.exp(-0.5 * ((np.hypot(x - x0, y) - 13) / 2) ** 2)
     fits = lens.fit(image[None], config.LensFit(gain=0.0), pixel_scale=0.05)
     assert fits.flags[0], kind
+
+
+def test_what_a_network_sees_takes_little_more_memory_than_itself(tmp_path):
+    """The images and residuals of a data set lie on disk; 6 000 of them, in parts of 1 000."""
+    rng, shape = np.random.default_rng(0), (6000, 64, 64)
+    for name in ("images", "residuals"):
+        np.save(tmp_path / f"{name}.npy", rng.normal(size=shape).astype(np.float32))
+    given = [np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in ("images", "residuals")]
+    rows, own = np.arange(shape[0]), 3 * given[0].nbytes  # 300 MB
+    expected = channels(np.array(given[0][-5:]), np.array(given[1][-5:]))
+    with bounded(2 * own):
+        seen = network_input(Model(residual=True), rows, *given)
+    assert torch.equal(seen[-5:], expected)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from vitdm.model.training import Arrays
 from vitdm.provenance import read_json
 from vitdm.simulation.classes import SUB
 
-AT_ONCE = 10_000  # maps that are standardised at once
+AT_ONCE = 1000  # images, or maps of lenses, that are prepared at once
 
 
 @dataclass(frozen=True)
@@ -105,13 +105,22 @@ def channels(images: np.ndarray, residuals: np.ndarray | None = None) -> Tensor:
     logarithmic in what stands out. The other is log(1 + s^2), s being the sum of r over 3 x 3
     pixels in units of its own noise: a local chi^2, which no linear map of a patch can make.
     """
-    layers = [torch.from_numpy(np.array(images, dtype=np.float32))]
-    if residuals is not None:
-        residual = torch.from_numpy(np.array(residuals, dtype=np.float32))
-        # the sum of 9 pixels, whose noise is 3, is 9 times their mean: s = 9 mean / 3
-        summed = 3 * functional.avg_pool2d(residual[:, None], 3, stride=1, padding=1)[:, 0]
-        layers += [torch.arcsinh(residual), torch.log1p(summed**2)]
-    return torch.stack(layers, dim=1)
+    return _channels(np.arange(len(images)), images, residuals)
+
+
+def _channels(rows: np.ndarray, images: np.ndarray, residuals: np.ndarray | None) -> Tensor:
+    """Return the ``channels`` of some rows: a few at a time, or half of the memory is scratch."""
+    seen = torch.empty(len(rows), 1 if residuals is None else 3, *images.shape[1:])
+    for start in range(0, len(rows), AT_ONCE):
+        some = rows[start : start + AT_ONCE]
+        part = seen[start : start + AT_ONCE]
+        part[:, 0] = torch.from_numpy(np.array(images[some], dtype=np.float32))
+        if residuals is not None:
+            residual = torch.from_numpy(np.array(residuals[some], dtype=np.float32))
+            # the sum of 9 pixels, whose noise is 3, is 9 times their mean: s = 9 mean / 3
+            summed = 3 * functional.avg_pool2d(residual[:, None], 3, stride=1, padding=1)[:, 0]
+            part[:, 1], part[:, 2] = torch.arcsinh(residual), torch.log1p(summed**2)
+    return seen
 
 
 def network_input(
@@ -128,8 +137,8 @@ def network_input(
     ``lens.channels.standardised`` makes them, in the half precision that they have on disk.
     """
     if not model.maps:
-        residuals = residuals[rows] if model.residual and residuals is not None else None
-        return channels(images[rows], residuals)
+        residuals = residuals if model.residual else None
+        return _channels(np.arange(len(images))[rows], images, residuals)
     return _standardised(model, np.arange(len(maps))[rows], maps, CHANNELS)
 
 
@@ -156,28 +165,40 @@ def with_copies(
     ``copies`` is a folder of ``vitdm.lens.resampled.resample``. InputError if the network sees what
     copies do not have, or if there is none of these lenses.
     """
-    model, (_, classes) = settings.model, data.labels(settings.task)
+    _, classes = data.labels(settings.task)
+    images, table = copies_of(settings.model, data.catalog["id"].iloc[rows], copies)
+    merged = SUB if SUB in classes else None
+    names = table["class"].map(lambda name: name if name in classes else merged)
+    if names.isna().any():
+        found = table["class"][names.isna()].iloc[0]
+        raise InputError(f"{copies}: found class {found}; expected {', '.join(classes)}")
+    return joined_with(given, images, torch.tensor([classes.index(name) for name in names]))
+
+
+def copies_of(
+    model: Model, ids: pd.Series, copies: str | Path, classes: Sequence[str] | None = None
+) -> tuple[Tensor, pd.DataFrame]:
+    """Return what a network sees of the copies of lenses with these ids, and their catalog.
+
+    Of some ``classes`` alone, if any are named. InputError as of ``with_copies``.
+    """
     if lacking := [name for name in model.maps if name not in RESAMPLED]:
         raise InputError(f"model.maps: {lacking[0]}: copies have none; expected {RESAMPLED}")
-    if not model.maps or given[1].shape[1]:
+    if not model.maps or model.features:
         raise InputError("copies: found a network that sees more than maps; expected maps alone")
     maps, table = read_copies(copies)
-    known = data.catalog["id"].iloc[rows]
-    own = np.flatnonzero(table["id"].isin(known))
+    wanted = table["id"].isin(ids) & (table["class"].isin(classes) if classes else True)
+    own = np.flatnonzero(wanted)
     if not len(own):
         raise InputError(f"{copies}: found no copies of the lenses that are learned from")
-    merged = SUB if SUB in classes else None
-    names = table["class"].iloc[own].map(lambda name: name if name in classes else merged)
-    if names.isna().any():
-        found = table["class"].iloc[own][names.isna()].iloc[0]
-        raise InputError(f"{copies}: found class {found}; expected {', '.join(classes)}")
-    labels = torch.tensor([classes.index(name) for name in names])
     images = _standardised(model, own, maps, RESAMPLED)
-    return (
-        torch.cat([given[0], images]),
-        torch.cat([given[1], given[1].new_empty(len(own), 0)]),
-        torch.cat([given[2], labels]),
-    )
+    return images, table.iloc[own].reset_index(drop=True)
+
+
+def joined_with(given: Arrays, images: Tensor, targets: Tensor) -> Arrays:
+    """Return what a network learns from, and further images with their targets."""
+    features = given[1].new_empty(len(images), 0)
+    return tuple(torch.cat(pair) for pair in zip(given, (images, features, targets), strict=True))
 
 
 def fitted_of(
