@@ -58,7 +58,7 @@ join the image, of which {size} × {size} pixels are seen.
 
 **Data.** {n_train} simulated lenses of the population `{population}` (`docs/data.md`), half of them
 without substructure; no image of the set itself. Pixel scale, PSF, noise and greyscale of the
-population were measured on fourteen of its images.
+population were measured on fourteen of its images, the real ones below.
 
 **Metrics** of trainings that differ in their seed, of which this model is the first, whatever it
 reached. No training saw these images; right is a probability above one half.
@@ -67,10 +67,10 @@ reached. No training saw these images; right is a probability above one half.
 
 **Limits.** In the binary set, by its making, substructure makes the lens heavier: the model tells
 mostly the Einstein radius (1.2″ without substructure, 1.3″ with it), which tells nothing of other
-lenses. The fit assumes a Gaussian PSF and no photon noise; its χ² is
-several, for JPEG blocks and rounding are no noise. Nothing about a real lens should be
-concluded from it. Images that are unlike those of the training get an `ood_pvalue` of 0.01 or less
-and a warning (`docs/predict.md`).
+lenses. Where the fit finds no ring, or a wrong one, the answer is wrong, too. The fit assumes a
+Gaussian PSF and no photon noise; its χ² is several, for JPEG blocks and rounding are no noise.
+Nothing about a real lens should be concluded from it. Images that are unlike those of the training
+get an `ood_pvalue` of 0.01 or less and a warning (`docs/predict.md`).
 
 **Licence**: MIT, as the library. Cite it as CITATION.cff says.
 """
