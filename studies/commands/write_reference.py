@@ -20,6 +20,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="only learn anew, from N simulated lenses and N held out, what is unlike them",
     )
+    parser.add_argument(
+        "--binary",
+        type=int,
+        metavar="N",
+        help="only train the model for DeepLense's binary set, on N simulated lenses",
+    )
+    parser.add_argument("--images", help="with --binary: class folders of that set, to be scored")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -31,6 +38,10 @@ def run(options: argparse.Namespace) -> None:
 
     if options.novelty is not None:
         return reference_model.learn_novelty(options.novelty)
+    if options.binary is not None:
+        from studies import binary_model
+
+        return print(binary_model.write(options.binary, options.images).to_string(index=False))
     numbers = read_numbers(options.results)
     check_chain(options.results, numbers)
     claims = Path(options.reference).with_name("claims.yaml")

@@ -20,6 +20,8 @@ import yaml
 from dependencies import CORE, ROOT, closure
 from packaging.utils import canonicalize_name
 
+from vitdm import pretrained
+
 GUARD = '''"""Hide the packages that are no dependency, as if they were not installed."""
 import sys
 from importlib.machinery import PathFinder
@@ -92,7 +94,8 @@ def test_the_wheel_has_the_library_and_its_data(wheel):
         names = archive.namelist()
     tops = {name.partition("/")[0].partition("-")[0] for name in names}
     assert tops == {"vitdm"}
-    assert any(name.startswith("vitdm/pretrained/reference/") for name in names)
+    for model in pretrained.MODELS:
+        assert f"vitdm/pretrained/{model}/model.safetensors" in names
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "vitdm").rglob("*.py")}
     assert {name for name in names if name.endswith(".py")} == modules
     stubs = {path.relative_to(ROOT).as_posix() for path in (ROOT / "vitdm").rglob("*.pyi")}

@@ -20,7 +20,11 @@ TITLE = "Images, what the model saw, and what it answered"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--run", nargs="+", type=Path, help="run folder(s); averaged; default: the reference model"
+        "--run",
+        nargs="+",
+        type=Path,
+        help="run folder(s), averaged, or the library's reference or binary; default: binary for "
+        "JPEG and PNG, else reference",
     )
     parser.add_argument("--out", type=Path, help="CSV file; default: standard output")
     commands.add_figure(
@@ -41,6 +45,16 @@ def _draw(answers: Answers, figure: Path) -> None:
         print(f"{figure}: shows the first {most} of {n} images", file=sys.stderr)
 
 
+def _suited(options: argparse.Namespace) -> list[str]:
+    """Return the name of the library's model for the images, which is told."""
+    from vitdm import pretrained
+
+    name = pretrained.suited(options.images)
+    told = f"model: {name}, for {pretrained.MODELS[name]}; --run takes another"
+    print(told, file=sys.stderr)
+    return [name]
+
+
 def run(options: argparse.Namespace) -> int:
     from vitdm import pretrained
     from vitdm.data.readers import suffix_of
@@ -57,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
             )
     commands.check_figure(options, filter(Path.is_file, map(Path, options.images)))
     known = commands.known_of_images(options)
-    runs = options.run or [pretrained.FOLDER]
+    runs = [pretrained.folder_of(name) for name in options.run or _suited(options)]
     answers = answer_files(options.images, runs, **known)
     table = answers.table
     stacks = table["file"].str.rpartition("[")[0]
