@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from vitdm import commands
+from vitdm.bounds import MOST_IMAGES
+
 HELP = "Make a run the reference: its numbers, the README's, the reference model."
 EXAMPLE = "python -m studies write-reference --results results/paper"
 
@@ -16,13 +19,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--novelty",
-        type=int,
+        type=commands.whole(2, MOST_IMAGES),
         metavar="N",
         help="only learn anew, from N simulated lenses and N held out, what is unlike them",
     )
     parser.add_argument(
         "--binary",
-        type=int,
+        type=commands.whole(2, MOST_IMAGES),
         metavar="N",
         help="only train the model for DeepLense's binary set, on N simulated lenses",
     )
