@@ -571,7 +571,7 @@ if mapped:
 # coverage, for all lenses and for those with $f_\mathrm{sub} \geq 1$ % (`rich`).
 
 # %%
-inferred, of_posterior = posterior_story.posterior_folder(settings, out.results), {}
+inferred = posterior_story.posterior_folder(settings, out.results)
 if inferred:
     posteriors = pd.read_csv(inferred / "posterior.csv")
     lenses, groups = (
@@ -581,7 +581,7 @@ if inferred:
     posterior_table = posterior_story.posterior_table(posteriors)
     out.table(posterior_table, "posterior")
     display(posterior_table.round(4))
-    of_posterior = posterior_story.posterior_numbers(posteriors)
+    of_maps |= posterior_story.posterior_numbers(posteriors)
 
 # %% [markdown]
 # ## 3.11 Numbers for the article
@@ -592,7 +592,6 @@ numbers = {"n_joined_features": n_joined, "run_seeds": settings.run_seeds}
 numbers |= {"n_parameters": model.n_parameters(settings, side, len(classes), n_joined)}
 numbers |= {"images_per_second": trained["images_per_second"].median()}
 numbers |= runs.run_numbers(table) | together | equal_terms | of_benchmark | of_maps
-numbers |= of_posterior
 for key, difference in differences.items():
     numbers |= {f"gain_{key}": difference.value, f"gain_{key}_sd": difference.sd}
 if len(curves):

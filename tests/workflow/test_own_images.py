@@ -9,6 +9,7 @@ import re
 import shlex
 import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import own_images as own
@@ -44,10 +45,19 @@ def rows(text):
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
 
 
+class Said(NamedTuple):
+    """What a command prints, and what it says besides which model it takes."""
+
+    out: str
+    err: str
+
+
 def run(words, capsys):
     """Run a command of vitdm, and return what it prints and what it says."""
     assert main(words) == 0, capsys.readouterr().err
-    return capsys.readouterr()
+    out, err = capsys.readouterr()
+    told = [line for line in err.splitlines(keepends=True) if not line.startswith("model: ")]
+    return Said(out, "".join(told))
 
 
 def run_section(heading, capsys):
