@@ -104,8 +104,8 @@ def test_doubtful_answers_are_told(run, lenses, tmp_path, capsys):
     for k, one in enumerate((noise, noise + 1)):
         np.save(tmp_path / f"{k}.npy", one)
     assert main(["predict", str(tmp_path), "--out", str(tmp_path / "p.csv")]) == 0
-    said = capsys.readouterr().err.splitlines()
-    assert len(said) == 2  # a line for each image
+    model, *said = capsys.readouterr().err.splitlines()
+    assert model.startswith("model: reference") and len(said) == 2  # a line for each image
     for k, line in enumerate(said):
         assert line.startswith("WARNING: ") and f"{k}.npy: no light was found" in line
     (tmp_path / "folder").mkdir()
