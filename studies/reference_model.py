@@ -108,7 +108,7 @@ def learn_novelty(
     """
     settings, run = yaml.safe_load(Path(workflow).read_text()), load_run(folder)
     population = load_population(settings["population"])
-    plan = planned(population, settings["n_images"], settings["seed"])
+    plan = planned(population, settings["n_images"], settings["seed"], settings.get("test_seed"))
     train, held_out = (plan[plan["split"] == split].iloc[:n] for split in ("train", "valid"))
     numbers = [_numbers(run, population, part, settings["seed"]) for part in (train, held_out)]
     learnt = novelty.Novelty.of(numbers[0], train["class"].to_numpy(), numbers[1])

@@ -48,7 +48,7 @@ def stages(config: Config, targets: Targets | None = None) -> dict[str, Content]
     """Return the contents of the file of each stage by its name."""
     targets = targets or Targets(config)
     contents = {
-        "simulate": pick(config, "seed", "n_images"),
+        "simulate": pick(config, "seed", "test_seed", "n_images"),
         "ingest": pick(config, "seed", "n_images", "ingest"),
         "preprocess": pick(config, "preprocess"),
         "fit": pick(config, "lensfit"),
@@ -56,7 +56,7 @@ def stages(config: Config, targets: Targets | None = None) -> dict[str, Content]
         "select": pick(config, "seed", "selection", "features"),
         "ideal_observer": pick(config, "seed", "populations.n_ideal_observer"),
         "invariance": pick(config, "seed", "preprocess", "populations.n_invariance"),
-        "known_lens": pick(config, "seed"),
+        "known_lens": pick(config, "seed", "test_seed"),
         "tune": _searching(config),
         "train_final": _training(config, epochs=config.final.epochs) | pick(config, "tune"),
         "evaluate": pick(config, "seed", "task", "evaluation"),

@@ -325,8 +325,7 @@ class Targets:
         return [
             f"{self.out}/efficiency/{name}/n{n}_seed{k}"
             for name, curve in self.curves.items()
-            for n in curve.sizes
-            for k in range(curve.seeds or self.config.efficiency.seeds)
+            for n, k in curve.trainings(self.config.efficiency.seeds)
         ]
 
     def networks(self, curve: str) -> list[str]:

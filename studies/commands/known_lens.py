@@ -38,7 +38,8 @@ def run(options: argparse.Namespace) -> None:
 
     population, seed = load_population(options.population), options.seed or 0
     if options.seed is None and options.config is not None:
-        seed = read_config(options).seed
+        settings = read_config(options)
+        seed = settings.seed if settings.test_seed is None else settings.test_seed
     auc = ideal_observer.write_known(
         population, options.predictions, seed, options.out, jobs=options.jobs
     )

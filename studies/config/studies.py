@@ -16,6 +16,8 @@ from vitdm.config.sections import Section
 from vitdm.errors import shown
 from vitdm.simulation import population_name
 
+Seeds = Annotated[int, Field(ge=1, le=MOST_PARTS)]
+
 
 class Quickstart(Section):
     """The parameters of notebook 00, which needs nothing else of the workflow."""
@@ -135,12 +137,20 @@ class Curve(Section):
     runs: list[str] | None = Field(
         None, description="networks on images alone: nothing is fitted; null: efficiency.runs"
     )
-    seeds: int | None = Field(None, ge=1, le=MOST_PARTS, description="null: efficiency.seeds")
+    seeds: Seeds | list[Seeds] | None = Field(
+        None, description="trainings; a list: with each of the sizes; null: efficiency.seeds"
+    )
 
     @property
     def name(self) -> str:
         """The name of its folder."""
         return population_name(self.population) + ("_images" if self.runs is not None else "")
+
+    def trainings(self, seeds: int) -> list[tuple[int, int]]:
+        """Return the number of images and the seed of each training, ``seeds`` by default."""
+        n_seeds = self.seeds if isinstance(self.seeds, list) else [self.seeds] * len(self.sizes)
+        pairs = zip(self.sizes, n_seeds, strict=True)
+        return [(n, k) for n, trained in pairs for k in range(trained or seeds)]
 
 
 class Efficiency(Section):

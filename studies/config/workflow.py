@@ -222,6 +222,9 @@ class Config(Settings):
                 lines.append((key, f"{run}: found feature_set 'selected'; expected another"))
         own = [curve.population for curve in chosen.curves]
         for curve in chosen.curves:
+            if isinstance(curve.seeds, list) and len(curve.seeds) != len(curve.sizes):
+                found = f"seeds: found {len(curve.seeds)}; expected one for each size"
+                lines.append(("efficiency.curves", found))
             if absent := [file for file in curve.also if file not in own]:
                 found = f"also: found {absent[0]}; expected one with a curve"
                 lines.append(("efficiency.curves", found))

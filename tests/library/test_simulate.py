@@ -422,6 +422,26 @@ def test_shards_merge_to_the_same_bytes(tmp_path, population, settings, lenses):
         assert (tmp_path / "merged" / name).read_bytes() == (lenses / name).read_bytes()
 
 
+def test_a_test_is_set_anew_while_all_else_stays(tmp_path, population, settings, lenses):
+    """The classes of the test stay, too: they are drawn for the whole data set."""
+    simulate_dataset(
+        population, settings.n_images, 7, tmp_path / "anew", progress=False, test_seed=8
+    )
+    before, after = Dataset.open(lenses), Dataset.open(tmp_path / "anew")
+    same = ["class", "split", "source"]
+    pd.testing.assert_frame_equal(before.catalog[same], after.catalog[same])
+    test = (after.catalog["split"] == "test").to_numpy()
+    assert 0 < test.sum() < len(test)
+    assert (after.catalog["seed"] == np.where(test, 8, 7)).all()
+    np.testing.assert_array_equal(before.images[~test], after.images[~test])
+    changed = (before.images[test] != after.images[test]).reshape(test.sum(), -1).mean(axis=1)
+    assert changed.min() > 0.3
+    assert not set(before.catalog["id"]) & set(after.catalog["id"])
+    row = after.catalog[test].iloc[0]
+    again, _ = simulation.simulate_one(int(row["id"][-6:]), row["class"], 8, population)
+    np.testing.assert_array_equal(after.images[np.flatnonzero(test)[0]], again)
+
+
 def test_seed_and_number_give_the_image():
     first, truth = simulation.simulate_one(3, "cdm", 7, MARGINAL)
     again, _ = simulation.simulate_one(3, "cdm", 7, MARGINAL)

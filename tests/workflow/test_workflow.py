@@ -92,7 +92,7 @@ def test_plan_of_simulated_lenses(folder, monkeypatch):
     extra |= {"rank_population": shown, "invariance": shown, "preprocess": 2 + len(curves) + mapped}
     extra |= {"lensfit": SMOKE.shards, "merge_fits": 1, "lensfit_sample": shown + fitted}
     default = SMOKE.efficiency.seeds
-    trainings = sum(len(curve.sizes) * (curve.seeds or default) for curve in curves)
+    trainings = sum(len(curve.trainings(default)) for curve in curves)
     extra |= {"efficiency": trainings, "merge_efficiency": 1}
     extra |= {"compare": len(SMOKE.compare.rows), "merge_compare": 1}
     copied = mapped * any(row.copies for row in SMOKE.maps.rows.values())

@@ -109,7 +109,7 @@ class BenchmarkSet:
 
     @functools.cached_property
     def catalog(self) -> pd.DataFrame:
-        """A row for each image: id, class, split, source, and ``label``, from 0."""
+        """A row for each image: id, class, split, source, seed, and ``label``, from 0."""
         table = planned(self.population, self.n_images, definition().seed)
         return table.assign(label=table["class"].map(self.classes.index))
 
@@ -132,7 +132,7 @@ class BenchmarkSet:
     def lens(self, row: int) -> System:
         """Return the lens of a row of the catalog, with its substructure."""
         entry = self.catalog.iloc[row]
-        return draw(index_of(entry["id"]), entry["class"], definition().seed, self.population)
+        return draw(index_of(entry["id"]), entry["class"], entry["seed"], self.population)
 
 
 def shown_sets() -> list[str]:

@@ -10,6 +10,8 @@ from vitdm.bounds import LARGEST_SEED, MOST_IMAGES
 from vitdm.errors import InputError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from vitdm.simulation import Population
 
 HELP = "Simulate lenses of a population."
@@ -39,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from vitdm.data.simulated import simulate_dataset
+    from vitdm.data.simulated import planned, simulate_dataset
     from vitdm.simulation.population import load_population
 
     settings = commands.read_settings(options)
@@ -51,19 +53,20 @@ def run(options: argparse.Namespace) -> None:
         n_images = n_images | {"opt": options.n_opt}
     seed = settings.seed if options.seed is None else options.seed
     commands.check_figure(options, [])
-    simulate_dataset(population, n_images, seed, options.out, options.shard)
+    test_seed = settings.test_seed
+    simulate_dataset(population, n_images, seed, options.out, options.shard, test_seed=test_seed)
     if options.figure is not None:
-        _draw(population, sum(n_images.values()), seed, options)
+        _draw(population, planned(population, n_images, seed, test_seed), seed, options)
 
 
-def _draw(population: Population, n: int, seed: int, options: argparse.Namespace) -> None:
+def _draw(
+    population: Population, plan: pd.DataFrame, seed: int, options: argparse.Namespace
+) -> None:
     """Write the first lenses of each class in this shard, and where their perturbers are."""
     from vitdm import plots
-    from vitdm.data.simulated import class_of_each
 
-    k, of = options.shard
-    kinds = class_of_each(n, seed, population)[n * k // of : n * (k + 1) // of]
-    places = plots.first_of_each(kinds, SHOWN)
-    indices = [n * k // of + place for place in places]
-    pages = plots.simulated(population, indices, [kinds[place] for place in places], seed)
+    (k, of), n = options.shard, len(plan)
+    shown = plan.iloc[n * k // of : n * (k + 1) // of].query("seed == @seed")
+    shown = shown.iloc[plots.first_of_each(shown["class"].tolist(), SHOWN)]
+    pages = plots.simulated(population, shown.index.tolist(), shown["class"].tolist(), seed)
     plots.save(pages, options.figure, f"Lenses of the population {population.name}")

@@ -35,6 +35,9 @@ class Settings(Section):
     """
 
     seed: int = Field(0, ge=0, le=LARGEST_SEED, description="of all random numbers")
+    test_seed: int | None = Field(
+        None, ge=0, le=LARGEST_SEED, description="of simulated lenses of the split test; null: seed"
+    )
     task: Literal["multiclass", "binary"] = Field(
         "multiclass", description="each class of its own, or no_sub against any substructure"
     )

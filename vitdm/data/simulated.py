@@ -25,13 +25,14 @@ from vitdm.simulation.drawing import observe, simulate_one, truth_columns
 from vitdm.simulation.population import Population
 
 
-def ids_of(n: int, seed: int, population: Population) -> list[str]:
+def ids_of(n: int, seed: int, population: Population, test_seed: int | None = None) -> list[str]:
     """Return the ids of images 0 … n-1: ``<population>_<data set>_<index>``.
 
     The middle part follows from all that the data set depends on, so that a table of another one
     is not taken for this one's.
     """
-    made_of = json.dumps([population.model_dump(mode="json"), seed, n], sort_keys=True)
+    seeds = [seed] if test_seed in (None, seed) else [seed, test_seed]
+    made_of = json.dumps([population.model_dump(mode="json"), *seeds, n], sort_keys=True)
     tag = hashlib.sha256(made_of.encode()).hexdigest()[:8]
     return [f"{population.name}_{tag}_{i:06d}" for i in range(n)]
 
@@ -47,8 +48,10 @@ def class_of_each(n: int, seed: int, population: Population) -> list[str]:
     return rng.permutation(kinds).tolist()
 
 
-def planned(population: Population, n_images: dict[str, int], seed: int) -> pd.DataFrame:
-    """Return id, class, split and source of each lens of a data set, before any is simulated.
+def planned(
+    population: Population, n_images: dict[str, int], seed: int, test_seed: int | None = None
+) -> pd.DataFrame:
+    """Return id, class, split, source and seed of each lens of a data set, before it is simulated.
 
     The arguments are those of ``simulate_dataset``.
     """
@@ -56,12 +59,15 @@ def planned(population: Population, n_images: dict[str, int], seed: int) -> pd.D
     kinds = class_of_each(total, seed, population)
     # the draw of the splits is that of a population, whatever else the data set depends on
     drawn = [f"{population.name}_{i:06d}" for i in range(total)]
+    splits = assign_splits(drawn, kinds, n_images, seed)
+    of_test = seed if test_seed is None else test_seed
     return pd.DataFrame(
         {
-            "id": ids_of(total, seed, population),
+            "id": ids_of(total, seed, population, test_seed),
             "class": kinds,
-            "split": assign_splits(drawn, kinds, n_images, seed),
+            "split": splits,
             "source": population.name,
+            "seed": [of_test if split == "test" else seed for split in splits],
         }
     )
 
@@ -73,23 +79,26 @@ def simulate_dataset(
     out: str | Path,
     shard: tuple[int, int] = (0, 1),
     progress: bool = True,
+    test_seed: int | None = None,
 ) -> None:
     """Write shard ``(k, of)`` of a data set of ``sum(n_images)`` lenses to the folder ``out``.
 
     ``n_images`` gives the images of each split, ``seed`` all that is random; ``shard`` is the
     number of this one, from 0, and how many there are; ``progress``: show a bar. Classes and
     splits are drawn for the whole data set, so that the shards, merged, are the same whatever their
-    number. Raises InputError for a shard that does not exist.
+    number. The lenses of the split test and their noise are drawn from ``test_seed``, if there is
+    one: a test can be set anew while all other images stay. InputError for a shard that does not
+    exist.
     """
     started = time.time()
     k, of = shard
     if not 0 <= k < of:
         raise InputError(f"shard {k}/{of}: expected k/n with 0 <= k < n")
-    every = planned(population, n_images, seed)
+    every = planned(population, n_images, seed, test_seed)
     total = len(every)
     indices = range(total * k // of, total * (k + 1) // of)
     catalog = every.iloc[indices.start : indices.stop].reset_index(drop=True)
-    kinds = every["class"].tolist()
+    seeds = catalog.pop("seed")
 
     columns = truth_columns(population)
     truths = np.full((len(indices), len(columns)), np.nan)
@@ -97,13 +106,13 @@ def simulate_dataset(
     def images() -> Iterator[np.ndarray]:
         bar = tqdm(indices, desc=f"simulate {k + 1}/{of}", disable=not progress, mininterval=5)
         for row, i in enumerate(bar):
-            image, truth = simulate_one(i, kinds[i], seed, population)
+            image, truth = simulate_one(i, catalog["class"][row], int(seeds[row]), population)
             truths[row] = [truth.get(name, np.nan) for name in columns]
             yield image[None]
         # The catalog is written after the images: by then the truth is known.
         catalog[columns] = truths
         catalog["n_subhalos"] = catalog["n_subhalos"].astype(int)
-        catalog["seed"] = seed
+        catalog["seed"] = seeds
 
     dataset.write(
         out,
