@@ -14,6 +14,7 @@ from studies.site.command_line import command_line
 from studies.site.configuration import configuration
 from studies.site.galleries import galleries
 from studies.site.notebooks import notebooks
+from studies.site.results import results
 from studies.site.sources import PAGES, Site
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,6 +40,7 @@ def on_files(files: Files, config) -> Files:
     made |= {f"populations/{file.name}": file.read_bytes() for file in pictures.glob("*.png")}
     made |= {"reference/configuration.md": configuration()}
     made |= {"reference/command-line.md": command_line()}
+    made |= {"results.md": results(ROOT / "paper")}
     explorer = Path(extra["explorer"]) if extra.get("explorer") else None
     if explorer and explorer.is_file():
         made["explorer/lenses.html"] = explorer.read_bytes()

@@ -14,6 +14,7 @@ import vitdm.__main__ as of_library
 from studies.config import Config
 from studies.site import built, command_line, configuration, galleries
 from studies.site.notebooks import notebooks
+from studies.site.results import SHOWN, results
 from studies.site.sources import SECTION, Site
 from vitdm.config import Settings
 from vitdm.simulation.population import shipped
@@ -238,3 +239,12 @@ def test_formulas_are_drawn_without_a_script():
     assert drawn.count("<math") == 2 and "arithmatex" not in drawn
     assert "α" in drawn and "∫" in drawn and "<code>\\(y\\)</code>" in drawn
     assert built.with_formulas("<p>none</p>") == "<p>none</p>"
+
+
+def test_tables_that_the_article_has_no_room_for_are_a_page():
+    page = results(ROOT / "paper")
+    for title, caption in SHOWN.values():
+        assert f"## {title}\n\n{caption}\n\n| " in page
+    lenses = (ROOT / "paper/tables/slacs.csv").read_text().splitlines()[1:]
+    fits = page.partition("## Fits of real lenses")[2].partition("\n## ")[0]
+    assert all(line.split(",")[0] in fits for line in lenses) and len(lenses) > 40
