@@ -407,6 +407,9 @@ class Slacs(Section):
     images: str | None = Field(
         None, description="folder with a folder of FITS files for each lens; without it none"
     )
+    fitted: bool = Field(
+        True, description="a minute or two of a core each; else the committed results are shown"
+    )
     names: list[str] = Field([], description="those of them that are fitted; none named: all")
     pixel_scale: float = Field(
         0.05, ge=PIXEL_SCALES[0], le=PIXEL_SCALES[1], description="arcsec, of all of them"
@@ -424,7 +427,7 @@ class Slacs(Section):
     @property
     def present(self) -> list[str]:
         """The names of the lenses that are fitted and whose images are there."""
-        folder = Path(self.images) if self.images else None
+        folder = Path(self.images) if self.images and self.fitted else None
         there = sorted(folder.glob("*/image.fits")) if folder else []
         names = [file.parent.name for file in there]
         return [name for name in names if not self.names or name in self.names]

@@ -62,16 +62,23 @@ def data_efficiency(
                 if other is not None:
                     same = (other["population"] == population) & (other["model"] == name)
                     same &= other["scored_on"] == population
-                    mean = other[same & (other["n_train"] > 0)].groupby("n_train")[score].mean()
+                    same &= other["n_train"] > 0
+                    mean = other[same].groupby("n_train")[score].mean().dropna()
                     colour, marker, _ = LINES[name]
-                    axes.plot(mean.index, _wrong(mean), marker, mfc="white", mec=colour, ms=5)
+                    if len(mean):
+                        axes.plot(mean.index, _wrong(mean), marker, mfc="white", mec=colour, ms=5)
             if published is not None and score in published:
                 _stars(axes, published[published["population"] == population], score)
         _auc_axis(row, _wrong(own[score]).min())
         row[0].set_ylabel(_SCORES[score])
     for axes, population in zip(grid[0], populations, strict=True):
         axes.set_title(population)
-    for axes in grid[-1]:
+    blank = [axes for axes in grid.flat if not axes.has_data()]  # two classes have no mean of three
+    lowest = [next(axes for axes in column[::-1] if axes not in blank) for column in grid.T]
+    for axes in blank:
+        axes.set_axis_off()
+    for axes in lowest:
+        axes.tick_params(labelbottom=True)
         axes.set(xscale="log", xlabel="training images")
         low, high = own["n_train"][own["n_train"] > 0].agg(["min", "max"])
         sizes = (30, 100, 1000, 10_000) if high > 100 * low else (30, 100, 300, 1000, 3000)
@@ -81,7 +88,10 @@ def data_efficiency(
     handles = {}
     for axes in grid.flat:
         handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    figure.legend(handles.values(), handles, loc="outside upper center", ncols=2, fontsize=7.5)
+    if blank:
+        blank[0].legend(handles.values(), handles, loc="center", fontsize=7, frameon=False)
+    else:
+        figure.legend(handles.values(), handles, loc="outside upper center", ncols=2, fontsize=7.5)
     return figure
 
 

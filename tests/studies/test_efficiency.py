@@ -185,6 +185,19 @@ def test_the_figures_draw_what_the_table_holds(measured):
     assert len(figure.axes[0].get_yticklabels()) == len(labels)
 
 
+def test_the_legend_stands_where_a_population_has_no_mean_of_classes(measured):
+    table = pd.read_csv(measured / "all/efficiency.csv")
+    table = table[table["population"].isin(["model_i", "model_i_sizes"])]
+    names = list(table["population"].unique())
+    table.loc[table["population"] == names[1], "macro_roc_auc"] = np.nan
+    labels = dict(zip(table["model"], table["label"], strict=True))
+    grid = np.reshape(efficiency_plots.data_efficiency(table, labels, table).axes, (2, 2))
+    assert grid[1, 0].axison and not grid[1, 1].axison
+    told = [text.get_text() for text in grid[1, 1].get_legend().get_texts()]
+    assert sorted(told) == sorted(labels.values())
+    assert grid[0, 1].get_xlabel() == grid[1, 0].get_xlabel() == "training images"
+
+
 def test_what_is_refused(measured, tmp_path):
     with pytest.raises(InputError, match="found 60 images in split train; expected at least 90"):
         efficiency.train_and_score(measured / "model_i", settings_of(), 90, 0, tmp_path / "out")
