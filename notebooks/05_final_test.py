@@ -474,14 +474,14 @@ alone.round(3)
 # ## 5.6 What each difference from the precursor changes
 #
 # Section 5.1 showed how one difference, the ROC-AUC of decisions, changes a published score. This
-# section measures the effect of the other differences between the precursor and this work. They
-# include errors of the code, which its publication made it possible to find. `studies.audit`
-# re-implements the precursor, its network of 307 827 parameters and its training, with a switch for
-# each difference, and trains it on the same simulated lenses: as published; with one difference
-# removed; with several removed, one after the other. The network and training of this work are
-# there for comparison. The images are those of the population `lenses`, which imitates the binary
-# set of DeepLense images that the precursor used; its thresholds are made for the values of these
-# images, from 0 to 1. The numbers in brackets are those of the table of differences in the article.
+# section measures the effect of the other differences between the precursor and this work. Some of
+# these are errors of the code, found because the code is public. `studies.audit` re-implements the
+# precursor, its network of 307 827 parameters and its training, with a switch for each difference,
+# and trains it on the same simulated lenses: as published; with one difference removed; with
+# several removed, one after the other. The network and training of this work are there for
+# comparison. The images are those of the population `lenses`, which imitates the binary set of
+# DeepLense images that the precursor used; its thresholds are made for the values of these images,
+# from 0 to 1. The numbers in brackets are those of the table of differences in the article.
 #
 # Each row has three numbers: the score on its validation images (`believed`), the score that its
 # code computes for new images (`claimed`), and the ROC-AUC on new images (`roc_auc`). The interval
