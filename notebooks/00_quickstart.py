@@ -51,10 +51,10 @@ from vitdm.simulation import NO_SUB, draw, load_population, observe, render, sim
 # %% [markdown]
 # ## 0.1 A simulated lens
 #
-# A *population* tells how lenses are drawn: the masses of their galaxies, their sources, and the
-# telescope. Eight come with the library; in `marginal`, the one of the article, nothing but clumps
-# tells lenses with clumps from others. A lens follows from its number and the seed: other numbers
-# are other lenses.
+# A *population* describes how lenses are drawn: the masses of their galaxies, their sources, and
+# the telescope. Eight come with the library. In `marginal`, the main one of the article, lenses
+# with and without clumps differ in nothing but the clumps. A lens is determined by its number
+# (`index`) and the seed.
 
 # %%
 population = load_population("marginal")
@@ -69,7 +69,7 @@ print(f'source {np.hypot(smooth.source["center_x"], smooth.source["center_y"]):.
 #
 # The clump is a point of some mass (in solar masses) at a place x, y (in arcsec from the middle of
 # the image, x to the right, y upwards). It deflects light towards itself, by its squared Einstein
-# radius over the distance. Change the three numbers and run the cells again.
+# radius divided by the distance. Change the three numbers and run the cells again.
 
 # %%
 mass = 5e9  # solar masses
@@ -118,13 +118,14 @@ else:
 
 # %% [markdown]
 # **Figure 0.1.** Left: the lens with the clump (cross), in units of the brightest pixel. Right:
-# what the clump changed. Light is only moved: where one side of the arc gets brighter, red, another
-# gets fainter, blue. A clump far from the arcs changes nearly nothing, however heavy.
+# what the clump changed. Lensing only moves light: where one side of the arc gets brighter (red),
+# another gets fainter (blue). A clump far from the arcs changes little, even if it is heavy.
 #
 # ## 0.3 A fit of a smooth lens
 #
-# Now a picture as a telescope would take it: with noise, and with what is known of it (the rms of
-# the noise, the PSF, the scale of the pixels). In a real image only that is known.
+# Now an image as a telescope would take it: blurred by the point-spread function (PSF), and with
+# noise. Like a real observation it comes with the rms of the noise, the PSF and the scale of the
+# pixels; mass, source and clump are unknown.
 
 # %%
 known = observe(
@@ -135,9 +136,9 @@ observation = Observation(known.pop("image"), name="my lens", **known)
 print(f"{observation.shape} pixels; to be estimated or assumed: {observation.unknown or 'nothing'}")
 
 # %% [markdown]
-# The fit knows nothing of the clump. Its mass is one smooth galaxy with an external shear; its
-# source has no formula, but is made of splines whose smoothness the data choose. It takes some
-# seconds.
+# The model of the fit has no clump. Its mass is one smooth galaxy with an external shear; its
+# source has a free form, a sum of splines whose smoothness is determined by the data. The fit takes
+# some seconds.
 
 # %%
 model = fit(observation, FreeForm(lens_light=False, splines=14, supersampling=2))
@@ -145,15 +146,16 @@ display(picture_of_fit(model))
 
 # %% [markdown]
 # **Figure 0.2.** The image, the model of the arcs, the residual in units of the noise, and the
-# source. If the clump is heavy and near an arc, red and blue spots stay in the residual beside it:
-# no smooth lens can move that light. A fit is good where the residual is noise, with a chi2 per
-# pixel near 1; errors of the parameters stand in the text.
+# source. If the clump is heavy and near an arc, red and blue spots remain in the residual beside
+# it, because no smooth lens moves light in this way. A fit is good where the residual is noise,
+# with a chi2 per pixel near 1. The text beside the pictures has the parameters with their errors.
 #
 # ## 0.4 A search for the clump
 #
-# Where would a clump explain what the smooth lens cannot? The search asks this at each place: the
-# most probable mass over its error is the S/N, while source and smooth mass are free to adapt. How
-# high the S/N gets by chance is learned from *twins*, images of this very lens without a clump.
+# Where would a clump explain what the smooth lens cannot? The search answers this for each place,
+# while source and smooth mass are free to adapt: the signal-to-noise ratio (S/N) is the most
+# probable mass of a clump at this place, divided by its error. How high the S/N gets by chance is
+# measured on *twins*, simulated images of this lens without a clump.
 
 # %%
 found = search(model, Perturbers(profiles=["point"], detect="point", peaks=1, twins=twins))
@@ -164,15 +166,16 @@ print(f"highest peak ({peak['x']:+.2f}, {peak['y']:+.2f}), the clump ({x:+.2f}, 
 
 # %% [markdown]
 # **Figure 0.3.** The map of the S/N (above, right) has its peak, ring 1, near the clump. The map
-# below left shows which mass would have been seen where: small ones only along the bright arcs. The
-# histogram shows the highest S/N of the twins beside that of this lens. The share of twins that
-# score as much is the p-value.
+# below, left, shows which mass would have been seen at each place: small ones only along the bright
+# arcs. The histogram shows the highest S/N of the twins beside that of this lens. The p-value is
+# the share of twins with an S/N at least as high.
 #
 # ## 0.5 A classifier in half a minute
 #
-# A fit and a search look at one lens. A classifier learns from many. Here it sees the images, and
-# numbers that are measured on the residual of a fast smooth fit to each (*features*). Half of the
-# lenses have no clumps; the others have some 25 subhalos (`cdm`) or a vortex (`axion`).
+# Fit and search concern one lens. A classifier learns from many. Here its input is the image,
+# together with *features*: numbers measured on the residual of a fast smooth fit to the image. Half
+# of the lenses have no substructure (`no_sub`); the others have some 25 subhalos of cold dark
+# matter (`cdm`) or a vortex of axion-like dark matter (`axion`).
 
 # %%
 kinds = np.array(class_of_each(n_train + n_test, seed, population))
@@ -190,7 +193,8 @@ table.head().round(3)
 
 # %% [markdown]
 # The table has a row for each test image: the probability of each class, the most probable class,
-# and what speaks against the answer: a poor fit, what had to be assumed, a warning in words.
+# the quality of the fit, what had to be assumed, and a warning in words if the answer should not be
+# trusted.
 #
 # The ROC-AUC is the probability that a random lens with clumps gets a higher score than a random
 # one without: 1 for a perfect order, 0.5 for guessing.
@@ -202,8 +206,8 @@ print(f"ROC-AUC on {n_test} test images: {score:.3f}")
 # %% [markdown]
 # ## 0.6 The classifier and the lens with one clump
 #
-# The same classifier, asked about the lens of section 0.2 and about its smooth counterpart. Neither
-# is from the training population: their substructure is one clump, or none.
+# The same classifier is applied to the lens of section 0.2 and to its smooth counterpart. No
+# training image has a single clump as its substructure.
 
 # %%
 counterpart = simulate_one(index, NO_SUB, seed, population)[0]
@@ -212,23 +216,23 @@ for page in plots.predictions(answers):
     display(page.figure)
 
 # %% [markdown]
-# **Figure 0.4.** A page for each image: as it was given, what the network saw, the smooth lens, its
-# residual, the S/N of a point mass by place, and the probabilities. The S/N here is that of the
-# fast fit, with a simple source; that of figure 0.3 leaves the source free. The same pages are
-# written by `vitdm predict lens.fits --figure pages.html`.
+# **Figure 0.4.** A page for each image: the image as it was given, the input of the network, the
+# smooth lens, its residual, the S/N of a point mass by place, and the probabilities of the classes.
+# The S/N here is that of the fast fit, with a simple source; that of figure 0.3 leaves the source
+# free. The same pages are written by `vitdm predict lens.fits --figure pages.html`.
 #
 # ## 0.7 Exercises
 #
-# 1. Which is the smallest mass that the search still finds at this place? Lower `mass` step by
-#    step and compare with the map of masses in figure 0.3.
+# 1. What is the smallest mass that the search still finds at this place? Lower `mass` step by step
+#    and compare with the map of masses in figure 0.3.
 # 2. Put the clump far from the arcs (x = 2, y = −2). What happens to the residual, to the S/N and
 #    to the mass of the peak?
 # 3. Take another lens (`index`). Are clumps easier to find in rings, or in arcs?
 # 4. Two clumps: give `x`, `y` and `masses` two values each in `with_clump`. Ask for `peaks=2`.
-# 5. Train with 100 images, and with 1000. Then leave the features out (`features=False`). What does
+# 5. Train with 100 images, and with 1000. Then leave out the features (`features=False`). What does
 #    the network learn from the images alone?
-# 6. Train on `marginal` and ask about lenses of `load_population("realistic")`. Do the warnings of
-#    the table tell that the answers mean nothing?
+# 6. Train on `marginal` and apply the classifier to lenses of `load_population("realistic")`. Do
+#    the warnings in the table say that these answers mean nothing?
 
 # %%
 # Try it: your own lines.

@@ -75,9 +75,10 @@ population = populations.population_of(out.config)  # None: images from files
 print(f"{len(catalog)} images of {raw.images.shape[1]} × {raw.images.shape[2]} pixels")
 
 # %% [markdown]
-# The images are divided into four splits, each with the same proportions of the classes. **train**
-# and **valid** are used to train models and to stop their training, **opt** to choose settings, and
-# **test** once, in notebook 05.
+# The images are divided into four splits, each with the same proportions of the classes (the name
+# of a class says which substructure its lenses have: none, cold dark matter, or an axion vortex).
+# **train** and **valid** are used to train models and to stop their training, **opt** to choose
+# settings, and **test** once, in notebook 05.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -113,7 +114,8 @@ pd.crosstab(catalog["class"], catalog["split"]).loc[classes, list(SPLITS)]
 # - **Local geometry.** The arc deviates from the smooth curve that the halo alone would give.
 # - **Global geometry.** All mass inside the ring adds to the deflection. If clumps are added *on
 #   top of* the halo, the Einstein radius of the whole lens grows and the ring gets larger.
-#
+
+# %% [markdown]
 # **Cold dark matter** makes compact subhalos all over the halo. In a **condensate of axion-like
 # particles** with a mass near $10^{-23}$ eV, whose de Broglie wave is as large as a galaxy,
 # vortices can form instead. A vortex is modelled as a line of mass; the lighter the particle, the
@@ -128,13 +130,14 @@ else:
     print("How these images were made is not known here, so this figure is not drawn.")
 
 # %% [markdown]
-# *Above*, the same source behind the same halo, without noise: smooth, and with substructure.
-# *Below*, the difference that the substructure makes, in units of the noise of a pixel. Circles are
-# the subhalos, their area proportional to the mass; the line is the vortex. A red rim beside a blue
-# one is a piece of arc that moved. There are two kinds of difference: along the whole ring, because
-# all mass within it deflects all of it, and finer structure near heavy subhalos on the ring. The
-# first kind looks like a slightly different smooth lens; the second does not. The network has to
-# find such differences in one noisy image, without the smooth image for comparison.
+# **Figure 1.1.** *Above*, the same source behind the same halo, without noise: smooth, and with
+# substructure. *Below*, the difference that the substructure makes, in units of the noise of a
+# pixel. Circles are the subhalos, their area proportional to the mass; the line is the vortex. A
+# red rim beside a blue one is a piece of arc that moved. There are two kinds of difference: along
+# the whole ring, because all mass within it deflects all of it, and finer structure near heavy
+# subhalos on the ring. The first kind looks like a slightly different smooth lens; the second does
+# not. A network has to find such differences in one noisy image, without the smooth image for
+# comparison.
 
 # %% [markdown]
 # The table lists the parameters drawn for each lens and their distributions. Halo, shear and source
@@ -150,8 +153,8 @@ if population:
 # %% [markdown]
 # ## 1.2 The images
 #
-# Each row shows lenses of one class, as the network sees them (section 1.4), from the sky level to
-# the peak of each image.
+# **Figure 1.2.** Each row shows lenses of one class, as the network sees them (section 1.4), from
+# the sky level to the peak of each image.
 
 # %%
 chosen = catalog[catalog["split"] == "train"].groupby("class").head(5)["class"]
@@ -163,8 +166,8 @@ out.figure(population_gallery(gallery, pixel_scale), "lens_gallery")
 # Within a row the images differ mostly because the position of the source behind the lens differs
 # (on the axis it makes a ring, off the axis a long arc with a small counter-image opposite), and,
 # unless the population fixes them, the size and shape of halo and source. Between rows hardly any
-# difference is visible by eye. This is the difficulty of the task: parameters of no interest here
-# change the image more than the substructure does.
+# difference is visible by eye. This is the difficulty of the task: source and halo, which are of no
+# interest here, change the image more than the substructure does.
 #
 # ## 1.3 The noise
 #
@@ -183,11 +186,13 @@ out.figure(noise_histogram(sky, sigma), "noise")
 print(f"{100 * zero_pixel_fraction:.1f} % of all pixels are exactly 0")
 
 # %% [markdown]
-# The histogram shows pixels outside the lensed area, each in units of the rms of its own image, on
-# a logarithmic axis; the curve is a Gaussian of that rms. Where the histogram follows the curve,
-# the measured rms is right; the excess at the bright end is the faint wings of the arcs.
+# **Figure 1.3.** The histogram shows pixels outside the lensed area, each in units of the rms of
+# its own image, on a logarithmic axis; the curve is a Gaussian of that rms. Where the histogram
+# follows the curve, the measured rms is right; the excess at the bright end is the faint wings of
+# the arcs.
 #
-# Images of DeepLense's Model I lack the left half: its simulator clips negative values at zero
+# In images of DeepLense's Model I (a public project with three sets of simulated lenses, Models I
+# to III) the left half of the histogram is missing: its simulator clips negative values at zero
 # before it draws Poisson counts, so that nearly half of all pixels hold the same number, 0. An
 # ordinary rms would then be too small by far, and clipping at $3\sigma$ would run away: each round
 # removes a part of the one-sided tail and lowers the rms, which removes more. Where a tenth of the
@@ -198,8 +203,12 @@ print(f"{100 * zero_pixel_fraction:.1f} % of all pixels are exactly 0")
 # pixel-to-pixel variation is noise and slow variation is light: the rms of second differences of
 # pixels replaces the rms. Where pixel values are rounded and the sky is a single grey level, the
 # noise is that of the rounding, and smoothing does not lower it.
-#
+
+# %% [markdown]
 # ## 1.4 From the raw image to the input of the network
+#
+#
+# An image becomes the input of the network in seven steps.
 #
 # 1. **Smooth** lightly (a Gaussian of one pixel), and measure the noise again: smoothing lowers it,
 #    for white noise to $\sigma / (2\sqrt\pi)$.
@@ -207,11 +216,13 @@ print(f"{100 * zero_pixel_fraction:.1f} % of all pixels are exactly 0")
 #    What remains is the *lensed area*.
 # 3. The **region of interest** begins with the largest outer contour, where an area counts less the
 #    farther it is from the image's centre: cutouts are made around lenses, not around their
-#    neighbours. If it is an arc, further images of the same source belong to it. Which ones?
-#    Lensing conserves surface brightness, so they are not brighter than the arc, and they lie about
-#    the same circle. Holes are filled, so that a ring counts as a disk.
-# 4. Centre and axes follow from the moments of the flux $F$ above the threshold, $\mu_{pq} = \sum
-#    F\,(x - \bar x)^p (y - \bar y)^q$. The weights vanish at the edge of the region, so that a
+#    neighbours. If it is an arc, further images of the same source belong to it: areas that are not
+#    brighter than the arc, since lensing conserves surface brightness, and that lie about the same
+#    circle. Holes are filled, so that a ring counts as a disk.
+
+# %% [markdown]
+# 4. **Centre and axes** follow from the moments of the flux $F$ above the threshold, $\mu_{pq} =
+#    \sum F\,(x - \bar x)^p (y - \bar y)^q$. The weights vanish at the edge of the region, so that a
 #    pixel of noise more or less there does not change the orientation. The major axis has the angle
 #    $$\varphi = \tfrac12 \arctan \frac{2\mu_{11}}{\mu_{20} - \mu_{02}} ,$$ and of its two
 #    directions we take the one with the longer tail (positive third moment); the third moment
@@ -220,10 +231,11 @@ print(f"{100 * zero_pixel_fraction:.1f} % of all pixels are exactly 0")
 # 5. **De-rotate**, if so configured: turn the image until that axis lies along $+x$, and mirror it
 #    if the tail across points to $-y$.
 # 6. **Cut** a square, around the centre of the image or of the region, at the native resolution:
-#    resampling would smear the very scales on which subhalos act. (`resize` scales the region to
-#    fill the square instead, for images whose pixels are not all alike.)
+#    resampling would smear the very scales on which subhalos act. (With `resize` the region is
+#    scaled to fill the square instead, for sets of images with different pixel scales.)
 # 7. **Stretch**: $\operatorname{arcsinh}[(I - I_\mathrm{sky}) / (s\,\sigma)]$ is linear in the
-#    noise and logarithmic in the arcs, so that bright and faint parts have similar weight.
+#    noise $\sigma$ and logarithmic in the arcs, so that bright and faint parts have similar weight;
+#    $s$ is the setting `softening`.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -241,10 +253,11 @@ print(
 )
 
 # %% [markdown]
-# (a) The raw pixels in units of the noise. (b) The smoothed image; the white contour is the
-# threshold. (c) The region of interest, its centre (cross), and its major axis; the arrow points to
-# the longer tail. (d) The input of the network. Comparing (a) and (d), the stretch makes the faint
-# ends of the arcs visible, and the cut drops empty sky without changing the other pixels.
+# **Figure 1.4.** (a) The raw pixels in units of the noise. (b) The smoothed image; the white
+# contour is the threshold. (c) The region of interest, its centre (cross), and its major axis; the
+# arrow points to the longer tail. (d) The input of the network. Comparing (a) and (d), the stretch
+# makes the faint ends of the arcs visible, and the cut drops empty sky without changing the other
+# pixels.
 #
 # The fraction of the flux of the lensed area that remains inside the cut:
 
@@ -260,13 +273,18 @@ print(f"a region is found in {100 * roi_found:.2f} % of the development images")
 # Rotation, mirroring, shift, brightness and a little more noise do not change the class of a lens,
 # so they should not change the processed image either. This can be tested without any truth: change
 # a raw image, process it, and correlate the result, pixel by pixel, with the equally changed result
-# of the original image. `studies.invariance` does so for three procedures on the same images:
+# of the original image. `studies.invariance` does so for three procedures on the same images. One
+# of them is that of the *precursor*: an earlier public project that applied a Vision Transformer to
+# images of lenses, together with simple features of the image and Bayesian optimisation. This work
+# continues it.
 #
-# - **turned**: ours, rotated, mirrored and cut around the light,
-# - **as it is**: ours, cut around the image's centre, the default of this article,
-# - **the precursor's** (`studies.precursor`): a fixed threshold, the first contour found, a
-#   minimum-area rectangle with its sides sorted, resized to 88 × 64. Its thresholds are made for
-#   images between 0 and 1, so that each image is scaled to that range first.
+# - **turned**: the procedure of section 1.4 with de-rotation, cut around the light;
+# - **as it is**: the same without de-rotation, cut around the image's centre, the default of the
+#   article;
+# - **the precursor's** (`studies.precursor`): a fixed threshold, the first contour found, and the
+#   rectangle of the smallest area about it, cut with its shorter side as the width, resized to 88 ×
+#   64 pixels. Its thresholds are made for images between 0 and 1, so that each image is scaled to
+#   that range first.
 #
 # Images are rotated by Lanczos interpolation in steps of 10°; the corners that come into view are
 # filled with noise like their own sky, and pixel values that were rounded are rounded again.
@@ -277,12 +295,12 @@ tested, summaries = images.invariance_tests(folders)
 out.figure(invariance(tested[tested["oriented"] == 1]), "invariance")
 
 # %% [markdown]
-# Lines are medians over the images that have an orientation, bands hold the central 90 % of them. A
-# processing that undoes the rotation stays close to one at every angle. It does not reach one,
-# because every resampling smooths the noise and a rotated image is resampled once more than its
-# reference. Without rotation in the processing, an image correlates with itself after 360°, and
-# after 180° as far as it is symmetric. The precursor's crop depends on the angle, and on noisy
-# images it does not find the lens at all, because their sky lies above its thresholds.
+# **Figure 1.5.** Lines are medians over the images that have an orientation, bands hold the central
+# 90 % of them. A processing that undoes the rotation stays close to one at every angle. It does not
+# reach one, because every resampling smooths the noise and a rotated image is resampled once more
+# than its reference. Without rotation in the processing, an image correlates with itself after
+# 360°, and after 180° as far as it is symmetric. The crop of the precursor depends on the angle. On
+# noisy images it misses the lens, because their sky lies above its thresholds.
 
 # %%
 tolerated = images.invariance_table(summaries)
@@ -298,8 +316,9 @@ tolerated.round(3)
 # too small for a lens, as for the wide galaxies of some populations, the rest of the light is lost.
 #
 # De-rotation is nevertheless not always on: it interpolates pixels, and substructure changes single
-# pixels. Random mirror images in the training are an alternative. Which is better is measured;
-# de-rotation is a switch of the configuration.
+# pixels. Random mirror images in the training are an alternative. De-rotation is therefore a switch
+# of the configuration, and its effect on the score of a network is measured (notebook 03, section
+# 3.7).
 
 # %%
 print("de-rotation in this run:", "on" if settings.derotate else "off")
@@ -324,11 +343,12 @@ else:
     print("No real images here.")
 
 # %% [markdown]
-# White is the outline of the region of interest, cyan the square cut around it, with an arrow along
-# the major axis to its longer tail; below each image its crop, in which the region fills the frame.
-# In the images from space the galaxy is far brighter than the arcs, so that the orientation is that
-# of the galaxy, which one would subtract first. In the images from the ground most lenses are
-# barely resolved; here the test is that neighbours, some of them brighter, are left out.
+# **Figure 1.6.** White is the outline of the region of interest, cyan the square cut around it,
+# with an arrow along the major axis to its longer tail; below each image its crop, in which the
+# region fills the frame. In the images from space the galaxy is far brighter than the arcs, so that
+# the orientation is that of the galaxy; one would subtract its light first. In the images from the
+# ground most lenses are barely resolved; they test whether neighbours, some of them brighter, are
+# left out.
 
 # %% [markdown]
 # ## 1.7 Physics features
@@ -337,16 +357,17 @@ else:
 # measured on the raw images in units of the noise or of pixels. Those of the image come in two
 # groups; a third group, of the lens fit, follows in section 1.8.
 #
-# **The proposal's** are those planned in the precursor of this work: the area of the lensed light;
-# at several levels, in percent of the peak and never below the noise, the number of separate bright
-# regions (`n_bright`), and the distances between the two most distant and the two closest
-# (`max_separation`, `min_separation`). A ring is one region, whatever it surrounds. With fewer than
-# two regions there is no distance, and the value is missing: neither 0 nor −1. Separations have a
-# classical meaning: for a singular isothermal lens the two images of a source at $\beta$ stand at
-# $\theta_\pm = \beta \pm \theta_{\mathrm E}$, so that their separation is $2\,\theta_{\mathrm E}$
-# *wherever the source is*.
-#
-# **The morphology** features are standard measures of galaxies and arcs: how the light is
+# **The proposal's features** are those planned for the precursor (section 1.5), in the proposal of
+# that project: the area of the lensed light; at several levels, in percent of the peak and never
+# below the noise, the number of separate bright regions (`n_bright`), and the distances between the
+# two most distant and the two closest (`max_separation`, `min_separation`). A ring is one region,
+# whatever it surrounds. With fewer than two regions there is no distance, and the value is missing.
+# Separations have a classical meaning: for a singular isothermal lens the two images of a source at
+# $\beta$ stand at $\theta_\pm = \beta \pm \theta_{\mathrm E}$, so that their separation is
+# $2\,\theta_{\mathrm E}$ *wherever the source is*.
+
+# %% [markdown]
+# **The morphology features** are standard measures of galaxies and arcs: how the light is
 # distributed over pixels (`gini`, `m20`), about its centre (`concentration`, `asymmetry`), and
 # along the ring. For the last kind a circle is fitted to the light (Taubin 1991). Its centre is
 # *not* that of the lens: to first order the images of a source at $\boldsymbol\beta$ lie on a
@@ -360,18 +381,19 @@ rings = images.unrolled_rings(raw.images, kinds, arcs, settings)
 out.figure(unrolled_rings(rings, morphology.SMOOTH_ORDERS + 1), "unrolled_rings")
 
 # %% [markdown]
-# (a) The fitted circle, and the annulus that is unrolled. (b) The annulus, azimuth to the right.
-# (c) The residual after subtracting, at each radius, the azimuthal orders up to 4, in units of the
-# noise of a pixel: the *residual against a smooth azimuthal model*. (d) The power by azimuthal
-# order, over that of noise. A smooth lens has its power at low orders, because ellipticity and
-# shear are quadrupoles; a clump changes a short piece of arc, which needs high orders. From these
-# come `ring_ellipticity` and `ring_wiggle` (how the ridge of the arc departs from an ellipse),
-# `fourier_m`, and `residual_power`, `_peak` and `_slope`.
+# **Figure 1.7.** (a) The fitted circle, and the annulus that is unrolled. (b) The annulus, azimuth
+# to the right. (c) The residual after subtracting, at each radius, the azimuthal orders up to 4, in
+# units of the noise of a pixel: the *residual against a smooth azimuthal model*. (d) The power by
+# azimuthal order, over that of noise. A smooth lens has its power at low orders, because
+# ellipticity and shear are quadrupoles; a clump changes a short piece of arc, which needs high
+# orders. From these come `ring_ellipticity` and `ring_wiggle` (how the ridge of the arc departs
+# from an ellipse), `fourier_m`, and `residual_power`, `_peak` and `_slope`.
 #
 # However, panel (c) of the smooth lens shows structure at high orders as well, by tens of sigma,
 # where images merge and arcs end: a model that is smooth in azimuth is not a lens model. To isolate
-# the effect of a clump one has to subtract the image of the *same lens without it*, which takes the
-# lens equation (section 1.8). These features are what can be done without it.
+# the effect of a clump one has to subtract the image of the *same lens without the clump*, for
+# which the lens equation must be solved (section 1.8). The features here do without the lens
+# equation.
 
 # %%
 defined = definitions.table(out.config.features, merged=True)
@@ -387,9 +409,9 @@ by_class = measured.loc[development, names].assign(**{"class": catalog["class"]}
 out.figure(feature_distributions(by_class, units), "feature_distributions")
 
 # %% [markdown]
-# One panel a feature, one line a class, each histogram of unit area over the images in which the
-# feature exists, without the lowest 5 % and the highest 0.5 % of the values. Where the lines
-# coincide, the feature alone does not separate the classes. Notebook 02 measures the class
+# **Figure 1.8.** One panel a feature, one line a class, each histogram of unit area over the images
+# in which the feature exists, without the lowest 5 % and the highest 0.5 % of the values. Where the
+# lines coincide, the feature alone does not separate the classes. Notebook 02 measures the class
 # separation of each feature.
 #
 # **Real lenses beside simulated ones.** A feature is useful on real images only where simulated
@@ -412,23 +434,24 @@ if real:
 # The features above measure the image. Measuring what a clump *changed* requires the image without
 # it. So a smooth lens is fitted to each image (`vitdm.lens`): a singular isothermal ellipsoid with
 # external shear, $\theta_{\mathrm E}, e_1, e_2, \gamma_1, \gamma_2$, in front of an elliptical
-# Sérsic source, blurred by the PSF, with a constant sky; fourteen parameters (the centre of the
-# mass is free, for a lens is hardly ever in the very middle of its image) and the sky, and if the
-# lens galaxy shines, its light. The fit minimises $$\chi^2 = \sum_k r_k^2, \qquad r_k =
-# \frac{y_k - m_k}{\sqrt{\sigma^2 + g\,m_k}},$$ with the noise of the sky $\sigma$ and of the
-# photons ($g$ is their variance per brightness), by Levenberg–Marquardt steps. A fit that does not
-# converge is flagged, and none of its values is used.
+# Sérsic source, blurred by the PSF, with a constant sky; fourteen parameters and the sky, and if
+# the lens galaxy shines, its light. (The centre of the mass is one of the parameters, because a
+# lens is hardly ever in the very middle of its image.) The fit minimises $$\chi^2 = \sum_k r_k^2,
+# \qquad r_k = \frac{y_k - m_k}{\sqrt{\sigma^2 + g\,m_k}},$$ with the noise of the sky $\sigma$ and
+# of the photons ($g$ is their variance per brightness), by Levenberg–Marquardt steps. A fit that
+# does not converge is flagged, and none of its values is used.
 #
-# The residual $r$ no longer contains what a smooth lens can reproduce, whatever lens and source
-# were. The rest remains.
+# The residual $r$ contains what no smooth lens of this kind can reproduce: noise, and part of the
+# effect of substructure.
 
 # %%
-fitted = "lensfit" in out.config.features.groups
+fitted, of_fits = "lensfit" in out.config.features.groups, {}
 if fitted:
     every = fits.fits_of(out.results).iloc[development]
     used = fits.converged(every)
     converged, explained = len(used) / len(every), fits.smooth_explained(every)
     print(f"converged: {converged:.1%}; smooth lenses with chi2 / dof < 1.3: {explained:.2%}")
+    of_fits = {"fit_converged_fraction": converged, "fit_smooth_explained_fraction": explained}
     display(every["fit_flags"].fillna("no flag").value_counts().head(8).to_frame("images"))
 
 # %%
@@ -442,13 +465,14 @@ if fitted and population:
     out.figure(residual_maps(drawn), "residual_maps")
 
 # %% [markdown]
-# Above, the images; $S_4$ is the mean fourth power of the residual, of sums over 3 × 3 pixels, 3
-# for noise alone. In the middle, the true change by the substructure, with the clumps, known from
-# the simulation. Below, the residual of the fit, which needs no truth. For a smooth lens it is
-# noise. With substructure the fit absorbs what another smooth lens can reproduce (a little more
-# mass, a little ellipticity), and the rest remains: pairs of red and blue where a piece of arc was
-# moved. In lenses from the middle of their class it is hard to see by eye; the fourth power
-# measures it, because it weighs a few large residuals more than many small ones.
+# **Figure 1.9.** Above, the images; $S_4$ is the mean fourth power of sums of the residual over 3 ×
+# 3 pixels, in units of the noise of such a sum; noise alone has 3. In the middle, the true change
+# by the substructure, with the clumps, known from the simulation. Below, the residual of the fit.
+# For a smooth lens it is noise. With substructure the fit absorbs what another smooth lens can
+# reproduce (a little more mass, a little ellipticity), and the rest remains: pairs of red and blue
+# where a piece of arc was moved. In lenses from the middle of their class this is hard to see by
+# eye; the fourth power measures it, because it weighs a few large residuals more than many small
+# ones.
 #
 # **The Einstein radius as a shortcut.** The same fit measures $\theta_{\mathrm E}$ to a few
 # thousandths of an arcsecond, and so tests whether the Einstein radius alone separates the classes,
@@ -467,17 +491,18 @@ for row in alone.itertuples():
     print(f"{row.population:10s} {row.feature:18s} ROC-AUC {row.value:.3f} {interval}")
 
 # %% [markdown]
-# Where the distributions of the classes differ, the Einstein radius alone separates them, and a
-# high score does not show that a clump was detected. In the reference run, on `marginal`, the
-# Einstein radius has no class separation, while single measures of the residual, without any
-# training, separate the classes almost completely: the fourth power of the residual, and still
-# better the evidence of a point mass, which uses the deflection of a point mass.
+# **Figure 1.10.** The distribution of the fitted Einstein radius in each class. Where the classes
+# differ, the radius alone separates them, and a high score does not show that a clump was detected.
+# In the reference run, on `marginal`, the Einstein radius has no class separation, while single
+# measures of the residual, without any training, separate the classes almost completely: the fourth
+# power of the residual, and still better the *evidence of a point mass*: how much more probable the
+# residual is, averaged over all places, if a point mass deflects light there.
 #
-# **Localisation.** A detection should come with a position. So we compare where the residual peaks
+# **Localisation.** A detection should come with a position. We compare where the residual peaks
 # with where the most massive subhalo is, in images with subhalos whose most massive one lies within
-# 0.3″ of the ring: others hardly act on the arcs. The catalog has only the single most massive
-# subhalo of each image, so a peak at the second one counts as a miss. *By chance* is the rate with
-# the peaks of the other images, each of which lies on a ring, too.
+# 0.3″ of the ring, because subhalos elsewhere hardly act on the arcs. The catalog has only the
+# single most massive subhalo of each image, so a peak at the second one counts as a miss. The
+# column `chance` is the rate with the peaks of other images, which lie on rings, too.
 
 # %%
 distances = {name: fits.subhalo_distances(folders[name]) for name in shown}
@@ -490,15 +515,16 @@ if pointed:
     out.figure(subhalo_distance(pointed, FOUND), "subhalo_distance")
 
 # %% [markdown]
-# Above, each point is an image; below the dashed line the peak is within 0.2″, four pixels, of the
-# subhalo. Below, the completeness, the fraction of the images for which it is, in bins of the mass,
-# with 95 % intervals. Where the points lie on the grey lines, the peak has no information about the
-# position. Nearly all masses are above $10^{9.5}$ solar masses, because the most massive of 25
-# subhalos is shown. Even then more than half of the peaks lie elsewhere in the reference run: the
-# fit moves mass to absorb part of the change, other subhalos act too, and the same deflection moves
-# more light where the arc is bright. Peaks that count as detections lie some 0.1″ beside their
-# subhalo rather than on it, which is about the Einstein radius of such a point.
-#
+# **Figure 1.11.** Above, each point is an image; below the dashed line the peak is within 0.2″,
+# four pixels, of the subhalo. Below, the completeness, the fraction of the images for which it is,
+# in bins of the mass, with 95 % intervals. Where the points lie on the grey lines, the peak has no
+# information about the position. Nearly all masses are above $10^{9.5}$ solar masses, because the
+# most massive of 25 subhalos is shown. Even so, in the reference run more than half of the peaks
+# lie elsewhere: the fit moves mass to absorb part of the change, other subhalos act too, and the
+# same deflection moves more light where the arc is bright. Peaks that count as detections lie some
+# 0.1″ beside their subhalo, which is about the Einstein radius of a point of its mass.
+
+# %% [markdown]
 # **The same fit to real lenses.** For real lenses only the pixel scale and the camera are known. Of
 # the cutouts of section 1.6, those of `config/slacs.yaml` are fitted, with the light of the lens
 # galaxy in the model. Four fits of each, one simplification less at a time, show the contributions
@@ -513,20 +539,23 @@ known = workflow.load_cutouts("config/slacs.yaml")
 cutouts = fits.known_cutouts(files, known)
 real_numbers = {"n_real_lenses": len(real), "n_real_fits": len(cutouts)}
 if cutouts:
-    real_fits, drawn, of_fits = fits.real_fits(cutouts, known)
-    real_numbers |= of_fits
+    real_fits, drawn, of_cutouts = fits.real_fits(cutouts, known)
+    real_numbers |= of_cutouts
     out.figure(real_residuals(drawn), "real_residuals")
     out.table(real_fits, "real_fits")
     display(real_fits.round(4))
 
 # %% [markdown]
-# Above, the image (grey: not fitted) and the model, on one scale; then the image without the light
-# of the lens galaxy, which shows the arcs; then the residual of the whole model in units of the
-# noise. In regions with only the faint outer light of the lens galaxy, `chi2_beyond` is 1.0 to 1.3
-# in three lenses; in the other two a second ring or other objects stand there. Yet no fit is good:
-# all carry the flag `poor`, and none should be searched for dark clumps, because the residual of
-# the arcs would hide them. (`not_finite` means that pixels were masked, `edge` that the galaxy
-# fills the cutout.) Lens by lens, in the reference run:
+# **Figure 1.12.** Above, the image (grey: not fitted) and the model, on one scale; then the image
+# without the light of the lens galaxy, which shows the arcs; then the residual of the whole model
+# in units of the noise. In regions with only the faint outer light of the lens galaxy,
+# `chi2_beyond` is 1.0 to 1.3 in three lenses; in the other two a second ring or other objects stand
+# there. No fit is good: all have the flag `poor`, and none should be searched for dark clumps,
+# because the residual of the arcs would hide them. (`not_finite` means that pixels were masked,
+# `edge` that the galaxy fills the cutout.)
+
+# %% [markdown]
+# Lens by lens, in the reference run:
 #
 # - **J2238−0754** converges, to the published radius. With one profile it did not: a source as
 #   large as the lens took the place of the lens light. The residual has structure in the innermost
@@ -544,25 +573,29 @@ if cutouts:
 #   (Vegetti et al. 2010), though here the residual is equally large all along the arc.
 # - **J1023+4230** converges. Two compact residuals remain, on opposite sides: probably the images
 #   of a knot in an extended source.
-#
+
+# %% [markdown]
 # The errors are those of the curvature of $\chi^2$. They assume that the model is right and the
 # noise of pixels independent; neither holds, and the errors are too small, as the published radii
 # show. The width of the PSF is not the cause: 0.08 or 0.12 instead of 0.1 arcsec changed $\chi^2$
-# by about a tenth at most. Nor are the radii an independent test: the files contain no pixel scale,
-# and the one used was checked with the published radii; the masks were set by eye, and the second
-# profile, its start and the number of steps were chosen, on these five images. What is missing is a
-# source without a formula and a mass with a free slope; the next section has both.
+# by about a tenth at most.
+
+# %% [markdown]
+# The radii are not an independent test either: the files contain no pixel scale, and the one used
+# was checked with the published radii; the masks were set by eye, and the second profile, its start
+# and the number of steps were chosen, on these five images. Better fits need a source of free form
+# and a mass with a free slope; the next section has both.
 
 # %% [markdown]
 # ## 1.9 A real lens, live
 #
 # The fit above is made for thousands of simulated lenses. `vitdm.lens.fit` without further settings
 # takes another model, for one real lens at a time: the mass is a power law with shear and
-# multipoles, the source has no formula, and the lens galaxy is a sum of Gaussians (notebook 06
-# explains each part, and has the fits of all lenses). It takes some ten seconds. The lens is
-# J0946+1006, if its files are there (docs/data.md), else a simulated one of the population
-# `hubble`. Change the parameters and run the two cells again: another lens, a fixed slope
-# (`slope_sd: 0`), no multipoles (`m3_sd: 0, m4_sd: 0`), a coarser source (`splines: 12`).
+# multipoles, the source has a free form (a sum of splines), and the lens galaxy is a sum of
+# Gaussians (notebook 06 explains each part, and has the fits of all lenses). It takes some ten
+# seconds. The lens is J0946+1006, if its files are there (docs/data.md), else a simulated one of
+# the population `hubble`. Change the parameters and run the two cells again: another lens, a fixed
+# slope (`slope_sd: 0`), no multipoles (`m3_sd: 0, m4_sd: 0`), a coarser source (`splines: 12`).
 
 # %%
 # Try it: another lens, or other settings; then run this cell and the next one again.
@@ -579,21 +612,23 @@ print("flags:", ", ".join(f"{flag} ({FLAGS[flag]})" for flag in model.flags) or 
 slacs.parameters(model).round(4)
 
 # %% [markdown]
-# (a) The image, (b) the model of the lens galaxy, (c) what is left without it: the arcs; (d) their
-# model, with the critical curve, where the magnification is infinite; (e) the residual, from −4 to
-# 4 times the noise; pale pixels were not fitted, grey ones are missing; (f) the source, with the
-# caustic, the image of the critical curve in the source plane. Structure along the arcs in (e)
-# means that the mass or the source lacks something. What a coarser source or a simpler mass costs
-# shows there first.
+# **Figure 1.13.** (a) The image, (b) the model of the lens galaxy, (c) what is left without it: the
+# arcs; (d) their model, with the critical curve, where the magnification is infinite; (e) the
+# residual, from −4 to 4 times the noise; pale pixels were not fitted, grey ones are missing; (f)
+# the source, with the caustic, the image of the critical curve in the source plane. Structure along
+# the arcs in (e) means that the mass or the source lacks something. With a coarser source or a
+# simpler mass such structure appears in (e) first.
 
 # %% [markdown]
 # ## 1.10 Comparison of populations
 #
 # Everything above is about one population of lenses. The meaning of a score depends on what was
 # simulated: on the amount of substructure, on the noise, and on whether anything *else* differs
-# between the classes. So several populations are compared. Each gallery shows lenses with their
-# truth and, below, the difference that the substructure makes, in units of the noise of a pixel;
-# the colour scale is the same in all of them.
+# between the classes. So several populations are compared.
+#
+# **Figure 1.14** has a gallery for each population: lenses with their true substructure and, below,
+# the difference that the substructure makes, in units of the noise of a pixel. The colour scale is
+# the same in all galleries.
 
 # %%
 others = populations.populations_shown(out.config)
@@ -609,18 +644,18 @@ for name, other in others.items():
 #
 # **Is there a shortcut?** Substructure has mass. Added on top of a halo that is the same in every
 # image it enlarges the ring, and then the size of the ring alone separates the classes, without any
-# clump being detected. This is so in DeepLense's Models I to III. In `marginal` and `realistic` the
-# halos differ from one another by far more than the mass of the substructure, and its mean mass is
-# taken out of them.
+# clump being detected. DeepLense's Models I to III have this shortcut. In `marginal` and
+# `realistic` the halos differ from one another by far more than the mass of the substructure, and
+# its mean mass is taken out of them.
 #
 # **What does the ideal observer reach?** The simulator knows each lens without its substructure. So
 # we can compute the signal-to-noise ratio $s$ of the difference between the two images (a *matched
 # filter*), and the part $s_\text{free}$ that remains when the smooth lens is allowed to adapt: its
-# fourteen parameters are fitted anew to the perturbed image. And we can score actual noisy images
-# as a researcher with a perfect smooth model would: subtract it, with only the source position
+# fourteen parameters are fitted anew to the perturbed image. And we can score noisy images as a
+# researcher with a perfect smooth model would: subtract the model, with only the source position
 # refitted (*known*) or with all parameters refitted (*free*), and use $\chi^2$ or the fourth power
-# of the residual. No network is expected to do much better than this on these lenses, and one that
-# sees only the image has to learn the smooth lenses first.
+# of the residual. No network is expected to do much better on these lenses. One that sees only the
+# image has to learn the smooth lenses first.
 
 # %%
 table = populations.population_table(others, folders, out.config.seed)
@@ -632,21 +667,27 @@ else:
     print("No populations are set side by side in this run.")
 
 # %% [markdown]
-# Points are areas under the ROC curve of one kind of substructure against smooth lenses, with 95 %
-# intervals. Where *size alone* lies far from 1/2, the population has a shortcut. The residual
-# scores are those of the ideal observer. Where they lie far above 1/2 and size does not, the
-# classes can be separated, but only by the substructure itself.
+# **Figure 1.15.** Points are areas under the ROC curve of one kind of substructure against smooth
+# lenses, with 95 % intervals. Where *size alone* lies far from 1/2, the population has a shortcut.
+# The residual scores are those of the ideal observer. Where they lie far above 1/2 and size does
+# not, the classes can be separated, but only by the substructure itself.
+#
+# ## 1.11 Numbers for the article
+#
+# The article takes these values, unrounded, by their names.
 
 # %%
-numbers = images.counts(raw, processed) | real_numbers
-numbers |= {"zero_pixel_fraction": zero_pixel_fraction, "roi_found_fraction": roi_found}
-numbers |= {"flux_kept_median": float(np.median(kept))}
-numbers |= {"n_invariance_images": int(min(summary["n"] for summary in summaries.values()))}
-numbers |= images.invariance_numbers(tolerated, main)
-numbers |= {"pixel_scale": pixel_scale} if population else {}
-if fitted:
-    numbers |= {"fit_converged_fraction": converged, "fit_smooth_explained_fraction": explained}
-numbers |= fits.separation_numbers(alone) | fits.subhalo_numbers(distances)
-numbers |= populations.population_numbers(table)
-out.numbers(numbers)
-pd.Series(numbers, name="value", dtype=object).to_frame()
+of_processing = {"zero_pixel_fraction": zero_pixel_fraction, "roi_found_fraction": roi_found}
+of_processing |= {"flux_kept_median": float(np.median(kept))}
+of_processing |= {"n_invariance_images": int(min(summary["n"] for summary in summaries.values()))}
+out.numbers(
+    images.counts(raw, processed),
+    {"pixel_scale": pixel_scale} if population else {},
+    of_processing,
+    images.invariance_numbers(tolerated, main),
+    of_fits,
+    fits.separation_numbers(alone),
+    fits.subhalo_numbers(distances),
+    real_numbers,
+    populations.population_numbers(table),
+)

@@ -20,13 +20,16 @@
 #
 # Features are ranked, and those for the model selected, on the images of the **train** and
 # **valid** splits. Classifiers on features alone are trained on train; they and the networks are
-# scored on **opt**. The test split is not used. All of it was computed by `vitdm select`; this
-# notebook loads the results, explains and draws them.
+# scored on **opt**. The test split is not used. The command `vitdm select` computed all of it; this
+# notebook explains and draws the results.
 #
-# Features come in three groups: the *proposal's* (areas, bright regions and their separations,
-# after the project's precursor), those of the image's *morphology*, and *lensfit*: the parameters
-# of a smooth lens model fitted to each image, and measures of its residual (notebook 01). A
-# configuration without lens fits has the first two.
+# Features come in three groups (notebook 01, sections 1.7 and 1.8):
+#
+# - *proposal*: areas, bright regions and their separations, as planned in the proposal of the
+#   precursor, the earlier project that this work continues;
+# - *morphology*: the distribution of the light over the image and along the ring;
+# - *lensfit*: the parameters of a smooth lens model fitted to each image, and measures of its
+#   residual. A configuration without lens fits lacks this group.
 
 # %% tags=["parameters"]
 results = "results/smoke"
@@ -67,8 +70,9 @@ print(ranking["group"].value_counts().to_string())
 # %% [markdown]
 # ## 2.1 Each feature alone
 #
-# Four measures of the association of a feature $x$ with the label $y$ (1 with any substructure, 0
-# without). Each uses the images in which the feature exists; `measured` is their fraction.
+# Four measures describe the association of a feature $x$ with the label $y$ (1 with any
+# substructure, 0 without). Each uses the images in which the feature exists; `measured` is their
+# fraction.
 #
 # - **ROC-AUC**: the probability that a random lens with substructure has a larger value than a
 #   random smooth one, ties counting half, $$A = P(x_1 > x_0) + \tfrac12 P(x_1 = x_0).$$ One half is
@@ -79,9 +83,11 @@ print(ranking["group"].value_counts().to_string())
 #   x_1 - \bar x_0}{s_x} \sqrt{\frac{n_0 n_1}{n^2}},$$ the distance of the two means in units of the
 #   scatter. It measures what a linear model can use, and is sensitive to outliers: where $r$ is far
 #   below $\rho$, the feature has long tails.
-# - **Spearman's** $\rho$: the same of the ranks instead of the values. With a binary variable it is
-#   equivalent to $A$ (without ties $\rho = \sqrt{3\,n_0 n_1 / (n^2 - 1)}\,(2A - 1)$), on a scale
+# - **Spearman's** $\rho$: the same for the ranks instead of the values. With a binary variable it
+#   is equivalent to $A$ (without ties $\rho = \sqrt{3\,n_0 n_1 / (n^2 - 1)}\,(2A - 1)$), on a scale
 #   from −1 to 1.
+
+# %% [markdown]
 # - **Mutual information**: how much the feature reduces the uncertainty of the label, $$I = \sum_y
 #   \int p(x, y) \ln \frac{p(x, y)}{p(x)\,p(y)}\,\mathrm dx,$$ in nats: 0 if they are independent,
 #   $\ln 2 \approx 0.69$ if the feature determines the label of two equally frequent classes. It
@@ -89,23 +95,23 @@ print(ranking["group"].value_counts().to_string())
 #   same mean. Densities are not needed, only the distances to the nearest neighbours of the same
 #   label (Ross 2014). A missing value counts as one more outcome here, so that an informative
 #   absence counts. The estimate scatters about 0 if there is no association, and is cut there.
-#
+
+# %% [markdown]
 # **Intervals** hold 95 %. For the first three they are bootstraps: images are drawn again with
 # replacement, each class to its own number, and the central 95 % of the statistics kept. The
 # direction of $A$ is that of the whole sample, so the interval of a useless feature reaches below
 # 1/2. For the mutual information a bootstrap would be badly biased: an image drawn twice is its own
-# nearest neighbour, which looks like information where there is none. Its interval is from random
-# *halves* of the images, drawn without replacement, whose scatter equals that of the whole sample.
-#
+# nearest neighbour, which looks like information. Its interval is from random *halves* of the
+# images, drawn without replacement, whose scatter equals that of the whole sample.
+
+# %% [markdown]
 # **Significance.** The p-value of a feature is that of the Mann–Whitney test of $A = 1/2$; if it is
 # missing in some images, also that of Fisher's exact test of the missing, and the smaller of the
 # two is doubled. Among $m$ useless features, $0.05\,m$ would pass a test at the level of 0.05. So
-# they are judged together (Benjamini and Hochberg 1995): with the p-values sorted,
-# $p_{(1)} \le \dots \le p_{(m)}$,
-# $$q_{(i)} = \min_{j \ge i} \frac{m\,p_{(j)}}{j},$$
-# and among all features with $q \le$ `fdr` at most that fraction is expected to be there by chance.
-# This holds for the whole table at once, and for features that depend on one another in the usual,
-# positive way.
+# they are judged together (Benjamini and Hochberg 1995): with the p-values sorted, $p_{(1)} \le
+# \dots \le p_{(m)}$, $$q_{(i)} = \min_{j \ge i} \frac{m\,p_{(j)}}{j},$$ and among all features with
+# $q \le$ `fdr` at most that fraction is expected to be there by chance. This holds for the whole
+# table at once, and for features that depend on one another in the usual, positive way.
 
 # %%
 shown = ["name", "group", "measured", "roc_auc", "roc_auc_low", "roc_auc_high", "sign"]
@@ -116,7 +122,7 @@ print(f"significant at a false-discovery rate of {settings.fdr}: {choice['n_sign
 table.style.format(precision=3).format("{:.2g}", subset=["q"])
 
 # %% [markdown]
-# The other intervals, of the ten best:
+# The intervals of the other measures, for the ten best features:
 
 # %%
 ends = [f"{name}{end}" for name in ("point_biserial", "spearman") for end in ("", "_low", "_high")]
@@ -124,12 +130,12 @@ ends += [f"mutual_information{end}" for end in ("", "_low", "_high")]
 ranking.set_index("name")[ends].head(10).round(3)
 
 # %% [markdown]
-# **The figure** shows the ROC-AUC of each feature with its interval, the best above. The colour is
-# the group; full markers are significant over the whole table, empty ones are not; they point to
+# **Figure 2.1** shows the ROC-AUC of each feature with its interval, the best above. The colour is
+# the group. Full markers are significant over the whole table, empty ones are not. Markers point to
 # the right if substructure makes the feature larger. A full marker whose interval contains 1/2
-# means that the value has no class separation, but whether there is one does. Below the line, two
-# classifiers that use all features at once (section 2.3), scored on images they were not trained
-# with.
+# means that the values do not separate the classes, but that the feature is missing more often in
+# one of them. Below the line are two classifiers that use all features at once (section 2.3),
+# scored on images they were not trained with.
 
 # %%
 scores = pd.read_csv(folder / "scores.csv")
@@ -141,36 +147,38 @@ print(
 )
 
 # %% [markdown]
-# In DeepLense's Model I the **Einstein radius** of the fit leads by far; of the features of the
-# image the **radius of the ring**, then the **separations** at high levels. The reason is the lens
-# equation (notebook 01): the images of a source behind an isothermal lens lie, to first order, on a
-# circle of radius $\theta_{\mathrm E}$, and two of them are $2\,\theta_{\mathrm E}$ apart, wherever
-# the source stands, so that the unknown source position, which dominates all the other features,
-# drops out. Where features of size lead, they measure *not the shape of the substructure but its
-# mass*: in Model I it is added on top of a halo that is the same in every image.
+# Which features lead depends on the population (section 2.5 compares them). In **Model I** of
+# DeepLense, a public project with simulated lenses, it is the *Einstein radius* of the fit, by far;
+# of the features of the image the *radius of the ring*, then the *separations* at high levels. The
+# reason is the lens equation (notebook 01): the images of a source behind an isothermal lens lie,
+# to first order, on a circle of radius $\theta_{\mathrm E}$, and two of them are
+# $2\,\theta_{\mathrm E}$ apart, wherever the source stands. So the unknown source position, which
+# dominates all other features, drops out. Features of size measure the *mass* of the substructure,
+# not its shape: in Model I this mass is added on top of a halo that is the same in every image.
 #
-# In `marginal`, in which halos and sources differ as they do in nature and the mean mass of the
-# substructure is taken out of the halo, this advantage is gone, and simple features of the image
-# have little class separation: each measures a smooth property of the lens, and these are the same
-# in all classes. The measures of the *residual* of the fitted lens, from which lens and source are
-# subtracted, should lead by far. The parameters of the fit themselves, its $\theta_{\mathrm E}$
-# among them, should have no class separation. "Significant" is not "useful": with thousands of
-# images an AUC of 0.52 is significant.
-#
+# In **`marginal`**, the main population of the article, halos differ from lens to lens, and the
+# mean mass of the substructure is taken out of the halo. There the size of the ring is
+# uninformative, and features of the image have little class separation: each measures a smooth
+# property of the lens, and these have the same distribution in all classes. The measures of the
+# *residual* of the fitted lens should lead by far; the parameters of the fit, $\theta_{\mathrm E}$
+# among them, should have no class separation. A significant feature need not be useful: with
+# thousands of images an AUC of 0.52 is significant.
+
+# %% [markdown]
 # ## 2.2 Are the features redundant?
 #
-# Spearman's $\rho$ between any two features, over the images in which both exist. Features are
-# merged into clusters, the most similar first, by the distance $1 - |\rho|$ and complete linkage:
-# two clusters are joined only if *all* pairs across them are close enough, so that any two features
-# of a cluster have $|\rho|$ of at least `selection.correlation`. The features of a cluster are
-# redundant for our purpose; which of them a model gets hardly matters.
+# Redundant features have a large Spearman's $\rho$, computed over the images in which both exist.
+# Features are merged into clusters, the most similar first, by the distance $1 - |\rho|$ and
+# complete linkage: two clusters are joined only if *all* pairs across them are close enough, so
+# that any two features of a cluster have $|\rho|$ of at least `selection.correlation`. It hardly
+# matters which feature of a cluster a model gets.
 #
-# **The figure** has the features in the order of the clustering. Red: they grow together; blue: one
+# **Figure 2.2** has the features in the order of the clustering. Red: they grow together; blue: one
 # falls as the other grows; grey: hardly any image has both. Boxes are clusters of two or more; the
 # colour of a name is its group, bold names are kept (section 2.4). Brightness and area both follow
-# the magnification, and neighbouring levels count nearly the same regions. The features that
-# correlate most with *one another* need not correlate with the target: much of what varies from
-# image to image is where the source stands.
+# the magnification, and neighbouring levels count nearly the same regions. Features that correlate
+# strongly with *one another* need not correlate with the label: much of the variation from image to
+# image is due to the position of the source.
 
 # %%
 correlation = pd.read_csv(folder / "correlation.csv").set_index("name")
@@ -195,14 +203,14 @@ print("  " + ", ".join(my_clusters.index[my_clusters == my_clusters[best["name"]
 # ## 2.3 All features together
 #
 # Two standard classifiers use the whole table. **Gradient boosting** adds up small decision trees;
-# it can use combinations of features (a separation that means one thing at a given ring radius and
-# another at the next), and handles missing values by itself. **Logistic regression** weighs
-# standardised features linearly; a missing value becomes the median, with an indicator that marks
-# it. Where trees are better, combinations matter; where they are no better, a weighted sum
-# suffices. The settings are defaults and were not tuned.
+# it can use combinations of features (for example a separation relative to the radius of the ring),
+# and handles missing values by itself. **Logistic regression** weighs standardised features
+# linearly; a missing value becomes the median, with an indicator that marks it. Where trees are
+# better, combinations matter; otherwise a weighted sum suffices. The settings are defaults and were
+# not tuned.
 #
-# Below, each is trained on `train` with one group of features, with those kept, and with all; the
-# score is the ROC-AUC on `opt`.
+# Each is trained on `train` with one group of features, with those kept for the model (section
+# 2.4), and with all features. The score is the ROC-AUC on `opt`.
 
 # %%
 out.table(scores, "feature_scores")
@@ -211,18 +219,18 @@ print(f"trained on {scores['n_train'][0]} images, scored on {scores['n_scored'][
 scores[columns].round(3)
 
 # %% [markdown]
-# Two groups differ if their intervals are far apart; overlapping intervals do not show that they
-# are equal, as the intervals are of each score, not of the difference.
+# Two groups differ if their intervals are far apart. Overlapping intervals do not show that they
+# are equal, because an interval is that of a score, not of a difference of scores.
 #
 # **Permutation importance** (Breiman 2001): a feature is shuffled from image to image in `valid`,
 # which keeps its distribution and removes its relation to the label, and the fall of the ROC-AUC is
 # measured. Unlike section 2.1 it judges a feature *beside the others*: one that is useless alone
-# can be needed to interpret another. Features of a cluster are shuffled together, as each would
-# seem dispensable beside its copies.
+# can be needed to interpret another. Features of a cluster are shuffled together, because each
+# alone would seem dispensable beside the others.
 #
-# **The figure** shows the mean fall over the shufflings. Shuffling a useless feature changes
+# **Figure 2.3** shows the mean fall over the shufflings. Shuffling a useless feature changes
 # nothing on average, so that the fall scatters about 0 by the s.d. of the shufflings; it exceeds
-# twice that (the grey bar) in one case of forty. Points right of the bar (full) are more than that.
+# twice that (the grey bar) in one case of forty. Points right of the bar are full.
 
 # %%
 importance = pd.read_csv(folder / "importance.csv")
@@ -253,21 +261,21 @@ print(f"\nfalse-discovery rate {choice['fdr']}, limit {choice['importance_sd']} 
 print(f"kept, {len(choice['features'])} of {choice['n_features']}:", *choice["features"])
 
 # %% [markdown]
-# The rule is generous on purpose: a useless feature costs the network a few weights, a lost one
-# cannot be recovered. About one cluster in forty passes by chance through the importance alone. The
-# features in `selection.json` are those that every training with `feature_set: selected` joins to
-# the image (notebook 03).
+# The rule is generous on purpose: a useless feature costs the network a few weights, while a
+# missing one cannot be replaced. About one cluster in forty passes by chance through the importance
+# alone. The features in `selection.json` are those that every training with `feature_set: selected`
+# joins to the image (notebook 03).
 #
 # ## 2.5 The same features in other populations
 #
-# How well a feature separates the classes depends on the population. These are the same measures on
-# small samples of other populations (column `n` below); all of their images are used, none of them
-# is a training image.
+# How well a feature separates the classes depends on the population. The table has the same
+# measures on small samples of other populations (column `n` below); all of their images are used,
+# none of them is a training image.
 #
-# **The figure** is a table in colours: the ROC-AUC of each feature (row) in each population
+# **Figure 2.4** is a table in colours: the ROC-AUC of each feature (row) in each population
 # (column), sorted by the first. Bold numbers are significant over their column, with the direction
 # of substructure as a sign. A row that is dark in one column and white in another is a *shortcut*:
-# there the feature measures how the images were made, not substructure as such.
+# in the dark column the feature measures how the images were made, not substructure as such.
 
 # %%
 rankings = features.rankings_by_population(out.config, out.results)
@@ -291,8 +299,8 @@ for name, one in rankings.items():
 # The network sees the image from which the features were measured, so in principle they contain
 # nothing new. In practice a small network with few images may not learn them. Three kinds of run
 # are compared (notebook 03 trains and explains them): with the image alone, with the proposal's
-# features beside it, and with the features kept above. The difference of the ROC-AUC on `opt`, the
-# mean over $S$ seeds, is
+# features beside it, and with the features kept by the rule of section 2.4. The difference of the
+# ROC-AUC on `opt`, the mean over $S$ seeds, is
 #
 # $$
 # \Delta = \frac1S \sum_{k=1}^{S} \bigl(A_k^{\,\text{with}} - A_k^{\,\text{without}}\bigr), \qquad
@@ -304,7 +312,7 @@ for name, one in rankings.items():
 # there are. A difference is beyond its error if $|\Delta| > 2\sigma$. With two seeds the scatter
 # between seeds is itself badly known: a difference that only just exceeds its error is a hint.
 #
-# **The figure** shows $\Delta$ with its 95 % interval, and each seed as a tick below it.
+# **Figure 2.5** shows $\Delta$ with its 95 % interval, and each seed as a tick below it.
 
 # %%
 pairs = {
@@ -329,14 +337,16 @@ if differences and out.config.run_seeds == 1:
 
 # %% [markdown]
 # ## 2.7 Numbers for the article
+#
+# The article takes these values, unrounded, by their names.
 
 # %%
-numbers = features.selection_numbers(ranking, choice)
-numbers |= features.best_feature_numbers(ranking) | features.population_numbers(rankings)
 most = importance["importance"].idxmax()
-numbers |= {"most_important_features": importance.loc[most, "features"]}
-numbers |= features.classifier_numbers(scores)
-for key, difference in differences.items():
-    numbers |= runs.difference_numbers(f"features_gain_{key}", difference)
-out.numbers(numbers)
-pd.Series(numbers, dtype=object).to_frame("value")
+out.numbers(
+    features.selection_numbers(ranking, choice),
+    features.best_feature_numbers(ranking),
+    features.population_numbers(rankings),
+    {"most_important_features": importance.loc[most, "features"]},
+    features.classifier_numbers(scores),
+    *(runs.difference_numbers(f"features_gain_{key}", d) for key, d in differences.items()),
+)

@@ -18,13 +18,13 @@
 # exchange information. It has no built-in notion of neighbourhood or scale: it has to learn both
 # from the images, and usually needs millions of them. Lee, Lee and Song (2021,
 # [arXiv:2112.13492](https://arxiv.org/abs/2112.13492)) proposed two changes for small data sets:
-# **Shifted Patch Tokenization** (SPT) and **Locality Self-Attention** (LSA). Both are switches of
-# `vitdm/model/vit.py`, so that the effect of each can be measured by itself.
+# **Shifted Patch Tokenization** (SPT) and **Locality Self-Attention** (LSA). Both can be switched
+# on and off in `vitdm/model/vit.py`, so that the effect of each can be measured by itself.
 #
-# This notebook explains the model, shows the attention and positions of trained networks, and
-# compares them. All of them were trained on the **train** split, stopped by the score on **valid**,
-# and are compared on **opt**. The test split is not used. The notebook trains nothing; it reads
-# finished runs.
+# This notebook explains the parts of the model, then the whole pipeline (section 3.3); shows the
+# attention and positions of trained networks; and compares networks. All of them were trained on
+# the **train** split, stopped by the score on **valid**, and are compared on **opt**. The test
+# split is not used. The notebook trains nothing; it reads finished runs.
 
 # %% tags=["parameters"]
 results = "results/smoke"
@@ -67,36 +67,6 @@ examples = np.array(data.images[shown], dtype=np.float32)
 print(f"{side} x {side} pixels, classes: {', '.join(classes)}")
 
 # %% [markdown]
-# ## The model in the pipeline
-#
-# **The figure** follows one lens of the **opt** split through the whole pipeline. Blue: the region
-# of interest is found (white), a square is cut (dashed) and stretched (notebook 1), and the Vision
-# Transformer makes tokens of its patches (sections 3.1 and 3.2). Orange: a smooth lens is fitted to
-# the image, and features are measured on the image and on the residual (notebook 1); those that are
-# kept (notebook 2) join the class token (section 3.3). The bars are the probabilities that a run of
-# this comparison gives to the classes. Green: the search of notebook 4.
-#
-# The table shows which split each stage uses. Each column is a stage, in order, each row a split.
-# The lower a row, the later its images are used, and the more independent a score on them is; the
-# test images are used once, in notebook 5. The lens shown has a clear signal in its residual: among
-# those with substructure it is at the 90th percentile.
-
-# %%
-row = shown[-1]
-if "lensfit" in settings.features.groups:
-    row = model.row_at_rank(out.results, opt[labels[opt] > 0], 0.9)
-name = "spt_lsa_features" if "spt_lsa_features" in settings.runs else list(settings.runs)[-1]
-lens = model.lens_with_scores(row, name, classes, settings, out.results)
-n_features = model.feature_counts(settings, out.results)
-lines = ["physics features", f"{n_features['image']} of the image"]
-lines += [f"{n_features['fit']} of the fit"] * bool(n_features["fit"])
-lines += [f"{n_features['joined']} joined"]
-searched = [setting_name(key).partition(" [")[0] for key in settings.tune.space]
-counts = data.catalog["split"].value_counts()
-out.figure(pipeline(lens, lines, settings.model, searched, counts), "pipeline")
-print(f"{name}: " + ", ".join(f"{key} {value:.3f}" for key, value in lens.scores.items()))
-
-# %% [markdown]
 # ## 3.1 From pixels to tokens
 #
 # The image $\mathbf x$ of $H \times W$ pixels and $C$ channels ($C = 1$, the stretched
@@ -106,7 +76,8 @@ print(f"{name}: " + ", ".join(f"{key} {value:.3f}" for key, value in lens.scores
 # everywhere, a learnt position vector is added to each token, or the network could not tell where a
 # patch lies. One more token, the **class token**, comes from no patch. It is where the answer is
 # collected.
-#
+
+# %% [markdown]
 # ### Shifted Patch Tokenization
 #
 # A lensed arc does not follow the grid of patches: its edge may run along the border of two
@@ -124,13 +95,13 @@ print(f"{name}: " + ", ".join(f"{key} {value:.3f}" for key, value in lens.scores
 # $\mathcal P$ cuts and flattens the patches, LN is the layer normalisation (each vector of $5Cp^2$
 # numbers gets mean 0 and variance 1, then a learnt scale and offset), $\mathbf E$ is the linear
 # map. A token now sees $2p \times 2p$ pixels instead of $p \times p$, its own patch fourfold
-# overlapped by pieces of its neighbours. The cost is a five times larger $\mathbf E$, and nothing
-# else: the number of tokens stays the same.
+# overlapped by pieces of its neighbours. The cost is a five times larger $\mathbf E$; the number of
+# tokens stays the same.
 #
 # Some published implementations shift by a single pixel, or along the axes. Here the shifts are as
 # in the paper: diagonal, and by half a patch.
 #
-# The shifts are drawn in section 3.2, together with the attention.
+# Figure 3.1 shows the shifts, together with the attention of section 3.2.
 
 # %%
 patch_size = settings.model.patch_size
@@ -155,19 +126,22 @@ print(f"numbers a token: {patch_size**2} plain, {5 * patch_size**2} with SPT")
 #               {\sum_l \exp(\mathbf q_i \cdot \mathbf k_l / \tau)}, \qquad \tau = \sqrt d .
 # $$
 #
-# In the language of physics, $A_{ij}$ are Boltzmann weights of the energies $-\mathbf q_i \cdot
+# In the language of physics, the $A_{ij}$ are Boltzmann weights of the energies $-\mathbf q_i \cdot
 # \mathbf k_j$ at the temperature $\tau$: at high temperature all tokens have equal weight, at low
 # temperature only the best match counts. This happens $h$ times side by side with different maps
 # (the **heads**), so that one head can follow the ring while another compares opposite sides. A
 # small two-layer network then acts on each token by itself. Both steps add to the token instead of
 # replacing it, and each starts from normalised tokens (pre-norm). After the last block the class
-# token is mapped to one number (logit) a class, and the softmax makes probabilities of them.
-#
+# token is mapped to one number for each class (its logit), and the softmax makes probabilities of
+# them.
+
+# %% [markdown]
 # ### Locality Self-Attention
 #
 # Two effects keep attention diffuse when images are few. A token resembles itself, so $A_{ii}$
 # tends to be large and little weight is left for the others; and the temperature $\sqrt d$ is not
 # adapted to the data. LSA addresses both: the diagonal is masked, and the temperature is learnt,
+# with one inverse temperature $s_h$ for each head of each block:
 #
 # $$
 # A = \mathrm{softmax}\bigl(s_h\,\mathbf Q \mathbf K^{\mathsf T} + \mathbf M\bigr), \qquad
@@ -175,16 +149,25 @@ print(f"numbers a token: {patch_size**2} plain, {5 * patch_size**2} with SPT")
 # s_h = 1/\tau_h,\quad s_h^{(0)} = d^{-1/2},
 # $$
 #
-# one $s_h$ for each head of each block. The class token is masked like any other.
-#
-# **The figure** shows both ideas for the lens of the first figure, in a trained model. (a) The box
-# is the brightest patch; the dashed box encloses all pixels of the original image that its token
-# sees. Around the image are its four shifts, with the box at the same place: the pixels in the five
-# boxes make up *one* token. (b) The first block, of its heads the one with the largest weight of
-# tokens on themselves. A row of a matrix is a query, a column a key. Above, the attention that the
-# same similarities would give without LSA, below with it: the diagonal is gone, and the learnt
-# temperature makes the rest sharper if it is below $\sqrt d$, more even if above. Right, that
-# temperature of each head.
+# The class token is masked like any other.
+
+# %% [markdown]
+# **Figure 3.1** shows both ideas in a trained model, for a lens of the **opt** split. The lens has
+# a clear signal: if lenses are fitted, it is at the 90th percentile of the residuals of those with
+# substructure. (a) The box is the brightest patch; the dashed box encloses all pixels of the
+# original image that its token sees. Around the image are its four shifts, with the box at the same
+# place: the pixels in the five boxes make up *one* token. (b) The attention of one head of the
+# first block: the head in which tokens have the largest weight on themselves. A row of a matrix is
+# a query, a column a key. Above is the attention that the same queries and keys would give without
+# LSA, below with it: the diagonal is gone, and the learnt temperature makes the rest sharper if it
+# is below $\sqrt d$, more even if above. On the right, the temperature of each head.
+
+# %%
+row = shown[-1]
+if "lensfit" in settings.features.groups:
+    row = model.row_at_rank(out.results, opt[labels[opt] > 0], 0.9)
+name = "spt_lsa_features" if "spt_lsa_features" in settings.runs else list(settings.runs)[-1]
+lens = model.lens_with_scores(row, name, classes, settings, out.results)
 
 # %%
 loaded = {name: load_run(out.results / "runs" / f"{name}_seed0") for name in settings.runs}
@@ -204,15 +187,15 @@ out.figure(spt_lsa(*parts, drawn, temperatures, has_class), "spt_lsa")
 # %% [markdown]
 # ### The attention of the class token
 #
-# **The figure** shows, for one image of each class (rows), the attention that the class token pays
+# **Figure 3.2** shows, for one image of each class (rows), the attention that the class token pays
 # to the patches in the last block, where the answer is collected. One column is one head. Each map
 # has one value a patch, laid over the extent of the image; the thin contour is the lensed light.
 # The unit is uniform attention, $1/N$: a patch at 1 gets the weight of a uniform distribution.
 #
 # The colour bar spans the range that occurs: where it is close to 1 everywhere, the head is nearly
 # uniform, whatever the pattern looks like. Such maps should be interpreted with caution. They show
-# where a head attends, neither which information it takes from there nor what the other blocks have
-# already mixed into a token.
+# where a head attends. They do not show which information it takes from there, nor what earlier
+# blocks have already mixed into a token.
 
 # %%
 plain = [name for name, run in of_images.items() if not run.settings.model.features]
@@ -226,12 +209,12 @@ if settings.model.pool == "mean":
     print("pool is 'mean', there is no class token: the mean over all tokens is drawn instead.")
 
 # %% [markdown]
-# The same in numbers, over all blocks and heads:
+# The table has the same in numbers, over all blocks and heads:
 #
 # * *weight on itself*: the mean and the largest $A_{ii}$ of any token of these images. With LSA it
 #   is **exactly 0**, not merely small: $e^{-\infty} = 0$.
-# * *tokens heard*: $\exp(-\sum_j A_{ij} \ln A_{ij})$ averaged over the tokens, the effective number
-#   of tokens attended to. Small means sharp.
+# * *tokens heard* (effective number of tokens): $\exp(-\sum_j A_{ij} \ln A_{ij})$ averaged over the
+#   tokens, the effective number of tokens attended to. Small means sharp.
 # * *inverse temperature*: the learnt $s_h \sqrt d$, range over heads and blocks; 1 is where it
 #   started, and where it stays without LSA.
 
@@ -241,10 +224,10 @@ print("weight on itself with LSA:", inside.loc[inside["LSA"], "largest"].max())
 inside.round(4)
 
 # %% [markdown]
-# **Try it.** Attention does not show what the answer depends on. Hiding a patch does: it gets the
-# level of the sky, and the probabilities of the classes are computed again, by each run that sees
-# the image alone. Change the lens or the patch and run the cell again. Does it matter more to hide
-# a piece of the arc than a piece of the sky?
+# **Try it.** Attention does not show what the answer depends on. Hiding a patch does: its pixels
+# are set to the level of the sky, and each network that sees the image alone computes the
+# probabilities of the classes again. Change the lens or the patch and run the cell again. Is the
+# change larger for a piece of the arc than for a piece of the sky?
 
 # %%
 # Try it: which lens, and which patch (row and column, from the lower left corner) is hidden.
@@ -264,11 +247,11 @@ for my_run in plain:
 # small, and not similar to one another. If the model uses the neighbourhood, the vectors of patches
 # that are near each other, or in the same row or column, become similar.
 #
-# **The figure** has one small map for each patch, at the place of the patch: the cosine similarity
-# of its position vector to those of all patches (itself, 1 by definition, is grey), as in
-# figure 7 of Dosovitskiy et al. (2021). Random vectors of $D$ numbers have similarities that
-# scatter by $D^{-1/2}$ around 0: colours within that mean nothing, and few images and short
-# trainings leave much of it.
+# **Figure 3.3** has one small map for each patch, at the place of the patch: the cosine similarity
+# of its position vector to those of all patches (itself, 1 by definition, is grey), as in Fig. 7 of
+# Dosovitskiy et al. (2021). Random vectors of $D$ numbers have similarities that scatter by
+# $D^{-1/2}$ around 0: similarities within this scatter mean nothing. With few images and short
+# trainings most of them are.
 
 # %%
 alike = {run_labels[name]: model.position_similarity(loaded[name], side) for name in looked_at}
@@ -284,32 +267,61 @@ print(f"scatter of random vectors of {width} numbers: {width**-0.5:.3f}")
 # %% [markdown]
 # ## 3.3 Joining the physics features
 #
-# The features of notebook 1 can be given to the network as well: those kept by notebook 2's rule
-# (`feature_set: selected`), the proposal's, or all. Each is encoded by the quantiles of the
-# training images: standardised by the median and the central 68 %, with an arcsinh that compresses
-# the tails, because features of the residual span orders of magnitude; and, as trees do, by its
-# place among eight bins (Gorishniy, Rubachev and Babenko 2022,
+# The features of notebook 01 can be given to the network as well: those kept by the rule of
+# notebook 02 (`feature_set: selected`), one group (`proposal`, the simple features of the image
+# that were planned for the earlier project which this work continues; `lensfit`, those of the
+# fitted lens), or all. Each is encoded in two ways, by the quantiles of the training images. It is
+# standardised by the median and the central 68 %, with an arcsinh that compresses the tails,
+# because features of the residual span orders of magnitude. And it is given as its place among
+# eight bins, similar to the splits of decision trees (Gorishniy, Rubachev and Babenko 2022,
 # [arXiv:2203.05556](https://arxiv.org/abs/2203.05556)). A missing value is marked by an indicator.
-# A hidden layer maps all that to $D$ numbers, and these are appended to the class token before the
-# last linear map (`join: head`). They do not act on the patches. With `join: token` they are a
-# further token instead, and every patch can attend to it.
-#
-# The fit of a smooth lens (notebook 1) also gives a *map* of the residual. It can join the image
+# A hidden layer maps both to $D$ numbers, and these are appended to the class token before the last
+# linear map (`join: head`). They do not act on the patches. With `join: token` they are a further
+# token instead, and every patch can attend to it.
+
+# %% [markdown]
+# The fit of a smooth lens (notebook 01) also gives a *map* of the residual. It can join the image
 # (`residual`) in two more channels, so that the network can use what the features do not measure:
-# $\operatorname{arcsinh} r$ of the residual $r$ in units of the noise, and $\ln(1 + s^2)$, $s$
-# being the sum of $r$ over 3 × 3 pixels in units of its own noise. The second is a local $\chi^2$,
-# which the network cannot form by itself at its input: a patch enters through a linear map, and a
-# linear map has no squares.
+# $\operatorname{arcsinh} r$ of the residual $r$ in units of the noise, and $\ln(1 + s^2)$, with $s$
+# the sum of $r$ over 3 × 3 pixels in units of its own noise. The second is a local $\chi^2$, which
+# the network cannot form by itself at its input, because a patch enters through a linear map, which
+# has no squares.
+
+# %% [markdown]
+# ### The whole pipeline
 #
+# **Figure 3.4** follows one lens of the **opt** split, that of figure 3.1, through the whole
+# pipeline. Blue: the region of interest is found (white), a square is cut (dashed) and stretched
+# (notebook 01), and the Vision Transformer makes tokens of its patches (sections 3.1 and 3.2).
+# Orange: a smooth lens is fitted to the image, and features are measured on the image and on the
+# residual (notebook 01); those that are kept (notebook 02) join the class token. The bars are the
+# probabilities that a trained network of this notebook gives to the classes. Green: the search for
+# hyperparameters of notebook 04.
+#
+# The table in the figure shows which split each stage uses. Each column is a stage, in order, each
+# row a split. The lower a row, the later its images are used, and the more independent a score on
+# them is: the test images are used once, in notebook 05.
+
+# %%
+n_features = model.feature_counts(settings, out.results)
+lines = ["physics features", f"{n_features['image']} of the image"]
+lines += [f"{n_features['fit']} of the fit"] * bool(n_features["fit"])
+lines += [f"{n_features['joined']} joined"]
+searched = [setting_name(key).partition(" [")[0] for key in settings.tune.space]
+counts = data.catalog["split"].value_counts()
+out.figure(pipeline(lens, lines, settings.model, searched, counts), "pipeline")
+print(f"{name}: " + ", ".join(f"{key} {value:.3f}" for key, value in lens.scores.items()))
+
+# %% [markdown]
 # ## 3.4 Training
 #
 # The loss is the cross-entropy of the classes with label smoothing $\epsilon$: the target is $1 -
 # \epsilon + \epsilon/K$ for the true one of the $K$ classes and $\epsilon/K$ for the others, which
 # limits the confidence in images that are already classified correctly. The optimiser is AdamW; the
 # learning rate rises linearly, then falls to zero along a cosine; if `flips` is on, images are
-# mirrored at random. That is a symmetry of the sky; only in a population whose halo and source have
-# a fixed orientation, as in Model I, mirrored images lie slightly outside the distribution. The
-# configuration:
+# mirrored at random. A mirrored lens is as likely as the original. Only in a population whose halo
+# and source have a fixed orientation, as in DeepLense's Model I, mirrored images lie slightly
+# outside the distribution. These are the settings of model and training:
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -319,11 +331,12 @@ for section in (settings.model, settings.train):
         print(f"{key:16} {value!s:8} {field.description or ''}".rstrip())
 
 # %% [markdown]
-# **The figure** shows all runs, one colour a run and one line a seed: (a) the mean loss of the
-# training images in each epoch, (b) the ROC-AUC on the validation images after it. The dot is the
-# epoch with the best validation score, whose weights are kept. A loss that keeps falling while the
-# validation score stays constant is over-fitting; a plateau at the start, with a score near 1/2, is
-# the time before the network learns anything.
+# A *run* is a network with one choice of the switches, trained once for each seed. **Figure 3.5**
+# shows all runs, one colour a run and one line a seed: (a) the mean loss of the training images in
+# each epoch, (b) the ROC-AUC on the validation images after it. The dot is the epoch with the best
+# validation score, whose weights are kept. A loss that keeps falling while the validation score
+# stays constant is over-fitting; a plateau at the start, with a score near 1/2, is the time before
+# the network has learned anything.
 
 # %%
 trained = runs.trained_runs(settings, out.results)
@@ -332,12 +345,12 @@ out.figure(training_history(runs.histories(settings, out.results)), "training_hi
 # %% [markdown]
 # ## 3.5 Comparison of the runs
 #
-# All runs share the images, the recipe and the seeds; they differ in the switches only. The score
-# is the ROC-AUC of "any substructure" against none on the **opt** images: the probability that a
-# random lens with substructure outscores a random lens without.
+# All runs share the images, the settings of the training and the seeds; they differ in the switches
+# only. The score is the ROC-AUC of "any substructure" against none on the **opt** images: the
+# probability that a random lens with substructure outscores a random lens without.
 #
-# **The figure** has one row a run, a point for each seed and a bar at their mean. The spread of the
-# points within a row is due to the random numbers of the training alone.
+# **Figure 3.6** has one row a run, a point for each seed and a bar at their mean. Points within a
+# row differ only in the random numbers of the training.
 
 # %%
 out.figure(draw_runs(trained), "runs")
@@ -362,17 +375,18 @@ table.round({"roc_auc": 4, "sd": 4, "seconds": 1})
 # \sigma^2 = \sigma_\text{images}^2 + \frac{1}{S}\,\mathrm{var}_k(\Delta_k) .
 # $$
 #
-# $\sigma_\text{images}$ says how much $\Delta$ depends on *which images* happen to be in `opt`:
-# the standard deviation of $\Delta$ when these images are drawn anew with replacement, each class
-# to its own number (paired bootstrap: both runs and all seeds see the same draw, so that images
-# which are hard for all of them cancel). The second term says how much it depends on the *random
-# numbers* of the training; each resampling draws the seeds anew as well. It exists only with two or
-# more seeds; with a single seed it is unknown, and the error below is then too small. Where the
-# second term dominates it rests on $S - 1$ degrees of freedom.
+# $\sigma_\text{images}$ says how much $\Delta$ depends on *which images* happen to be in `opt`: the
+# standard deviation of $\Delta$ when these images are drawn anew with replacement, each class to
+# its own number (paired bootstrap: both runs and all seeds use the same draw, so that the effect of
+# images that are hard for all of them cancels). The second term says how much it depends on the
+# *random numbers* of the training; each resampling draws the seeds anew as well. With a single seed
+# this term is unknown, and the error below is too small. Where the second term dominates it rests
+# on $S - 1$ degrees of freedom.
 #
-# A difference is called "beyond twice its error" if $|\Delta| > 2\sigma$. With two seeds chance
-# alone exceeds twice the error in three comparisons of ten, with many in one of twenty. A
-# difference that only just does is a hint, not evidence, and so is a single one among several.
+# A difference is called "beyond twice its error" if $|\Delta| > 2\sigma$. By chance alone this
+# happens in three comparisons of ten with two seeds, and in one of twenty with many. A difference
+# just beyond twice its error is a hint, not evidence; the same holds for a single such difference
+# among several comparisons.
 
 # %%
 pairs = {
@@ -383,13 +397,14 @@ pairs = {
     "lensfit": ("spt_lsa", "spt_lsa_lensfit"),
     "residual": ("spt_lsa", "spt_lsa_residual"),
 }
-differences = runs.differences(pairs, loaded, settings, out.results)
+differences, gains = runs.differences(pairs, loaded, settings, out.results), {}
 for key, (without, with_) in pairs.items():
     if key not in differences:
         print(f"{with_} against {without}: not among the runs of this configuration")
 
 # %%
 for key, difference in differences.items():
+    gains |= {f"gain_{key}": difference.value, f"gain_{key}_sd": difference.sd}
     verdict = "beyond" if difference.beyond_error else "not beyond"
     without, with_ = pairs[key]
     value = f"{difference.value:+.4f} ± {difference.sd:.4f}"
@@ -398,31 +413,31 @@ if settings.run_seeds == 1 and differences:
     print("One seed only: the scatter between trainings is unknown and not in these errors.")
 
 # %% [markdown]
-# The lines above are the result. Its reach is limited in two ways. The published gains of SPT and
-# LSA were measured on photographs of many classes; lensed arcs are smooth, few and always in the
-# middle, so the gains need not carry over. And all runs share one learning rate and one number of
-# epochs, which is a disadvantage for a change that would need another rate. The optimisation
-# (notebook 4) varies the rate for one choice of the switches.
+# These results are limited in two ways. The published gains of SPT and LSA were measured on
+# photographs of many classes; lensed arcs are smooth, few and always in the middle, so the gains
+# need not carry over. And all runs share one learning rate and one number of epochs, which is a
+# disadvantage for a network that would need another rate. The optimisation (notebook 04) varies the
+# rate for one choice of the switches; section 3.7 chooses the rate for each network.
 
 # %% [markdown]
 # ## 3.6 Score against the number of training images
 #
 # Images of real lenses are few, and with few images physics features should help most. Each curve
 # below is one kind of input to the same network, trained on more and more images of lenses that
-# were simulated for this alone: the image; with the features of the proposal; with the residual of
+# were simulated for this comparison: the image; with the proposal's features; with the residual of
 # the smooth lens, as a map or as features; with all of them. Beside the networks are
-# gradient-boosted trees on the features only, and single untrained numbers of the fit. However few
-# the images, each training makes at least `min_steps` steps.
+# gradient-boosted trees on the features only, and single untrained numbers of the fit. Each
+# training makes at least `min_steps` steps, also with few images.
 #
-# **The figure**: points are means over the seeds (each draws other images, but for the largest
-# number, which is all of them), bands reach from the lowest seed to the highest. The vertical axis
-# is logarithmic in 1 − AUC, the probability that a pair of lenses is put in the wrong order, and
-# ends at 0.9999. The larger grid of `config/extended.yaml` is drawn if it is at hand; this run's
-# own means are then the open marks. Stars are published results on Model I with 90 000 images,
-# open if the network was trained from scratch.
+# **Figure 3.7**: points are means over the seeds, bands reach from the lowest seed to the highest.
+# (Each seed draws other images, except at the largest number, which is all of them.) The vertical
+# axis is logarithmic in 1 − AUC, the probability that a pair of lenses is put in the wrong order,
+# and ends at 0.9999. If the results of the larger grid (`config/extended.yaml`) are there, they are
+# drawn, and open marks are the means of this run. Stars are published results on Model I with 90
+# 000 images, open if the network was trained from scratch.
 
 # %%
-curves, other = efficiency.efficiency_curves(settings, out.results)
+(curves, other), of_curves = efficiency.efficiency_curves(settings, out.results), {}
 published = pd.read_csv("paper/published.csv")
 if len(curves):
     model_labels = efficiency.model_labels(curves)
@@ -434,16 +449,20 @@ if len(curves):
 if len(curves):
     scores = efficiency.efficiency_table(curves)
     out.table(scores, "data_efficiency")
+    of_curves |= efficiency.efficiency_numbers(curves, scores)
+    of_curves |= efficiency.numbers_of_this_run(curves if other is None else other)
+    of_curves |= {"efficiency_extended": other is not None}
+    of_curves |= {"published_scratch_macro": efficiency.published_from_scratch(published)}
     display(scores.round(4))
 
 # %% [markdown]
 # ### Does the network add to the trees?
 #
 # Gradient boosting sees the features only; the network sees them too, and image and residual map
-# besides. If image and map contain more, the two should be better together than the trees alone.
-# Below, on the same **opt** images, is the ROC-AUC of the trees (all features, notebook 2), of the
-# network that sees everything, and of the mean of their log-odds, with the difference to the trees
-# and its error as in section 3.5.
+# besides. If image and map contain more than the features, trees and network together should be
+# better than the trees alone. Below, on the same **opt** images, is the ROC-AUC of the trees (all
+# features, notebook 02), of the network that sees everything, and of the mean of their log-odds,
+# with the difference to the trees and its error as in section 3.5.
 
 # %%
 together = {}
@@ -465,40 +484,42 @@ if "spt_lsa_all" in loaded:
 # ### The loss of each model without the shortcut
 #
 # In Model I substructure is put on top of a halo that is the same in every image, so that the
-# Einstein radius alone separates the classes (notebook 1). `model_i_sizes` is Model I with halos of
-# many sizes, from which the mean mass of the substructure is taken out: the radius is uninformative
-# there, all else is as in Model I. Models trained on Model I are scored on both.
+# Einstein radius alone separates the classes (notebook 01, section 1.8). `model_i_sizes` is Model I
+# with halos of many sizes, from which the mean mass of the substructure is taken out: the radius is
+# uninformative there, all else is as in Model I. Models trained on Model I are scored on both.
 #
-# **The figure**: filled, scored on Model I; open, the same models scored where the size is
+# **Figure 3.8**: filled, scored on Model I; open, the same models scored where the size is
 # uninformative; crosses, models trained there. The difference between filled and open is due to the
-# size; that between open and cross could have been learnt from the substructure itself.
+# size of the ring. The difference between open and cross is what the models could have learned from
+# the substructure.
 
 # %%
-loss = None
+of_loss = {}
 if {"model_i", "model_i_sizes"} <= set(curves.get("population", [])):
     loss = shortcut_table(curves, "model_i", "model_i_sizes")
     loss = loss.dropna(subset="roc_auc_there")  # what was scored on both
     out.figure(shortcut_loss(loss, model_labels), "shortcut_loss")
+    of_loss = efficiency.shortcut_numbers(loss)
     out.table(loss.assign(label=loss["model"].map(model_labels)), "shortcut_loss")
     display(loss.round(4))
 
 # %% [markdown]
 # ## 3.7 Models on equal terms
 #
-# The runs of section 3.5 share one recipe and differ in their cost. Here each model gets the same:
-# the same images of Model I, from which images alone can learn the three classes; the same number
-# of learning rates to try, scored on images set aside for that; a number of epochs that makes the
-# trainings cost about the same time of one core (a faster model sees the images more often); and
-# the same number of seeds. Convolutions before the patches (`stem`) use neighbourhoods before there
-# are tokens; with a linear head in the place of the transformer they are a small ResNet. One row
-# has SPT and LSA as the widespread library vit-pytorch implements them: shifts of one pixel along
-# the axes, one temperature for all heads.
+# The runs of section 3.5 share the settings of the training and differ in their cost. Here each
+# model gets the same: the same images of Model I, from which images alone can learn the three
+# classes; the same number of learning rates to try, scored on images set aside for that; a number
+# of epochs that makes the trainings cost about the same time of one core (a faster model sees the
+# images more often); and the same number of seeds. A `stem` puts convolutions before the patches,
+# so that neighbouring pixels are combined before there are tokens; with a linear head in place of
+# the transformer it is a small ResNet. One row has SPT and LSA as the widespread library
+# vit-pytorch implements them: shifts of one pixel along the axes, one temperature for all heads.
 #
-# **The figure**: (left) the mean of the three ROC-AUCs on images that were used neither for
-# training nor for the choice of the rate, a point a seed; (right) the same on the images used for
-# that choice, against the cost of the training up to then. **The table** has the differences, pair
-# by pair on the same images and seeds, with 95 % intervals that cover images and seeds, as in
-# section 3.5.
+# **Figure 3.9**: (left) the mean of the ROC-AUCs of the three classes on images that were used
+# neither for training nor for the choice of the rate, a point a seed; (right) the same on the
+# images used for that choice, against the cost of the training up to then. **The table** has the
+# differences, pair by pair on the same images and seeds, with 95 % intervals that cover images and
+# seeds, as in section 3.5.
 
 # %%
 fair, equal_terms = comparison.comparison_folder(settings, out.results), {}
@@ -515,11 +536,11 @@ if fair:
 # %% [markdown]
 # ## 3.8 The DeepLense benchmark, repaired
 #
-# Models I to III of the DeepLense project as published, and with noise, compensated masses, halos
-# of many sizes, vortices anywhere and sources of their own (`docs/benchmark.md`). Anybody's model
-# can be put into this table with one function. **The table** has small models trained here, means
-# over their seeds with 95 % intervals over images and seeds, beside the score of the true Einstein
-# radius alone.
+# The benchmark (`docs/benchmark.md`) has Models I to III of the DeepLense project as published, and
+# *repaired*: with noise, halos of many sizes, from whose mass that of the substructure is taken
+# out, vortices at any place, and sources drawn for each lens. Any model can be added to this table
+# with one function. **The table** has small models trained here, means over their seeds with 95 %
+# intervals over images and seeds, beside the score of the true Einstein radius alone.
 
 # %%
 benchmark, of_benchmark = rivals.benchmark_table(settings, out.results), {}
@@ -527,21 +548,23 @@ if benchmark is not None:
     out.table(benchmark, "benchmark")
     display(benchmark.round(4))
     of_benchmark = rivals.benchmark_numbers(benchmark)
+
 # %% [markdown]
 # ## 3.9 Maps of perturbers as images
 #
-# The numbers of a lens fit suit trees; what it leaves suits a network if it is given as *maps*: at
-# each place the S/N that a point mass, a clump or a string would have there, how small a mass could
-# be seen, and the residual, all on one grid. In `realistic` and `hubble` many small subhalos
-# disturb a lens, none of which stands out, so that the sum over the map matters. The transformer
-# sees small patches of these maps; a small CNN sees the same maps, gradient boosting sees them
-# summarised by peaks, quantiles, moments and power spectra beside all features, and the evidence of
-# a point mass needs no training. All see the same lenses, with learning rates chosen on others.
+# Trees use the numbers of a lens fit. A network can use its residual in the form of *maps*, all on
+# one grid: at each place the signal-to-noise ratio (S/N) that a point mass, a clump or a string
+# would have there; the smallest mass that could be seen; and the residual. In the populations
+# `realistic` and `hubble` many small subhalos perturb a lens, and none of them stands out, so that
+# the sum over the map matters. The transformer sees small patches of these maps; a small
+# convolutional network (CNN) sees the same maps; gradient boosting sees all features, and the maps
+# summarised by peaks, quantiles, moments and power spectra. The evidence of a point mass needs no
+# training. All are trained on the same lenses, with learning rates chosen on others.
 #
-# **The figure**: (left) the ROC-AUC on lenses that were used for nothing else, with 95 % intervals,
-# and the bound of one who is told the perturbation; (right) against the number of training lenses.
-# **The table** has the differences, pair by pair, and whether the best learning rate lay at the end
-# of those tried (`at_end`).
+# **Figure 3.10**: (left) the ROC-AUC on lenses that were used for nothing else, with 95 %
+# intervals, and the bound of an ideal observer who knows the perturbation; (right) against the
+# number of training lenses. **The table** has the differences, pair by pair, and whether the best
+# learning rate lay at the end of those tried (`at_end`).
 
 # %%
 mapped, of_maps = map_story.maps_folder(settings, out.results), {}
@@ -557,21 +580,22 @@ if mapped:
 # %% [markdown]
 # ## 3.10 How much is in subhalos
 #
-# A score says whether there are subhalos; the science is in how much of the mass is in them. A
-# network on the same maps learns the *posterior* of the fraction $f_\mathrm{sub}$ and of the mass
-# of the heaviest subhalo, for the prior of the population: its outputs are the weights, means and
-# covariances of Gaussians, cut at the bounds of the prior, and it is trained to give the truth of
-# each lens the largest log density (neural posterior estimation). If lenses share one
-# $f_\mathrm{sub}$, the posterior of each, divided by the prior, is a likelihood, and the product of
-# these is what many lenses say together. Groups are lenses of nearly the same $f_\mathrm{sub}$.
+# A score says whether there are subhalos. The nature of dark matter shows in the fraction of the
+# mass that is in them. A network on the same maps learns the *posterior* of the fraction
+# $f_\mathrm{sub}$ and of the mass of the heaviest subhalo, for the prior of the population: its
+# outputs are the weights, means and covariances of Gaussians, cut at the bounds of the prior, and
+# its training maximises the log density at the true values of the training lenses (neural posterior
+# estimation). If lenses share one $f_\mathrm{sub}$, the posterior of each, divided by the prior, is
+# a likelihood, and the product of these likelihoods combines many lenses. Groups are lenses of
+# nearly the same $f_\mathrm{sub}$.
 #
-# **The figure**: (left) posterior mean against truth, of single lenses and of the largest groups;
-# (middle) whether the posteriors hold: curves in the grey band are calibrated; (right) posterior
-# standard deviation by the number of lenses. **The table** has it in numbers: sigma, bias and
-# coverage, for all lenses and for those with $f_\mathrm{sub} \geq 1$ % (`rich`).
+# **Figure 3.11**: (left) posterior mean against truth, of single lenses and of the largest groups;
+# (middle) the calibration of the posteriors: curves in the grey band are calibrated; (right)
+# posterior standard deviation by the number of lenses. **The table** has the standard deviation
+# (sigma), bias and coverage, for all lenses and for those with $f_\mathrm{sub} \geq 1$ % (`rich`).
 
 # %%
-inferred = posterior_story.posterior_folder(settings, out.results)
+inferred, of_posterior = posterior_story.posterior_folder(settings, out.results), {}
 if inferred:
     posteriors = pd.read_csv(inferred / "posterior.csv")
     lenses, groups = (
@@ -581,24 +605,19 @@ if inferred:
     posterior_table = posterior_story.posterior_table(posteriors)
     out.table(posterior_table, "posterior")
     display(posterior_table.round(4))
-    of_maps |= posterior_story.posterior_numbers(posteriors)
+    of_posterior = posterior_story.posterior_numbers(posteriors)
 
 # %% [markdown]
 # ## 3.11 Numbers for the article
+#
+# The article takes these values, unrounded, by their names.
 
 # %%
 n_joined = n_features["joined"]
-numbers = {"n_joined_features": n_joined, "run_seeds": settings.run_seeds}
-numbers |= {"n_parameters": model.n_parameters(settings, side, len(classes), n_joined)}
-numbers |= {"images_per_second": trained["images_per_second"].median()}
-numbers |= runs.run_numbers(table) | together | equal_terms | of_benchmark | of_maps
-for key, difference in differences.items():
-    numbers |= {f"gain_{key}": difference.value, f"gain_{key}_sd": difference.sd}
-if len(curves):
-    numbers |= efficiency.efficiency_numbers(curves, scores)
-    numbers |= efficiency.numbers_of_this_run(curves if other is None else other)
-    numbers |= {"efficiency_extended": other is not None}
-    numbers |= {"published_scratch_macro": efficiency.published_from_scratch(published)}
-numbers |= {} if loss is None else efficiency.shortcut_numbers(loss)
-out.numbers(numbers)
-pd.Series(numbers, dtype=object).to_frame("value")
+of_model = {"n_joined_features": n_joined, "run_seeds": settings.run_seeds}
+of_model |= {"n_parameters": model.n_parameters(settings, side, len(classes), n_joined)}
+of_model |= {"images_per_second": trained["images_per_second"].median()}
+out.numbers(
+    *(of_model, runs.run_numbers(table), gains, of_curves, together, of_loss),
+    *(equal_terms, of_benchmark, of_maps, of_posterior),
+)

@@ -23,7 +23,8 @@
 #
 # Each trial trains on images of the **train** split, keeps the weights of its best epoch on
 # **valid**, and is scored by its ROC-AUC on **opt**, images that no training has seen. The test
-# split takes no part, so that it remains an unbiased test of the choice made here (notebook 5).
+# split takes no part, so that it remains an unbiased test of the settings chosen in this notebook
+# (notebook 05).
 #
 # This notebook runs no search. It reads the trials of a finished one, explains and plots them.
 
@@ -38,8 +39,6 @@ from studies import notebook
 out = notebook.start(results, figures, tables, name="04_optimisation")
 
 # %%
-import pandas as pd
-
 from studies.plots import tuning as tuning_plots
 from studies.plots.words import setting_name
 from studies.story import rates, search, searches
@@ -64,20 +63,20 @@ print(f"to choose among the best: {minutes:.1f} minutes, {settings.parallel} at 
 #   converged after the given epochs; if too high, it diverges or ends in one answer for all images.
 # * **Token width** $D$, the dimension of a token. A small one limits what a token can represent;
 #   parameters and time grow as $D^2$.
-# * **Blocks**, the depth. With few, arcs on opposite sides of the lens are never related to each
-#   other; many are slow to train in few epochs.
+# * **Blocks**, the depth. With few, arcs on opposite sides of the lens are never compared with each
+#   other; many learn slowly, too slowly for few epochs.
 # * **Heads** $h$, attention patterns in parallel. With few, one pattern must serve all purposes;
 #   with many, each has only $D/h$ dimensions.
 # * **Patch side** $p$, in pixels. Small patches make many tokens, and the time of the attention
 #   grows as $p^{-4}$; large ones blur arcs, which are a few pixels wide.
 #
 # The learning rate is searched on a logarithmic scale, because its ratio matters: from 0.001 to
-# 0.002 is as large a change as from 0.0001 to 0.0002. Patches must tile the image and the heads
-# must divide the width; other combinations are never proposed. The sizes are limited by time: the
-# search runs on a laptop, and so it finds what is best *within a short training*. With a longer
-# one, a larger network may be better.
+# 0.002 is as large a change as from 0.0001 to 0.0002. Patches must tile the image and the number of
+# heads must divide the width; other combinations are never proposed. The bounds of the sizes are
+# set by computing time: trainings are short, so that the search also runs on a laptop. It finds
+# what is best *within a short training*. With a longer one, a larger network may be better.
 #
-# All other settings, those of the training recipe among them, keep the values of the configuration.
+# All other settings of network and training keep the values of the configuration.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -98,7 +97,8 @@ for name, dimension in space.items():
 # halves the number of wrong pairs and the second hardly changes it. In $f$ the first step is large
 # and the second small. A trial whose loss becomes infinite, or that crashes, is recorded with its
 # reason, counted as failed, and given the AUC of chance, 1/2.
-#
+
+# %% [markdown]
 # **A Gaussian process** is a probability distribution over functions. The values of $f$ at any
 # settings $\lambda_1, \lambda_2, \dots$ are jointly normal, with a correlation that grows as the
 # settings get closer:
@@ -124,10 +124,11 @@ for name, dimension in space.items():
 # \mu(\lambda) = \mathbf k^{\mathsf T} \mathbf K^{-1} \mathbf f, \qquad
 # s^2(\lambda) = \sigma_f^2 - \mathbf k^{\mathsf T} \mathbf K^{-1} \mathbf k .
 # $$
-#
+
+# %% [markdown]
 # **The next trial** is the setting that optimises an *acquisition function*. Three are common, with
-# $f^*$ the lowest value so far, $u = (f^* - \mu)/s$, and $\Phi$, $\phi$ the normal distribution
-# and its density:
+# $f^*$ the lowest value so far, $u = (f^* - \mu)/s$, and $\Phi$, $\phi$ the normal distribution and
+# its density:
 #
 # $$
 # \begin{aligned}
@@ -144,16 +145,19 @@ for name, dimension in space.items():
 # proposals of that function so far (Brochu, Hoffman and de Freitas 2010,
 # [arXiv:1009.5419](https://arxiv.org/abs/1009.5419)). The search here is scikit-optimize's
 # `gp_minimize` with this setting.
-#
-# After the trials of the start comes a *design*, points spread evenly over the space; the process
-# chooses all later ones. Trials that are clearly worse than others are ended early: those whose
-# validation curve is below the median of the points before (after as many epochs) by more than
-# twice the noise. They count with the score that they have by then. The noise is again that of the
-# start. Without this margin the median rule ended most trials here, the best among them, because
-# good settings differ by less than the noise. When several trials run in parallel, a point is
-# chosen before the results of the others are known; the mean of the process stands for these
-# (the *kriging believer* of Ginsbourger, Le Riche and Carraro 2010,
+
+# %% [markdown]
+# **The order of the trials.** The first trials repeat the setting of the configuration (the
+# *start*). Then comes a *design*: points spread evenly over the space. The process chooses all
+# later trials. When several trials run in parallel, a point is chosen before the results of the
+# others are known; the mean of the process takes the place of these results (the *kriging believer*
+# of Ginsbourger, Le Riche and Carraro 2010,
 # [doi:10.1007/978-3-642-10701-6_6](https://doi.org/10.1007/978-3-642-10701-6_6)).
+#
+# **Trials ended early.** A trial is ended early if its validation score is clearly worse than those
+# of earlier trials after as many epochs: below their median by more than twice the noise of the
+# start. It counts with the score that it has reached. Without this margin of twice the noise the
+# rule ended most trials, the best among them, because good settings differ by less than the noise.
 
 # %%
 stages = trials["stage"].value_counts()
@@ -165,12 +169,12 @@ if best["noise_sd"] is not None:
 # %% [markdown]
 # ## 4.3 The course of the search
 #
-# **The figure** shows each trial in its order, and the best so far as a line. The axis is $-f$,
-# labelled with the ROC-AUC: equal distances are equal ratios of wrong pairs. The squares all have
-# the same setting: their scatter is noise, and smaller differences between other points are not
-# significant. If the points that the process chose (filled) lie above those of the design (open) on
-# average, the process has learnt something about the space; if the line is flat towards the end,
-# more trials of this kind would bring little.
+# **Figure 4.1** shows each trial in its order, and the best so far as a line. The axis is $-f$,
+# labelled with the ROC-AUC: equal distances are equal ratios of wrong pairs. The squares are the
+# trials of the start, all with the same setting. Their scatter is noise, and smaller differences
+# between other points are not significant. If the points that the process chose (filled) lie above
+# those of the design (open) on average, the process has learned something about the space; if the
+# line is flat towards the end, more trials of this kind would bring little.
 
 # %%
 out.figure(tuning_plots.tune_convergence(trials, best["noise_sd"]), "tune_convergence")
@@ -181,8 +185,8 @@ summary = trials.groupby(kinds, sort=False)["score"]
 summary.agg(["count", "min", "median", "max"]).round(4)
 
 # %% [markdown]
-# **Trials ended early** save time, which is estimated from the epochs that were not run. Whether
-# the rule would have ended the best trial is answered in section 4.7, from searches without it.
+# Trials ended early save time, which is estimated from the epochs that were not run. Whether the
+# rule would have ended the best trial is answered in section 4.7, from searches without it.
 
 # %%
 spent, saved = best["cpu_seconds"], best["cpu_seconds_saved"]
@@ -190,11 +194,11 @@ print(f"{best['stopped']} of {best['calls']} trials ended early, {best['failed']
 print(f"{spent / 60:.1f} minutes of one core spent, {saved / 60:.1f} saved")
 
 # %% [markdown]
-# **Settings that were tried.** On the diagonal, how often each value was tried; below it, all pairs
-# of settings, with dark points early and light ones late. The star is the best trial. Choices and
-# whole numbers are drawn with a small random shift, so that points do not overlap. Late points
-# close together are where the process expected the best values; late ones at the edges are
-# exploration.
+# **Figure 4.2** shows the settings that were tried. On the diagonal, how often each value was
+# tried; below it, all pairs of settings, with dark points early and light ones late. The star is
+# the best trial. Choices and whole numbers are drawn with a small random shift, so that points do
+# not overlap. Late points close together are where the process expected the best values; late ones
+# at the edges are exploration.
 
 # %%
 out.figure(tuning_plots.tune_evaluations(trials, space), "tune_evaluations")
@@ -209,12 +213,12 @@ out.figure(tuning_plots.tune_evaluations(trials, space), "tune_evaluations")
 # \bar\mu_d(\lambda_d) = \frac1M \sum_{m=1}^{M} \mu\bigl(\lambda_d, \lambda^{(m)}_{\neq d}\bigr),
 # $$
 #
-# with random $\lambda^{(m)}$. **In the figure** the diagonal shows this average for one setting,
+# with random $\lambda^{(m)}$. In **figure 4.3** the diagonal shows this average for one setting,
 # all panels on one scale (the dashed line is the best trial); below, for two at a time, with the
 # trials as dots and the best as a star. A steep curve means that the setting matters. A flat one
-# means that it does not, *or that the few trials do not show it*: the curve is computed from a
-# fitted model, and averages over settings that are far from good ones. The best trial may lie where
-# the average is poor.
+# means that the setting does not matter, *or that the few trials do not show it*: the curve is
+# computed from a fitted model, and averages over settings that are far from good ones. The best
+# trial may lie where the average is poor.
 
 # %%
 process = result.load_result(folder, out.config)
@@ -232,9 +236,9 @@ spread = search.spreads(dependence)
 spread.rename(setting_name).round(3).to_frame("spread of f")
 
 # %% [markdown]
-# **Try it.** The process predicts the score of any settings, also of those that nobody tried, and
-# how uncertain that is. Change a setting within its bounds (section 4.1) and run the cell again.
-# Far from all trials the prediction goes back to the mean, and its error grows.
+# **Try it.** The process predicts the score of any settings, tried or not, with an error. Change a
+# setting within its bounds (section 4.1) and run the cell again. Far from all trials the prediction
+# returns to the mean, and its error grows.
 
 # %%
 # Try it: settings of your own; what is not named is as in the best trial.
@@ -248,9 +252,9 @@ print(f"f = {my_f:.2f} ± {my_error:.2f}: a ROC-AUC from {low:.3f} to {high:.3f}
 # %% [markdown]
 # ### The learning rate
 #
-# The figure shows **all trials** by their learning rate, without any model. Crosses are trials that
-# failed, or whose ROC-AUC stayed below the dotted line, close to chance. The colour is another
-# setting, which may be the reason why a trial is poor.
+# **Figure 4.4** shows all trials by their learning rate; no model is fitted. Crosses are trials
+# that failed, or whose ROC-AUC stayed below the dotted line, close to chance. The colour shows a
+# second setting, which may explain why a trial is poor.
 
 # %%
 by_rate = trials
@@ -263,7 +267,7 @@ below = search.collapsed(trials)
 print(f"{best['failed']} of {len(trials)} trials failed, {below} more ended below the line.")
 
 # %% [markdown]
-# ## 4.5 The best trial, and how much of its score is luck
+# ## 4.5 The best trial, and how much of its score is chance
 #
 # The score of a trial is a noisy measurement, and **the maximum of $N$ noisy scores is biased
 # high**: the noise of the best trial is likely to be favourable. If all $N$ settings were equally
@@ -275,13 +279,13 @@ print(f"{best['failed']} of {len(trials)} trials failed, {below} more ended belo
 #
 # (Blom 1958, *Statistical Estimates and Transformed Beta-Variables*, Wiley), two standard
 # deviations for thirty trials. Therefore the best trials, and the start, are **trained anew with
-# fresh seeds**, the same for all, and the one with the highest mean minus its error is chosen. The
-# start is among them, so that a trial must be better than the configuration to replace it.
+# new seeds**, the same for all, and the one with the highest mean minus its error is chosen. Since
+# the start is among them, a trial must be better than the configuration to replace it.
 #
-# **In the figure** triangles are the scores of the search, dots those of the fresh seeds, bars
-# their means with errors. All are scored on the same images of `opt`, on which the candidates were
-# found. New seeds do not remove what all trainings share on these images (a setting that suits them
-# by chance), and so the article's number comes from other images.
+# In **figure 4.5** triangles are the scores of the search, dots those of the new seeds, bars their
+# means with errors. All are scored on the images of `opt` on which these trials were found. A
+# setting may suit these images by chance, which new seeds do not remove. The article's score
+# therefore comes from other images.
 
 # %%
 out.figure(tuning_plots.tune_again(best["candidates"], best["params"]), "tune_again")
@@ -300,22 +304,25 @@ print(table.to_string(index=False))
 # %% [markdown]
 # ### What did tuning bring?
 #
-# The precursor of this work claims that Bayesian optimisation raised its ROC-AUC from 0.85 to 0.91.
-# Its published log does not support this: on equal terms its start scored 0.9005 and its best
-# 0.9135, while five trials with nearly the same settings scattered by 0.0049. Here start and choice
-# are trained alike (the final recipe, all development images, the same seeds) and compared **on
-# lenses that no training and no search has seen**, simulated for this purpose. The interval counts
-# images and seeds.
+# The *precursor*, the earlier public project that this work continues, reports that Bayesian
+# optimisation raised its ROC-AUC from 0.85 to 0.91. In its published log, on equal terms, the start
+# has 0.9005 and the best trial 0.9135, and five trials with nearly the same settings scatter by
+# 0.0049. So at most 0.013 of the reported gain of 0.06 is due to tuning.
+#
+# To measure the gain in this work, start and chosen setting are trained in the same way (as the
+# final models, on all development images, with the same seeds) and compared **on lenses that no
+# training and no search has seen**, simulated for this purpose. The interval covers images and
+# seeds.
 
 # %%
 precursor = {
     "precursor_gain_claimed": 0.91 - 0.85,
     "precursor_gain_equal": 0.9135 - 0.9005,  # on equal terms
     "precursor_scatter": 0.0049,
-    "precursor_rate": 1e-4,  # the highest at which it trained, as the proposal found it
+    "precursor_rate": 1e-4,  # the highest at which it trained, as its proposal states
 }
 claimed, equal = precursor["precursor_gain_claimed"], precursor["precursor_gain_equal"]
-print(f"the precursor: claimed {claimed:+.3f}, on equal terms {equal:+.3f}")
+print(f"gain of the precursor: reported {claimed:+.3f}, on equal terms {equal:+.3f}")
 
 # %%
 gain = search.against_start(folder)
@@ -328,21 +335,24 @@ else:
     print("There are no such lenses with this configuration.")
 
 # %% [markdown]
-# ## 4.6 Learning rates that train, and what moves their limit
+# ## 4.6 Which learning rates train, and what changes their limit
 #
-# The proposal found that the precursor's transformer trained only at learning rates between 1e-6
-# and 1e-4; above, trials collapsed. The grid below trains a transformer that sees the image and the
-# residual of the fitted lens, without any feature, at learning rates over four decades: with the
-# recipe of this work, and with one of its parts changed:
+# The proposal of the precursor states that its transformer trained only at learning rates between
+# 1e-6 and 1e-4; above, trials collapsed, that is they stayed at chance. The grid below trains a
+# transformer that sees the image and the residual of the fitted lens, without any feature, at
+# learning rates over four decades: with the training of this work (its *recipe*), and with one part
+# of the recipe changed or left out:
 #
-# * **warm-up**: the rate rises over the first steps, while gradients are still large and erratic;
+# * **warm-up**: the rate rises over the first steps, in which gradients are large and erratic;
 # * **clipping**: a gradient longer than 1 is shortened;
 # * **pre-norm**: the LayerNorm stands before attention and perceptron, so that the residual
-#   connection runs from the first block to the last without any norm (*post-norm* puts it after
-#   their sum; Xiong et al. 2020, [arXiv:2002.04745](https://arxiv.org/abs/2002.04745));
-# * **one softmax**: the precursor gave the loss probabilities, of which it took the softmax again.
+#   connection runs from the first block to the last without any norm (*post-norm* puts the
+#   LayerNorm after the sum of the two; Xiong et al. 2020,
+#   [arXiv:2002.04745](https://arxiv.org/abs/2002.04745));
+# * **one softmax**: the loss takes the softmax of its input. In the precursor this input was
+#   already a softmax.
 #
-# **In the figure** each panel shows one of these changes (orange) beside the recipe of this work
+# In **figure 4.6** each panel shows one of these changes (orange) beside the recipe of this work
 # (grey). Dots are trainings, lines medians, crosses failures.
 
 # %%
@@ -359,9 +369,9 @@ else:
 # ## 4.7 Is the Gaussian process worth it?
 #
 # Random search is simpler, and often nearly as good (Bergstra and Bengio 2012, JMLR 13, 281). Both
-# get the same start, the same design and the same number of calls, on the real network with few
-# training images, and each is repeated with other seeds. **The figure** shows the best score so
-# far, the mean over the searches with its standard error. The maximum of noisy scores is biased
+# get the same start, the same design and the same number of trials of the same network with few
+# training images, and each is repeated with other seeds. **Figure 4.7** shows the best score so
+# far: the mean over the searches with its standard error. The maximum of noisy scores is biased
 # high for all kinds of search.
 
 # %%
@@ -373,10 +383,11 @@ else:
     out.figure(tuning_plots.tune_searches(calls, arms), "tune_searches")
 
 # %% [markdown]
-# **The table** is not biased by this: it has the choice of each search, trained anew with fresh
-# seeds (mean over the searches, standard error, difference from random points). A third kind of
-# search shows what it costs to run two trials at once. What it would have saved, and lost, to end
-# trials early is found by replaying the searches that ran all of them to their end.
+# **The table** does not have this bias: it has the setting that each search chose, trained anew
+# with new seeds (mean over the searches, standard error, difference from random points). A third
+# kind of search runs two trials at once and shows what this costs. In these searches all trials ran
+# to their end. Replaying them with the rule for early ends shows how much time the rule would have
+# saved, and how often it would have ended the best trial.
 
 # %%
 of_searches = {}
@@ -394,9 +405,9 @@ if searched is not None:
 # %% [markdown]
 # ## 4.8 What the search leaves open
 #
-# * *valid* against *opt*: Spearman's rank correlation of the trials' scores on both tells how far
-#   their order can be trusted: at 1 it does not depend on the images, at 0 it is noise.
-# * *the runner-up*: if other settings are as good, the settings do not matter much.
+# * *valid* against *opt*: Spearman's rank correlation of the trials' scores on the two splits shows
+#   how reliable their order is: at 1 it does not depend on the images, at 0 it is noise.
+# * *the runners-up*: if other settings are as good, the settings do not matter much.
 
 # %%
 ok = trials[trials["status"] == "ok"]
@@ -410,16 +421,18 @@ else:
 trials.nlargest(5, "score")[[*names, "score", "valid_roc_auc"]].round(4)
 
 # %% [markdown]
-# The ROC-AUC printed here is **not** the result of this work: it was used for a choice, and it
-# comes from a short training, on part of the data if the configuration says so. With the chosen
-# settings, notebook 5 trains new models on train and opt, and tests them on images that no choice
-# has used.
+# The ROC-AUC of a trial is **not** the result of this work: it was used for a choice, and it comes
+# from a short training, on part of the data if the configuration says so. The final models are
+# trained anew with the chosen settings, on train and opt; notebook 05 tests them on images that no
+# choice has used.
 #
 # ## 4.9 Numbers for the article
+#
+# The article takes these values, unrounded, by their names.
 
 # %%
-numbers = search.search_numbers(best, trials, again) | precursor
-numbers |= {"most_sensitive": spread.index[0], "least_sensitive": spread.index[-1]}
-numbers |= search.gain_numbers(gain) | of_rates | of_searches
-out.numbers(numbers)
-pd.Series(numbers, dtype=object).to_frame("value")
+out.numbers(
+    search.search_numbers(best, trials, again),
+    {"most_sensitive": spread.index[0], "least_sensitive": spread.index[-1]},
+    *(search.gain_numbers(gain), precursor, of_rates, of_searches),
+)

@@ -18,18 +18,18 @@
 # split, was put aside when the data set was made. This notebook shows the results on it:
 #
 # 1. the settings found by the optimisation were frozen;
-# 2. several models that differ only in their random seed were trained with them on train and opt
-#    together, for a number of epochs fixed beforehand;
-# 3. on valid, from which they had not learned, each got its **threshold**, the one with the best
-#    balanced accuracy, and its **temperature** (section 5.2);
-# 4. each model was applied to each test image once, and the probabilities were written down.
+# 2. several networks that differ only in their random seed were trained with these settings on
+#    train and opt together, for a number of epochs fixed beforehand;
+# 3. on valid, which was not used in this training, each network got its **threshold**, the one with
+#    the best balanced accuracy, and its **temperature** (section 5.2);
+# 4. each network was applied to each test image once, and the probabilities were saved.
 #
 # A single function of the library, `vitdm.evaluation.final_test.evaluate`, applies models to the
-# test split. No step of the workflow depends on its outcome: a test that is used for a decision,
+# test split. No step of the workflow depends on its outcome. A test that is used for a decision,
 # however small, is biased, because the choice that happens to suit *these* images is kept. For the
 # same reason the threshold comes from valid. (The features were chosen with the help of valid as
-# well, so that scores there are slightly too high. This hardly affects the threshold, and does not
-# affect the test.)
+# well, so that scores on valid are slightly too high. This hardly affects the threshold, and does
+# not affect the test.)
 #
 # The notebook trains nothing; it reads tables, explains and plots them.
 
@@ -112,7 +112,8 @@ pd.crosstab(images.catalog["class"], images.catalog["split"]).loc[kinds]
 # is the probability that a random lens with substructure outscores a random lens without; ties
 # count half. It is 1/2 for guessing and 1 for perfect order, and it depends neither on a threshold
 # nor on how common substructure is.
-#
+
+# %% [markdown]
 # **The ROC-AUC needs scores, not decisions.** With decisions (0 or 1) there is one threshold only.
 # The "curve" is two straight lines through the point $(\mathrm{FPR}, \mathrm{TPR})$, and the area
 # below them is a triangle and a trapezium:
@@ -123,10 +124,10 @@ pd.crosstab(images.catalog["class"], images.catalog["split"]).loc[kinds]
 #   = \frac{\mathrm{TPR} + (1-\mathrm{FPR})}{2},
 # $$
 #
-# which is the **balanced accuracy**: the mean of the fractions right in either class. The work that
-# this project continues reported a ROC-AUC of 0.956 that was computed in this way. The balanced
-# accuracy of its published confusion matrix is the same number, as the next cell shows. It must be
-# compared with the balanced accuracy below, not with the ROC-AUC.
+# which is the **balanced accuracy**: the mean of the fractions right in either class. The ROC-AUC
+# of 0.956 of the *precursor*, the earlier public project that this work continues, was computed in
+# this way: it is the balanced accuracy of the confusion matrix that it published, as the next cell
+# shows. It must be compared with the balanced accuracy below, not with the ROC-AUC.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -138,8 +139,8 @@ rates = (
 print(f"the precursor's balanced accuracy: {np.mean(rates):.4f}")
 
 # %% [markdown]
-# The same identity on our own predictions: the area of the hard decisions equals the balanced
-# accuracy, and the area of the scores is another number.
+# The same holds for the predictions of this notebook: the area of the hard decisions equals the
+# balanced accuracy, and the area of the scores is another number.
 
 # %%
 decisions = (scores > threshold).astype(float)
@@ -151,36 +152,37 @@ print(f"area under the curve of scores    {metrics.roc_auc(labels, scores):.6f}"
 # %% [markdown]
 # ## 5.2 Results
 #
-# **Rates are means over the seeds**, so they say what *one* trained model reaches; the ensemble,
-# which averages the probabilities of all models first, has a row of its own.
+# **Scores are means over the seeds**, so they say what *one* trained network reaches. The
+# *ensemble*, which averages the probabilities of all networks first, has a row of its own.
 #
-# Two things make such a number uncertain, and they are kept apart:
+# A score is uncertain for two reasons, which are kept apart:
 #
 # * *Which images were tested.* The interval (low, high) is a 95 % bootstrap interval: the test
 #   images are drawn anew with replacement, each class to its own number, and the mean over the
-#   seeds is computed again, many times over. All models see the same resampled images; they are
-#   not independent measurements, for a hard image is hard for all of them. (Where a test has no
-#   mistake at all, every resampling has none either, and the interval shrinks to a point. That is a
-#   limit of the method, not certainty.) For the ROC-AUC there is a formula as well, **DeLong's**:
-#   the area is a mean over pairs of images, and its variance follows from the fraction of its pairs
-#   that each image orders correctly. Both intervals are given; they should agree.
-# * *Which random numbers the training drew.* The standard deviation between the seeds is the
+#   seeds is computed again, many times over. All networks are scored on the same resampled images,
+#   because an image that is hard for one is hard for all. (If a test has no mistake at all, neither
+#   has any resampling, and the interval shrinks to a point. That is a limit of the method.) For the
+#   ROC-AUC there is a formula as well, **DeLong's**: the area is a mean over pairs of images, and
+#   its variance follows from the fraction of correctly ordered pairs of each image. Both intervals
+#   are given; they should agree.
+# * *Which random numbers the training used.* The standard deviation between the seeds is the
 #   scatter of the score if the training is repeated.
-#
+
+# %% [markdown]
 # The **average precision** is the area under precision against recall. Unlike the ROC-AUC it
 # depends on how common substructure is, here in half of the images of a balanced test.
 #
-# **True-positive rates at few false positives** matter most to a survey. At 0.1 % only a handful of
-# smooth test images may be flagged, so this number depends on the worst of them, and its interval
-# is wide.
+# **True-positive rates at few false positives** matter most to a survey. At a false-positive rate
+# of 0.1 % only a handful of smooth test images may be flagged, so this number depends on the worst
+# of them, and its interval is wide.
 #
 # **Calibration.** Of the images with a score of 0.8, do four of five have substructure? The
 # *expected calibration error* is the mean distance of score and fraction, in 15 bins of the score;
 # it is not 0 for a perfect model either, as the row "of a perfect model" shows. Networks are
 # calibrated with one number, the **temperature** $T$: $p_k \propto \exp(z_k / T)$ with the logits
-# $z$, chosen for the smallest cross-entropy on valid. Label smoothing makes a model underconfident
-# ($T < 1$). The temperature does not change the order of the images in a two-class model, and so
-# changes no other score.
+# $z$, chosen for the smallest cross-entropy on valid. Label smoothing makes a network
+# underconfident ($T < 1$). The temperature does not change the order of the images in a two-class
+# model, and so changes no other score.
 
 # %%
 table = final_test.results_table(tested)
@@ -190,20 +192,21 @@ table.round(4).astype(object).fillna("")
 # %% [markdown]
 # ### Baselines and the known-lens bound
 #
-# These scores are of the same test images:
+# Three other scores of the same test images are compared with the networks:
 #
 # * **gradient boosting** on all features, which learned from the same images as each network: a
 #   baseline without a network;
 # * the **evidence of a point mass** in the residual of the fitted lens, one feature, without
 #   training;
 # * the **known-lens bound**, of simulated lenses with noise: the $\chi^2$ of the residual when the
-#   *true* smooth lens of each test image, which only the simulator knows, is subtracted (only the
-#   source's position is fitted). It shows how far the other scores are from what the noise allows.
+#   *true* smooth lens of each test image, known from the simulation, is subtracted (only the
+#   position of the source is fitted). It shows how far the other scores are from what the noise
+#   allows.
 #
-# `gain` is by how much the ROC-AUC exceeds that of the network. The images are the same, so that
-# the scatter that they share cancels; its interval counts test images and seeds. $p$ is
-# **DeLong's** test of equal areas, for these models and other images. Nothing in the workflow
-# depends on this table.
+# `gain` is the difference of the ROC-AUC to that of the network. All scores are of the same images,
+# so that the scatter which they share cancels; the interval covers test images and seeds. $p$ is
+# that of **DeLong's** test of equal areas; it covers the images alone, not the seeds. Nothing in
+# the workflow depends on this table.
 
 # %%
 chi2 = baselines.chi2_of_known_lens(out.results, ensemble["id"])
@@ -223,14 +226,15 @@ if tested["test_auc_seed_sd"] is not None:
 # %% [markdown]
 # ### The ROC curve, and whether the scores are probabilities
 #
-# The line is the mean true-positive rate of the models at each false-positive rate, the band spans
-# the lowest and the highest of them. Panel (a) is the usual view. Real searches work at its left
-# edge: strong lenses with detectable substructure are the minority, so even a small false-positive
-# rate among the many smooth lenses would give more false alarms than detections. Panel (b)
-# therefore spreads the low rates over a logarithmic axis. It begins where a single smooth test
-# image is flagged, below which these images say nothing; the dotted lines mark 1 % and 0.1 % false
-# positives. Panel (c) is the **reliability diagram**: fraction with substructure against score, of
-# all models together, before and after the temperature. On the diagonal, scores are probabilities.
+# **Figure 5.1.** The line is the mean true-positive rate of the models at each false-positive rate,
+# the band spans the lowest and the highest of them. Panel (a) is the usual view. Real searches work
+# at its left edge: strong lenses with detectable substructure are the minority, so even a small
+# false-positive rate among the many smooth lenses would give more false alarms than detections.
+# Panel (b) therefore spreads the low rates over a logarithmic axis. It begins at the rate at which
+# a single smooth test image is flagged; the dotted lines mark 1 % and 0.1 % false positives. Panel
+# (c) is the **reliability diagram**: the fraction of images with substructure against the score, of
+# all networks together, before and after the calibration with the temperature. On the diagonal,
+# scores are probabilities.
 
 # %%
 print(f"temperatures of the models: {np.round(tested['temperatures'], 3)}")
@@ -243,8 +247,8 @@ out.figure(final_test_plots.roc_curve(band, smooth, curves), "roc_curve")
 # %% [markdown]
 # **Try it.** A survey asks for the *purity*: of the lenses that are flagged, how many have
 # substructure? It depends on how common substructure is, and on the threshold. Half of the test
-# images have it; change the fraction to what you expect on the sky, and the threshold of the
-# score, and run the cell again.
+# images have it; change the fraction to the one that you expect in a survey, or the threshold of
+# the score, and run the cell again.
 
 # %%
 # Try it: the fraction of lenses with substructure, and the threshold.
@@ -270,11 +274,11 @@ print(f"macro average: {tested['test_auc_macro']:.4f}")
 per_class.round(4)
 
 # %% [markdown]
-# The **confusion matrix** has a row for each true class and a column for the most probable class of
-# the ensemble. Percentages are fractions of the row. Two kinds of error are off the diagonal:
-# between the substructure classes, substructure was found and assigned to the wrong class; in the
-# first row and the first column are false alarms and misses. Those of section 5.4 are counted at
-# the threshold from valid and may differ from these, which are of the most probable class.
+# **Figure 5.2**, the **confusion matrix**, has a row for each true class and a column for the most
+# probable class of the ensemble. Percentages are fractions of the row. Off the diagonal there are
+# two kinds of error. Between the substructure classes, substructure was found and assigned to the
+# wrong class. In the first row are false alarms, in the first column misses. Their numbers may
+# differ from those of section 5.4, which are counted at the threshold from valid.
 
 # %%
 counts = metrics.confusion(ensemble)
@@ -291,21 +295,22 @@ print(counts)
 # A score over a whole test set is an average over substructure of all masses. With simulated lenses
 # the truth is known, and completeness and ROC-AUC can be given by lens property:
 #
-# * CDM subhalos: the total mass in subhalos; how far the heaviest subhalo is from the ring, near
-#   which the arcs are (the catalog has the position of the heaviest one only); in `realistic` the
-#   fraction of mass in subhalos, $f_\mathrm{sub}$;
-# * axion vortex: its length, and in Model I the mass of the axion, from which the length follows.
-#   The same mass on a longer string is more spread out;
+# * cold dark matter (CDM): the total mass in subhalos; how far the heaviest subhalo is from the
+#   ring, near which the arcs are (the catalog has the position of the heaviest one only); in
+#   `realistic` the fraction of mass in subhalos, $f_\mathrm{sub}$;
+# * axion vortex: its length, and in DeepLense's Model I the mass of the axion, from which the
+#   length follows (on a longer vortex the same mass is more spread out);
 # * all: the signal-to-noise of the lensed light.
 #
-# The bins hold equal numbers of images. *Completeness* is the fraction found at the threshold that
-# lets 1 % of all smooth lenses pass, *ROC-AUC* compares the images in the bin with all smooth ones
-# (for the signal-to-noise, with the smooth ones in the same bin). The population of this run is
-# that of the test; the others are scored by networks that were trained on lenses of their own kind
-# (`config/extended.yaml`, with the features of the fit), on images kept for it.
+# **Figure 5.3.** The bins hold equal numbers of images. *Completeness* is the fraction found at a
+# false-positive rate of 1 % of all smooth lenses; *ROC-AUC* compares the images in the bin with all
+# smooth ones (for the signal-to-noise, with the smooth ones in the same bin). Test images are shown
+# for the population of this run. The other populations are scored by networks that were trained on
+# each of them (`config/extended.yaml`, with the features of the fit), on images that were not used
+# otherwise.
 #
 # Published networks on Model I lose their sensitivity below $10^{-2.5}$ of the halo's mass in
-# substructure (Alexander et al. 2020). The dashed lines are where that is: for the mass within the
+# substructure (Alexander et al. 2020). The dashed lines mark this fraction of the mass within the
 # Einstein radius, the median of the population.
 
 # %%
@@ -319,12 +324,13 @@ else:
     print("These images carry no truth about their substructure, so this part is left out.")
 
 # %% [markdown]
-# ## 5.4 The failures
+# ## 5.4 The misclassified images
 #
-# The figure shows the misclassified test images with the highest confidence, class by class, as the
-# network sees them, with the ensemble's probability of substructure. Parts with little attention
-# (last block, mean of heads and models) are darkened; a cross marks the heaviest subhalo, a line
-# the vortex, with the mass of the substructure or the length.
+# **Figure 5.4** shows the misclassified test images with the highest confidence, class by class, as
+# the network sees them, with the ensemble's probability of substructure. Parts with little
+# attention (last block, mean of heads and networks) are darkened. A cross marks the heaviest
+# subhalo, a line the vortex; the mass of the substructure or the length of the vortex stands beside
+# it.
 
 # %%
 wrong = (scores > threshold) != (labels == 1)
@@ -341,11 +347,12 @@ scale = failures.pixel_scale(out.results, out.config.preprocess)
 out.figure(final_test_plots.failures(pictures, worst, looks, scale), "failures")
 
 # %% [markdown]
-# **What do they share?** A logistic regression of being wrong, within a class, on lens properties:
-# mass, position, noise, source. `odds` is the factor by which the odds of an error change if a
-# property grows by one standard deviation and the others stay (1: no change), with a 95 % interval
-# from resampled images. Masses, lengths and the signal-to-noise enter by their logarithm. The
-# regression is tested on errors that it was not fitted to, by its ROC-AUC; 1/2 is chance.
+# **What do they have in common?** In each class, a logistic regression relates misclassification to
+# lens properties: mass, position, noise, source. `odds` is the factor by which the odds of an error
+# change if a property grows by one standard deviation and the others stay (1: no change), with a 95
+# % interval from resampled images. Masses, lengths and the signal-to-noise enter by their
+# logarithm. The regression is tested on errors that it was not fitted to, by its ROC-AUC; 1/2 is
+# chance.
 
 # %%
 odds, foreseen = failures.odds_of_errors(wrong, truth, features, kinds, out.config.seed)
@@ -356,12 +363,11 @@ for name, auc in foreseen.items():
 odds.round(2)
 
 # %% [markdown]
-# If misses have the lighter substructure, farther from the arcs, in the poorer image, the model
-# fails where the image holds little information, as any method must; if an unrelated property
-# stands out, the model has a systematic weakness. The known-lens bound separates the two: of the
-# lenses that the ensemble missed, what fraction is found by the $\chi^2$ with the true smooth lens,
-# at the same false-positive rate? These can be found in principle; the others are lost in the
-# noise.
+# If misses have lighter substructure, farther from the arcs, in images with more noise, the model
+# fails where the image has little information, as any method must. If an unrelated property stands
+# out, the model has a systematic weakness. The known-lens bound separates the two: what fraction of
+# the lenses that the ensemble missed is found by the $\chi^2$ with the true smooth lens, at the
+# same false-positive rate? These can be found in principle; the others cannot be told from noise.
 
 # %%
 visible = failures.missed_but_visible(labels, scores, threshold, chi2)
@@ -369,22 +375,23 @@ if visible is not None:
     print(f"with the smooth lens known, {visible:.1%} of the misses are found")
 
 # %% [markdown]
-# **Remedies.** Each remedy is judged on images that no choice for these models used: valid for
-# finished models, and opt for those that need a training (the runs of notebook 3, which learned
-# from train alone).
+# **Remedies.** Which changes would reduce the errors? Each is judged on images that were not used
+# in the training: valid for the final models, and opt for the remedy that needs another training
+# (runs of notebook 03, which learned from train alone).
 #
 # * *averaging the seeds*: errors due to the random numbers of a training average out;
 # * *averaging with gradient boosting*, which learned from the same images and features: if the two
 #   are wrong on different lenses, their mean is better;
-# * both;
-# * *showing more*: all features and the residual map of the fit, instead of the selected features.
+# * both of these;
+# * *showing more*: all features and the residual map of the fit as input, instead of the selected
+#   features.
 #
-# `gain` is by how much the ROC-AUC grows, paired image by image and seed by seed; `errors` are the
+# `gain` is the increase of the ROC-AUC, paired image by image and seed by seed; `errors` are the
 # fractions of errors without and with the remedy, each at the threshold with the best balanced
-# accuracy on the same images. The rows of split test repeat the first three on the test, which did
-# not take part in the judgement. One remedy is in all results already: the worst false alarms on
-# valid used to be smooth lenses whose fit had ended in a local minimum, and a fit that leaves more
-# than noise is now repeated from many starts (`docs/benchmarks.md` has the effect).
+# accuracy on the same images. The rows of the split *test* repeat the first three on the test
+# images, which were not used for the judgement. One remedy is part of all results: fits that leave
+# more than noise are repeated from many starts, because the worst false alarms on valid were smooth
+# lenses whose fit had ended in a local minimum (`docs/benchmarks.md` has the effect).
 
 # %%
 held_out = list(final_test.read_predictions(folder, "held_out").values())
@@ -401,21 +408,21 @@ brought.round(4)
 # %% [markdown]
 # The headline score remains that of *one* trained network, which the article compares with others;
 # section 5.2 has the ensemble as well. A remedy whose interval on valid lies above 0 should be used
-# in real searches; one whose interval contains 0 has no demonstrated effect.
+# in searches of real lenses; one whose interval contains 0 has no demonstrated effect.
 
 # %% [markdown]
 # ## 5.5 Limits
 #
 # **One population.** The test images come from the same population as the training images. The test
 # does not measure how the model behaves on lenses of another one: with other noise, another
-# point-spread function, or light of the lens galaxy.
+# point-spread function, or light of the lens galaxy. Section 5.7 and notebook 06 measure this.
 
 # %% [markdown]
 # **Are there near-duplicates of test images in the training?** Each image is compared with those of
-# the other splits in all eight orientations, shrunk to 16 × 16 pixels and to their 40 principal
-# components, in which noise hardly matters. Distances are in units of that between two exposures
-# of the same lens, about which copies scatter by some 8 %: up to 1.25 (dashed line), two images
-# could be of one lens. Equal files would have 0.
+# the other splits in all eight orientations, reduced to 16 × 16 pixels and to their 40 principal
+# components, in which noise hardly matters. Distances are in units of the distance between two
+# exposures of the same lens, which scatters by some 8 %. Equal files would have a distance of 0.
+# **Figure 5.5**: at distances up to 1.25 (dashed line) two images could be of one lens.
 
 # %%
 similar = dataset.read_catalog(folder / "neighbours.csv")
@@ -436,23 +443,22 @@ print(similar.groupby("split")["distance"].describe().round(2).to_string())
 # \frac{\delta\theta_E}{\theta_E} \approx \frac{m}{M_\text{halo}(<\theta_E)} ,
 # $$
 #
-# with $m$ the mass of the substructure within the ring, $m \ll M$. The mean surface density inside
-# $\theta_E$ is the critical one. The isothermal halo contributes a mass that grows as $\theta$, so
-# the radius grows by the full fraction of added mass and not by half of it. The Einstein radius
-# alone then separates the classes, without any clump being seen, as in DeepLense's Model I. In
-# nature the masses of halos scatter by far more than substructure adds, and this clue does not
-# exist. In the population `marginal` the halos scatter, and the mean mass of the substructure is
-# taken out of them.
+# with $m$ the mass of the substructure within the ring, $m \ll M_\text{halo}$. This follows because
+# the mean surface density inside $\theta_E$ is the critical one, and the mass of an isothermal halo
+# grows as $\theta$. The Einstein radius alone then separates the classes, without any clump being
+# seen, as in DeepLense's Model I. In nature the masses of halos scatter by far more than
+# substructure adds, and the radius is uninformative. In the population `marginal` the halos
+# scatter, and the mean mass of the substructure is taken out of them.
 
 # %% [markdown]
 # **Class separation by size alone.** One measure of size is used alone as the score of the test
 # images, larger meaning substructure, without any network. One is `ring_radius`, the radius of the
 # circle fitted to the lensed light. The other is the size feature (`ring_radius` or one of the
 # separations) with the highest ROC-AUC on the *train and valid* images. Nothing is fitted to the
-# test images or chosen on them: feature and direction are fixed before. Images in which the feature
-# does not exist are left out; `measured` is the fraction that remains. A ROC-AUC above 1/2 means
-# that the size of the ring, or what correlates with it, separates the classes; a lens model
-# measures $\theta_E$ much better than these features do.
+# test images or chosen on them: feature and direction are fixed before. Images without a value of
+# the feature are left out; `measured` is the fraction that remains. A ROC-AUC above 1/2 means that
+# the size of the ring, or what correlates with it, separates the classes; the fit of a lens
+# measures $\theta_E$ much better than these features (notebook 01, section 1.8).
 
 # %%
 development = images.catalog.iloc[images.rows("train", "valid")]
@@ -465,24 +471,26 @@ else:
 alone.round(3)
 
 # %% [markdown]
-# ## 5.6 The audit
+# ## 5.6 What each difference from the precursor changes
 #
-# Section 5.1 showed the effect of one of the precursor's faults on its published score. The audit
-# measures the effect of the others on the model. `studies.audit` re-implements its recipe, the
-# network of 307 827 parameters and its training, with a switch for each fault, and trains it on the
-# same simulated lenses: as it was; with each fault fixed alone; with faults fixed one after the
-# other; and our recipe for comparison. The images are those of the population `lenses`, which
-# imitates the binary set that the precursor used, and for whose values in 0 to 1 its thresholds
-# were made. The numbers in brackets are those of the article's table of faults.
+# Section 5.1 showed how one difference, the ROC-AUC of decisions, changes a published score. This
+# section measures the effect of the other differences between the precursor and this work. Some of
+# these are errors of the code, found because the code is public. `studies.audit` re-implements the
+# precursor, its network of 307 827 parameters and its training, with a switch for each difference,
+# and trains it on the same simulated lenses: as published; with one difference removed; with
+# several removed, one after the other. The network and training of this work are there for
+# comparison. The images are those of the population `lenses`, which imitates the binary set of
+# DeepLense images that the precursor used; its thresholds are made for the values of these images,
+# from 0 to 1. The numbers in brackets are those of the table of differences in the article.
 #
-# Each row has three numbers: the score that it would have *shown for validation*, the one that it
-# would have *claimed* as the ROC-AUC on new images, and its true ROC-AUC on new images. The
-# interval of the last covers the images; that of the gain (over the precursor as it was, pair by
-# pair on the same images) also the seeds, if there are several. With one seed, a gain of a few
+# Each row has three numbers: the score on its validation images (`believed`), the score that its
+# code computes for new images (`claimed`), and the ROC-AUC on new images (`roc_auc`). The interval
+# of the last covers the images. That of the gain (over the precursor as published, pair by pair on
+# the same images) also covers the seeds, if there are several. With one seed, a gain of a few
 # thousandths is not significant.
 #
-# **The figure**: filled, the ROC-AUC; open, the claimed score; crosses, the score shown for
-# validation. The dotted line is the precursor as it was.
+# **Figure 5.6**: filled, the ROC-AUC; open, the claimed score; crosses, the score on the validation
+# images. The dotted line is the precursor as published.
 
 # %%
 of_audit = {}
@@ -497,42 +505,44 @@ if rows is not None:
 # %% [markdown]
 # ## 5.7 Real images
 #
-# All lenses so far were simulated with our code. Here models of simulated lenses are applied to two
-# sets of other images, each with models of its own (`studies.real_sky`; a network and gradient
-# boosting, several trainings of each; nothing is learned from a real image):
+# All lenses so far were simulated with the code of this project. In this section models that were
+# trained on simulated lenses are applied to two sets of other images, each with models of its own
+# (`studies.real_sky`: a network and gradient boosting, several trainings of each; none is trained
+# on a real image):
 #
 # * **the binary set** of DeepLense, fourteen of its images, seven of either class: simulated too,
 #   but by others, with other code. The models learn from our population `lenses`. Pixel scale, PSF,
 #   noise and greyscale of `lenses` were measured on *these fourteen images*, so that they are no
-#   independent test of the imitation; no model has seen them. In this set substructure adds mass
-#   to a halo that is always the same: rings have a radius of 21.5 instead of 20 pixels. A correct
-#   answer here may be due to substructure *or* to the radius.
+#   independent test of the imitation; no model was trained on them. In this set substructure adds
+#   mass to a halo that is always the same: with substructure rings have a radius of 21.5 instead of
+#   20 pixels. A correct answer may be due to the substructure *or* to the radius.
 # * **five lenses of the SLACS survey**, observed with the Hubble Space Telescope, as they were
-#   fitted in notebook 1 (`config/slacs.yaml`). Their substructure is unknown, but for J0946+1006,
+#   fitted in notebook 01 (`config/slacs.yaml`). Their substructure is unknown, but for J0946+1006,
 #   in which a dark subhalo was detected through its gravity (Vegetti et al. 2010). The models learn
-#   from `realistic`, and see the features of the fitted lens. That population is of another camera,
-#   with pixels of 0.08 instead of 0.04 arcsec, and has no drizzling, no neighbours and only Sérsic
-#   galaxies.
-#
+#   from `realistic`, and see the features of the fitted lens. That population differs from these
+#   images: its pixels have 0.08 instead of 0.04 arcsec, and it has no drizzling, no neighbours and
+#   only Sérsic galaxies.
+
+# %% [markdown]
 # **Are the predictions reliable?** Only where real lenses look like simulated ones, which can be
 # tested. *Each feature*: do real and simulated images (held out from the training) have the same
-# distribution? The test of Kolmogorov and Smirnov, with Fisher's of whether the feature exists, and
-# the false discovery rate controlled over all features as in notebook 2. *All together*: the
-# **energy distance** of the two samples, each feature replaced by its rank (Székely and Rizzo
-# 2013),
+# distribution? This is the test of Kolmogorov and Smirnov, combined with Fisher's exact test of how
+# often the feature is missing; the false-discovery rate is controlled over all features as in
+# notebook 02. *All features together*: the **energy distance** of the two samples, each feature
+# replaced by its rank (Székely and Rizzo 2013),
 #
 # $$
 # \mathcal E = 2\,\mathrm E|X - Y| - \mathrm E|X - X'| - \mathrm E|Y - Y'| \ge 0,
 # $$
 #
 # which is 0 only if the distributions are the same; $p$ is the share of random relabellings of the
-# images with a distance as large. With so few real images a test sees large differences only: a
-# large $p$ does not prove the samples alike; a small one tells that they are not.
+# images with a distance as large. With so few real images only large differences are detected: a
+# small $p$ shows that the samples differ, but a large one does not show that they are alike.
 #
-# **The figure.** Left: probability of substructure, of simulated images (histogram) and of each
+# **Figure 5.7.** Left: probability of substructure, of simulated images (histogram) and of each
 # real one, with the range of the trainings. Right: where each feature of that image stands among
 # the simulated ones; dots are beyond all of them, grey is missing, triangles mark features that
-# differ. Alike samples look like noise there.
+# differ. If the samples are alike, this part of the figure looks like noise.
 
 # %%
 of_real = {}
@@ -550,32 +560,34 @@ else:
 # %% [markdown]
 # **How to read it.** The table has, for each model, the ROC-AUC on simulated images that were held
 # out and, where the classes are known, on the real ones. With seven images of either class a
-# bootstrap fails: where all pairs are right, they are so in each resampling. The interval is that
-# of Wilson for as many trials as a class has images. It is conservative, because the variance of
-# the area $A$ is at most $A(1 - A)/\min(n_+, n_-)$ (Birnbaum and Klose 1957). The number right at
-# one half has the exact interval of Clopper and Pearson.
-#
-# Where no feature separates the images of the *binary set* from those of `lenses`, the imitation is
-# good enough for what these models see, and the intervals of their scores are valid. They are no
-# evidence for real observations, because these images are themselves simulated.
+# bootstrap fails: if all pairs are ordered correctly, they are so in each resampling. The interval
+# is that of Wilson for as many trials as a class has images. It is conservative, because the
+# variance of the area $A$ is at most $A(1 - A)/\min(n_+, n_-)$ (Birnbaum and Klose 1957). The
+# number of correct answers at a threshold of one half has the exact interval of Clopper and
+# Pearson.
+
+# %% [markdown]
+# If no feature separates the images of the *binary set* from those of `lenses`, the imitation is
+# good enough for the features that these models use, and the intervals of their scores are valid.
+# They are no evidence for real observations, because these images are simulated themselves.
 #
 # The *SLACS* lenses differ from the simulated ones. Their fits leave larger residuals than almost
-# all simulated lenses of `realistic`, because real galaxies are no Sérsic profiles (notebook 1).
+# all simulated lenses of `realistic`, because real galaxies are no Sérsic profiles (notebook 01).
 # The models must extrapolate, and network and trees do so differently. The prediction for
-# J0946+1006 is neither a detection nor a miss, and a small scatter between trainings does not imply
-# reliability out of distribution. **These predictions must not be used**, and the two-sample test
-# shows this without any label. The simulation would need sources and lens galaxies taken from real
-# images, the camera's own PSF and drizzling, and neighbours; and this same test should find no
-# difference before a prediction is trusted.
+# J0946+1006 is therefore neither a detection nor a miss, and a small scatter between trainings does
+# not make it reliable. **These predictions must not be used**; the two-sample test shows this
+# without any label. For reliable predictions the simulation would need sources and lens galaxies
+# taken from real images, the PSF and the drizzling of the camera, and neighbours; and the
+# two-sample test should find no difference.
 
 # %% [markdown]
 # ## 5.8 The project in one picture
 #
-# The figure has one test lens of each class, its residual after the fit of a smooth lens (from −5
-# to 5 times the noise), and the ROC curve. Simulated lenses are chosen to have nearly the same
+# **Figure 5.8** has one test lens of each class, its residual after the fit of a smooth lens (from
+# −5 to 5 times the noise), and the ROC curve. Simulated lenses are chosen to have nearly the same
 # Einstein radius, source position and brightness, so that they differ mainly in their substructure;
 # if lenses are fitted, those with substructure are from the half of their class with the larger
-# residuals, in which substructure is visible.
+# residuals.
 
 # %%
 distance, residuals = headline.typical(truth), None
@@ -589,18 +601,21 @@ out.figure(final_test_plots.headline(lenses, kinds, band, auc, left), "headline"
 
 # %% [markdown]
 # ## 5.9 Numbers for the article
+#
+# The article takes these values, unrounded, by their names.
 
 # %%
 trees = others[baselines.BASELINE]
-numbers = final_test.score_numbers(tested)
-numbers |= final_test.training_numbers(out.config, out.results)
-numbers |= baselines.baseline_numbers(beside)
-numbers |= baselines.macro_numbers(list(networks.values()), trees, *resampled)
-numbers |= sensitivity.sensitivity_numbers(bins, collapse)
-numbers |= failures.odds_numbers(odds, foreseen) | remedies.remedy_numbers(brought)
-numbers |= {} if visible is None else {"missed_mendable": visible}
-numbers |= {"n_near_duplicates": near, "nearest_distance": float(similar["distance"].min())}
-numbers |= shortcut.shortcut_numbers(alone) if out.config.data == "simulate" else {}
-numbers |= of_audit | of_real
-out.numbers(numbers)
-pd.Series(numbers, dtype=object).to_frame("value")
+out.numbers(
+    final_test.score_numbers(tested),
+    final_test.training_numbers(out.config, out.results),
+    baselines.baseline_numbers(beside),
+    baselines.macro_numbers(list(networks.values()), trees, *resampled),
+    sensitivity.sensitivity_numbers(bins, collapse),
+    failures.odds_numbers(odds, foreseen),
+    {} if visible is None else {"missed_mendable": visible},
+    remedies.remedy_numbers(brought),
+    {"n_near_duplicates": near, "nearest_distance": float(similar["distance"].min())},
+    shortcut.shortcut_numbers(alone) if out.config.data == "simulate" else {},
+    *(of_audit, of_real),
+)

@@ -15,21 +15,21 @@
 # # 6. Real lenses
 #
 # The smooth lens of notebook 01 is made for simulated images: its source is a Sérsic profile, its
-# mass an isothermal ellipsoid, and real lenses show structure in its residual all along the arcs.
-# Here real lenses are fitted with a model that can reach the noise:
+# mass an isothermal ellipsoid. Fitted to real lenses, it leaves structure in the residual all along
+# the arcs. This notebook fits real lenses with a model whose residual can be as small as the noise:
 #
 # 1. section 6.1 explains the model in steps, on one lens;
 # 2. section 6.2 searches that lens, and a simulated one, for perturbers;
-# 3. section 6.3 has the fits of lenses of the SLACS survey, all with one configuration, beside
-#    published Einstein radii;
-# 4. section 6.4 searches them all, and tells which subhalos would have been found;
+# 3. section 6.3 has the fits of lenses of the SLACS survey (Sloan Lens ACS, observed with the
+#    Hubble Space Telescope), all with one configuration, beside published Einstein radii;
+# 4. section 6.4 searches them all, and measures which subhalos would have been found;
 # 5. section 6.5 measures what such a search does when a lens is unlike the model that is fitted, as
 #    every real lens is.
 #
-# The notebook needs none of the others. Its inputs are the studies `studies.slacs`, which fits the
-# images in `data/real/slacs_hst`, and `studies.misspecification`, which simulates its own. The
-# images are not part of the project; docs/data.md says where to get them. Without them the
-# article's run shows the committed results.
+# The notebook needs none of the others. Its inputs are the results of `studies.slacs`, which fits
+# the images in `data/real/slacs_hst`, and `studies.misspecification`, which simulates its own. The
+# images of real lenses are not part of the project; docs/data.md says where to get them. Without
+# them the run of the article shows the committed results, and other runs leave these parts out.
 
 # %% tags=["parameters"]
 results = "results/smoke"
@@ -42,7 +42,6 @@ from studies import notebook
 out = notebook.start(results, figures, tables, name="06_real_lenses")
 
 # %%
-import pandas as pd
 from IPython.display import display
 
 from studies.plots import slacs_search as plots
@@ -61,11 +60,11 @@ from vitdm.lens.perturbers.verdict import answer, warnings_of
 # %% [markdown]
 # ## 6.1 The model in steps
 #
-# The lens is J0946+1006 if its files are there, in which a dark subhalo has been found (Vegetti et
-# al. 2010), else a simulated one of the population `hubble`. What is known of it: the image, the
-# rms of the noise in each pixel, the PSF, and the scale of the pixels. Pixels without a noise are
-# missing; the published noise maps have such areas where other objects stand, in this lens the
-# second ring, of a source farther away.
+# The lens is J0946+1006, in which a dark subhalo has been found (Vegetti et al. 2010), or a
+# simulated lens of the population `hubble` if the files are not there. Its image comes with the rms
+# of the noise in each pixel, the point-spread function (PSF), and the scale of the pixels. Pixels
+# without a value of the noise count as missing. The published noise maps have such areas where
+# other objects stand, in J0946+1006 on a second ring, the image of a source farther away.
 
 # %%
 observation = slacs.lens_to_fit(out.config)
@@ -76,9 +75,9 @@ print(f"missing: {observation.mask.mean():.1%}; estimated or assumed: {observati
 # **The light of the lens galaxy** is a sum of elliptical Gaussians of many widths about one centre
 # (multi-Gaussian expansion, Cappellari 2002), in two families with an ellipticity each, and a
 # constant sky. Given centre and ellipticities, the amplitudes follow from a linear problem. They
-# must not be negative, so that the sum falls off in all directions and cannot imitate a ring: what
-# is brighter than the sum, arcs and neighbours, is masked, and the rest fitted again. Later each
-# amplitude is free within ten percent, and fitted together with the source.
+# must not be negative, so that the sum falls off in all directions and cannot imitate a ring. Arcs
+# and neighbours, which are brighter than the sum, are masked, and the rest is fitted again. Later
+# each amplitude is free within ten percent and fitted together with the source.
 #
 # **The mass** is an elliptical power law (Tessore & Metcalf 2015),
 # $$\kappa = \frac{3 - t}{2} \left(\frac{\theta_\mathrm{E}}{R}\right)^{t - 1}, \qquad R^2 = q x^2 +
@@ -86,29 +85,29 @@ print(f"missing: {observation.mask.mean():.1%}; estimated or assumed: {observati
 # with the slope $t$ of the density in three dimensions (2 for an isothermal one), an external
 # shear, and multipoles of order 1, 3 and 4. Centre, ellipticity, shear, slope and multipoles have
 # normal priors; the Einstein radius $\theta_\mathrm{E}$ has none.
-#
-# **The source** has no formula. Its brightness is a sum of splines on a mesh in the source plane,
-# finer in the middle of the box that the arcs' light comes from. Its prior is a Gaussian process
-# with a Matérn covariance, written as the solution of a stochastic differential equation (Lindgren
-# et al. 2011), times an envelope that falls outwards. Given the mass, the image is linear in the
-# coefficients $\mathbf s$ of source and galaxy, $\mathbf d = \mathsf M \mathbf s + \mathbf n$, so
-# that the most probable ones follow from one linear system, and their **evidence** has a closed
-# form (Suyu et al. 2006):
-# $$
-# -2 \ln E = \chi^2 + \hat{\mathbf s}^{\mathsf T} \mathsf Q\, \hat{\mathbf s} + \ln\det\mathsf A -
-# \ln\det\mathsf Q + \mathrm{const}, \qquad \mathsf A = \mathsf M^{\mathsf T} \mathsf W \mathsf M +
-# \mathsf Q ,
-# $$
-# with the inverse covariances $\mathsf W$ of the noise and $\mathsf Q$ of the prior. How bright and
-# how smooth the source is expected to be, and how fast the envelope falls, are chosen by the
-# evidence, so nobody tunes a strength of the regularisation (Vegetti & Koopmans 2009).
-#
-# **The fit** climbs $\ln E$ plus the priors of the mass by Levenberg–Marquardt steps with analytic
-# derivatives. Source and galaxy are integrated out, not held. It **starts** without a guess: all
-# Einstein radii in steps of 0.1″ are tried on a binned image with a coarse source and a mass whose
-# priors are tight, and the most probable one whose source is lensed into several images is taken.
-# Neighbours and cosmic rays that the model does not explain are found with `sep` (Barbary 2016) and
-# masked; then the mesh becomes finer, the priors those of the settings, and the multipoles free.
+
+# %% [markdown]
+# **The source** has a free form. Its brightness is a sum of splines on a mesh in the source plane,
+# finer in the middle of the area that the light of the arcs comes from. Its prior is a Gaussian
+# process with a Matérn covariance, written as the solution of a stochastic differential equation
+# (Lindgren et al. 2011), times an envelope that falls outwards. Given the mass, the image is linear
+# in the coefficients $\mathbf s$ of source and galaxy, $\mathbf d = \mathsf M \mathbf s + \mathbf
+# n$, so that the most probable ones follow from one linear system, and their **evidence** has a
+# closed form (Suyu et al. 2006): $$ -2 \ln E = \chi^2 + \hat{\mathbf s}^{\mathsf T} \mathsf Q\,
+# \hat{\mathbf s} + \ln\det\mathsf A - \ln\det\mathsf Q + \mathrm{const}, \qquad \mathsf A = \mathsf
+# M^{\mathsf T} \mathsf W \mathsf M + \mathsf Q , $$ with the inverse covariances $\mathsf W$ of the
+# noise and $\mathsf Q$ of the prior. How bright and how smooth the source is expected to be, and
+# how fast the envelope falls, are chosen by the evidence, so that the strength of the
+# regularisation needs no tuning (Vegetti & Koopmans 2009).
+
+# %% [markdown]
+# **The fit** maximises $\ln E$ plus the priors of the mass by Levenberg–Marquardt steps with
+# analytic derivatives. Source and galaxy are integrated out, not held fixed. It **starts** without
+# a guess: all Einstein radii in steps of 0.1″ are tried on a binned image with a coarse source and
+# a mass whose priors are tight, and the most probable one whose source is lensed into several
+# images is taken. Neighbours and cosmic rays that the model does not explain are found with `sep`
+# (Barbary 2016) and masked; then the mesh becomes finer, the priors those of the settings, and the
+# multipoles free.
 
 # %%
 model = fit(observation, out.config.freeform)
@@ -117,15 +116,15 @@ print(f"chi2 per pixel {model.chi2:.3f}, where the arcs are {model.chi2_arcs:.3f
 print("flags:", ", ".join(f"{flag} ({FLAGS[flag]})" for flag in model.flags) or "none")
 
 # %% [markdown]
-# (a) The image without the sky; (b) the model of the lens galaxy; (c) their difference shows the
-# arcs; (d) the model of the arcs, with the critical curve; (e) the residual of the whole model, in
-# units of the noise; pale pixels were not fitted (the middle of the galaxy, and what does not see
-# the box of the source), grey ones are missing or masked; (f) the source, with the caustic: a
-# source inside of the inner caustic has four images, and its light is stretched most where it
-# touches the curve.
+# **Figure 6.1.** (a) The image without the sky; (b) the model of the lens galaxy; (c) their
+# difference shows the arcs; (d) the model of the arcs, with the critical curve; (e) the residual of
+# the whole model, in units of the noise; pale pixels were not fitted (the middle of the galaxy, and
+# pixels to which no light of the source area comes), grey ones are missing or masked; (f) the
+# source, with the caustic: a source inside of the inner caustic has four images, and its light is
+# stretched most where it touches the curve.
 #
 # Errors are those of the posterior, given the model. Slope, shear and multipoles are correlated;
-# `model.covariance` has how much.
+# their covariance is `model.covariance`.
 
 # %%
 found = slacs.parameters(model)
@@ -138,25 +137,26 @@ found.round(4)
 # A dark subhalo near an arc shifts its light a little. Whether the image shows such a shift at a
 # place is a linear question, once the smooth lens is fitted. Let $T$ be the change of the image by
 # a perturber of unit mass at that place, in units of the noise: $T = -\mathsf B(\nabla S \cdot
-# \alpha)$, with the deflection $\alpha$ of the perturber, the source $S$, and the PSF $\mathsf B$.
-# Source, light of the galaxy, mass and width of the PSF may adapt; with $\mathsf C$, the covariance
-# of the noise and of all that they can change within their priors,
-# $$
-# \hat m = \frac{T^{\mathsf T} \mathsf C^{-1} \mathbf d}{T^{\mathsf T} \mathsf C^{-1} T} \pm
-# \left(T^{\mathsf T} \mathsf C^{-1} T\right)^{-1/2} .
-# $$
-# Amplitude over error is the S/N of the map; five times the error is the mass that would have been
-# seen with S/N 5: the **sensitivity**, without which a map with nothing in it says nothing.
+# \alpha)$, with the deflection $\alpha$ of the perturber, the source $S$, and the blurring $\mathsf
+# B$ by the PSF. Source, light of the galaxy, smooth mass and width of the PSF may adapt. With the
+# covariance $\mathsf C$ of the noise and of all changes of the image by these within their priors,
+# and the residual $\mathbf d$, the mass of the perturber is $$ \hat m = \frac{T^{\mathsf T} \mathsf
+# C^{-1} \mathbf d}{T^{\mathsf T} \mathsf C^{-1} T} \pm \left(T^{\mathsf T} \mathsf C^{-1}
+# T\right)^{-1/2} . $$ The map shows this mass divided by its error, the signal-to-noise ratio
+# (S/N). Five times the error is the mass that would have an S/N of 5, the **sensitivity**. It is
+# needed to interpret a map in which nothing is found.
+
+# %% [markdown]
+# A map has many places, and at some of them the S/N is high by chance. How high is measured on
+# **twins**: images simulated from the model of this lens without a perturber, with noise, and with
+# source, galaxy, mass and PSF drawn from their priors. They are searched in the same way. The
+# *score* of a lens is the highest S/N. If the map without its highest peaks varies more than the
+# maps of twins, by a factor `misfit` above 1, the score is divided by this factor. The **p-value**
+# is the share of twins, the lens included, whose score is at least as high.
 #
-# A map has many places, and somewhere its S/N is high by chance. **Twins** tell how high: images of
-# this lens's own model without a perturber, with its noise and all that may adapt drawn from its
-# prior, searched in the same way. The **p-value** is the share of twins, the lens included, that
-# score as much. The score is the highest S/N; if the map without its highest peaks still varies
-# more than those of twins (`misfit` above 1), it is divided by that.
-#
-# First a lens in which the answer is known: simulated without lens light, with one subhalo of
-# $10^{10}$ solar masses. It needs no data and takes a few seconds; change mass, radius [arcsec] or
-# the index of the lens, and run the cell again.
+# The first example is a lens whose perturber is known: it is simulated without lens light, with one
+# subhalo of $10^{10}$ solar masses. This needs no data and takes a few seconds. Change mass, radius
+# [arcsec] or the index of the lens, and run the cell again.
 
 # %%
 # Try it: another mass, radius or lens.
@@ -170,12 +170,13 @@ print(f"The truth: {truth['mass']:.1e} solar masses at ({truth['x']:+.2f}, {trut
 perturbers.peaks(known)
 
 # %% [markdown]
-# (a) The residual of the smooth fit hardly shows the subhalo. (b) The S/N map does: the ring is its
-# highest peak, the plus the true place. The other colours are noise, which is smooth over the reach
-# of a perturber. (c) Where the arc is bright and its light varies, small masses would have been
-# seen; away from it only large ones. (d) The scores of smooth twins of this lens.
+# **Figure 6.2.** (a) The residual of the smooth fit hardly shows the subhalo. (b) The S/N map does:
+# the ring is its highest peak, the plus the true place. The other structures of the map are noise,
+# which is correlated because a perturber acts on many pixels. (c) The sensitivity: where the arc is
+# bright and its light varies, small masses would have been seen; away from it only large ones. (d)
+# The scores of smooth twins of this lens.
 #
-# Now the lens of section 6.1, with the same settings.
+# The second example is the lens of section 6.1, searched with the settings of the configuration.
 
 # %%
 redshifts = perturbers.redshifts_of(observation)
@@ -188,25 +189,26 @@ for name, text in warnings_of(found).items():
 perturbers.peaks(found)
 
 # %% [markdown]
-# In J0946+1006, Vegetti et al. (2010) found a dark subhalo at (−0.65, 1.04)″. A map that varies
-# much more than those of twins, with deep holes beside high peaks, means that the smooth model
-# lacks something over the whole lens. A massive subhalo does that, for the smooth fit has bent to
-# it, and so does a wrong macro-model. `vitdm search` fits the peaks without linearisation and tries
-# rival explanations; what they mean, and what can go wrong, is told in docs/search.md.
+# **Figure 6.3** has the same panels for this lens. In J0946+1006, Vegetti et al. (2010) found a
+# dark subhalo at (−0.65, 1.04)″. If a map varies much more than those of twins, with strongly
+# negative places beside high peaks, the smooth model fails over the whole lens. There are two
+# causes: a massive subhalo, to which the smooth fit has adapted, or a wrong model of the smooth
+# mass. `vitdm search` fits the peaks without linearisation and tries other explanations;
+# docs/search.md describes them, and what can go wrong.
 
 # %% [markdown]
 # ## 6.3 All lenses with one configuration
 #
 # Each lens in the folder was fitted with the same settings, the defaults, and the pixel scale; no
-# mask, start or prior was set by hand. The masks in the published noise maps are the only thing
-# that other people have chosen. What is special about single lenses is told in words in
-# `config/slacs_notes.yaml`, after the fact.
+# mask, start or prior was set by hand. Only the masks in the published noise maps were chosen by
+# their authors. Remarks on single lenses, written after the fits, are in `config/slacs_notes.yaml`.
 #
-# The table: Einstein radius, slope, shear, ellipticity, $\chi^2$ per pixel of all fitted pixels
-# (`chi2`) and where the arcs are brighter than the noise (`chi2_arcs`). `chi2_sky` is what noise
-# alone has in the same image, measured on the sky beyond 3″. It is less than 1 because drizzled
-# pixels share noise: each of them scatters less than the maps say, which are made for sums of
-# pixels. A fit at the noise therefore has a $\chi^2$ near `chi2_sky`, not near 1.
+# The table has Einstein radius, slope, shear, ellipticity, $\chi^2$ per pixel of all fitted pixels
+# (`chi2`) and where the arcs are brighter than the noise (`chi2_arcs`). `chi2_sky` is the value of
+# noise alone in the same image, measured on the sky beyond 3″. It is less than 1 because
+# neighbouring pixels of a drizzled image share noise: the noise maps are made for sums of pixels,
+# and single pixels scatter less. A residual of noise alone therefore has a $\chi^2$ near
+# `chi2_sky`, not near 1.
 
 # %%
 fits = slacs.read_fits(out.config, out.results)
@@ -224,15 +226,15 @@ if fits is not None:
     out.figure(fitted_lenses(maps, table), "slacs")
 
 # %% [markdown]
-# A row a lens: the image, the image without the lens galaxy, the model of the arcs on the same
-# scale, the residual, and the source, each bar 1″ long if nothing else is written. Sources have
-# knots, tails and spiral arms, which no Sérsic profile has; with them in the model, the residual
-# along the arcs is noise.
+# **Figure 6.4.** Each row is a lens: the image, the image without the lens galaxy, the model of the
+# arcs on the same scale, the residual, and the source. Bars are 1″ long unless a length is written
+# beside them. Sources have knots, tails and spiral arms, which no Sérsic profile has; where the
+# model of the source includes them, the residual along the arcs is noise.
 #
-# **Einstein radii beside published ones.** Bolton et al. (2008) fitted isothermal ellipsoids. Cao
-# et al. (2025) fitted isothermal ellipsoids with shear to these same cutouts and noise maps, by
-# nested sampling, and report that one fit in ten went wrong. The two sets differ from each other,
-# too.
+# **Figure 6.5** compares the Einstein radii with published ones. Bolton et al. (2008) fitted
+# isothermal ellipsoids. Cao et al. (2025) fitted isothermal ellipsoids with shear to these same
+# cutouts and noise maps, by nested sampling, and report that one fit in ten went wrong. The two
+# published sets differ from each other, too.
 
 # %%
 if fits is not None:
@@ -244,16 +246,16 @@ if fits is not None:
     display(off[columns].fillna("").style.hide(axis="index"))
 
 # %% [markdown]
-# Listed are fits that differ by more than 5 % from the radius of Bolton et al., and those with a
-# flag; the last column says why, as far as it is known. A flag does not mean that a fit is wrong,
-# nor its absence that it is right: where the arcs are faint, or there are none, several radii
-# explain the image equally well.
+# The last table lists fits whose radius differs by more than 5 % from that of Bolton et al., and
+# those with a flag; its last column has the cause, as far as it is known. A fit with a flag need
+# not be wrong, and a fit without one need not be right: where the arcs are faint, or there are
+# none, several radii explain the image equally well.
 
 # %% [markdown]
 # ## 6.4 A search for dark subhalos in all of them
 #
-# Each lens is searched as in section 6.2, with the same settings. The score is the highest S/N of
-# the map, divided by its misfit where that exceeds 1; the smallest possible p-value is 1/201.
+# Each lens is searched as in section 6.2, with the same settings. With 200 twins the smallest
+# possible p-value is 1/201.
 
 # %%
 searches = slacs_search.read_searches(out.config, out.results)
@@ -271,11 +273,12 @@ if searches is not None and fits is not None:
     out.figure(plots.searched_lens(name, *shown, searches.table, searches.peaks), "search_lens")
 
 # %% [markdown]
-# One lens: (a) the image without the light of the galaxy; (b) the residual of the smooth model; (c)
-# the S/N of a clump by place, with the highest peaks and, as a cross, where Vegetti et al. (2010)
-# found a subhalo in J0946+1006; (d) the mass that would have an S/N of 5; (e) the S/N that is left
-# when the clump that gains most evidence is part of the model; (f) the scores of the twins: some
-# went through the whole fit, the others were searched in the linear regime.
+# **Figure 6.6.** The search of one lens: (a) the image without the light of the galaxy; (b) the
+# residual of the smooth model; (c) the S/N of a clump by place, with the highest peaks and, as a
+# cross, where Vegetti et al. (2010) found a subhalo in J0946+1006; (d) the mass that would have an
+# S/N of 5; (e) the S/N that is left when the clump that gains most evidence is part of the model;
+# (f) the scores of the twins: some were fitted like the lens itself, the others searched in the
+# linear approximation.
 
 # %%
 if searches is not None:
@@ -283,12 +286,16 @@ if searches is not None:
     display(slacs_search.alarms(searches.table).fillna("").style.hide(axis="index"))
 
 # %% [markdown]
-# Listed are all lenses with a p-value up to 0.01. A small p-value says that the smooth model does
-# not describe the lens, and that a clump at one place would: not that there is one.
+# **Figure 6.7** shows scores and sensitivities of all lenses; the table lists those with a p-value
+# up to 0.01. A small p-value means that a clump at one place describes the lens better than the
+# smooth model. It does not show that there is a clump, because other errors of the smooth model can
+# have the same effect.
 #
 # **Which clumps would have been found?** Clumps were injected on the critical curves of the lenses
-# whose fit is good and in which nothing was found. What a clump changes in the model of the arcs is
-# added to the real image, whose residual stays as it is.
+# whose fit is good and in which nothing was found: the change of the model of the arcs by a clump
+# is added to the real image, whose residual stays the same. **Figure 6.8** shows the fraction that
+# is found, by mass: clumps within 0.2″ of the highest peak of a lens with a p-value of at most
+# 0.005.
 
 # %%
 if searches is not None:
@@ -299,14 +306,15 @@ if searches is not None:
 # %% [markdown]
 # ## 6.5 Searches on lenses that are unlike the model
 #
-# Simulator and fit of the other notebooks share every assumption. Here they do not: a row of the
-# matrix has nominal lenses (population `marginal`) of which one thing is changed, or one thing that
-# the fit is told. Rows differ in nothing else: the k-th lens of each has the same mass, source,
-# substructure and random numbers of the noise. docs/studies.md says what each row changes.
+# In the other notebooks simulator and fit share every assumption. In this section they do not: each
+# row of a matrix starts from *nominal* lenses (population `marginal`) and changes one property of
+# the lenses, or one input of the fit. Otherwise the rows are the same: the k-th lens of each has
+# the same mass, source, substructure and random numbers of the noise. docs/studies.md describes the
+# changes of each row.
 #
 # Thresholds are fixed at 5 % false positives on nominal lenses without substructure, and trees and
-# networks trained on nominal lenses; twins need no threshold: a lens is called perturbed if
-# p ≤ 0.05 among smooth twins of its own.
+# networks are trained on nominal lenses. The search with twins needs no such threshold: a lens is
+# called perturbed if p ≤ 0.05 among its own smooth twins.
 
 # %%
 table = matrix.read_matrix(out.config, out.results)
@@ -324,11 +332,16 @@ if table is not None:
     display(matrix.off_nominal(table, 5)[columns].round(3).style.hide(axis="index"))
 
 # %% [markdown]
-# Numbers in the table are false positives / completeness in percent. Listed are rows and methods
-# whose 95 % interval of false positives lies wholly beyond half or twice the nominal 5 %. With a
-# few hundred lenses a row, an interval that reaches into the band is no proof that the rate is in
-# it: none of 200 lenses only excludes rates above 1.8 %.
+# **Figure 6.9** shows false-positive rate, completeness and ROC-AUC of each row with 95 %
+# intervals; the band reaches from half to twice the nominal 5 %. Entries of the first table are
+# false positives / completeness in percent. The second table lists rows and methods whose interval
+# lies wholly outside the band. With a few hundred lenses in each row, an interval that overlaps
+# with the band does not show that the rate is in it: if none of 200 lenses is a false positive,
+# only rates above 1.8 % are excluded.
+#
+# ## 6.6 Numbers for the article
+#
+# The article takes these values, unrounded, by their names.
 
 # %%
 out.numbers(numbers)
-pd.Series(numbers, name="value", dtype=object).to_frame()

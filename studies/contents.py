@@ -80,7 +80,7 @@ class Notebook:
     title: str  # its part of the report
     reads: Callable[[Targets], Iterable[str]]
     settings: tuple[str, ...]  # sections and keys, such as "final.epochs"
-    entries: tuple[Entry, ...]
+    entries: tuple[Entry, ...]  # figures in the order in which it draws them
 
     @property
     def number(self) -> str:
@@ -103,6 +103,11 @@ class Notebook:
     def captions(self) -> dict[str, str]:
         """Return the captions of its figures."""
         return {entry.name: entry.caption for entry in self.entries if entry.caption}
+
+    def figure_number(self, name: str) -> str:
+        """Return the number of a figure, "3.2" for the second of notebook 03, drawn or not."""
+        drawn = [entry for entry in self.entries if entry.drawn_by]
+        return f"{int(self.number)}.{drawn.index(self.entry(name, figure=True)) + 1}"
 
     def entry(self, name: str, *, figure: bool) -> Entry:
         """Return the entry of a figure or a table; InputError if there is none."""
@@ -355,17 +360,17 @@ NOTEBOOKS = (
         + ("benchmark.sets",)
         + ("evaluation.bootstrap",),
         entries=(
-            figure(
-                "pipeline",
-                "diagrams.pipeline",
-                lambda t: [*t.dataset, *t.fits, t.selection, *of_runs("predictions.csv")(t)],
-            ),
             figure("spt_lsa", "diagrams.spt_lsa", of_runs("config.yaml", "model.safetensors")),
             figure("attention", "model.attention", of_runs("config.yaml", "model.safetensors")),
             figure(
                 "positions",
                 "model.position_similarity",
                 of_runs("config.yaml", "model.safetensors"),
+            ),
+            figure(
+                "pipeline",
+                "diagrams.pipeline",
+                lambda t: [*t.dataset, *t.fits, t.selection, *of_runs("predictions.csv")(t)],
             ),
             figure("training_history", "model.training_history", of_runs("history.csv")),
             figure("runs", "model.runs", of_runs("metrics.json")),

@@ -13,7 +13,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
-from IPython.display import Image, display
+from IPython.display import Image, Markdown, display
 from matplotlib.figure import Figure
 
 from studies import contents, running
@@ -28,7 +28,14 @@ ROOT = Path(__file__).resolve().parents[1]
 
 SMOKE = "config/smoke.yaml"
 CORES = 2
+FEW_EPOCHS = 5  # with fewer a network of this size has hardly learned anything
 SECONDS_A_JOB = 5  # of a core, about: the 27 jobs of notebook 01 took 94
+#: stands above what a run with hardly any training shows
+SMALL = (
+    "> **A small run** (`{name}`). Its networks were trained for {epochs} epochs on few images and "
+    "have hardly learned anything. Its numbers and figures show that everything works, not how "
+    "well. Results in the text are those of the reference run."
+)
 
 
 @dataclass(frozen=True)
@@ -46,11 +53,16 @@ class Notebook:
     targets: Targets
 
     def figure(self, figure: Figure, name: str) -> None:
-        """Save a figure as ``<figures>/<name>.png`` and ``.pdf``, with its sidecar, and show it."""
-        entry = contents.notebook(self.name).entry(name, figure=True)
+        """Save a figure as ``<figures>/<name>.png`` and ``.pdf``, with its sidecar, and show it.
+
+        Below it stand its number and its caption.
+        """
+        book = contents.notebook(self.name)
+        entry = book.entry(name, figure=True)
         style.save(figure, self.figures / name, caption=entry.caption, **self._provenance(entry))
         plt.close(figure)
         display(Image(filename=self.figures / f"{name}.png", width=800))
+        display(Markdown(f"*Figure {book.figure_number(name)}. {entry.caption}*"))
 
     def table(self, table: pd.DataFrame, name: str) -> None:
         """Save a table as ``<tables>/<name>.csv``, with its sidecar."""
@@ -60,9 +72,14 @@ class Notebook:
         caption = entry.shows(self.tables / file)
         sidecar(self.tables / f"{name}.json", caption=caption, **self._provenance(entry))
 
-    def numbers(self, numbers: dict[str, Any]) -> None:
-        """Save the numbers that the article takes from this notebook."""
+    def numbers(self, *parts: dict[str, Any]) -> pd.DataFrame:
+        """Save the numbers that the article takes from this notebook, and return them as a table.
+
+        ``parts`` are those of its sections.
+        """
+        numbers = {key: value for part in parts for key, value in part.items()}
         write_json(self.results / "numbers" / f"{self.name[:2]}.json", numbers)
+        return pd.Series(numbers, name="value", dtype=object).to_frame()
 
     def _provenance(self, entry: contents.Entry) -> dict[str, Any]:
         """Return what a figure or table was made from; sidecars stand for large arrays."""
@@ -81,7 +98,8 @@ def start(results: str, figures: str, tables: str, *, name: str) -> Notebook:
     """Open the results that a notebook shows; paths are relative to the repository.
 
     A notebook opened by itself makes the small results that it shows by default, if they are not
-    there yet (``config/smoke.yaml``). InputError if other results are missing.
+    there yet (``config/smoke.yaml``). InputError if other results are missing. A run with hardly
+    any training is announced as such.
     """
     os.chdir(ROOT)
     style.style()
@@ -92,6 +110,8 @@ def start(results: str, figures: str, tables: str, *, name: str) -> Notebook:
         if results != config.results or config.name != load(SMOKE).name:
             raise InputError(f"{', '.join(absent)}: missing; run snakemake first")
         build(absent)
+    if config.train.epochs < FEW_EPOCHS:
+        display(Markdown(SMALL.format(name=config.name, epochs=config.train.epochs)))
     part = load_part(_part(name, targets))
     return Notebook(name, Path(results), Path(figures), Path(tables), part, targets)
 

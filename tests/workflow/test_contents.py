@@ -26,10 +26,11 @@ def tree(name):
 
 
 def drawn(name, kind):
-    """The names in calls ``out.figure(figure, "name")``; what a loop puts in is a star."""
+    """The names in calls ``out.figure(figure, "name")``, in order; a star is for a loop."""
+    calls = [node for node in ast.walk(tree(name)) if isinstance(node, ast.Call)]
     found = []
-    for node in ast.walk(tree(name)):
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == f"out.{kind}":
+    for node in sorted(calls, key=lambda call: call.lineno):
+        if ast.unparse(node.func) == f"out.{kind}":
             given = node.args[1]
             parts = given.values if isinstance(given, ast.JoinedStr) else [given]
             texts = [part.value for part in parts]
@@ -39,9 +40,9 @@ def drawn(name, kind):
 
 @pytest.mark.parametrize("known", contents.NOTEBOOKS, ids=lambda known: known.name)
 def test_a_notebook_draws_its_figures_and_tables_and_no_others(known):
-    for kind, figure in (("figure", True), ("table", False)):
-        declared = [entry.name for entry in known.entries if bool(entry.drawn_by) == figure]
-        assert sorted(drawn(known.name, kind)) == sorted(declared)
+    figures, tables = ([e.name for e in known.entries if bool(e.drawn_by) == f] for f in (1, 0))
+    assert drawn(known.name, "figure") == figures  # in their order: they are numbered
+    assert sorted(drawn(known.name, "table")) == sorted(tables)
 
 
 def test_these_are_all_notebooks_and_each_name_is_there_once():
@@ -178,7 +179,9 @@ def out(tmp_path):
     return notebook.Notebook("04_optimisation", *[tmp_path] * 3, SMOKE, targets)
 
 
-def test_sidecars_say_what_is_shown_and_from_what(out, tmp_path):
+def test_sidecars_say_what_is_shown_and_from_what(out, tmp_path, monkeypatch):
+    shown_markdown = []
+    monkeypatch.setattr(notebook, "Markdown", shown_markdown.append)
     out.figure(plt.figure(), "tune_again")
     out.table(pd.DataFrame({"one": [1], "two": [2]}), "tune_best")
     said = {name: json.loads((tmp_path / f"{name}.json").read_text())
@@ -186,6 +189,7 @@ def test_sidecars_say_what_is_shown_and_from_what(out, tmp_path):
     shown = "The best trials and the start: the score each was found with, and fresh ones."
     assert said["tune_again"]["caption"] == shown
     assert said["tune_best"]["caption"] == "Columns: one, two."
+    assert shown_markdown == ["*Figure 4.5. " + shown + "*"]
     inputs = {Path(file).name for file in said["tune_best"]["inputs"]}
     assert inputs == {"best.json", "trials.csv"}
 
@@ -206,3 +210,9 @@ def test_names_made_in_a_loop():
     entry = contents.notebook("01").entry("gallery_marginal", figure=True)
     assert entry.name == "gallery_*" and entry.names(Targets(FROM_FILES)) == []
     assert not entry.is_named("gallery_") and not entry.is_named("lens_gallery")
+
+
+def test_numbers_of_all_sections_are_one_file(out, tmp_path):
+    table = out.numbers({"one": 1}, {}, {"two": 0.5})
+    assert json.loads((tmp_path / "numbers/04.json").read_text()) == {"one": 1, "two": 0.5}
+    assert table["value"].to_dict() == {"one": 1, "two": 0.5}

@@ -1,6 +1,7 @@
 """The notebooks: parameters, plain code, and no executed copies in the repository."""
 
 import ast
+import re
 import subprocess
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import jupytext
 import nbformat
 import pytest
 
+from studies import contents
 from studies.config import load
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,6 +23,7 @@ SMOKE = {
 }
 LONGEST = 8  # lines of a function
 THOUGHT = 15  # lines of a code cell, without imports, comments and empty lines
+PROSE = 250  # words of a cell of text
 
 
 @pytest.fixture(params=(QUICKSTART, *NAMES))
@@ -69,8 +72,27 @@ def test_notebooks_explain_and_leave_the_work_to_the_library(notebook):
         lines = [line.strip() for line in cell.source.splitlines()]
         lines = [line for line in lines if line and not line.startswith(("#", "import ", "from "))]
         assert len(lines) <= THOUGHT, f"a cell of {len(lines)} lines: {lines[0]}"
-    prose = [cell for cell in notebook.cells if cell.cell_type == "markdown"]
+    prose = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
     assert len(prose) >= 0.4 * len(code(notebook))
+    for text in prose:
+        assert len(text.split()) <= PROSE, f"a cell of {len(text.split())} words: {text[:60]}"
+
+
+def test_the_text_has_the_number_of_each_figure_in_order(notebook, request):
+    """Numbers are those below the pictures; the text of a figure is in a cell beside it."""
+    name, cells = request.node.callspec.params["notebook"], notebook.cells
+    labels = {}
+    for k, cell in enumerate(cells):
+        if cell.cell_type == "markdown":
+            labels |= dict.fromkeys(re.findall(r"\*\*[Ff]igure (\d\.\d+)", cell.source), k)
+    assert list(labels) == [f"{int(name[:2])}.{k + 1}" for k in range(len(labels))]
+    if name == QUICKSTART:
+        assert len(labels) == 4
+        return
+    drawn = [k for k, cell in enumerate(cells) for _ in re.findall(r"out\.figure\(", cell.source)]
+    assert len(labels) == len([e for e in contents.notebook(name).entries if e.drawn_by])
+    for number, text, figure in zip(labels, labels.values(), drawn, strict=True):
+        assert abs(figure - text) <= 3, f"figure {number}: its text is {figure - text} cells before"
 
 
 def test_the_quickstart_needs_the_library_alone():
@@ -81,8 +103,6 @@ def test_the_quickstart_needs_the_library_alone():
         if isinstance(node, (ast.Import, ast.ImportFrom))
     }
     assert "vitdm" in imported and "studies" not in imported
-    for cell in jupytext.reads(source, "py:percent").cells:
-        assert len(cell.source.split()) < 250
 
 
 def test_each_has_one_place_to_try_something(notebook):
