@@ -61,7 +61,7 @@ class Notebook:
         entry = book.entry(name, figure=True)
         style.save(figure, self.figures / name, caption=entry.caption, **self._provenance(entry))
         plt.close(figure)
-        display(Image(filename=self.figures / f"{name}.png", width=800))
+        display(Image(filename=self.figures / f"{name}.png", width=800, alt=entry.caption))
         display(Markdown(f"*Figure {book.figure_number(name)}. {entry.caption}*"))
 
     def table(self, table: pd.DataFrame, name: str) -> None:

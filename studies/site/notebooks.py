@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -41,6 +42,7 @@ def notebooks(sources: Path, figures: Path, executed: Path | None) -> dict[str, 
         book = nbformat.read(run, as_version=4) if there else _with_figures(source, figures)
         resources = {"unique_key": source.stem, "output_files_dir": source.stem}
         text, made = MarkdownExporter().from_notebook_node(book, resources)
+        text = _described(text, book)
         title, _, rest = text.strip().partition("\n")
         files[f"{source.stem}.md"] = f"{title}\n\n{EXECUTED if there else TEXT}\n{_clean(rest)}"
         files |= made["outputs"]
@@ -58,10 +60,25 @@ def _with_figures(source: Path, figures: Path) -> NotebookNode:
         names = FIGURE.findall(cell.source) if cell.cell_type == "code" else []
         patterns = [re.sub(r"\{.*?\}", "*", name) for name in names]
         drawn = [file.stem for p in patterns for file in sorted(figures.glob(f"{p}.png"))]
-        pictures = [f"![{name}](../../figures/{name}.png)" for name in drawn]
+        pictures = [f"![{_shown(name, figures)}](../../figures/{name}.png)" for name in drawn]
         cells += [v4.new_markdown_cell("\n\n".join(pictures))] if pictures else []
     book.cells = cells
     return book
+
+
+def _shown(name: str, figures: Path) -> str:
+    """Return what a committed figure shows, by its sidecar, or its name."""
+    sidecar = figures / f"{name}.json"
+    told = json.loads(sidecar.read_text()).get("caption") if sidecar.is_file() else None
+    return (told or name).translate(str.maketrans("[]", "()"))
+
+
+def _described(text: str, book: NotebookNode) -> str:
+    """Return Markdown of an executed notebook whose pictures say what they show."""
+    outputs = (output for cell in book.cells for output in cell.get("outputs", ()))
+    pictures = [output for output in outputs if "image/png" in output.get("data", ())]
+    told = iter([picture.metadata.get("image/png", {}).get("alt", "") for picture in pictures])
+    return re.sub(r"!\[png\]\(", lambda _: f"![{next(told, '')}](", text)
 
 
 def _clean(text: str) -> str:

@@ -43,7 +43,8 @@ def kind_table(
     ``networks`` are the predictions of the trainings, whose mean score is that of one of them;
     ``truth`` is the catalog of the same images. Lenses are all with substructure, or pairs of equal
     mass; scores are p_cdm / (p_cdm + p_axion) and the mass alone. Intervals hold the central 95 %
-    of resamplings of the images. Without both kinds the table is empty.
+    of resamplings of the images. Without both kinds the table is empty, and where the masses are
+    not known it has the networks on all lenses alone.
     """
     columns = ["lenses", "score", "images", "roc_auc", "low", "high"]
     known = [
@@ -53,12 +54,14 @@ def kind_table(
         return pd.DataFrame(columns=columns)
     rows = np.flatnonzero(truth["class"].isin(KINDS))
     labels = (truth["class"].to_numpy()[rows] == KINDS[0]).astype(int)
-    mass = truth["substructure_mass"].to_numpy(float)[rows]
     logits = [np.log(t[f"p_{KINDS[0]}"] / t[f"p_{KINDS[1]}"]).to_numpy()[rows] for t in networks]
-    scores = {"networks": logits, "mass": [mass]}
-    matched = np.sort(pairs_of_equal_mass(labels == 1, mass).ravel())
+    scores, samples = {"networks": logits}, {"all": np.arange(len(rows))}
+    if "substructure_mass" in truth:
+        mass = truth["substructure_mass"].to_numpy(float)[rows]
+        scores["mass"] = [mass]
+        samples["equal mass"] = np.sort(pairs_of_equal_mass(labels == 1, mass).ravel())
     table = []
-    for lenses, chosen in (("all", np.arange(len(rows))), ("equal mass", matched)):
+    for lenses, chosen in samples.items():
         if len(np.unique(labels[chosen])) < 2:
             continue
         for name, each in scores.items():

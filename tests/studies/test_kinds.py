@@ -52,6 +52,16 @@ def test_mass_that_gives_the_kind_away_does_so_no_longer_in_pairs():
         assert low < auc < high and auc == pytest.approx(0.921, abs=0.02)
 
 
+def test_where_masses_are_not_known_all_lenses_are_scored():
+    truth = pd.DataFrame({"class": ["cdm", "axion"] * 20})
+    p = np.where(truth["class"] == "cdm", 0.6, 0.2)
+    predictions = pd.DataFrame({"p_no_sub": 0.2, "p_cdm": p, "p_axion": 0.8 - p})
+    table = kind_table([predictions], truth, 10, 0)
+    assert table[["lenses", "score", "images", "roc_auc"]].to_numpy().tolist() == [
+        ["all", "networks", 40, 1.0]
+    ]
+
+
 @pytest.mark.parametrize("classes", [["no_sub", "cdm"], ["no_sub", "sub"]])
 def test_without_both_kinds_there_is_nothing_to_compare(classes):
     truth = pd.DataFrame({"class": classes * 5, "substructure_mass": 1.0})

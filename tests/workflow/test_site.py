@@ -122,6 +122,7 @@ def books(tmp_path):
     (tmp_path / "sources/01_part.py").write_text(text)
     for name in ("seen", "one_a", "one_b"):
         (tmp_path / f"figures/{name}.png").write_bytes(b"png")
+    (tmp_path / "figures/seen.json").write_text('{"caption": "A figure [seen]"}')
     return tmp_path
 
 
@@ -129,14 +130,15 @@ def test_a_notebook_that_was_not_run_has_the_committed_figures(books):
     files = notebooks(books / "sources", books / "figures", None)
     page = files["01_part.md"]
     assert page.startswith("# 1. A part\n\n*The text of this notebook")
-    assert "](../../figures/seen.png)" in page and "lost.png" not in page
+    assert "![A figure (seen)](../../figures/seen.png)" in page and "lost.png" not in page
     assert page.count("](../../figures/one_") == 2
     assert page.index('"seen"') < page.index("](../../figures/seen.png)") < page.index('"lost"')
     assert "[1. A part](01_part.md)" in files["index.md"]
 
 
 def test_a_notebook_that_was_run_has_its_own(books):
-    picture = v4.new_output("display_data", {"image/png": "iVBORw0KGgo="})
+    told = {"image/png": {"alt": "What it shows"}}
+    picture = v4.new_output("display_data", {"image/png": "iVBORw0KGgo="}, metadata=told)
     table = v4.new_output("display_data", {"text/html": "<div><table></table></div>"})
     said = v4.new_output("stream", text="3 lenses\n")
     code = v4.new_code_cell('out.figure(draw(x), "seen")', outputs=[said, picture, table])
@@ -145,7 +147,7 @@ def test_a_notebook_that_was_run_has_its_own(books):
     files = notebooks(books / "sources", books / "figures", books / "executed")
     page = files["01_part.md"]
     assert "as it was run" in page and "3 lenses" in page and "figures/seen" not in page
-    (name,) = re.findall(r"!\[png\]\((.*?)\)", page)
+    (name,) = re.findall(r"!\[What it shows\]\((.*?)\)", page)
     assert files[name].startswith(b"\x89PNG") and "<table>" in page
 
 
