@@ -295,8 +295,8 @@ print(counts)
 #
 # One class against the rest mixes two questions. Here is the second one alone: a lens has
 # substructure; is it CDM subhalos or a vortex? The score is p(cdm) / (p(cdm) + p(axion)). Subhalos
-# and vortices differ in mass as well as in form, and the mass alone has a score of its own below. So
-# the question is asked again on pairs of lenses, one of either kind, with the same mass in
+# and vortices differ in mass as well as in form, and the mass alone has a score of its own below.
+# So the question is asked again on pairs of lenses, one of either kind, with the same mass in
 # substructure (to 0.05 dex), where the mass tells nothing. Without both kinds the table is empty.
 
 # %%
