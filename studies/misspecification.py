@@ -46,10 +46,10 @@ MERGED = ("misspecification.csv", "misspecification.json")
 SMOOTH, PERTURBED, CALIBRATING, LEARNING = (k * 1_000_000 for k in (1, 2, 3, 4))
 #: columns of the matrix, in the words of the figure
 METHODS = {
-    "evidence": "Sérsic fit, evidence of a point mass",
-    "network": "reference network",
-    "search": "marginalised search, S/N",
-    "twins": "marginalised search, p of twins",
+    "evidence": "evidence (Sérsic fit)",
+    "network": "network (Sérsic fit)",
+    "search": "search",
+    "twins": "twins",
     "trees": "trees on the search",
     "learned": "network on the search",
 }

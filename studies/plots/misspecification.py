@@ -15,7 +15,7 @@ MARKS = {
     "evidence": ("0.45", "s", False),
     "network": ("0.45", "D", False),
     "search": ("#56B4E9", "o", True),
-    "twins": (VERMILION, "o", True),
+    "twins": (VERMILION, "X", True),
     "trees": (GREEN, "^", True),
     "learned": (BLUE, "v", True),
 }

@@ -68,11 +68,12 @@ def searched_lenses(table: pd.DataFrame) -> plt.Figure:
     rows, fine = np.arange(len(table)), slacs_search.good(table)
     above = table["p_value"] <= slacs_search.FOUND
     left.plot(table["threshold"], rows, "|", color="0.35", ms=7, label="$p$ = 0.005 of twins")
-    for some, colour, label in ((above, VERMILION, "above it"), (~above, BLUE, "below it")):
+    for some, colour, marker in ((above, VERMILION, "D"), (~above, BLUE, "o")):
         for kind, face in ((fine, colour), (~fine, "white")):
             mine = some & kind
-            left.plot(table["score"][mine], rows[mine], "o", color=colour, mfc=face, ms=4.5)
-        left.plot([], [], "o", color=colour, ms=4.5, label=label)
+            left.plot(table["score"][mine], rows[mine], marker, color=colour, mfc=face, ms=4.5)
+        label = "above it" if some is above else "below it"
+        left.plot([], [], marker, color=colour, ms=4.5, label=label)
     left.plot([], [], "o", color="0.3", mfc="white", ms=4.5, label="fit not good")
     right.hlines(rows, table["sensitivity_best"], table["sensitivity"], color="0.7", lw=1)
     right.plot(table["sensitivity"], rows, "o", color=GREEN, ms=3.5, label="median of the ring")

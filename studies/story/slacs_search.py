@@ -24,6 +24,7 @@ from vitdm.data.dataset import read_catalog
 PUBLISHED = (-0.651, 1.040)  # ", of the subhalo of J0946+1006 (Vegetti et al. 2010)
 REFITTED = ("fit_x", "fit_y", "solar_mass_1kpc", "delta_evidence", "delta_multipoles")
 REFITTED += ("delta_luminous",)
+NEAR = 0.1  # ", from it
 LISTED = 2 * FOUND  # p-value up to which lenses are listed
 
 
@@ -123,6 +124,7 @@ def search_numbers(searches: Searches) -> dict[str, Any]:
     rows = table.index[table["name"] == LENS]
     if len(rows):
         numbers |= _of_lens(table.loc[rows[0]], rows[0] + 1)
+        numbers |= _of_map(searches.maps[LENS]) if LENS in searches.maps else {}
         numbers["rank_good"] = int(fine[: rows[0] + 1].sum())
         gains = table["delta_evidence"]
         numbers["rank_evidence"] = int(1 + (gains[fine] > gains[rows[0]]).sum())
@@ -141,6 +143,15 @@ def _of_lens(row: pd.Series, rank: int) -> dict[str, Any]:
         if x in row:
             numbers[f"lens_{name}"] = np.hypot(row[x] - PUBLISHED[0], row[y] - PUBLISHED[1])
     return numbers
+
+
+def _of_map(maps: Maps) -> dict[str, float]:
+    """Return the lowest S/N of a map, and the share of its places that are near the published."""
+    x, y = np.meshgrid(maps.x, maps.y)
+    searched = np.isfinite(maps.snr)
+    near = np.hypot(x - PUBLISHED[0], y - PUBLISHED[1]) <= NEAR
+    chance = (near & searched).sum() / searched.sum()
+    return {"lens_lowest": float(np.nanmin(maps.snr)), "lens_chance": float(chance)}
 
 
 def _of_control(row: pd.Series, masked: pd.DataFrame, name: str) -> dict[str, Any]:

@@ -230,6 +230,15 @@ def test_numbers_and_tables_of_the_article(searches):
     x, y = table["x"][0], table["y"][0]
     assert numbers["search_lens_offset"] == pytest.approx(np.hypot(x + 0.651, y - 1.040))
     assert numbers["search_j0002_score"] == pytest.approx(table["score"][2])
+    maps = searches.maps[story.LENS]
+    near = {
+        (x, y): maps.snr[k, i]
+        for k, y in enumerate(maps.y)
+        for i, x in enumerate(maps.x)
+        if (x + 0.651) ** 2 + (y - 1.040) ** 2 <= 0.01 and np.isfinite(maps.snr[k, i])
+    }
+    assert numbers["search_lens_chance"] == pytest.approx(len(near) / np.isfinite(maps.snr).sum())
+    assert numbers["search_lens_lowest"] == pytest.approx(np.nanmin(maps.snr))
     compact = story.compact(table)
     assert compact["score"].is_monotonic_decreasing
     assert "neighbours not masked" in " ".join(compact["remarks"])
