@@ -447,6 +447,7 @@ NOTEBOOKS = (
         + ("selection.fdr", "evaluation.bootstrap", "final.epochs"),
         entries=(
             table("results", of_evaluation("metrics.json")),
+            table("predictions", of_evaluation("predictions.csv")),
             table("rivals", against_known_lens),
             figure("roc_curve", "test.roc_curve", of_evaluation("predictions.csv", "roc.csv")),
             table("per_class", of_evaluation("metrics.json")),
