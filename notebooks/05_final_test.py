@@ -183,8 +183,8 @@ print(f"area under the curve of scores    {metrics.roc_auc(labels, scores):.6f}"
 # calibrated with one number, the **temperature** $T$: $p_k \propto \exp(z_k / T)$ with the logits
 # $z$, chosen for the smallest cross-entropy on valid. Label smoothing makes a network
 # underconfident ($T < 1$). The temperature does not change the order of the images in a two-class
-# model, and so changes no other score. The ensemble's answer to each image is published beside them,
-# in `paper/tables/predictions.csv`.
+# model, and so changes no other score. The ensemble's answer to each image is published, too, in
+# `paper/tables/predictions.csv`.
 
 # %%
 table = final_test.results_table(tested)
