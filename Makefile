@@ -99,7 +99,7 @@ check: $(INSTALLED)
 
 # Only these rules: what they read is taken as it lies there, from this run or an unpacked archive.
 article: unlocked
-	$(SNAKEMAKE) --configfile $(CONFIG) --forceall --allowed-rules all settings convert_notebook \
+	$(SNAKEMAKE) --configfile $(CONFIG) --forceall --allowed-rules all settings \
 	  $(foreach n,1 2 3 4 5 6,notebook_0$(n)) paper explorer
 
 archive: $(INSTALLED)
