@@ -601,11 +601,11 @@ if cutouts:
 # Try it: another lens, or other settings; then run this cell and the next one again.
 lens_name = "J0946+1006"  # one of the folders in data/real/slacs_hst
 simulated = 10  # the index of the simulated lens, if that folder is not there
-model_settings = {"slope_sd": 0.1, "shear_sd": 0.1, "m3_sd": 0.01, "m4_sd": 0.01, "splines": 24}
+model_settings = {"slope_sd": 0.1, "shear_sd": 0.1, "m3_sd": 0.01, "m4_sd": 0.01}
 
 # %%
 observation = slacs.lens_to_fit(out.config, lens_name, simulated)
-model = fit_lens(observation, FreeForm(**model_settings))
+model = fit_lens(observation, FreeForm(**(out.config.freeform.model_dump() | model_settings)))
 out.figure(one_lens(Maps.of(model)), "live_fit")
 print(f"{observation.name}: chi2 per pixel {model.chi2:.2f}, of the arcs {model.chi2_arcs:.2f}")
 print("flags:", ", ".join(f"{flag} ({FLAGS[flag]})" for flag in model.flags) or "none")

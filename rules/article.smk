@@ -1,22 +1,9 @@
 """Notebooks, figures and tables, and the article."""
 
 
-rule convert_notebook:
-    input:
-        "notebooks/{name}.py",
-    output:
-        temp(f"{OUT}/notebooks/source/{{name}}.ipynb"),
-    log:
-        f"{OUT}/logs/convert_{{name}}.log",
-    conda:
-        "../environment.yml"
-    shell:
-        "jupytext --quiet --to ipynb --output {output:q} {input:q} > {log:q} 2>&1"
-
-
 rule notebook_00:
     input:
-        f"{OUT}/notebooks/source/00_quickstart.ipynb",
+        "notebooks/00_quickstart.py",
     output:
         f"{OUT}/notebooks/00_quickstart.ipynb",
     log:
@@ -28,8 +15,9 @@ rule notebook_00:
         chosen=[word for name, value in CONFIG.quickstart for word in ("-p", name, value)],
         code=CODE("notebooks/00_quickstart.py"),
     shell:
-        "papermill {input:q} {output:q} --kernel python3 --cwd . {params.chosen:q}"
-        " --no-progress-bar > {log:q} 2>&1"
+        "jupytext --to ipynb --output - {input:q} 2> {log:q}"
+        " | papermill - {output:q} --kernel python3 --cwd . {params.chosen:q}"
+        " --no-progress-bar >> {log:q} 2>&1"
 
 
 for notebook in NOTEBOOKS:
@@ -39,7 +27,7 @@ for notebook in NOTEBOOKS:
             f"notebook_{notebook.number}"
         input:
             notebook.inputs(T),
-            notebook=f"{OUT}/notebooks/source/{notebook.name}.ipynb",
+            notebook=f"notebooks/{notebook.name}.py",
             settings=f"{OUT}/config/notebook_{notebook.number}.yaml",
         output:
             expand(
@@ -72,10 +60,11 @@ for notebook in NOTEBOOKS:
             captions=notebook.captions(),
             code=CODE(f"notebooks/{notebook.name}.py"),
         shell:
-            "papermill {input.notebook:q} {output.executed:q} --kernel python3 --cwd ."
+            "jupytext --to ipynb --output - {input.notebook:q} 2> {log:q}"
+            " | papermill - {output.executed:q} --kernel python3 --cwd ."
             " -p results {params.results:q} -p figures {params.figures:q}"
             " -p tables {params.tables:q}"
-            " --no-progress-bar > {log:q} 2>&1"
+            " --no-progress-bar >> {log:q} 2>&1"
 
 
 rule paper:

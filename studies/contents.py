@@ -261,7 +261,7 @@ NOTEBOOKS = (
         title="feature discovery",
         reads=lambda t: [*t.dataset, *t.processed, t.features, *t.fits, *t.population],
         settings=("seed", "data", "population", "populations.files", "real_images")
-        + ("preprocess", "features", "slacs.images", "slacs.pixel_scale"),
+        + ("preprocess", "features", "freeform", "slacs.images", "slacs.pixel_scale"),
         entries=(
             figure(
                 "perturbations",

@@ -33,7 +33,7 @@ DONE: Content = {"model": {}, "train": {}}
 
 def pick(settings: Settings, *keys: str) -> Content:
     """Return some sections of the configuration, and some keys of sections: ``final.epochs``."""
-    everything = settings.model_dump(mode="json")
+    everything = settings.model_dump(mode="json", include={key.partition(".")[0] for key in keys})
     chosen: Content = {}
     for key in keys:
         section, _, name = key.partition(".")
@@ -135,7 +135,7 @@ def _searching(settings: Settings) -> Content:
 def _efficiency(config: Config, networks: Iterable[str]) -> Content:
     """Return what the trainings of a curve read: no other networks than these."""
     content = pick(config, *MODEL, *JOINED, "efficiency.runs", "efficiency.min_steps")
-    runs = config.model_dump(mode="json")["runs"]
+    runs = pick(config, "runs")["runs"]
     return content | {"runs": {name: runs[name] for name in networks}}
 
 

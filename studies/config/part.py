@@ -46,7 +46,7 @@ def _part(schema: type[Section], content: Content, source: str, prefix: str) -> 
         if name not in schema.model_fields:
             known = ", ".join(schema.model_fields)
             raise InputError(f"{source}: {key}: unknown key; expected some of: {known}")
-        values[name] = _value(schema.model_fields[name], value, source, key)
+        values[name] = _value(schema, name, value, source, key)
     return _only(schema, values)
 
 
@@ -60,9 +60,9 @@ def _only(schema: type[Section], values: Content) -> Any:
     return made
 
 
-def _value(field: Any, value: Any, source: str, key: str) -> Any:
+def _value(schema: type[Section], name: str, value: Any, source: str, key: str) -> Any:
     """Return the value of a key, checked; of sections in it, only the keys that are there."""
-    kind = field.annotation
+    kind = schema.model_fields[name].annotation
     inner = typing.get_args(kind)[-1] if typing.get_origin(kind) in (dict, list) else kind
     if isinstance(inner, type) and issubclass(inner, Section):
         if typing.get_origin(kind) is dict and isinstance(value, dict):
@@ -73,10 +73,16 @@ def _value(field: Any, value: Any, source: str, key: str) -> Any:
         if kind is inner:
             return _part(inner, value, source, f"{key}.")
     try:
-        return TypeAdapter(value_type(field), config=Section.model_config).validate_python(value)
+        return _adapter(schema, name).validate_python(value)
     except ValidationError as error:
         lines = report(error, None, key)
         raise InputError("\n".join(f"{source}: {k}: {m}" for k, m in lines)) from error
+
+
+@functools.cache
+def _adapter(schema: type[Section], name: str) -> TypeAdapter:
+    """Return what checks the values of a key."""
+    return TypeAdapter(value_type(schema.model_fields[name]), config=Section.model_config)
 
 
 @functools.cache

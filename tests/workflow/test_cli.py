@@ -523,7 +523,14 @@ def test_help_of_a_command(name, capsys, monkeypatch):
     assert COMMANDS[name].HELP in shown and f"example: {COMMANDS[name].EXAMPLE}" in shown
 
 
-def test_help_loads_nothing_heavy():
-    code = "import sys, vitdm.__main__ as m; m.parser(); print(*sys.modules)"
+@pytest.mark.parametrize(
+    ("code", "unloaded"),
+    [
+        ("import vitdm.__main__ as m; m.parser()", {"numpy", "torch", "numba", "pydantic"}),
+        ("import vitdm.features, vitdm.evaluation.selection", {"torch"}),  # features, select
+    ],
+)
+def test_what_is_not_needed_is_not_loaded(code, unloaded):
+    code += "; import sys; print(*sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not {"numpy", "torch", "numba", "pydantic"} & set(found.stdout.split())
+    assert not unloaded & set(found.stdout.split())

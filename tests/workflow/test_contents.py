@@ -146,7 +146,7 @@ def test_a_notebook_declares_the_settings_that_it_reads(known):
 
 def test_the_contents_depend_on_the_data():
     simulated, from_files = Targets(SMOKE), Targets(FROM_FILES)
-    assert {"gallery_marginal", "gallery_model_i"} < set(contents.figures(simulated))
+    assert "gallery_model_i" in contents.figures(simulated)
     lost = set(contents.figures(simulated)) - set(contents.figures(from_files))
     needs_truth = {
         "sensitivity",

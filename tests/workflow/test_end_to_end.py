@@ -65,7 +65,7 @@ def test_article_of_images_in_files(copy):
 
     notebook = copy / "notebooks/04_optimisation.py"
     notebook.write_text(notebook.read_text().replace("# # 4.", "# # Four.", 1))
-    assert planned(snakemake(copy, "-n")) == {"convert_notebook", "notebook_04", "paper", "all"}
+    assert planned(snakemake(copy, "-n")) == {"notebook_04", "paper", "all"}
 
 
 def test_notebooks_before_the_final_test_see_no_test_image(copy):

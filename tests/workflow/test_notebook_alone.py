@@ -6,7 +6,7 @@ import re
 import nbformat
 import pytest
 import yaml
-from project import ROOT, call, copied
+from project import ROOT, call, copied, parsed
 
 from studies.config import load
 
@@ -28,7 +28,7 @@ for known in contents.NOTEBOOKS:
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory):
     """A fresh clone, with fewer lenses and none of the studies in its tiny configuration."""
-    project = copied(tmp_path_factory.mktemp("clone"))
+    project = parsed(copied(tmp_path_factory.mktemp("clone")))
     file = project / "config/smoke.yaml"
     content = yaml.safe_load(file.read_text())
     content |= {"n_images": {"train": 12, "valid": 6, "opt": 6, "test": 6}, "shards": 1}

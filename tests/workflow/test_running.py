@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from project import ROOT, call, copied
+from project import ROOT, call, copied, parsed
 
 LOCKED = "Directory cannot be locked"
 #: makes one small file, which needs the lock of the folder; even if another run has just made it
@@ -18,7 +18,7 @@ UNLOCK = ("-m", "studies.running")
 
 @pytest.fixture
 def project(tmp_path):
-    return copied(tmp_path)
+    return parsed(copied(tmp_path))
 
 
 @pytest.fixture

@@ -61,6 +61,7 @@ OTHERS = {
     "masses": [[8.0]],
     "refitted_masses": [[9.0]],
     "sees": ["fits", "features"],
+    "sets": [["model_ii"]],
     "type": [],  # of a dimension: it has other keys, too
 }
 
@@ -167,7 +168,7 @@ EXPECTED = {
     + ("posterior_*", NB[1], NB[3], "benchmark_trees"),
     "lensfit.maps": (*JOINING, "fit"),
     "lensfit.*": (*JOINING, "fit", "fit_maps"),
-    "freeform.*": ("slacs", NB[6]),
+    "freeform.*": ("slacs", NB[1], NB[6]),
     "perturbers.*": ("slacs", NB[6]),
     "selection.fdr": ("select", "merge_real_sky", NB[2], NB[5]),
     "selection.*": ("select", NB[2]),
@@ -195,8 +196,8 @@ EXPECTED = {
     "maps.rows.*.against": ("merge_maps", NB[3]),
     "maps.rows.*": ("maps_*", "merge_maps", NB[3]),
     "maps.source": ("fit_maps", "merge_maps"),
-    "maps.copies": ("maps_vit_copies", "merge_maps"),
-    "maps.rates": ("maps_vit", "maps_vit_copies", "maps_cnn", "merge_maps"),
+    "maps.copies": ("maps_cnn", "merge_maps"),
+    "maps.rates": ("maps_vit", "maps_cnn", "merge_maps"),
     "maps.boosting_rates": ("maps_trees", "merge_maps"),
     "maps.populations": ("simulate_maps_*", "fit_maps", "maps_*", "merge_maps", *POSTERIOR),
     "maps.sizes": ("maps_*", "merge_maps", "simulate_maps_*"),

@@ -29,6 +29,8 @@ SETTINGS = {
     "populations": {"n_invariance": 2},
     "preprocess": {"size": 24},
     "lensfit": {"size": 24, "batch": 8},
+    "freeform": {"splines": 10, "most_splines": 10, "supersampling": 1},
+    "perturbers": {"twins": 10},
     "selection": {"n_bootstrap": 10, "n_subsamples": 2, "n_repeats": 2},
     "model": {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2, "features": True},
     "train": {"epochs": 1, "batch_size": 8, "warmup": 0.0},
@@ -101,9 +103,9 @@ def called(line, place):
             assert vitdm(options) == 0, line
         case ["python", "-m", "studies", *options]:
             assert studies(options) == 0, line
-        case ["papermill", source, *options] if "00_quickstart" not in source:  # not of the images
+        case ["jupytext", *options] if "00_quickstart" not in line:  # not of the images
             given = dict(word.split() for word in re.findall(r"-p (\w+ \S+)", line))
-            executed(place / f"notebooks/{Path(source).stem}.py", given)
+            executed(place / re.search(r"notebooks/\w+\.py", line)[0], given)
 
 
 def executed(source, parameters):

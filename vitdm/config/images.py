@@ -25,6 +25,10 @@ Channel = Literal[
     "image",
 ]
 CHANNELS: tuple[str, ...] = typing.get_args(Channel)  # vitdm.lens.channels says what they are
+#: of the residual of a fit, whose power is a feature: sigma of the wider Gaussian of each band-pass
+#: (px; of the narrower, half), and azimuthal orders over which it is averaged
+SCALES = (1.0, 2.0, 4.0)
+ORDERS = ((1, 2), (3, 4), (5, 8), (9, 16))
 PLACES = 48  # along a side of a map, about: the pixels of the square that is fitted, binned
 
 

@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
+from vitdm.config.images import ORDERS, SCALES
 from vitdm.features.registry import Feature
-from vitdm.lens.residuals import ORDERS, SCALES
 
 POINTS = (1, 3, 6)  # numbers of point masses that a string is compared with
 _R = "r the residual of the smooth lens fit in sigma"

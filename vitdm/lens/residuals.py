@@ -11,13 +11,12 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from vitdm.config.images import ORDERS, SCALES
 from vitdm.lens import matched
 from vitdm.lens.fit import Fits
 from vitdm.lens.model import Camera
 from vitdm.lens.parameters import BRIGHTNESS, MASS, SOURCE
 
-SCALES = (1.0, 2.0, 4.0)  # px, sigma of the wider Gaussian of each band-pass; of the narrower, half
-ORDERS = ((1, 2), (3, 4), (5, 8), (9, 16))  # azimuthal orders whose power is averaged
 #: parameters that are features: those that every fit has, but for brightnesses, which depend on
 #: the exposure
 PARAMETERS = tuple(row.name for row in (*MASS, *SOURCE) if row.unit != BRIGHTNESS)
