@@ -148,6 +148,7 @@ EXPECTED = {
     + ("misspecification", "merge_misspecification", "maps_*", "merge_maps", *POSTERIOR),
     "task": (*MODELS, "maps_*", "posterior_*", "evaluate", "merge_compare", NB[3]),
     "n_images.*": ("simulate", "ingest"),
+    "test_seed": ("simulate", "known_lens"),
     "ingest.*": ("ingest",),
     "preprocess.threshold": (*MODELS, *RIVALS, "preprocess", "invariance", *MERGED, "real_sky_*")
     + (NB[1], NB[3], NB[5], "features"),
@@ -215,6 +216,7 @@ EXPECTED = {
     "real_sky.sets.*.n_*": ("real_sky_*", "merge_real_sky", "simulate_sky_*"),
     "real_sky.sets.*": ("real_sky_*", "merge_real_sky"),
     "real_sky.*": ("merge_real_sky",),
+    "slacs.fitted": ("slacs", "merge_slacs"),
     "slacs.images": ("slacs", "merge_slacs", NB[1], NB[6]),
     "slacs.pixel_scale": ("slacs", NB[1], NB[6]),
     "slacs.shown": ("merge_slacs",),
