@@ -108,7 +108,7 @@ def read(path: Path) -> pd.DataFrame:
     A file that does not exist has no rows.
     """
     if not path.is_file():
-        return pd.DataFrame(columns=[*KEYS, *RATIO])
+        return pd.DataFrame(columns=[*KEYS, *RATIO]).astype(dict.fromkeys(RATIO, float))
     table = pd.read_csv(path)
     if missing := [name for name in (*KEYS, *RATIO) if name not in table]:
         raise InputError(f"{path}: found no column {', '.join(missing)}; make it with --write")
@@ -162,20 +162,27 @@ def comparison(rows: pd.DataFrame) -> str:
             numbers = ""
             if verdict in ("slower", "unsure"):
                 part = 1 - row.ratio / row.committed
-                numbers = f": {number(row)} instead of {row.committed:.3g}, {part:.0%} less"
+                numbers = f": {number(row)} instead of {digits(row.committed)}, {part:.0%} less"
             lines.append(f"{row.step} beside {row.beside}: {text}{numbers}")
     told = rows["verdict"].isin(["slower", "unsure", "kept"]).sum()
-    if not (rows["verdict"] == "slower").any():
+    if not told:
+        lines.append("No ratio of this run has a committed one to be compared with.")
+    elif not (rows["verdict"] == "slower").any():
         lines.append(
-            f"No regression: of {told} ratios with a committed one, none is more than "
-            f"{TOLERANCE:.0%} worse beyond the spread."
+            f"No regression: none of {told} ratios is more than {TOLERANCE:.0%} worse than the "
+            "committed one beyond the spread of this run."
         )
     return "\n".join(lines)
 
 
 def number(row: Any) -> str:
     """Return a ratio with its quartiles."""
-    return f"{row.ratio:.3g} ({row.low:.3g} to {row.high:.3g})"
+    return f"{digits(row.ratio)} ({digits(row.low)} to {digits(row.high)})"
+
+
+def digits(value: float) -> str:
+    """Return three digits of a number, without an exponent where it is large."""
+    return f"{value:.3g}" if value < 999.5 else f"{float(f'{value:.3g}'):.0f}"
 
 
 # ---------------------------------------------------------------------------- table and figure
@@ -187,7 +194,7 @@ def text(table: pd.DataFrame) -> str:
     lines = [head, ("---", "---:", "---", "---:", "---:")]
     for row in table.itertuples():
         unit = " runs" if row.beside == WORKLOAD else ""
-        rates = f"{row.rate:.3g}", f"{row.other_rate:.3g}{unit}"
+        rates = digits(row.rate), f"{digits(row.other_rate)}{unit}"
         lines.append((row.step, rates[0], row.beside, rates[1], number(row)))
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -209,10 +216,10 @@ def drawn(table: pd.DataFrame) -> plt.Figure:
         rivals = rows[rows["beside"] != WORKLOAD]
         rate, lower = rows["rate"].iloc[0], len(rivals) * 0.2
         axes.barh(k - lower, rate, 0.38, color=plots.BLUE)
-        beside(axes, rate, k - lower, f"{rate:.3g}")
+        beside(axes, rate, k - lower, digits(rate))
         for row in rivals.itertuples():
             axes.barh(k + 0.2, row.other_rate, 0.38, color=plots.VERMILION, hatch="////")
-            times = f"{row.other_rate:.3g}  {row.beside}: ours {row.ratio:.2g} times as fast"
+            times = f"{digits(row.other_rate)}  {row.beside}: ours {row.ratio:.2g} times as fast"
             beside(axes, row.other_rate, k + 0.2, times)
     lowest = table["rate"].where(table["beside"] == WORKLOAD, table["other_rate"])
     lowest = min(table["rate"].min(), lowest.min())

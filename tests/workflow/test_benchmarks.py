@@ -77,9 +77,9 @@ def test_a_ratio_is_the_median_of_those_of_the_turns(ratios, monkeypatch):
     assert tuple(rows.columns) == COLUMNS
     rival, fixed = rows.to_dict("records")
     # of the ratios 3, 3, 4, 3, 2
-    assert (rival["ratio"], rival["low"], rival["high"]) == (3, 3, 3)
-    assert (rival["rate"], rival["other_rate"]) == (10 / 1, 10 / 4)
-    assert fixed["beside"] == ratios.WORKLOAD and fixed["other_rate"] == 2
+    assert [rival[name] for name in ("ratio", "low", "high")] == pytest.approx([3, 3, 3])
+    assert (rival["rate"], rival["other_rate"]) == pytest.approx((10 / 1, 10 / 4))
+    assert fixed["beside"] == ratios.WORKLOAD and fixed["other_rate"] == pytest.approx(2)
     assert fixed["ratio"] == pytest.approx(0.5 * 10 / 1)  # images a run
 
 
@@ -117,7 +117,7 @@ def test_rows_of_one_side_only_are_told(ratios):
     told = ratios.comparison(rows)
     assert "search beside workload: no committed ratio" in told
     assert "training beside vit-pytorch: not measured in this run" in told
-    assert "No regression: of 1 ratios" in told and "render" not in told
+    assert "No regression: none of 1 ratios" in told and "render" not in told
 
 
 def test_a_regression_is_said_with_its_numbers(ratios):
@@ -158,6 +158,13 @@ def test_the_table_is_markdown_and_names_what_a_run_is(ratios):
     assert {line.count("|") for line in lines} == {6}
 
 
+@pytest.mark.parametrize(
+    ("value", "shown"), [(0.01234, "0.0123"), (3.0, "3"), (999.6, "1000"), (12345.0, "12300")]
+)
+def test_numbers_have_three_digits_and_no_exponent(ratios, value, shown):
+    assert ratios.digits(value) == shown
+
+
 def test_the_figure_has_a_bar_a_rate(ratios):
     """Of the workload, whose rate is not one of images, there is none."""
     rows = row(), row(beside="workload"), row("search", "workload", 0.02, rate=0.6)
@@ -184,7 +191,7 @@ def test_a_run_leaves_out_what_is_not_installed(scripts, ratios, tmp_path, monke
     options = ["--out", str(tmp_path / "out"), "--turns", "2", "--only", *steps]
     scripts.main(options)
     said = capsys.readouterr().out
-    assert "Not installed, and left out: vit-pytorch" in said and "No regression" in said
+    assert "Not installed, and left out: vit-pytorch" in said and "No ratio of this run" in said
     rows = pd.read_csv(tmp_path / "out/throughput.csv")
     assert list(zip(rows["step"], rows["beside"], strict=True)) == [
         ("render", "lenstronomy"),
