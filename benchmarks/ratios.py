@@ -29,7 +29,7 @@ TOLERANCE = 0.2  # a ratio that is worse by more than this part is a regression
 KEYS = ["step", "beside"]
 RATIO = ["ratio", "low", "high"]
 COLUMNS = [*KEYS, "images", "turns", "rate", "other_rate", *RATIO]
-SIDE = 512  # of the workload's arrays
+SIDE, PASSES = 512, 10  # of the workload: the side of its arrays, how often in a run
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Work:
 
 
 def workload() -> Callable[[], None]:
-    """Return fixed work of some tens of ms, of the kinds that lenses and networks consist of.
+    """Return fixed work of some 0.1 s, of the kinds that lenses and networks consist of.
 
     A product of matrices of 4-byte numbers, a Fourier transform, exponentials, and sums of numbers
     from all over the memory.
@@ -52,10 +52,11 @@ def workload() -> Callable[[], None]:
     matrix, order = plane.astype(np.float32), rng.permutation(plane.size)
 
     def run() -> None:
-        matrix @ matrix
-        np.fft.fft2(plane)
-        np.exp(plane)
-        plane.ravel()[order].cumsum()
+        for _ in range(PASSES):
+            matrix @ matrix
+            np.fft.fft2(plane)
+            np.exp(plane)
+            plane.ravel()[order].cumsum()
 
     return run
 

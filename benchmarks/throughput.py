@@ -234,12 +234,12 @@ def main(argv: list[str] | None = None) -> None:
         print(f"Not installed, and left out: {', '.join(sorted(missing))}\n")
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
-    table = timed(options.only, options.turns, missing)
+    table = timed([name for name in STEPS if name in options.only], options.turns, missing)
     publish(table, options.out)
     asked = committed[committed["step"].isin(options.only)]
     print(f"\n{ratios.comparison(ratios.compared(table, asked))}")
     if options.write:
-        rows = ratios.updated(committed, table, list(STEPS))
+        rows = ratios.updated(ratios.read(COMMITTED), table, list(STEPS))
         ratios.write(COMMITTED, rows, [*ratios.KEYS, *ratios.RATIO])
 
 
