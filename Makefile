@@ -38,7 +38,8 @@ export NUMBA_NUM_THREADS := 1
 export VECLIB_MAXIMUM_THREADS := 1
 
 .NOTPARALLEL:
-.PHONY: help unlocked results extended smoke test check article archive docs lowest lock clean distclean
+.PHONY: help unlocked results extended smoke test check article archive docs benchmarks lowest lock clean \
+  distclean
 
 help:
 	@echo 'make results    the article from scratch: data, runs, figures, PDF   (at most 60 min, 2 cores)'
@@ -49,6 +50,7 @@ help:
 	@echo 'make article    paper, figures and tables anew from results that are there (minutes)'
 	@echo 'make archive    results/paper/vitdm.zip, to deposit: code, results, metadata (minutes)'
 	@echo 'make docs       the documentation site, into build/site              (1 min)'
+	@echo 'make benchmarks images a second of each step, beside other codes     (2 min of an idle core)'
 	@echo 'make lowest     tests of the library with the oldest versions allowed (minutes)'
 	@echo 'make lock       refresh requirements.lock from pyproject.toml        (under 1 min)'
 	@echo 'make clean      delete results/ and caches                           (seconds)'
@@ -113,6 +115,15 @@ docs: $(INSTALLED)
 	NOTEBOOKS="$(NOTEBOOKS)" EXPLORER="$(EXPLORER)" PYTHONPATH=. NO_MKDOCS_2_WARNING=1 \
 	  $(BIN)/mkdocs build --quiet
 	@echo "build/site/index.html; to search in it: $(PYTHON) -m http.server --directory build/site"
+
+# vit-pytorch asks for torchvision, which the module that is compared needs not: it comes without its
+# dependencies, into a folder of its own. Where that fails, the table does without it.
+build/vit:
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --target "$@" \
+	  vit-pytorch==1.26.14 einops==0.8.2 || echo 'vit-pytorch could not be installed.'
+
+benchmarks: $(INSTALLED) build/vit
+	$(BIN)/python benchmarks/throughput.py --vit-pytorch build/vit
 
 # An environment of its own with the lowest versions of what pyproject.toml names (uv chooses them),
 # and in it the tests of the library. torch has one version in its range.

@@ -51,7 +51,7 @@ from vitdm.simulation import load_population
 ROOT = Path(__file__).resolve().parents[1]
 GAIN = {"marginal": 1.0, "model_i": 2.0}
 SIZES = (48, 64, 80, 96, 128, 150)
-#: populations that are fitted with 13 and 20 parameters, and the sizes of the squares, px
+#: populations that are fitted with 15 and 22 parameters, and the sizes of the squares, px
 FITTED = {"marginal": (64, 80, 96, 128, 150), "realistic": (48, 64, 80, 100)}
 CAMERA = Camera.of(96, 0.05, 0.087, 3.0)
 REPEATS = 7
@@ -87,15 +87,15 @@ def milliseconds(function: Callable, repeats: int = REPEATS) -> float:
 def caustics_image(values: torch.Tensor) -> torch.Tensor:
     """Return the image (96, 96) of ``vitdm.lens.parameters.parameters()`` by functions of caustics.
 
-    ``values`` (13,) are without batch dimension, for ``torch.vmap``.
+    ``values`` (15,) are without batch dimension, for ``torch.vmap``.
     """
     from caustics.lenses import func as lens
     from caustics.light import func as light
 
-    theta_E, e1, e2, gamma1, gamma2, sx, sy, se1, se2, log_R, log_n, log_amp, sky = values
+    theta_E, e1, e2, gamma1, gamma2, sx, sy, se1, se2, log_R, log_n, log_amp, sky, cx, cy = values
     side = CAMERA.size + 2 * CAMERA.psf_radius
     axis = (torch.arange(side, dtype=values.dtype) - (side - 1) / 2) * CAMERA.pixel_scale
-    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    y, x = torch.meshgrid(axis - cy, axis - cx, indexing="ij")  # from the centre of the mass
     zero = values.new_zeros(())
     q, phi = axis_ratio(e1, e2)
     a = lens.reduced_deflection_angle_sie(zero, zero, q, phi, theta_E, x, y)
@@ -118,7 +118,7 @@ def axis_ratio(e1: torch.Tensor, e2: torch.Tensor) -> tuple[torch.Tensor, torch.
 
 
 def smooth_values(n: int) -> torch.Tensor:
-    """Return the parameters (n, 13) of lenses of ``marginal``."""
+    """Return the parameters (n, 15) of lenses of ``marginal``."""
     population = population_of("marginal")
     systems = [simulation.smooth(simulation.draw(i, "no_sub", 0, population)) for i in range(n)]
     rows = np.array([true_values(system) for system in systems])
@@ -130,7 +130,7 @@ def derivatives() -> None:
     model = SmoothLens(CAMERA)
     image = milliseconds(lambda: model.image(values)) / 8
     both = milliseconds(lambda: model.image_and_derivatives(values)) / 8
-    print(f"one 96 x 96 image {image:.2f} ms, with 13 derivatives {both:.2f} ms, analytic")
+    print(f"one 96 x 96 image {image:.2f} ms, with 15 derivatives {both:.2f} ms, analytic")
     try:
         import caustics  # noqa: F401
     except ImportError:
@@ -160,13 +160,13 @@ def speed(n: int) -> None:
     """Print and draw what a step and a fit cost, against the number of pixels and parameters.
 
     Time is that of the processor, which other work on the machine stretches less than the clock.
-    The fits with 20 parameters are those of a population whose lens galaxies shine.
+    The fits with 22 parameters are those of a population whose lens galaxies shine.
     """
     plots.style()
     figure, (left, right) = plt.subplots(1, 2, figsize=(plots.WIDTH, 2.7), layout="constrained")
     for light, style in ((False, "o-"), (True, "s--")):
         costs = {size: step(size, light) for size in SIZES}
-        line(left, costs, style, f"{20 if light else 13} parameters", "a step")
+        line(left, costs, style, f"{22 if light else 15} parameters", "a step")
     for (name, sizes), style in zip(FITTED.items(), ("o-", "s--"), strict=True):
         images, _ = drawn(name, n, 5)
         population = population_of(name)
@@ -224,9 +224,7 @@ def line(axes: plt.Axes, costs: dict[int, float], style: str, label: str, what: 
 
 def others(n: int) -> None:
     population = population_of("marginal")
-    images, truth = drawn("marginal", 2 * n + 20, 5)
-    chosen = np.flatnonzero(truth["kind"] == "no_sub")[:n]
-    images, truth = images[chosen], truth.iloc[chosen]
+    images, truth = smooth_images(n)
     settings = LensFit(gain=1.0)
     fit(images[:2], settings, pixel_scale=0.05)
     started = time.perf_counter()
@@ -243,26 +241,38 @@ def others(n: int) -> None:
         f"{np.round(chi2, 3)}; {np.mean(seconds) / ours:.0f} x ours"
     )
     try:
-        from caustics.utils import batch_lm
+        import caustics  # noqa: F401
     except ImportError:
         print("caustics is not installed")
         return
-    model = torch.tensor(np.array([nearby(fitted) for fitted in fits.values]), dtype=torch.float32)
-    model[:, 9:12] = torch.log(model[:, 9:12])
-    sky = torch.tensor(0.01 * truth["exposure_time"].to_numpy(), dtype=torch.float32)
-    model[:, 11] -= torch.log(sky)  # in units of the noise, as ours
-    model[:, 12] = 0
-    data = torch.from_numpy(images[:, 27:123, 27:123]).flatten(1) / sky[:, None]
-    variance = (
-        1
-        + torch.nn.functional.avg_pool2d(data.view(-1, 1, 96, 96).clamp(min=0), 3, 1, 1).flatten(1)
-        / sky[:, None]
-    )
     started = time.perf_counter()
-    found, _, chi2 = batch_lm(model, data, lambda v: caustics_image(v).flatten(), C=variance)
+    reduced = np.round(by_caustics(images, fits, truth["exposure_time"].to_numpy()), 3)
     took = (time.perf_counter() - started) / n
-    reduced = np.round(chi2.numpy() / (96 * 96 - 13), 3)
     print(f"caustics, batch_lm: {took:.2f} s an image, chi2 {reduced}; {took / ours:.0f} x ours")
+
+
+def smooth_images(n: int) -> tuple[np.ndarray, pd.DataFrame]:
+    """Return n smooth images of ``marginal`` and their truth."""
+    images, truth = drawn("marginal", 2 * n + 20, 5)
+    chosen = np.flatnonzero(truth["kind"] == "no_sub")[:n]
+    return images[chosen], truth.iloc[chosen]
+
+
+def by_caustics(images: np.ndarray, fits: Fits, exposure: np.ndarray) -> np.ndarray:
+    """Return chi^2 per degree of freedom (n,) of caustics' ``batch_lm``, from near our fits."""
+    from caustics.utils import batch_lm
+
+    start = torch.tensor(np.array([nearby(fitted) for fitted in fits.values]), dtype=torch.float32)
+    start[:, 9:12] = torch.log(start[:, 9:12])
+    sky = torch.tensor(0.01 * exposure, dtype=torch.float32)
+    start[:, 11] -= torch.log(sky)  # in units of the noise, as ours
+    start[:, 12] = 0
+    side = CAMERA.size
+    data = torch.from_numpy(images[:, 27:123, 27:123]).flatten(1) / sky[:, None]
+    bright = torch.nn.functional.avg_pool2d(data.view(-1, 1, side, side).clamp(min=0), 3, 1, 1)
+    variance = 1 + bright.flatten(1) / sky[:, None]
+    _, _, chi2 = batch_lm(start, data, lambda v: caustics_image(v).flatten(), C=variance)
+    return chi2.numpy() / (side**2 - start.shape[1])
 
 
 def nearby(values: np.ndarray) -> np.ndarray:

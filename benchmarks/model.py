@@ -36,6 +36,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.ticker import LogLocator
+from ratios import turns
 from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 
@@ -94,15 +95,9 @@ def training_step(
 
 
 def medians(functions: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
-    """Return the median seconds of each function; they take turns."""
-    times = {name: [] for name in functions}
-    for turn in range(repeats + 2):
-        for name, function in functions.items():
-            started = time.perf_counter()
-            function()
-            if turn >= 2:
-                times[name].append(time.perf_counter() - started)
-    return {name: float(np.median(values)) for name, values in times.items()}
+    """Return the median seconds of each function; they take turns, after two that do not count."""
+    taken = turns(functions, repeats + 1)
+    return {name: float(np.median(seconds[1:])) for name, seconds in taken.items()}
 
 
 def products(model: Model) -> float:
