@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from vitdm.evaluation import metrics
+from vitdm.simulation.classes import AXION, CDM
 
-KINDS = "cdm", "axion"
+KINDS = CDM.name, AXION.name
 CLOSE = 0.05  # dex: the masses of a pair differ by less
 ENDS = 0.025, 0.975
 
