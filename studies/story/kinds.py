@@ -21,6 +21,7 @@ from vitdm.simulation.classes import AXION, CDM
 KINDS = CDM.name, AXION.name
 CLOSE = 0.05  # dex: the masses of a pair differ by less
 ENDS = 0.025, 0.975
+LEAST = np.finfo(np.float64).tiny  # in place of a probability that was rounded to 0
 
 
 def pairs_of_equal_mass(kind: NDArray, mass: NDArray, close: float = CLOSE) -> NDArray[np.intp]:
@@ -43,9 +44,9 @@ def kind_table(
 
     ``networks`` are the predictions of the trainings, whose mean score is that of one of them;
     ``truth`` is the catalog of the same images. Lenses are all with substructure, or pairs of equal
-    mass; scores are p_cdm / (p_cdm + p_axion) and the mass alone. Intervals hold the central 95 %
-    of resamplings of the images. Without both kinds the table is empty, and where the masses are
-    not known it has the networks on all lenses alone.
+    mass (which a lens without any has not); scores are p_cdm / (p_cdm + p_axion) and the mass
+    alone. Intervals hold the central 95 % of resamplings of the images. Without both kinds the
+    table is empty, and where the masses are not known it has the networks on all lenses alone.
     """
     columns = ["lenses", "score", "images", "roc_auc", "low", "high"]
     known = [
@@ -55,12 +56,15 @@ def kind_table(
         return pd.DataFrame(columns=columns)
     rows = np.flatnonzero(truth["class"].isin(KINDS))
     labels = (truth["class"].to_numpy()[rows] == KINDS[0]).astype(int)
-    logits = [np.log(t[f"p_{KINDS[0]}"] / t[f"p_{KINDS[1]}"]).to_numpy()[rows] for t in networks]
+    of_kinds = [t[[f"p_{name}" for name in KINDS]].to_numpy(float)[rows] for t in networks]
+    logits = [-np.diff(np.log(np.maximum(p, LEAST)))[:, 0] for p in of_kinds]
     scores, samples = {"networks": logits}, {"all": np.arange(len(rows))}
     if "substructure_mass" in truth:
         mass = truth["substructure_mass"].to_numpy(float)[rows]
         scores["mass"] = [mass]
-        samples["equal mass"] = np.sort(pairs_of_equal_mass(labels == 1, mass).ravel())
+        heavy = np.flatnonzero(mass > 0)
+        pairs = pairs_of_equal_mass(labels[heavy] == 1, mass[heavy])
+        samples["equal mass"] = np.sort(heavy[pairs.ravel()])
     table = []
     for lenses, chosen in samples.items():
         if len(np.unique(labels[chosen])) < 2:

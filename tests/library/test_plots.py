@@ -15,7 +15,7 @@ import vitdm
 from vitdm import Observation, lens, plots, simulation
 from vitdm.__main__ import main
 from vitdm.data.dataset import Dataset
-from vitdm.data.simulated import class_of_each, simulate_dataset
+from vitdm.data.simulated import class_of_each, planned, simulate_dataset
 from vitdm.errors import InputError
 from vitdm.lens.matched import NAMES
 from vitdm.plots.pages import Page
@@ -222,6 +222,23 @@ def test_commands_write_pictures(folder, images, tmp_path, monkeypatch, capsys):
     command = "simulate --population marginal --n 6 --out lenses --figure s.png"
     assert main(command.split()) == 0
     assert cv2.imread("s.png").shape[1] > 1000
+
+
+def test_lenses_of_a_test_are_shown_with_its_seed(tmp_path, monkeypatch):
+    """A shard of the test alone: its lenses have another seed, and its picture was empty once."""
+    monkeypatch.chdir(tmp_path)
+    settings = "seed: 1\ntest_seed: 5\nn_images: {train: 6, test: 6}\n"
+    (tmp_path / "c.yaml").write_text(settings)
+    drawn = []
+    monkeypatch.setattr(plots, "simulated", lambda *asked: drawn.append(asked) or [])
+    monkeypatch.setattr(plots, "save", lambda pages, *_: list(pages))
+    plan = planned(MARGINAL, {"train": 6, "test": 6}, 1, 5)
+    for k in range(12):
+        words = f"simulate --population marginal --config c.yaml --shard {k}/12 --out {k}"
+        assert main([*words.split(), "--figure", f"{k}.html"]) == 0
+        _, places, kinds, seed = drawn[-1]
+        assert (places, kinds) == ([k], [plan["class"][k]])
+        assert seed == plan["seed"][k]
 
 
 @pytest.mark.parametrize(

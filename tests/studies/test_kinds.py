@@ -62,6 +62,20 @@ def test_where_masses_are_not_known_all_lenses_are_scored():
     ]
 
 
+def test_probabilities_of_zero_and_lenses_without_mass_are_scored():
+    """Networks in single precision give 0 and 1; a lens of a class may have drawn no subhalo."""
+    truth = pd.DataFrame({"class": ["cdm", "axion"] * 20, "substructure_mass": [1e9, 1.05e9] * 20})
+    truth.loc[[0, 1], "substructure_mass"] = 0.0
+    kind = truth["class"] == "cdm"
+    sure = pd.DataFrame({"p_cdm": kind.astype(float), "p_axion": 1.0 - kind})
+    torn = pd.DataFrame({"p_cdm": 0.0, "p_axion": 0.0}, index=range(40))
+    for predictions, expected in ((sure, 1.0), (torn, 0.5)):
+        numbers = kind_numbers(kind_table([predictions], truth, 10, 0))
+        assert numbers["kinds_all_networks_auc"] == expected
+        assert numbers["kinds_matched_networks_auc"] == expected
+        assert numbers["kinds_all_networks_n"] == 40 and numbers["kinds_matched_networks_n"] == 38
+
+
 @pytest.mark.parametrize("classes", [["no_sub", "cdm"], ["no_sub", "sub"]])
 def test_without_both_kinds_there_is_nothing_to_compare(classes):
     truth = pd.DataFrame({"class": classes * 5, "substructure_mass": 1.0})

@@ -56,17 +56,21 @@ def run(options: argparse.Namespace) -> None:
     test_seed = settings.test_seed
     simulate_dataset(population, n_images, seed, options.out, options.shard, test_seed=test_seed)
     if options.figure is not None:
-        _draw(population, planned(population, n_images, seed, test_seed), seed, options)
+        _draw(population, planned(population, n_images, seed, test_seed), options)
 
 
-def _draw(
-    population: Population, plan: pd.DataFrame, seed: int, options: argparse.Namespace
-) -> None:
-    """Write the first lenses of each class in this shard, and where their perturbers are."""
+def _draw(population: Population, plan: pd.DataFrame, options: argparse.Namespace) -> None:
+    """Write the first lenses of each class in this shard, and where their perturbers are.
+
+    They are those with the seed of the shard's first lens: lenses of the test may have another one,
+    and a picture names one.
+    """
     from vitdm import plots
 
     (k, of), n = options.shard, len(plan)
-    shown = plan.iloc[n * k // of : n * (k + 1) // of].query("seed == @seed")
+    shown = plan.iloc[n * k // of : n * (k + 1) // of]
+    seed = int(shown["seed"].iloc[0])
+    shown = shown[shown["seed"] == seed]
     shown = shown.iloc[plots.first_of_each(shown["class"].tolist(), SHOWN)]
     pages = plots.simulated(population, shown.index.tolist(), shown["class"].tolist(), seed)
     plots.save(pages, options.figure, f"Lenses of the population {population.name}")
