@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 import time
-from itertools import islice
 
 import numpy as np
 import pytest
@@ -43,30 +42,28 @@ def calls_to(function, space, target, n_calls, seed, **options):
     return len(values) if min(values) < target else n_calls + 1
 
 
-def most(held, n=10):
-    """Return whether something held in most of n trials; those that decide nothing are not made."""
-    return len(list(islice(filter(None, held), n // 2 + 1))) > n // 2
-
-
 def test_branin_within_a_tenth_in_40_calls():
     options = {"noise": 0.01, "acquisition": "EI"}
-    calls = (calls_to(branin, BRANIN, 0.397887 + 0.1, 40, seed, **options) for seed in range(10))
-    assert most(n <= 40 for n in calls)
+    found = [calls_to(branin, BRANIN, 0.397887 + 0.1, 40, seed, **options) for seed in range(10)]
+    assert np.median(found) <= 40
 
 
 def test_hartmann_6_within_a_quarter_in_60_calls():
     # without a model the best of 60 random points is 1.3 above the minimum (below)
     options = {"noise": 0.01, "acquisition": "EI"}
-    calls = (calls_to(hart6, HARTMANN, -3.32237 + 0.25, 60, seed, **options) for seed in range(3))
-    assert most((n <= 60 for n in calls), 3)
+    found = [calls_to(hart6, HARTMANN, -3.32237 + 0.25, 60, seed, **options) for seed in range(3)]
+    assert np.median(found) <= 60
     best = [min(map(hart6, first(HARTMANN, 60, seed))) for seed in range(20)]
     assert np.median(best) > -3.32237 + 1
 
 
 def test_two_at_once_is_no_worse():
     options = {"noise": 0.01, "acquisition": "EI"}
-    two = [calls_to(branin, BRANIN, 0.5, 40, s, parallel=2, **options) for s in range(2)]
-    assert max(two) <= 40
+    one, two = (
+        [calls_to(branin, BRANIN, 0.5, 40, s, parallel=n, **options) for s in range(2)]
+        for n in (1, 2)
+    )
+    assert max(*one, *two) <= 40
 
 
 def record(parallel, n_calls=13, seed=5, delay=0.0, **options):

@@ -154,7 +154,7 @@ def test_plan_of_images_in_files(folder, tmp_path):
     for name in ("total", "settings"):
         jobs.pop(name)
     # without a pixel scale no lens is fitted
-    fitted = {"spt_lsa_residual", "spt_lsa_all"}
+    fitted = {"spt_lsa_lensfit", "spt_lsa_residual", "spt_lsa_all"}
     runs = {"train": len(set(SMOKE.runs) - fitted)}
     assert jobs == REST | {"ingest": 1, "invariance": 1} | runs
     assert str(layout) in text
