@@ -52,9 +52,9 @@ from vitdm.simulation import NO_SUB, draw, load_population, observe, render, sim
 # ## 0.1 A simulated lens
 #
 # A *population* describes how lenses are drawn: the masses of their galaxies, their sources, and
-# the telescope. Eight come with the library. In `marginal`, the main one of the article, lenses
-# with and without clumps differ in nothing but the clumps. A lens is determined by its number
-# (`index`) and the seed.
+# the telescope. In `marginal`, the main one of the article, lenses with and without clumps differ
+# in nothing but the clumps. A lens is determined by its number (`index`) and the seed. Its
+# *Einstein radius* is that of the ring which a source exactly behind it would make.
 
 # %%
 population = load_population("marginal")
@@ -68,8 +68,8 @@ print(f'source {np.hypot(smooth.source["center_x"], smooth.source["center_y"]):.
 # ## 0.2 A clump in the lens
 #
 # The clump is a point of some mass (in solar masses) at a place x, y (in arcsec from the middle of
-# the image, x to the right, y upwards). It deflects light towards itself, by its squared Einstein
-# radius divided by the distance. Change the three numbers and run the cells again.
+# the image, x to the right, y upwards). It deflects light by its squared Einstein radius, which
+# grows as the mass, divided by the distance.
 
 # %%
 mass = 5e9  # solar masses
@@ -136,19 +136,20 @@ observation = Observation(known.pop("image"), name="my lens", **known)
 print(f"{observation.shape} pixels; to be estimated or assumed: {observation.unknown or 'nothing'}")
 
 # %% [markdown]
-# The model of the fit has no clump. Its mass is one smooth galaxy with an external shear; its
-# source has a free form, a sum of splines whose smoothness is determined by the data. The fit takes
-# some seconds.
+# The model of the fit has no clump. Its mass is one smooth galaxy with an external shear, the pull
+# of masses around it; its source has a free form, a sum of splines whose smoothness is determined
+# by the data. The fit takes some seconds.
 
 # %%
 model = fit(observation, FreeForm(lens_light=False, splines=14, supersampling=2))
 display(picture_of_fit(model))
 
 # %% [markdown]
-# **Figure 0.2.** The image, the model of the arcs, the residual in units of the noise, and the
+# **Figure 0.2.** Above, the image (twice, since there is no light of the lens galaxy to subtract)
+# and the model of the arcs; below, the residual, image minus model, in units of the noise, and the
 # source. If the clump is heavy and near an arc, red and blue spots remain in the residual beside
-# it, because no smooth lens moves light in this way. A fit is good where the residual is noise,
-# with a chi2 per pixel near 1. The text beside the pictures has the parameters with their errors.
+# it, because no smooth lens moves light in this way. A fit is good where the residual is noise:
+# then chi2, the mean squared residual, is near 1. The text has the parameters with their errors.
 #
 # ## 0.4 A search for the clump
 #
@@ -167,15 +168,18 @@ print(f"highest peak ({peak['x']:+.2f}, {peak['y']:+.2f}), the clump ({x:+.2f}, 
 # %% [markdown]
 # **Figure 0.3.** The map of the S/N (above, right) has its peak, ring 1, near the clump. The map
 # below, left, shows which mass would have been seen at each place: small ones only along the bright
-# arcs. The histogram shows the highest S/N of the twins beside that of this lens. The p-value is
-# the share of twins with an S/N at least as high.
+# arcs. The histogram shows the *score* of the twins and of this lens: the highest S/N, lowered if
+# the whole map is rougher than those of twins. The p-value is the share of twins, the lens
+# included, with a score at least as high. The bars (below, right) compare explanations of the peak:
+# how much a clump, a spot of light or a more complex smooth mass (multipoles) adds to the logarithm
+# of the probability of the image.
 #
-# ## 0.5 A classifier in half a minute
+# ## 0.5 A small classifier
 #
 # Fit and search concern one lens. A classifier learns from many. Here its input is the image,
 # together with *features*: numbers measured on the residual of a fast smooth fit to the image. Half
 # of the lenses have no substructure (`no_sub`); the others have some 25 subhalos of cold dark
-# matter (`cdm`) or a vortex of axion-like dark matter (`axion`).
+# matter (`cdm`) or a vortex of axion-like dark matter, a line of mass (`axion`).
 
 # %%
 kinds = np.array(class_of_each(n_train + n_test, seed, population))
@@ -192,9 +196,8 @@ table = classifier.predict_table([images[i] for i in test])
 table.head().round(3)
 
 # %% [markdown]
-# The table has a row for each test image: the probability of each class, the most probable class,
-# the quality of the fit, what had to be assumed, and a warning in words if the answer should not be
-# trusted.
+# A row is a test image, with the probability of each class, the most probable class, the quality of
+# the fit, what had to be assumed, and a warning if the answer should not be trusted.
 #
 # The ROC-AUC is the probability that a random lens with clumps gets a higher score than a random
 # one without: 1 for a perfect order, 0.5 for guessing.
@@ -223,14 +226,17 @@ for page in plots.predictions(answers):
 #
 # ## 0.7 Exercises
 #
+# Exercises 1 to 4 take seconds, 5 and 6 minutes.
+#
 # 1. What is the smallest mass that the search still finds at this place? Lower `mass` step by step
 #    and compare with the map of masses in figure 0.3.
 # 2. Put the clump far from the arcs (x = 2, y = −2). What happens to the residual, to the S/N and
 #    to the mass of the peak?
 # 3. Take another lens (`index`). Are clumps easier to find in rings, or in arcs?
-# 4. Two clumps: give `x`, `y` and `masses` two values each in `with_clump`. Ask for `peaks=2`.
-# 5. Train with 100 images, and with 1000. Then leave out the features (`features=False`). What does
-#    the network learn from the images alone?
+# 4. Put a second clump into the lens: a second value of `x`, `y` and `masses` in `with_clump`. Ask
+#    for `peaks=2`.
+# 5. Train with 100 images (`n_train`), and with 600. Then leave out the features
+#    (`features=False`). What does the network learn from the images alone?
 # 6. Train on `marginal` and apply the classifier to lenses of `load_population("realistic")`. Do
 #    the warnings in the table say that these answers mean nothing?
 

@@ -105,12 +105,14 @@ pd.crosstab(catalog["class"], catalog["split"]).loc[classes, list(SPLITS)]
 # \theta_{\mathrm E,i} = \sqrt{\frac{4 G m}{c^2}\,\frac{D_{LS}}{D_L D_S}} \propto \sqrt m .
 # $$
 #
+# $D_L$, $D_S$ and $D_{LS}$ are the distances to lens and source, and between them. The **Einstein
+# radius** $\theta_{\mathrm E}$ is that of the ring which a source exactly behind the mass makes.
 # Lensing conserves surface brightness: it only moves light. A clump next to an arc therefore shifts
 # the arc locally by about $|\boldsymbol\alpha_i|$ and, because neighbouring points are deflected by
 # different amounts, stretches or shrinks it there. This has three consequences:
 #
 # - **Local brightness.** A piece of arc that is stretched covers more pixels and is brighter in
-#   sum; an image may split, or gain a knot.
+#   sum.
 # - **Local geometry.** The arc deviates from the smooth curve that the halo alone would give.
 # - **Global geometry.** All mass inside the ring adds to the deflection. If clumps are added *on
 #   top of* the halo, the Einstein radius of the whole lens grows and the ring gets larger.
@@ -140,9 +142,10 @@ else:
 # comparison.
 
 # %% [markdown]
-# The table lists the parameters drawn for each lens and their distributions. Halo, shear and source
-# are drawn before the substructure, with their own random numbers, so that their distributions are
-# the same in all classes.
+# A *population* is a set of distributions from which lenses are drawn. The table has those of this
+# run; in the article they are the population `marginal`. Halo, shear and source are drawn before
+# the substructure, with their own random numbers, so that their distributions are the same in all
+# classes.
 
 # %%
 if population:
@@ -163,11 +166,11 @@ pixel_scale = population.instrument.pixel_scale if population else None
 out.figure(population_gallery(gallery, pixel_scale), "lens_gallery")
 
 # %% [markdown]
-# Within a row the images differ mostly because the position of the source behind the lens differs
-# (on the axis it makes a ring, off the axis a long arc with a small counter-image opposite), and,
-# unless the population fixes them, the size and shape of halo and source. Between rows hardly any
-# difference is visible by eye. This is the difficulty of the task: source and halo, which are of no
-# interest here, change the image more than the substructure does.
+# Within a row the images differ mostly by the position of the source: behind the centre of the lens
+# it makes a ring, off the centre a long arc with a small counter-image opposite. Size and shape of
+# halo and source differ, too, unless the population fixes them. Between rows hardly any difference
+# is visible by eye. This is the difficulty of the task: source and halo, which are of no interest
+# here, change the image more than the substructure does.
 #
 # ## 1.3 The noise
 #
@@ -194,19 +197,16 @@ print(f"{100 * zero_pixel_fraction:.1f} % of all pixels are exactly 0")
 # In images of DeepLense's Model I (a public project with three sets of simulated lenses, Models I
 # to III) the left half of the histogram is missing: its simulator clips negative values at zero
 # before it draws Poisson counts, so that nearly half of all pixels hold the same number, 0. An
-# ordinary rms would then be too small by far, and clipping at $3\sigma$ would run away: each round
-# removes a part of the one-sided tail and lowers the rms, which removes more. Where a tenth of the
-# pixels or more is piled up at the smallest value, the rms is therefore taken from the upper half
-# alone, which the clipping left untouched.
+# ordinary rms would then be too small by far, and clipping at $3\sigma$ would lower it further in
+# each round. Where a tenth of the pixels or more is piled up at the smallest value, the rms is
+# therefore taken from the upper half alone, which the clipping left untouched.
 #
-# Further cases need another estimate. Where a galaxy fills the image and no sky is left,
-# pixel-to-pixel variation is noise and slow variation is light: the rms of second differences of
-# pixels replaces the rms. Where pixel values are rounded and the sky is a single grey level, the
-# noise is that of the rounding, and smoothing does not lower it.
+# Where a galaxy fills the image and no sky is left, the rms of second differences of pixels
+# replaces the rms. Where pixel values are rounded and the sky is a single grey level, the noise is
+# that of the rounding.
 
 # %% [markdown]
 # ## 1.4 From the raw image to the input of the network
-#
 #
 # An image becomes the input of the network in seven steps.
 #
@@ -255,9 +255,8 @@ print(
 # %% [markdown]
 # **Figure 1.4.** (a) The raw pixels in units of the noise. (b) The smoothed image; the white
 # contour is the threshold. (c) The region of interest, its centre (cross), and its major axis; the
-# arrow points to the longer tail. (d) The input of the network. Comparing (a) and (d), the stretch
-# makes the faint ends of the arcs visible, and the cut drops empty sky without changing the other
-# pixels.
+# arrow points to the longer tail. (d) The input of the network. The stretch makes faint ends of the
+# arcs visible; the cut drops empty sky without changing other pixels.
 #
 # The fraction of the flux of the lensed area that remains inside the cut:
 
@@ -295,12 +294,13 @@ tested, summaries = images.invariance_tests(folders)
 out.figure(invariance(tested[tested["oriented"] == 1]), "invariance")
 
 # %% [markdown]
-# **Figure 1.5.** Lines are medians over the images that have an orientation, bands hold the central
-# 90 % of them. A processing that undoes the rotation stays close to one at every angle. It does not
-# reach one, because every resampling smooths the noise and a rotated image is resampled once more
-# than its reference. Without rotation in the processing, an image correlates with itself after
-# 360°, and after 180° as far as it is symmetric. The crop of the precursor depends on the angle. On
-# noisy images it misses the lens, because their sky lies above its thresholds.
+# **Figure 1.5** has a panel for each population (section 1.10): the correlation against the angle
+# of the rotation. Lines are medians over the images that have an orientation, bands hold the
+# central 90 % of them. A processing that undoes the rotation stays close to one at every angle. It
+# does not reach one, because every resampling smooths the noise and a rotated image is resampled
+# once more than its reference. Without rotation in the processing, an image correlates with itself
+# after 360°, and after 180° as far as it is symmetric. The crop of the precursor depends on the
+# angle. Where the noise of the sky exceeds its thresholds, it misses the lens (`flux` of 0 below).
 
 # %%
 tolerated = images.invariance_table(summaries)
@@ -315,10 +315,8 @@ tolerated.round(3)
 # detected light inside the cut, over all rotations: median and 1st percentile. Where the square is
 # too small for a lens, as for the wide galaxies of some populations, the rest of the light is lost.
 #
-# De-rotation is nevertheless not always on: it interpolates pixels, and substructure changes single
-# pixels. Random mirror images in the training are an alternative. De-rotation is therefore a switch
-# of the configuration, and its effect on the score of a network is measured (notebook 03, section
-# 3.7).
+# De-rotation interpolates pixels, and substructure changes single pixels. So it can be switched
+# off; notebook 03, section 3.7, measures its effect on the score of a network.
 
 # %%
 print("de-rotation in this run:", "on" if settings.derotate else "off")
@@ -327,9 +325,9 @@ print("de-rotation in this run:", "on" if settings.derotate else "off")
 # ## 1.6 Real images
 #
 # Simulated cutouts contain one lens and nothing else. Real ones contain neighbours, missing pixels,
-# gradients and, in space-based images of nearby lenses, a galaxy that fills the whole cutout. If
-# real cutouts are available (`real_images` in the configuration; docs/data.md says where to get the
-# ones shown in the article), the processing is shown on them here.
+# gradients and, in space-based images of nearby lenses, a galaxy that fills the whole cutout. The
+# processing is shown on real cutouts, if there are any (docs/data.md says where to get those of the
+# article).
 
 # %%
 turned = settings.model_copy(update={"derotate": True, "crop": "roi", "resize": True})
@@ -394,6 +392,10 @@ out.figure(unrolled_rings(rings, morphology.SMOOTH_ORDERS + 1), "unrolled_rings"
 # the effect of a clump one has to subtract the image of the *same lens without the clump*, for
 # which the lens equation must be solved (section 1.8). The features here do without the lens
 # equation.
+#
+# The table defines all features, those of section 1.8 too (`fit_…`). In their names $L$ stands for
+# a level in percent, $K$, $S$, $A$ and $B$ for other numbers. A *string* is a straight line of
+# mass, a simple vortex.
 
 # %%
 defined = definitions.table(out.config.features, merged=True)
@@ -432,14 +434,14 @@ if real:
 # ## 1.8 The residual of a smooth lens
 #
 # The features above measure the image. Measuring what a clump *changed* requires the image without
-# it. So a smooth lens is fitted to each image (`vitdm.lens`): a singular isothermal ellipsoid with
-# external shear, $\theta_{\mathrm E}, e_1, e_2, \gamma_1, \gamma_2$, in front of an elliptical
-# Sérsic source, blurred by the PSF, with a constant sky; fourteen parameters and the sky, and if
-# the lens galaxy shines, its light. (The centre of the mass is one of the parameters, because a
-# lens is hardly ever in the very middle of its image.) The fit minimises $$\chi^2 = \sum_k r_k^2,
-# \qquad r_k = \frac{y_k - m_k}{\sqrt{\sigma^2 + g\,m_k}},$$ with the noise of the sky $\sigma$ and
-# of the photons ($g$ is their variance per brightness), by Levenberg–Marquardt steps. A fit that
-# does not converge is flagged, and none of its values is used.
+# it. So a smooth lens is fitted to each image (`vitdm.lens`): a singular isothermal ellipsoid
+# ($\theta_{\mathrm E}$, ellipticity $e_1, e_2$) with an external shear ($\gamma_1, \gamma_2$, the
+# pull of masses around the lens), in front of an elliptical source with a Sérsic profile, blurred
+# by the point-spread function (PSF). It has fourteen parameters, a constant sky and, if the lens
+# galaxy shines, its light. The fit minimises $$\chi^2 = \sum_k r_k^2, \qquad r_k = \frac{y_k -
+# m_k}{\sqrt{\sigma^2 + g\,m_k}},$$ with the image $y$, the model $m$, the noise of the sky $\sigma$
+# and that of the photons ($g$ is their variance per brightness), by Levenberg–Marquardt steps. A
+# fit that does not converge is flagged, and none of its values is used.
 #
 # The residual $r$ contains what no smooth lens of this kind can reproduce: noise, and part of the
 # effect of substructure.
@@ -515,14 +517,14 @@ if pointed:
     out.figure(subhalo_distance(pointed, FOUND), "subhalo_distance")
 
 # %% [markdown]
-# **Figure 1.11.** Above, each point is an image; below the dashed line the peak is within 0.2″,
-# four pixels, of the subhalo. Below, the completeness, the fraction of the images for which it is,
-# in bins of the mass, with 95 % intervals. Where the points lie on the grey lines, the peak has no
-# information about the position. Nearly all masses are above $10^{9.5}$ solar masses, because the
-# most massive of 25 subhalos is shown. Even so, in the reference run more than half of the peaks
-# lie elsewhere: the fit moves mass to absorb part of the change, other subhalos act too, and the
-# same deflection moves more light where the arc is bright. Peaks that count as detections lie some
-# 0.1″ beside their subhalo, which is about the Einstein radius of a point of its mass.
+# **Figure 1.11.** Above, each point is an image; below the dashed line the peak is within 0.2″ of
+# the subhalo. Below, the completeness, the fraction of the images for which it is, in bins of the
+# mass, with 95 % intervals. Where the points lie on the grey lines, the peak has no information
+# about the position. Nearly all masses are above $10^{9.5}$ solar masses, because the most massive
+# of 25 subhalos is shown. Even so, many peaks lie elsewhere, about half of those of `marginal` in
+# the reference run: the fit moves mass to absorb part of the change, other subhalos act too, and
+# the same deflection moves more light where the arc is bright. Peaks that count as detections lie
+# some 0.1″ beside their subhalo, which is about the Einstein radius of a point of its mass.
 
 # %% [markdown]
 # **The same fit to real lenses.** For real lenses only the pixel scale and the camera are known. Of
@@ -549,42 +551,39 @@ if cutouts:
 # **Figure 1.12.** Above, the image (grey: not fitted) and the model, on one scale; then the image
 # without the light of the lens galaxy, which shows the arcs; then the residual of the whole model
 # in units of the noise. In regions with only the faint outer light of the lens galaxy,
-# `chi2_beyond` is 1.0 to 1.3 in three lenses; in the other two a second ring or other objects stand
-# there. No fit is good: all have the flag `poor`, and none should be searched for dark clumps,
-# because the residual of the arcs would hide them. (`not_finite` means that pixels were masked,
-# `edge` that the galaxy fills the cutout.)
+# `chi2_beyond` is near 1 in three lenses; in the other two a second ring or other objects stand
+# there. A fit with the flag `poor`, in the reference run each of them, should not be searched for
+# dark clumps: the residual of the arcs would hide them. (`not_finite`: pixels were masked; `edge`:
+# the galaxy fills the cutout; `bound`: a parameter is at the limit of its range.)
 
 # %% [markdown]
-# Lens by lens, in the reference run:
+# Lens by lens, in the reference run (the flags say which fits converged):
 #
-# - **J2238−0754** converges, to the published radius. With one profile it did not: a source as
-#   large as the lens took the place of the lens light. The residual has structure in the innermost
-#   0.2 arcsec of the galaxy, and knots in the source.
-# - **J0956+5100** converges near the published radius, with a parameter at the limit of its range,
-#   and has the worst fit. An object stands inside the Einstein ring; its light is masked, its mass
-#   is not in the model. The arcs have structure that no Sérsic source reproduces: red and blue
-#   stripes along them.
-# - **J0728+3835** has the lowest $\chi^2$ and does not converge. The arcs are faint; radius, shear
-#   and position of the source can be traded for one another: with other masks, PSF or number of
-#   steps the fit stopped between 1.11 and 1.19 arcsec, with nearly the same $\chi^2$. The radius
-#   misses the published one by far more than its error.
-# - **J0946+1006** converges. It has a second ring, of another source farther away, outside of the
-#   first, which the model does not include; and this is the lens with a dark subhalo on its arc
-#   (Vegetti et al. 2010), though here the residual is equally large all along the arc.
-# - **J1023+4230** converges. Two compact residuals remain, on opposite sides: probably the images
-#   of a knot in an extended source.
+# - **J2238−0754** has the published radius. With one profile for the lens galaxy, a source as large
+#   as the lens took the place of its light. The residual has structure in the innermost 0.2 arcsec
+#   of the galaxy, and knots in the source.
+# - **J0956+5100** has the worst fit, with a radius near the published one. An object stands inside
+#   the Einstein ring; its light is masked, its mass is not in the model. The arcs have structure
+#   that no Sérsic source reproduces: red and blue stripes along them.
+# - **J0728+3835** has the lowest $\chi^2$, and a radius that misses the published one by far more
+#   than its error. The arcs are faint; radius, shear and position of the source can be traded for
+#   one another at nearly the same $\chi^2$.
+# - **J0946+1006** has a second ring, of another source farther away, outside of the first, which
+#   the model does not include; and this is the lens with a dark subhalo on its arc (Vegetti et al.
+#   2010), though here the residual is equally large all along the arc.
+# - **J1023+4230** has two compact residuals, on opposite sides: probably the images of a knot in an
+#   extended source.
 
 # %% [markdown]
 # The errors are those of the curvature of $\chi^2$. They assume that the model is right and the
 # noise of pixels independent; neither holds, and the errors are too small, as the published radii
-# show. The width of the PSF is not the cause: 0.08 or 0.12 instead of 0.1 arcsec changed $\chi^2$
-# by about a tenth at most.
+# show.
 
 # %% [markdown]
-# The radii are not an independent test either: the files contain no pixel scale, and the one used
-# was checked with the published radii; the masks were set by eye, and the second profile, its start
-# and the number of steps were chosen, on these five images. Better fits need a source of free form
-# and a mass with a free slope; the next section has both.
+# The radii are no independent test either: the pixel scale, which the files lack, was checked with
+# the published radii, and masks (by eye), second profile and number of steps were chosen on these
+# five images. Better fits need a source of free form and a mass with a free slope; the next section
+# has both.
 
 # %% [markdown]
 # ## 1.9 A real lens, live
@@ -616,8 +615,7 @@ slacs.parameters(model).round(4)
 # arcs; (d) their model, with the critical curve, where the magnification is infinite; (e) the
 # residual, from −4 to 4 times the noise; pale pixels were not fitted, grey ones are missing; (f)
 # the source, with the caustic, the image of the critical curve in the source plane. Structure along
-# the arcs in (e) means that the mass or the source lacks something. With a coarser source or a
-# simpler mass such structure appears in (e) first.
+# the arcs in (e) means that the mass or the source lacks something.
 
 # %% [markdown]
 # ## 1.10 Comparison of populations
@@ -627,8 +625,10 @@ slacs.parameters(model).round(4)
 # between the classes. So several populations are compared.
 #
 # **Figure 1.14** has a gallery for each population: lenses with their true substructure and, below,
-# the difference that the substructure makes, in units of the noise of a pixel. The colour scale is
-# the same in all galleries.
+# the difference that the substructure makes, in units of the noise of a pixel (of the brightest
+# pixel where a population has no noise). Above an image, $N$ is the number of subhalos, $M$ the
+# mass of the substructure, $f_\mathrm{sub}$ the fraction of all mass in it, $L$ the length of the
+# vortex, $m_a$ the mass of the axion.
 
 # %%
 others = populations.populations_shown(out.config)
@@ -654,8 +654,9 @@ for name, other in others.items():
 # fourteen parameters are fitted anew to the perturbed image. And we can score noisy images as a
 # researcher with a perfect smooth model would: subtract the model, with only the source position
 # refitted (*known*) or with all parameters refitted (*free*), and use $\chi^2$ or the fourth power
-# of the residual. No network is expected to do much better on these lenses. One that sees only the
-# image has to learn the smooth lenses first.
+# of the residual. The matched filter knows the perturbation: no score of the image is better than
+# `auc_ideal_known`. The residual scores are no such bounds, because they ignore the form of the
+# residual. A network that sees only the image has to learn the smooth lenses first.
 
 # %%
 table = populations.population_table(others, folders, out.config.seed)
@@ -669,8 +670,8 @@ else:
 # %% [markdown]
 # **Figure 1.15.** Points are areas under the ROC curve of one kind of substructure against smooth
 # lenses, with 95 % intervals. Where *size alone* lies far from 1/2, the population has a shortcut.
-# The residual scores are those of the ideal observer. Where they lie far above 1/2 and size does
-# not, the classes can be separated, but only by the substructure itself.
+# The residual scores need the smooth lens, known or fitted. Where they lie far above 1/2 and size
+# does not, the classes can be separated, but only by the substructure itself.
 #
 # ## 1.11 Numbers for the article
 #
