@@ -111,7 +111,8 @@ print(ranking["group"].value_counts().to_string())
 # they are judged together (Benjamini and Hochberg 1995): with the p-values sorted, $p_{(1)} \le
 # \dots \le p_{(m)}$, $$q_{(i)} = \min_{j \ge i} \frac{m\,p_{(j)}}{j},$$ and among all features with
 # $q \le$ `fdr` at most that fraction is expected to be there by chance. This holds for the whole
-# table at once, and for features that depend on one another in the usual, positive way.
+# table at once, and for features that depend on one another in the usual, positive way. Sections
+# 2.2 and 2.4 explain the columns `cluster` and `kept`.
 
 # %%
 shown = ["name", "group", "measured", "roc_auc", "roc_auc_low", "roc_auc_high", "sign"]
@@ -148,21 +149,20 @@ print(
 
 # %% [markdown]
 # Which features lead depends on the population (section 2.5 compares them). In **Model I** of
-# DeepLense, a public project with simulated lenses, it is the *Einstein radius* of the fit, by far;
-# of the features of the image the *radius of the ring*, then the *separations* at high levels. The
-# reason is the lens equation (notebook 01): the images of a source behind an isothermal lens lie,
-# to first order, on a circle of radius $\theta_{\mathrm E}$, and two of them are
-# $2\,\theta_{\mathrm E}$ apart, wherever the source stands. So the unknown source position, which
-# dominates all other features, drops out. Features of size measure the *mass* of the substructure,
-# not its shape: in Model I this mass is added on top of a halo that is the same in every image.
+# DeepLense, a public project with simulated lenses, it is the *Einstein radius* of the fit; of the
+# features of the image the *radius of the ring*, then the *separations* at high levels. The reason
+# is the lens equation (notebook 01, section 1.7): radius and separations follow $\theta_{\mathrm
+# E}$, wherever the source stands. Features of size measure the *mass* of the substructure, not its
+# shape: in Model I this mass is added on top of a halo that is the same in every image.
 #
 # In **`marginal`**, the main population of the article, halos differ from lens to lens, and the
 # mean mass of the substructure is taken out of the halo. There the size of the ring is
 # uninformative, and features of the image have little class separation: each measures a smooth
 # property of the lens, and these have the same distribution in all classes. The measures of the
 # *residual* of the fitted lens should lead by far; the parameters of the fit, $\theta_{\mathrm E}$
-# among them, should have no class separation. A significant feature need not be useful: with
-# thousands of images an AUC of 0.52 is significant.
+# among them, should have hardly any class separation. A significant feature need not be useful:
+# with thousands of images an AUC of 0.52 is significant, and so are parameters that are missing
+# more often where a perturbed lens cannot be fitted.
 
 # %% [markdown]
 # ## 2.2 Are the features redundant?
@@ -170,15 +170,13 @@ print(
 # Redundant features have a large Spearman's $\rho$, computed over the images in which both exist.
 # Features are merged into clusters, the most similar first, by the distance $1 - |\rho|$ and
 # complete linkage: two clusters are joined only if *all* pairs across them are close enough, so
-# that any two features of a cluster have $|\rho|$ of at least `selection.correlation`. It hardly
-# matters which feature of a cluster a model gets.
+# that any two features of a cluster have $|\rho|$ of at least `selection.correlation`.
 #
 # **Figure 2.2** has the features in the order of the clustering. Red: they grow together; blue: one
 # falls as the other grows; grey: hardly any image has both. Boxes are clusters of two or more; the
-# colour of a name is its group, bold names are kept (section 2.4). Brightness and area both follow
-# the magnification, and neighbouring levels count nearly the same regions. Features that correlate
-# strongly with *one another* need not correlate with the label: much of the variation from image to
-# image is due to the position of the source.
+# colour of a name is its group, bold names are kept (section 2.4). Features that correlate strongly
+# with *one another* need not correlate with the label: much of the variation from image to image is
+# due to the position of the source.
 
 # %%
 correlation = pd.read_csv(folder / "correlation.csv").set_index("name")
@@ -206,8 +204,7 @@ print("  " + ", ".join(my_clusters.index[my_clusters == my_clusters[best["name"]
 # it can use combinations of features (for example a separation relative to the radius of the ring),
 # and handles missing values by itself. **Logistic regression** weighs standardised features
 # linearly; a missing value becomes the median, with an indicator that marks it. Where trees are
-# better, combinations matter; otherwise a weighted sum suffices. The settings are defaults and were
-# not tuned.
+# better, a weighted sum does not suffice. The settings are defaults and were not tuned.
 #
 # Each is trained on `train` with one group of features, with those kept for the model (section
 # 2.4), and with all features. The score is the ROC-AUC on `opt`.
@@ -225,8 +222,8 @@ scores[columns].round(3)
 # **Permutation importance** (Breiman 2001): a feature is shuffled from image to image in `valid`,
 # which keeps its distribution and removes its relation to the label, and the fall of the ROC-AUC is
 # measured. Unlike section 2.1 it judges a feature *beside the others*: one that is useless alone
-# can be needed to interpret another. Features of a cluster are shuffled together, because each
-# alone would seem dispensable beside the others.
+# can be needed to interpret another. Features of a cluster are shuffled together: each alone would
+# seem dispensable.
 #
 # **Figure 2.3** shows the mean fall over the shufflings. Shuffling a useless feature changes
 # nothing on average, so that the fall scatters about 0 by the s.d. of the shufflings; it exceeds
@@ -309,8 +306,9 @@ for name, one in rankings.items():
 #
 # Its error is a bootstrap over images and seeds jointly: in each resampling all runs get the same
 # images, so that those which are hard for all of them cancel, and $S$ seeds are drawn from the $S$
-# there are. A difference is beyond its error if $|\Delta| > 2\sigma$. With two seeds the scatter
-# between seeds is itself badly known: a difference that only just exceeds its error is a hint.
+# there are. A difference is beyond its error if $|\Delta| > 2\sigma$. With two or three seeds the
+# scatter between seeds is itself badly known: a difference that only just exceeds its error is a
+# hint.
 #
 # **Figure 2.5** shows $\Delta$ with its 95 % interval, and each seed as a tick below it.
 

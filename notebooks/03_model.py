@@ -21,10 +21,9 @@
 # **Shifted Patch Tokenization** (SPT) and **Locality Self-Attention** (LSA). Both can be switched
 # on and off in `vitdm/model/vit.py`, so that the effect of each can be measured by itself.
 #
-# This notebook explains the parts of the model, then the whole pipeline (section 3.3); shows the
-# attention and positions of trained networks; and compares networks. All of them were trained on
-# the **train** split, stopped by the score on **valid**, and are compared on **opt**. The test
-# split is not used. The notebook trains nothing; it reads finished runs.
+# All networks here were trained on the **train** split, stopped by the score on **valid**, and are
+# compared on **opt**. The test split is not used. The notebook trains nothing; it reads finished
+# runs.
 
 # %% tags=["parameters"]
 results = "results/smoke"
@@ -98,8 +97,7 @@ print(f"{side} x {side} pixels, classes: {', '.join(classes)}")
 # overlapped by pieces of its neighbours. The cost is a five times larger $\mathbf E$; the number of
 # tokens stays the same.
 #
-# Some published implementations shift by a single pixel, or along the axes. Here the shifts are as
-# in the paper: diagonal, and by half a patch.
+# Some implementations shift by one pixel, along the axes; here the shifts are those of the paper.
 #
 # Figure 3.1 shows the shifts, together with the attention of section 3.2.
 
@@ -130,10 +128,10 @@ print(f"numbers a token: {patch_size**2} plain, {5 * patch_size**2} with SPT")
 # \mathbf k_j$ at the temperature $\tau$: at high temperature all tokens have equal weight, at low
 # temperature only the best match counts. This happens $h$ times side by side with different maps
 # (the **heads**), so that one head can follow the ring while another compares opposite sides. A
-# small two-layer network then acts on each token by itself. Both steps add to the token instead of
-# replacing it, and each starts from normalised tokens (pre-norm). After the last block the class
-# token is mapped to one number for each class (its logit), and the softmax makes probabilities of
-# them.
+# small two-layer network (MLP) then acts on each token by itself. Both steps add to the token
+# instead of replacing it, and each starts from normalised tokens (pre-norm). After the last block
+# the class token is mapped to one number for each class (its logit), and the softmax makes
+# probabilities of them.
 
 # %% [markdown]
 # ### Locality Self-Attention
@@ -141,12 +139,12 @@ print(f"numbers a token: {patch_size**2} plain, {5 * patch_size**2} with SPT")
 # Two effects keep attention diffuse when images are few. A token resembles itself, so $A_{ii}$
 # tends to be large and little weight is left for the others; and the temperature $\sqrt d$ is not
 # adapted to the data. LSA addresses both: the diagonal is masked, and the temperature is learnt,
-# with one inverse temperature $s_h$ for each head of each block:
+# with one inverse temperature $s$ for each head of each block, which starts at $d^{-1/2}$. With the
+# queries and keys as rows of $\mathbf Q$ and $\mathbf K$,
 #
 # $$
-# A = \mathrm{softmax}\bigl(s_h\,\mathbf Q \mathbf K^{\mathsf T} + \mathbf M\bigr), \qquad
-# M_{ij} = \begin{cases} -\infty & i = j \\ 0 & i \ne j \end{cases}, \qquad
-# s_h = 1/\tau_h,\quad s_h^{(0)} = d^{-1/2},
+# A = \mathrm{softmax}\bigl(s\,\mathbf Q \mathbf K^{\mathsf T} + \mathbf M\bigr), \qquad
+# M_{ij} = \begin{cases} -\infty & i = j \\ 0 & i \ne j \end{cases}, \qquad s = 1/\tau .
 # $$
 #
 # The class token is masked like any other.
@@ -193,9 +191,9 @@ out.figure(spt_lsa(*parts, drawn, temperatures, has_class), "spt_lsa")
 # The unit is uniform attention, $1/N$: a patch at 1 gets the weight of a uniform distribution.
 #
 # The colour bar spans the range that occurs: where it is close to 1 everywhere, the head is nearly
-# uniform, whatever the pattern looks like. Such maps should be interpreted with caution. They show
-# where a head attends. They do not show which information it takes from there, nor what earlier
-# blocks have already mixed into a token.
+# uniform, whatever the pattern looks like. Such maps mean little, and so do those of a network that
+# scores like chance (section 3.5). Maps show where a head attends, not which information it takes
+# from there, nor what earlier blocks have mixed into a token.
 
 # %%
 plain = [name for name, run in of_images.items() if not run.settings.model.features]
@@ -213,9 +211,9 @@ if settings.model.pool == "mean":
 #
 # * *weight on itself*: the mean and the largest $A_{ii}$ of any token of these images. With LSA it
 #   is **exactly 0**, not merely small: $e^{-\infty} = 0$.
-# * *tokens heard* (effective number of tokens): $\exp(-\sum_j A_{ij} \ln A_{ij})$ averaged over the
-#   tokens, the effective number of tokens attended to. Small means sharp.
-# * *inverse temperature*: the learnt $s_h \sqrt d$, range over heads and blocks; 1 is where it
+# * *tokens heard*: $\exp(-\sum_j A_{ij} \ln A_{ij})$, averaged over the tokens, the effective
+#   number of tokens attended to. Small means sharp.
+# * *inverse temperature*: the learnt $s \sqrt d$, range over heads and blocks; 1 is where it
 #   started, and where it stays without LSA.
 
 # %%
@@ -346,8 +344,7 @@ out.figure(training_history(runs.histories(settings, out.results)), "training_hi
 # ## 3.5 Comparison of the runs
 #
 # All runs share the images, the settings of the training and the seeds; they differ in the switches
-# only. The score is the ROC-AUC of "any substructure" against none on the **opt** images: the
-# probability that a random lens with substructure outscores a random lens without.
+# only. The score is the ROC-AUC of any substructure against none on the **opt** images.
 #
 # **Figure 3.6** has one row a run, a point for each seed and a bar at their mean. Points within a
 # row differ only in the random numbers of the training.
@@ -367,26 +364,21 @@ table.round({"roc_auc": 4, "sd": 4, "seconds": 1})
 # %% [markdown]
 # ### Differences and their errors
 #
-# Two runs are compared by the difference of their ROC-AUC, averaged over the seeds, pair by pair:
-#
-# $$
-# \Delta = \frac1S \sum_{k=1}^{S} \bigl(\mathrm{AUC}_k^{\,\text{with}} -
-# \mathrm{AUC}_k^{\,\text{without}}\bigr), \qquad
-# \sigma^2 = \sigma_\text{images}^2 + \frac{1}{S}\,\mathrm{var}_k(\Delta_k) .
-# $$
+# Two runs are compared by the difference $\Delta$ of their ROC-AUC, averaged over $S$ seeds, pair
+# by pair, as in notebook 02, section 2.6. Its variance is $\sigma^2 = \sigma_\text{images}^2 +
+# \mathrm{var}_k(\Delta_k) / S$.
 #
 # $\sigma_\text{images}$ says how much $\Delta$ depends on *which images* happen to be in `opt`: the
 # standard deviation of $\Delta$ when these images are drawn anew with replacement, each class to
 # its own number (paired bootstrap: both runs and all seeds use the same draw, so that the effect of
 # images that are hard for all of them cancels). The second term says how much it depends on the
 # *random numbers* of the training; each resampling draws the seeds anew as well. With a single seed
-# this term is unknown, and the error below is too small. Where the second term dominates it rests
-# on $S - 1$ degrees of freedom.
+# this term is unknown, and the error below is too small.
 #
-# A difference is called "beyond twice its error" if $|\Delta| > 2\sigma$. By chance alone this
-# happens in three comparisons of ten with two seeds, and in one of twenty with many. A difference
-# just beyond twice its error is a hint, not evidence; the same holds for a single such difference
-# among several comparisons.
+# A difference is called "beyond twice its error" if $|\Delta| > 2\sigma$. Where the second term
+# dominates, chance alone does this in three comparisons of ten with two seeds, in two of ten with
+# three, and in one of twenty with many. A difference just beyond twice its error is a hint, not
+# evidence; the same holds for a single such difference among several comparisons.
 
 # %%
 pairs = {
@@ -413,28 +405,30 @@ if settings.run_seeds == 1 and differences:
     print("One seed only: the scatter between trainings is unknown and not in these errors.")
 
 # %% [markdown]
-# These results are limited in two ways. The published gains of SPT and LSA were measured on
-# photographs of many classes; lensed arcs are smooth, few and always in the middle, so the gains
-# need not carry over. And all runs share one learning rate and one number of epochs, which is a
-# disadvantage for a network that would need another rate. The optimisation (notebook 04) varies the
-# rate for one choice of the switches; section 3.7 chooses the rate for each network.
+# These results are limited in three ways. Networks that stay at chance cannot show what SPT and LSA
+# are worth; section 3.7 compares them where images alone suffice. The published gains of SPT and
+# LSA were measured on photographs of many classes; lensed arcs are smooth, few and always in the
+# middle, so the gains need not carry over. And all runs share one learning rate and one number of
+# epochs, which is a disadvantage for a network that would need another rate. Section 3.7 chooses
+# the rate for each network.
 
 # %% [markdown]
 # ## 3.6 Score against the number of training images
 #
-# Images of real lenses are few, and with few images physics features should help most. Each curve
-# below is one kind of input to the same network, trained on more and more images of lenses that
-# were simulated for this comparison: the image; with the proposal's features; with the residual of
-# the smooth lens, as a map or as features; with all of them. Beside the networks are
-# gradient-boosted trees on the features only, and single untrained numbers of the fit. Each
-# training makes at least `min_steps` steps, also with few images.
+# Images of real lenses are few, so it matters how many a model needs. Each curve below is one kind
+# of input to the same network, trained on more and more images of lenses that were simulated for
+# this comparison: the image; with the proposal's features; with the residual of the smooth lens, as
+# a map or as features; with all of them. Beside the networks are gradient-boosted trees on the
+# features only, and single untrained numbers of the fit. Each training makes at least `min_steps`
+# steps.
 #
-# **Figure 3.7**: points are means over the seeds, bands reach from the lowest seed to the highest.
+# **Figure 3.7**, a column a population, any substructure against none above, the mean over the
+# classes below: points are means over the seeds, bands reach from the lowest seed to the highest.
 # (Each seed draws other images, except at the largest number, which is all of them.) The vertical
 # axis is logarithmic in 1 − AUC, the probability that a pair of lenses is put in the wrong order,
 # and ends at 0.9999. If the results of the larger grid (`config/extended.yaml`) are there, they are
-# drawn, and open marks are the means of this run. Stars are published results on Model I with 90
-# 000 images, open if the network was trained from scratch.
+# drawn, and open marks are the means of this run. Stars are published results on Model I, open if
+# the network was trained from scratch.
 
 # %%
 (curves, other), of_curves = efficiency.efficiency_curves(settings, out.results), {}
@@ -553,18 +547,19 @@ if benchmark is not None:
 # ## 3.9 Maps of perturbers as images
 #
 # Trees use the numbers of a lens fit. A network can use its residual in the form of *maps*, all on
-# one grid: at each place the signal-to-noise ratio (S/N) that a point mass, a clump or a string
-# would have there; the smallest mass that could be seen; and the residual. In the populations
-# `realistic` and `hubble` many small subhalos perturb a lens, and none of them stands out, so that
-# the sum over the map matters. The transformer sees small patches of these maps; a small
-# convolutional network (CNN) sees the same maps; gradient boosting sees all features, and the maps
-# summarised by peaks, quantiles, moments and power spectra. The evidence of a point mass needs no
-# training. All are trained on the same lenses, with learning rates chosen on others.
+# one grid: at each place the signal-to-noise ratio (S/N) that a point mass, a clump or a string (a
+# straight line of mass) would have there; the smallest mass that could be seen; and the residual.
+# In the populations `realistic` and `hubble` many small subhalos perturb a lens, and none of them
+# stands out, so that the sum over the map matters. The transformer sees small patches of these
+# maps; a small convolutional network (CNN) sees the same maps; gradient boosting sees all features,
+# and the maps summarised by peaks, quantiles, moments and power spectra. The evidence of a point
+# mass needs no training. All are trained on the same lenses, with learning rates chosen on others.
 #
-# **Figure 3.10**: (left) the ROC-AUC on lenses that were used for nothing else, with 95 %
-# intervals, and the bound of an ideal observer who knows the perturbation; (right) against the
-# number of training lenses. **The table** has the differences, pair by pair, and whether the best
-# learning rate lay at the end of those tried (`at_end`).
+# **Figure 3.10**: (left) the ROC-AUC on lenses that were used for nothing else, with 95 % intervals
+# (networks blue, trees green, untrained grey), and the bound of an ideal observer who knows the
+# perturbation (red); (right) against the number of training lenses. **The table** has the
+# differences, pair by pair, and whether the best learning rate lay at the end of those tried
+# (`at_end`).
 
 # %%
 mapped, of_maps = map_story.maps_folder(settings, out.results), {}
@@ -590,9 +585,11 @@ if mapped:
 # nearly the same $f_\mathrm{sub}$.
 #
 # **Figure 3.11**: (left) posterior mean against truth, of single lenses and of the largest groups;
-# (middle) the calibration of the posteriors: curves in the grey band are calibrated; (right)
-# posterior standard deviation by the number of lenses. **The table** has the standard deviation
-# (sigma), bias and coverage, for all lenses and for those with $f_\mathrm{sub} \geq 1$ % (`rich`).
+# (middle) the share of lenses whose truth has at most some rank in its posterior, less that rank
+# (TARP: of both properties together, Lemos et al. 2023): curves in the grey band are calibrated;
+# (right) posterior standard deviation by the number of lenses. **The table** has the standard
+# deviation (sigma), bias and coverage, for all lenses and for those with $f_\mathrm{sub} \geq 1$ %
+# (`rich`).
 
 # %%
 inferred, of_posterior = posterior_story.posterior_folder(settings, out.results), {}

@@ -23,10 +23,10 @@
 #
 # Each trial trains on images of the **train** split, keeps the weights of its best epoch on
 # **valid**, and is scored by its ROC-AUC on **opt**, images that no training has seen. The test
-# split takes no part, so that it remains an unbiased test of the settings chosen in this notebook
-# (notebook 05).
+# split takes no part, so that it remains an unbiased test of the settings chosen here (notebook
+# 05).
 #
-# This notebook runs no search. It reads the trials of a finished one, explains and plots them.
+# This notebook reads the trials of a finished search.
 
 # %% tags=["parameters"]
 results = "results/smoke"
@@ -63,20 +63,18 @@ print(f"to choose among the best: {minutes:.1f} minutes, {settings.parallel} at 
 #   converged after the given epochs; if too high, it diverges or ends in one answer for all images.
 # * **Token width** $D$, the dimension of a token. A small one limits what a token can represent;
 #   parameters and time grow as $D^2$.
-# * **Blocks**, the depth. With few, arcs on opposite sides of the lens are never compared with each
-#   other; many learn slowly, too slowly for few epochs.
+# * **Blocks**, the depth. Few can learn only simple relations between patches; many learn slowly,
+#   too slowly for few epochs.
 # * **Heads** $h$, attention patterns in parallel. With few, one pattern must serve all purposes;
 #   with many, each has only $D/h$ dimensions.
 # * **Patch side** $p$, in pixels. Small patches make many tokens, and the time of the attention
 #   grows as $p^{-4}$; large ones blur arcs, which are a few pixels wide.
 #
-# The learning rate is searched on a logarithmic scale, because its ratio matters: from 0.001 to
-# 0.002 is as large a change as from 0.0001 to 0.0002. Patches must tile the image and the number of
-# heads must divide the width; other combinations are never proposed. The bounds of the sizes are
-# set by computing time: trainings are short, so that the search also runs on a laptop. It finds
-# what is best *within a short training*. With a longer one, a larger network may be better.
-#
-# All other settings of network and training keep the values of the configuration.
+# The learning rate is searched on a logarithmic scale, because its ratio matters. Patches must tile
+# the image and the number of heads must divide the width; other combinations are never proposed.
+# The bounds of the sizes are set by computing time: trainings are short, so that the search also
+# runs on a laptop. It finds what is best *within a short training*. All other settings are those of
+# the configuration.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -94,9 +92,9 @@ for name, dimension in space.items():
 #
 # the logarithm of the fraction of pairs of lenses that are put in the wrong order. The AUC itself
 # is a poor measure near 1: from 0.98 to 0.99 is a step of 0.01, as from 0.60 to 0.61, but the first
-# halves the number of wrong pairs and the second hardly changes it. In $f$ the first step is large
-# and the second small. A trial whose loss becomes infinite, or that crashes, is recorded with its
-# reason, counted as failed, and given the AUC of chance, 1/2.
+# halves the number of wrong pairs and the second hardly changes it. A trial whose loss becomes
+# infinite, or that crashes, is recorded with its reason, counted as failed, and given the AUC of
+# chance, 1/2.
 
 # %% [markdown]
 # **A Gaussian process** is a probability distribution over functions. The values of $f$ at any
@@ -127,8 +125,8 @@ for name, dimension in space.items():
 
 # %% [markdown]
 # **The next trial** is the setting that optimises an *acquisition function*. Three are common, with
-# $f^*$ the lowest value so far, $u = (f^* - \mu)/s$, and $\Phi$, $\phi$ the normal distribution and
-# its density:
+# $f^*$ the lowest value so far, $u = (f^* - \mu)/s$, $\Phi$, $\phi$ the normal distribution and its
+# density, and a constant $\kappa$:
 #
 # $$
 # \begin{aligned}
@@ -141,9 +139,9 @@ for name, dimension in space.items():
 #
 # Each is a compromise between *exploitation* (where $\mu$ is low) and *exploration* (where $s$ is
 # large). None is always the best, so `gp_hedge` takes a proposal from each and draws one of them
-# with probabilities $\propto e^{\eta g}$, where $g$ adds up the predictions of $-f$ for all
-# proposals of that function so far (Brochu, Hoffman and de Freitas 2010,
-# [arXiv:1009.5419](https://arxiv.org/abs/1009.5419)). The search here is scikit-optimize's
+# with probabilities $\propto e^{\eta g}$, where $\eta$ is a constant and $g$ adds up the
+# predictions of $-f$ for all proposals of that function so far (Brochu, Hoffman and de Freitas
+# 2010, [arXiv:1009.5419](https://arxiv.org/abs/1009.5419)). The search here is scikit-optimize's
 # `gp_minimize` with this setting.
 
 # %% [markdown]
@@ -156,8 +154,8 @@ for name, dimension in space.items():
 #
 # **Trials ended early.** A trial is ended early if its validation score is clearly worse than those
 # of earlier trials after as many epochs: below their median by more than twice the noise of the
-# start. It counts with the score that it has reached. Without this margin of twice the noise the
-# rule ended most trials, the best among them, because good settings differ by less than the noise.
+# start. It counts with the score that it has reached. Without this margin the rule would end good
+# trials as well, which differ by less than the noise.
 
 # %%
 stages = trials["stage"].value_counts()
@@ -171,10 +169,11 @@ if best["noise_sd"] is not None:
 #
 # **Figure 4.1** shows each trial in its order, and the best so far as a line. The axis is $-f$,
 # labelled with the ROC-AUC: equal distances are equal ratios of wrong pairs. The squares are the
-# trials of the start, all with the same setting. Their scatter is noise, and smaller differences
-# between other points are not significant. If the points that the process chose (filled) lie above
-# those of the design (open) on average, the process has learned something about the space; if the
-# line is flat towards the end, more trials of this kind would bring little.
+# trials of the start, all with the same setting. Their scatter is noise (bar at the left: ± 1
+# s.d.), and smaller differences between other points are not significant. If the points that the
+# process chose (filled) lie above those of the design (open) on average, the process has learned
+# something about the space; if the line is flat towards the end, more trials of this kind would
+# bring little.
 
 # %%
 out.figure(tuning_plots.tune_convergence(trials, best["noise_sd"]), "tune_convergence")
@@ -345,10 +344,9 @@ else:
 #
 # * **warm-up**: the rate rises over the first steps, in which gradients are large and erratic;
 # * **clipping**: a gradient longer than 1 is shortened;
-# * **pre-norm**: the LayerNorm stands before attention and perceptron, so that the residual
-#   connection runs from the first block to the last without any norm (*post-norm* puts the
-#   LayerNorm after the sum of the two; Xiong et al. 2020,
-#   [arXiv:2002.04745](https://arxiv.org/abs/2002.04745));
+# * **pre-norm**: the layer normalisation stands before attention and MLP, so that tokens, to which
+#   each block adds, pass all blocks without any norm (*post-norm* normalises after each sum; Xiong
+#   et al. 2020, [arXiv:2002.04745](https://arxiv.org/abs/2002.04745));
 # * **one softmax**: the loss takes the softmax of its input. In the precursor this input was
 #   already a softmax.
 #
@@ -421,10 +419,9 @@ else:
 trials.nlargest(5, "score")[[*names, "score", "valid_roc_auc"]].round(4)
 
 # %% [markdown]
-# The ROC-AUC of a trial is **not** the result of this work: it was used for a choice, and it comes
-# from a short training, on part of the data if the configuration says so. The final models are
-# trained anew with the chosen settings, on train and opt; notebook 05 tests them on images that no
-# choice has used.
+# The ROC-AUC of a trial is **not** the result of this work: it was used for a choice, and comes
+# from a short training. The final models are trained anew on train and opt; notebook 05 tests them
+# on images that no choice has used.
 #
 # ## 4.9 Numbers for the article
 #
