@@ -24,14 +24,13 @@
 #    the best balanced accuracy, and its **temperature** (section 5.2);
 # 4. each network was applied to each test image once, and the probabilities were saved.
 #
-# A single function of the library, `vitdm.evaluation.final_test.evaluate`, applies models to the
-# test split. No step of the workflow depends on its outcome. A test that is used for a decision,
-# however small, is biased, because the choice that happens to suit *these* images is kept. For the
-# same reason the threshold comes from valid. (The features were chosen with the help of valid as
-# well, so that scores on valid are slightly too high. This hardly affects the threshold, and does
-# not affect the test.)
+# Only `vitdm.evaluation.final_test.evaluate` applies models to the test split, and no step of the
+# workflow depends on its outcome. A test that is used for a decision, however small, is biased,
+# because the choice that happens to suit *these* images is kept. For the same reason the threshold
+# comes from valid. (The features were chosen with the help of valid as well, so that scores on
+# valid are slightly too high. This hardly affects the threshold, and does not affect the test.)
 #
-# The notebook trains nothing; it reads tables, explains and plots them.
+# The notebook trains nothing.
 
 # %% tags=["parameters"]
 results = "results/smoke"
@@ -128,7 +127,7 @@ pd.crosstab(images.catalog["class"], images.catalog["split"]).loc[kinds]
 # which is the **balanced accuracy**: the mean of the fractions right in either class. The ROC-AUC
 # of 0.956 of the *precursor*, the earlier public project that this work continues, was computed in
 # this way: it is the balanced accuracy of the confusion matrix that it published, as the next cell
-# shows. It must be compared with the balanced accuracy below, not with the ROC-AUC.
+# shows. It must be compared with the balanced accuracy below.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -140,8 +139,7 @@ rates = (
 print(f"the precursor's balanced accuracy: {np.mean(rates):.4f}")
 
 # %% [markdown]
-# The same holds for the predictions of this notebook: the area of the hard decisions equals the
-# balanced accuracy, and the area of the scores is another number.
+# The same holds for the predictions of this notebook:
 
 # %%
 decisions = (scores > threshold).astype(float)
@@ -161,11 +159,9 @@ print(f"area under the curve of scores    {metrics.roc_auc(labels, scores):.6f}"
 # * *Which images were tested.* The interval (low, high) is a 95 % bootstrap interval: the test
 #   images are drawn anew with replacement, each class to its own number, and the mean over the
 #   seeds is computed again, many times over. All networks are scored on the same resampled images,
-#   because an image that is hard for one is hard for all. (If a test has no mistake at all, neither
-#   has any resampling, and the interval shrinks to a point. That is a limit of the method.) For the
-#   ROC-AUC there is a formula as well, **DeLong's**: the area is a mean over pairs of images, and
-#   its variance follows from the fraction of correctly ordered pairs of each image. Both intervals
-#   are given; they should agree.
+#   because an image that is hard for one is hard for all. For the ROC-AUC there is a formula as
+#   well, **DeLong's**: the area is a mean over pairs of images, and its variance follows from the
+#   fraction of correctly ordered pairs of each image. Both intervals are given; they should agree.
 # * *Which random numbers the training used.* The standard deviation between the seeds is the
 #   scatter of the score if the training is repeated.
 
@@ -183,8 +179,8 @@ print(f"area under the curve of scores    {metrics.roc_auc(labels, scores):.6f}"
 # calibrated with one number, the **temperature** $T$: $p_k \propto \exp(z_k / T)$ with the logits
 # $z$, chosen for the smallest cross-entropy on valid. Label smoothing makes a network
 # underconfident ($T < 1$). The temperature does not change the order of the images in a two-class
-# model, and so changes no other score. The ensemble's answer to each image is published, too, in
-# `paper/tables/predictions.csv`.
+# model, and so changes no other score. The table `predictions` has the ensemble's answer to each
+# image.
 
 # %%
 table = final_test.results_table(tested)
@@ -203,13 +199,12 @@ table.round(4).astype(object).fillna("")
 #   training;
 # * the **known-lens bound**, of simulated lenses with noise: the $\chi^2$ of the residual when the
 #   *true* smooth lens of each test image, known from the simulation, is subtracted (only the
-#   position of the source is fitted). It shows how far the other scores are from what the noise
-#   allows.
+#   position of the source is fitted). It is no strict limit, because $\chi^2$ ignores the form of
+#   the residual.
 #
 # `gain` is the difference of the ROC-AUC to that of the network. All scores are of the same images,
 # so that the scatter which they share cancels; the interval covers test images and seeds. $p$ is
-# that of **DeLong's** test of equal areas; it covers the images alone, not the seeds. Nothing in
-# the workflow depends on this table.
+# that of **DeLong's** test of equal areas; it covers the images alone, not the seeds.
 
 # %%
 chi2 = baselines.chi2_of_known_lens(out.results, ensemble["id"])
@@ -230,14 +225,13 @@ if tested["test_auc_seed_sd"] is not None:
 # ### The ROC curve, and whether the scores are probabilities
 #
 # **Figure 5.1.** The line is the mean true-positive rate of the models at each false-positive rate,
-# the band spans the lowest and the highest of them. Panel (a) is the usual view. Real searches work
-# at its left edge: strong lenses with detectable substructure are the minority, so even a small
-# false-positive rate among the many smooth lenses would give more false alarms than detections.
-# Panel (b) therefore spreads the low rates over a logarithmic axis. It begins at the rate at which
-# a single smooth test image is flagged; the dotted lines mark 1 % and 0.1 % false positives. Panel
-# (c) is the **reliability diagram**: the fraction of images with substructure against the score, of
-# all networks together, before and after the calibration with the temperature. On the diagonal,
-# scores are probabilities.
+# the band spans the lowest and the highest of them. Real searches work at the left edge of panel
+# (a): lenses with detectable substructure are the minority, so even a small false-positive rate
+# would give more false alarms than detections. Panel (b) therefore spreads the low rates over a
+# logarithmic axis. It begins at the rate at which a single smooth test image is flagged; the dotted
+# lines mark 1 % and 0.1 % false positives. Panel (c) is the **reliability diagram**: the fraction
+# of images with substructure against the score, of all networks together, before and after the
+# calibration with the temperature. On the diagonal, scores are probabilities.
 
 # %%
 print(f"temperatures of the models: {np.round(tested['temperatures'], 3)}")
@@ -267,8 +261,7 @@ print(f"purity {right / max(right + wrongly, 1e-12):.3f}")
 #
 # A network with more than two classes says not only *whether* there is substructure but *which*
 # kind. The ROC-AUC of a class takes its probability as the score and all other classes as the
-# negatives ("one against the rest"); the macro average is the plain mean of these. With two classes
-# all of them are the same number.
+# negatives ("one against the rest"); the macro average is the plain mean of these.
 
 # %%
 per_class = final_test.per_class_table(tested, ensemble)
@@ -299,7 +292,7 @@ print(counts)
 # substructure; is it CDM subhalos or a vortex? The score is p(cdm) / (p(cdm) + p(axion)). Subhalos
 # and vortices differ in mass as well as in form, and the mass alone has a score of its own below.
 # So the question is asked again on pairs of lenses, one of either kind, with the same mass in
-# substructure (to 0.05 dex), where the mass tells nothing. Without both kinds the table is empty.
+# substructure (to 12 %), where the mass tells nothing.
 
 # %%
 by_kind = kind_story.kind_table(list(networks.values()), truth, *resampled)
@@ -343,7 +336,7 @@ else:
 # ## 5.4 The misclassified images
 #
 # **Figure 5.4** shows the misclassified test images with the highest confidence, class by class, as
-# the network sees them, with the ensemble's probability of substructure. Parts with little
+# the network sees them, with the ensemble's probability $P$ of substructure. Parts with little
 # attention (last block, mean of heads and networks) are darkened. A cross marks the heaviest
 # subhalo, a line the vortex; the mass of the substructure or the length of the vortex stands beside
 # it.
@@ -383,7 +376,8 @@ odds.round(2)
 # fails where the image has little information, as any method must. If an unrelated property stands
 # out, the model has a systematic weakness. The known-lens bound separates the two: what fraction of
 # the lenses that the ensemble missed is found by the $\chi^2$ with the true smooth lens, at the
-# same false-positive rate? These can be found in principle; the others cannot be told from noise.
+# same false-positive rate? These can be found in principle. Of the others, the $\chi^2$ alone
+# cannot tell.
 
 # %%
 visible = failures.missed_but_visible(labels, scores, threshold, chi2)
@@ -396,8 +390,8 @@ if visible is not None:
 # (runs of notebook 03, which learned from train alone).
 #
 # * *averaging the seeds*: errors due to the random numbers of a training average out;
-# * *averaging with gradient boosting*, which learned from the same images and features: if the two
-#   are wrong on different lenses, their mean is better;
+# * *averaging with gradient boosting*, which learned from the same images, with all features: if
+#   the two are wrong on different lenses, their mean is better;
 # * both of these;
 # * *showing more*: all features and the residual map of the fit as input, instead of the selected
 #   features.
@@ -462,19 +456,18 @@ print(similar.groupby("split")["distance"].describe().round(2).to_string())
 # with $m$ the mass of the substructure within the ring, $m \ll M_\text{halo}$. This follows because
 # the mean surface density inside $\theta_E$ is the critical one, and the mass of an isothermal halo
 # grows as $\theta$. The Einstein radius alone then separates the classes, without any clump being
-# seen, as in DeepLense's Model I. In nature the masses of halos scatter by far more than
-# substructure adds, and the radius is uninformative. In the population `marginal` the halos
-# scatter, and the mean mass of the substructure is taken out of them.
+# seen, as in DeepLense's Model I. In nature, and in `marginal`, halos scatter by far more than
+# substructure adds, and the radius is uninformative.
 
 # %% [markdown]
 # **Class separation by size alone.** One measure of size is used alone as the score of the test
 # images, larger meaning substructure, without any network. One is `ring_radius`, the radius of the
 # circle fitted to the lensed light. The other is the size feature (`ring_radius` or one of the
-# separations) with the highest ROC-AUC on the *train and valid* images. Nothing is fitted to the
-# test images or chosen on them: feature and direction are fixed before. Images without a value of
-# the feature are left out; `measured` is the fraction that remains. A ROC-AUC above 1/2 means that
-# the size of the ring, or what correlates with it, separates the classes; the fit of a lens
-# measures $\theta_E$ much better than these features (notebook 01, section 1.8).
+# separations) with the highest ROC-AUC on the *train and valid* images. Feature and direction are
+# fixed before the test. Images without a value of the feature are left out; `measured` is the
+# fraction that remains. A ROC-AUC far above 1/2 means that the size of the ring, or what correlates
+# with it, separates the classes; the fit of a lens measures $\theta_E$ much better than these
+# features (notebook 01, section 1.8).
 
 # %%
 development = images.catalog.iloc[images.rows("train", "valid")]
@@ -490,23 +483,23 @@ alone.round(3)
 # ## 5.6 What each difference from the precursor changes
 #
 # Section 5.1 showed how one difference, the ROC-AUC of decisions, changes a published score. This
-# section measures the effect of the other differences between the precursor and this work. Some of
-# these are errors of the code, found because the code is public. `studies.audit` re-implements the
-# precursor, its network of 307 827 parameters and its training, with a switch for each difference,
-# and trains it on the same simulated lenses: as published; with one difference removed; with
-# several removed, one after the other. The network and training of this work are there for
-# comparison. The images are those of the population `lenses`, which imitates the binary set of
-# DeepLense images that the precursor used; its thresholds are made for the values of these images,
-# from 0 to 1. The numbers in brackets are those of the table of differences in the article.
+# section measures the effect of the other differences between the precursor and this work. Some are
+# errors of its code, which is public. `studies.audit` re-implements the precursor, its network of
+# 307 827 parameters and its training, with a switch for each difference, and trains it on the same
+# simulated lenses: as published; with one difference removed; with several removed, one after the
+# other. The network and training of this work are there for comparison. The images are those of the
+# population `lenses`, which imitates the binary set of DeepLense images that the precursor used;
+# its thresholds are made for the values of these images, from 0 to 1. The numbers in brackets are
+# those of the table of differences in the article.
 #
-# Each row has three numbers: the score on its validation images (`believed`), the score that its
-# code computes for new images (`claimed`), and the ROC-AUC on new images (`roc_auc`). The interval
-# of the last covers the images. That of the gain (over the precursor as published, pair by pair on
-# the same images) also covers the seeds, if there are several. With one seed, a gain of a few
-# thousandths is not significant.
+# `believed` is the score on validation images, `claimed` the score that the row's code computes for
+# new images, and `roc_auc` the ROC-AUC on these, with an interval that covers the images. That of
+# the gain (over the precursor as published, pair by pair on the same images) also covers the seeds,
+# if there are several. With one seed, a gain of a few thousandths is not significant. Removing a
+# difference can also lower the score.
 #
-# **Figure 5.6**: filled, the ROC-AUC; open, the claimed score; crosses, the score on the validation
-# images. The dotted line is the precursor as published.
+# **Figure 5.6**: filled, `roc_auc`; open, `claimed`; crosses, `believed`. The dotted line is the
+# precursor as published.
 
 # %%
 of_audit = {}

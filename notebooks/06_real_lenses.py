@@ -117,11 +117,12 @@ print("flags:", ", ".join(f"{flag} ({FLAGS[flag]})" for flag in model.flags) or 
 
 # %% [markdown]
 # **Figure 6.1.** (a) The image without the sky; (b) the model of the lens galaxy; (c) their
-# difference shows the arcs; (d) the model of the arcs, with the critical curve; (e) the residual of
-# the whole model, in units of the noise; pale pixels were not fitted (the middle of the galaxy, and
-# pixels to which no light of the source area comes), grey ones are missing or masked; (f) the
-# source, with the caustic: a source inside of the inner caustic has four images, and its light is
-# stretched most where it touches the curve.
+# difference shows the arcs; (d) the model of the arcs, with the critical curve, where the
+# magnification is infinite; (e) the residual of the whole model, in units of the noise; pale pixels
+# were not fitted (the middle of the galaxy, and pixels to which no light of the source area comes),
+# grey ones are missing or masked; (f) the source, with the caustic, the critical curve in the
+# source plane: a source inside of the inner caustic has four images, and its light is stretched
+# most where it touches the curve.
 #
 # Errors are those of the posterior, given the model. Slope, shear and multipoles are correlated;
 # their covariance is `model.covariance`.
@@ -140,11 +141,10 @@ found.round(4)
 # \alpha)$, with the deflection $\alpha$ of the perturber, the source $S$, and the blurring $\mathsf
 # B$ by the PSF. Source, light of the galaxy, smooth mass and width of the PSF may adapt. With the
 # covariance $\mathsf C$ of the noise and of all changes of the image by these within their priors,
-# and the residual $\mathbf d$, the mass of the perturber is $$ \hat m = \frac{T^{\mathsf T} \mathsf
-# C^{-1} \mathbf d}{T^{\mathsf T} \mathsf C^{-1} T} \pm \left(T^{\mathsf T} \mathsf C^{-1}
+# and the residual $\mathbf r$, the mass of the perturber is $$ \hat m = \frac{T^{\mathsf T} \mathsf
+# C^{-1} \mathbf r}{T^{\mathsf T} \mathsf C^{-1} T} \pm \left(T^{\mathsf T} \mathsf C^{-1}
 # T\right)^{-1/2} . $$ The map shows this mass divided by its error, the signal-to-noise ratio
-# (S/N). Five times the error is the mass that would have an S/N of 5, the **sensitivity**. It is
-# needed to interpret a map in which nothing is found.
+# (S/N). Five times the error is the mass that would have an S/N of 5, the **sensitivity**.
 
 # %% [markdown]
 # A map has many places, and at some of them the S/N is high by chance. How high is measured on
@@ -155,8 +155,8 @@ found.round(4)
 # is the share of twins, the lens included, whose score is at least as high.
 #
 # The first example is a lens whose perturber is known: it is simulated without lens light, with one
-# subhalo of $10^{10}$ solar masses. This needs no data and takes a few seconds. Change mass, radius
-# [arcsec] or the index of the lens, and run the cell again.
+# subhalo of $10^{10}$ solar masses, a truncated isothermal sphere. This needs no data and takes a
+# few seconds. Change mass, radius [arcsec] or the index of the lens, and run the cell again.
 
 # %%
 # Try it: another mass, radius or lens.
@@ -255,7 +255,12 @@ if fits is not None:
 # ## 6.4 A search for dark subhalos in all of them
 #
 # Each lens is searched as in section 6.2, with the same settings. With 200 twins the smallest
-# possible p-value is 1/201.
+# possible p-value is 1/201, and chance alone gives it to one lens in 201.
+#
+# Positions are in arcsec, masses and sensitivities (in the median and at the best place near the
+# critical curve) in $10^9$ solar masses; `mass_1kpc` is within 1 kpc. `delta_evidence` is the gain
+# of ln evidence by a clump. One lens is searched again with its neighbours unmasked: a luminous
+# satellite perturbs its arcs.
 
 # %%
 searches = slacs_search.read_searches(out.config, out.results)
@@ -286,10 +291,10 @@ if searches is not None:
     display(slacs_search.alarms(searches.table).fillna("").style.hide(axis="index"))
 
 # %% [markdown]
-# **Figure 6.7** shows scores and sensitivities of all lenses; the table lists those with a p-value
-# up to 0.01. A small p-value means that a clump at one place describes the lens better than the
-# smooth model. It does not show that there is a clump, because other errors of the smooth model can
-# have the same effect.
+# **Figure 6.7** shows scores (bar: the lowest one with a p-value of 0.005; filled: good fits) and
+# sensitivities of all lenses; the table lists those with a p-value up to 0.01. A small p-value
+# means that a clump at one place describes the lens better than the smooth model. It does not show
+# that there is a clump, because other errors of the smooth model can have the same effect.
 #
 # **Which clumps would have been found?** Clumps were injected on the critical curves of the lenses
 # whose fit is good and in which nothing was found: the change of the model of the arcs by a clump
@@ -306,15 +311,17 @@ if searches is not None:
 # %% [markdown]
 # ## 6.5 Searches on lenses that are unlike the model
 #
-# In the other notebooks simulator and fit share every assumption. In this section they do not: each
-# row of a matrix starts from *nominal* lenses (population `marginal`) and changes one property of
-# the lenses, or one input of the fit. Otherwise the rows are the same: the k-th lens of each has
-# the same mass, source, substructure and random numbers of the noise. docs/studies.md describes the
-# changes of each row.
+# Elsewhere simulator and fit share every assumption. Here they do not: each row of a matrix starts
+# from *nominal* lenses (population `marginal`) and changes one property of the lenses, or one input
+# of the fit. Otherwise the rows are the same: the k-th lens of each has the same mass, source,
+# substructure and random numbers of the noise. docs/studies.md describes the changes of each row.
 #
-# Thresholds are fixed at 5 % false positives on nominal lenses without substructure, and trees and
-# networks are trained on nominal lenses. The search with twins needs no such threshold: a lens is
-# called perturbed if p ≤ 0.05 among its own smooth twins.
+# Thresholds are fixed at 5 % false positives on nominal lenses without substructure, and what
+# learns is trained on nominal lenses. `evidence` is that of a point mass in the residual of the fit
+# of notebook 01, `network` the probability by the library's network, which uses that fit. `search`
+# is the score of section 6.2; `trees` and `learned` (a network) use it with other numbers of the
+# search. `twins` needs no threshold: a lens is called perturbed if p ≤ 0.05 among its own smooth
+# twins.
 
 # %%
 table = matrix.read_matrix(out.config, out.results)
@@ -335,9 +342,8 @@ if table is not None:
 # **Figure 6.9** shows false-positive rate, completeness and ROC-AUC of each row with 95 %
 # intervals; the band reaches from half to twice the nominal 5 %. Entries of the first table are
 # false positives / completeness in percent. The second table lists rows and methods whose interval
-# lies wholly outside the band. With a few hundred lenses in each row, an interval that overlaps
-# with the band does not show that the rate is in it: if none of 200 lenses is a false positive,
-# only rates above 1.8 % are excluded.
+# lies wholly outside the band. An interval that overlaps with the band does not show that the rate
+# is in it: if none of $n$ lenses is a false positive, only rates above about $3.7/n$ are excluded.
 #
 # ## 6.6 Numbers for the article
 #
