@@ -363,7 +363,7 @@ def test_what_the_page_on_predictions_says(tmp_path, monkeypatch, capsys):
     assert tuple(re.findall(r"`(\w+)`", named)) == COLUMNS
     assert f"{MOST['.png']} at most" in page
     monkeypatch.chdir(tmp_path)
-    simulate_dataset(POPULATIONS["marginal"], {"train": 4}, 0, "data/lenses", progress=False)
+    simulate_dataset(POPULATIONS["marginal"], {"train": 4}, 0, "data/marginal", progress=False)
     (block,) = blocks("python", page)
     exec(block, {})
     assert {"four.pdf", "last.png"} <= {path.name for path in Path("data").iterdir()}

@@ -202,7 +202,7 @@ def test_the_page_runs(lenses, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(HEIGHTS, "J0946+1006", 9.0)
     (tmp_path / "data").mkdir()
     (lenses / "J0001+0001").rename(lenses / "J0946+1006")
-    lenses.rename(tmp_path / "data/lenses")
+    lenses.rename(tmp_path / "data/fitted")
     for block in re.findall(r"```sh\n(.*?)```", PAGE, re.S):
         program, command, *words = shlex.split(block)
         assert program == "vitdm" and command in ("lens", "search")
