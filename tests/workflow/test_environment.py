@@ -309,7 +309,7 @@ def test_readme_lenses_are_simulated_measured_and_fitted(tmp_path, monkeypatch, 
     region, measured, fitted = capsys.readouterr().out.strip().split("\n")
     assert region.startswith("(96, 96) True")
     assert set(re.findall(r"'(\w+)'", measured)) == set(feature_names(config.Features()))
-    truth = pd.read_csv("data/lenses/catalog.csv").iloc[0]
+    truth = pd.read_csv("data/realistic/catalog.csv").iloc[0]
     theta_E = float(re.search(r"'theta_E': np.float64\((.*?)\)", fitted)[1])
     assert theta_E == pytest.approx(truth["theta_E"], rel=0.03) and "(1, 96, 96)" in fitted
 
