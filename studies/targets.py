@@ -16,6 +16,7 @@ from studies.config import Config, Curve, RealSet, load_cutouts
 from studies.config.studies import MapRow, PosteriorRow
 from vitdm import simulation
 from vitdm.config import by_section
+from vitdm.provenance import files_below
 from vitdm.simulation import load_population, population_name
 from vitdm.simulation.classes import truth_of
 
@@ -396,7 +397,7 @@ class Targets:
         chosen, folder = self.sky[name], f"{self.out}/{self.sky_samples[name]}"
         files = [f"{folder}/dataset/images.npy"]
         files += [f"{folder}/lensfit/fits.csv"] if "lensfit" in chosen.groups else []
-        files += sorted(map(str, Path(chosen.images).rglob("*.*")))
+        files += map(str, files_below(chosen.images))
         return files + ([chosen.cutouts] if chosen.cutouts else [])
 
     @property
@@ -480,8 +481,8 @@ class Targets:
     def real(self) -> list[str]:
         """The files in the folder of real lenses, but for those that are fitted one by one."""
         place, others = self.config.real_images, self.config.slacs.images
-        files = Path(place).rglob("*.*") if place else []
-        return sorted(str(f) for f in files if not (others and f.is_relative_to(others)))
+        files = files_below(place) if place else []
+        return [str(f) for f in files if not (others and f.is_relative_to(others))]
 
     @cached_property
     def real_known(self) -> list[str]:

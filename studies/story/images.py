@@ -17,6 +17,7 @@ from vitdm import features, preprocess
 from vitdm.config import SPLITS, Features, Preprocess
 from vitdm.data import readers
 from vitdm.data.dataset import Dataset, read_catalog
+from vitdm.provenance import files_below
 from vitdm.simulation import CLASSES
 
 LONG_ARC = 120  # degrees: an arc so long shows what happens to a ring
@@ -141,7 +142,7 @@ def real_files(folder: str | None, without: str | None = None) -> list[Path]:
 
     Those in the folder ``without`` are left out: noise maps and PSFs are among them.
     """
-    paths = sorted(Path(folder).rglob("*")) if folder and Path(folder).is_dir() else []
+    paths = files_below(folder) if folder else []
     paths = [file for file in paths if readers.suffix_of(file.name)]
     return [file for file in paths if not (without and file.is_relative_to(without))]
 

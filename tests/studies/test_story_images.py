@@ -143,4 +143,7 @@ def test_noise_maps_and_psfs_of_fitted_lenses_are_no_images_to_look_at(tmp_path)
     found = images.real_files(str(tmp_path), without=str(tmp_path / "slacs"))
     assert found == [tmp_path / "sky/one.fits"]
     assert len(images.real_files(str(tmp_path))) == 3
+    (tmp_path / "linked").symlink_to(tmp_path / "slacs", target_is_directory=True)
+    linked = images.real_files(str(tmp_path), without=str(tmp_path / "slacs"))
+    assert len(linked) > len(found)  # a folder that lies elsewhere
     assert images.real_files(None) == images.real_files(str(tmp_path / "gone")) == []
