@@ -1,6 +1,7 @@
 -- Numbers figures, tables, equations, sections and appendices, and turns @fig-x, @tbl-x, @eq-x, @sec-x
 -- and @app-x into numbered links, alike in Typst, HTML and LaTeX. An equation is a paragraph
--- [$$…$$]{#eq-x}. In Typst, figures and tables of the class "narrow" fit into one column.
+-- [$$…$$]{#eq-x}. In Typst, figures and tables of the class "narrow" stand in one column, where they
+-- are in the text: as floats they came to lie under those of the whole page.
 local names = { fig = 'Figure', tbl = 'Table', eq = 'Equation', sec = 'Section', app = 'Appendix' }
 local count, label, levels = {}, {}, {}
 
@@ -24,7 +25,7 @@ local function captioned(element, expected)
   local narrow = element.classes:includes('narrow')
   element:walk { Image = function(image) narrow = narrow or image.classes:includes('narrow') end }
   if FORMAT == 'typst' and narrow then
-    return { pandoc.RawBlock('typst', '#show <' .. element.identifier .. '>: set figure(scope: "column")'), element }
+    return { pandoc.RawBlock('typst', '#show <' .. element.identifier .. '>: set figure(scope: "column", placement: none)'), element }
   end
   return element
 end

@@ -81,7 +81,7 @@ def data_efficiency(
         axes.tick_params(labelbottom=True)
         axes.set(xscale="log", xlabel="training images")
         low, high = own["n_train"][own["n_train"] > 0].agg(["min", "max"])
-        sizes = (30, 100, 1000, 10_000) if high > 100 * low else (30, 100, 300, 1000, 3000)
+        sizes = (30, 100, 1000, 10_000) if high > 30 * low else (30, 100, 300, 1000, 3000)
         sizes = [n for n in sizes if low <= n <= high * 1.2]
         axes.set_xticks(sizes or [low], [f"{n:,}".replace(",", "\u202f") for n in sizes])
         axes.minorticks_off()
