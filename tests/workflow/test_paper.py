@@ -432,7 +432,7 @@ def test_every_table_has_a_layout_and_every_layout_is_used():
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_every_figure_is_one_of_the_committed(name):
-    figures = re.findall(r"\]\((\w+)\)\{#fig-(\w+)\}", article(name))
+    figures = re.findall(r"\]\((\w+)\)\{#fig-(\w+)[ }]", article(name))
     assert figures and article(name).count("{#fig-") == len(figures)
     for file, label in figures:
         assert file == label and (PAPER.parent / "figures" / f"{file}.pdf").is_file()
@@ -476,7 +476,7 @@ def whole(request, tmp_path_factory, picture):
     shutil.copy(PAPER / request.param, project.root / "paper/paper.md")
     shutil.copytree(PAPER / "tables", project.root / "tables")
     project.numbers(**json.loads((PAPER / "numbers.json").read_text()))
-    for name in re.findall(r"\]\((\w+)\)\{#fig-", article(request.param)):
+    for name in {*re.findall(r"\]\((\w+)\)\{#fig-", article(request.param)), *build.OPTIONAL}:
         project.figure(name, rule="r", notebook="n")
     assert project.build() == 0
     return project
