@@ -9,8 +9,8 @@
 * ``others``: delta chi^2 of a clump at some places against lenstronomy, with all else refitted.
 * ``speed``: seconds of maps and twins.
 
-``--out FOLDER`` keeps the tables of ``null`` and ``inject`` as CSV. ``docs/benchmarks.md`` tells
-what was measured.
+``--out FOLDER`` keeps the tables of ``null``, ``inject`` and ``others`` as CSV.
+``docs/benchmarks.md`` tells what was measured.
 """
 
 from __future__ import annotations
@@ -418,29 +418,50 @@ class Clumped:
         return 2 * found.cost, np.append(found.x * scale, start[free:])
 
 
-def others(n: int) -> None:
+def others(n: int, first: int, out: Path | None) -> None:
     """Print delta chi^2 and mass of a clump at some places, here and by lenstronomy."""
+    file = out / "others.csv" if out else None
+    rows = pd.read_csv(file).to_dict("records") if file and file.is_file() else []
+    known = {row["index"] for row in rows}
+    for index in sorted(set(range(first, first + n)) - known):
+        rows += compared_places(index)
+        if file:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            pd.DataFrame(rows).to_csv(file, index=False)
+    tell_others(pd.DataFrame(rows))
+
+
+def compared_places(index: int) -> list[dict[str, float]]:
+    """Return what both codes find at places about one lens, a row a place and kind of source."""
     population = plain_population()
-    rows: dict[int | None, list[tuple[float, ...]]] = {order: [] for order in ORDERS}
-    for index in range(n):
-        rng = np.random.default_rng([SEED, index, 2])
-        system = draw(index, "no_sub", SEED, population)
-        angle = rng.uniform(0, 2 * math.pi) + np.arange(AROUND_RING) * 2 * math.pi / AROUND_RING
-        x = system.theta_E * np.cos(angle) + system.center[0]
-        y = system.theta_E * np.sin(angle) + system.center[1]
-        before = searched_at(exact_fit(seen(system, population, rng)), x, y)
-        mass = COMPARED * before[1][0]
-        model = exact_fit(seen(with_clump(system, x[0], y[0], mass, population), population, rng))
-        ours = searched_at(model, x, y)
-        for order in ORDERS:
-            there, start = Clumped(model, order), near_truth(system, model)
-            smooth, best = there.fit(start, 9.0, 9.0, clumpy=False)
-            for k in range(AROUND_RING):
-                chi2, values = there.fit(best, x[k], y[k])
-                row = index, k, ours[0][k], ours[1][k], smooth - chi2, values[-1], mass
-                rows[order].append(row)
-    for order, some in rows.items():
-        tell_others(order, np.array(some))
+    rng = np.random.default_rng([SEED, index, 2])
+    system = draw(index, "no_sub", SEED, population)
+    angle = rng.uniform(0, 2 * math.pi) + np.arange(AROUND_RING) * 2 * math.pi / AROUND_RING
+    x = system.theta_E * np.cos(angle) + system.center[0]
+    y = system.theta_E * np.sin(angle) + system.center[1]
+    before = searched_at(exact_fit(seen(system, population, rng)), x, y)
+    mass = COMPARED * before[1][0]
+    model = exact_fit(seen(with_clump(system, x[0], y[0], mass, population), population, rng))
+    found, error = searched_at(model, x, y)
+    rows = []
+    for order in ORDERS:
+        there, start = Clumped(model, order), near_truth(system, model)
+        smooth, best = there.fit(start, 9.0, 9.0, clumpy=False)
+        for k in range(AROUND_RING):
+            chi2, values = there.fit(best, x[k], y[k])
+            rows.append(
+                {
+                    "index": index,
+                    "order": 0 if order is None else order,
+                    "place": k,
+                    "true": mass,
+                    "mass": found[k],
+                    "error": error[k],
+                    "gain_there": smooth - chi2,
+                    "mass_there": values[-1],
+                }
+            )
+    return rows
 
 
 def exact_fit(observation: Observation) -> LensModel:
@@ -464,23 +485,26 @@ def searched_at(model: LensModel, x: NDArray, y: NDArray) -> tuple[NDArray, NDAr
     return T.T @ residual / D, D**-0.5
 
 
-def tell_others(order: int | None, rows: NDArray) -> None:
-    _, k, mass, error, gain, there, true = rows.T
-    ours, signed = (mass / error) ** 2, np.sign(there) * np.sqrt(np.clip(gain, 0, None))
-    at = k == 0
-    with_shapelets = "" if order is None else f" and shapelets of order {order}"
-    print(
-        f"lenstronomy, Sérsic source{with_shapelets}; {len(rows)} places about {at.sum()} lenses: "
-        f"delta chi2 correlates by {np.corrcoef(ours, gain)[0, 1]:.3f} (of its signed root, by "
-        f"{np.corrcoef(mass / error, signed)[0, 1]:.3f}); ours over theirs where the clump is: "
-        f"{np.median(ours[at] / gain[at]):.2f}; elsewhere "
-        f"{np.median(ours[~at]):.1f} and {np.median(gain[~at]):.1f}; mass over true one, ours "
-        f"{np.median(mass[at] / true[at]):.3f}, theirs {np.median(there[at] / true[at]):.3f}"
-    )
-    best = sum(
-        ours[rows[:, 0] == i].argmax() == gain[rows[:, 0] == i].argmax() for i in set(rows[:, 0])
-    )
-    print(f"  both prefer the same place in {best} of {at.sum()} lenses")
+def tell_others(table: pd.DataFrame) -> None:
+    for order, some in table.groupby("order"):
+        true, mass, there = (some[name].to_numpy() for name in ("true", "mass", "mass_there"))
+        gain, snr = some["gain_there"].to_numpy(), mass / some["error"].to_numpy()
+        ours, signed = snr**2, np.sign(there) * np.sqrt(np.clip(gain, 0, None))
+        at = some["place"].to_numpy() == 0
+        with_shapelets = f" and shapelets of order {order}" if order else ""
+        print(
+            f"lenstronomy, Sérsic source{with_shapelets}; {len(some)} places about {at.sum()} "
+            f"lenses: delta chi2 correlates by {np.corrcoef(ours, gain)[0, 1]:.3f} (of its signed "
+            f"root, by {np.corrcoef(snr, signed)[0, 1]:.3f}); ours over theirs where the clump is: "
+            f"{np.median(ours[at] / gain[at]):.2f}; elsewhere "
+            f"{np.median(ours[~at]):.1f} and {np.median(gain[~at]):.1f}; mass over true one, ours "
+            f"{np.median(mass[at] / true[at]):.3f}, theirs {np.median(there[at] / true[at]):.3f}"
+        )
+        best = sum(
+            ours[rows].argmax() == gain[rows].argmax()
+            for rows in (some["index"].to_numpy() == i for i in some["index"].unique())
+        )
+        print(f"  both prefer the same place in {best} of {at.sum()} lenses")
 
 
 # ------------------------------------------------------------------------------------------ speed
@@ -539,7 +563,7 @@ def main() -> None:
         if "inject" in options.only:
             inject(name, options.lenses, options.first, options.out)
     if "others" in options.only:
-        others(options.compared)
+        others(options.compared, options.first, options.out)
     if "speed" in options.only:
         speed(options.repeats)
 
@@ -550,6 +574,8 @@ def tell(folder: Path) -> None:
         for part, say in (("null", tell_null), ("inject", tell_inject)):
             if (path := folder / f"{part}_{name}.csv").is_file():
                 say(name, pd.read_csv(path))
+    if (path := folder / "others.csv").is_file():
+        tell_others(pd.read_csv(path))
 
 
 if __name__ == "__main__":
