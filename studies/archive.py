@@ -119,7 +119,7 @@ def crate(names: Iterable[str], targets: Targets) -> dict[str, Any]:
     tools: dict[str, Any] = {}
     for file, made in sidecars(targets.out).items():
         _action(described, file, made, files, tools)
-    for file, made in sidecars(targets.figures).items() | sidecars(targets.tables).items():
+    for file, made in (sidecars(targets.figures) | sidecars(targets.tables)).items():
         _action(described, file, made, files, tools, figure=True)
     return described.metadata.generate()
 

@@ -45,6 +45,10 @@ def run(tmp_path, monkeypatch):
     made = {"inputs": ["results/smoke/dataset/images.npy"]}
     made["outputs"] = ["results/smoke/lensfit/fits.csv", "results/smoke/lensfit/residuals.npy"]
     provenance.sidecar(Path("results/smoke/lensfit/provenance.json"), rule="merge_fits", **made)
+    for folder in (targets.figures, targets.tables):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        drawn = {"rule": "notebook_03", "inputs": made["inputs"][:1], "outputs": []}
+        provenance.sidecar(Path(folder, "runs.json"), **drawn)
     return tmp_path
 
 
@@ -77,8 +81,10 @@ def test_the_metadata_say_what_was_made_of_what(run):
     entities = {entity["@id"]: entity for entity in graph}
     root = entities["./"]
     assert root["license"] == "https://spdx.org/licenses/MIT" and root["conformsTo"]["@id"]
-    (action,) = [entity for entity in graph if entity["@type"] == "CreateAction"]
+    actions = {e["@id"]: e for e in graph if e["@type"] == "CreateAction"}
+    action = actions.pop("#made-results/smoke/lensfit/provenance.json")
     assert action["name"] == "merge_fits"
+    assert [other["name"] for other in actions.values()] == ["notebook_03"] * 2  # figure and table
     assert [entry["@id"] for entry in action["object"]] == ["results/smoke/dataset/images.npy"]
     results = {entry["@id"].rpartition("/")[2] for entry in action["result"]}
     assert results == {"fits.csv", "residuals.npy", "provenance.json"}
