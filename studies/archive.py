@@ -45,8 +45,13 @@ def intermediates(config: Config, results: str | None = None) -> list[str]:
     named |= {f"{targets.out}/{name}" for name in ALSO}
     if absent := sorted(name for name in named if not Path(name).is_file()):
         raise InputError(f"{absent[0]}: missing, with {len(absent) - 1} more; run snakemake first")
+    made = sidecars(targets.out)
+    for file, content in made.items():
+        beside = {str(file.with_name(name)) for name in content["outputs"]}
+        if beside & named:  # notebooks read the answers of every network, by patterns
+            named |= {name for name in beside if Path(name).is_file()}
     shown = [file for pattern in SHOWN for file in Path(targets.out).glob(pattern)]
-    return sorted(named | {str(file) for file in [*sidecars(targets.out), *shown]})
+    return sorted(named | {str(file) for file in [*made, *shown]})
 
 
 def sidecars(results: str | Path) -> dict[Path, dict[str, Any]]:

@@ -45,6 +45,14 @@ def run(tmp_path, monkeypatch):
     made = {"inputs": ["results/smoke/dataset/images.npy"]}
     made["outputs"] = ["results/smoke/lensfit/fits.csv", "results/smoke/lensfit/residuals.npy"]
     provenance.sidecar(Path("results/smoke/lensfit/provenance.json"), rule="merge_fits", **made)
+    for name in ("predictions_seed0.csv", "predictions_seed1.csv"):
+        Path("results/smoke/evaluation", name).write_text(name)
+    answers = ["predictions.csv", "predictions_seed0.csv", "predictions_seed1.csv", "gone.csv"]
+    test = {"rule": "evaluate", "inputs": made["inputs"][:1], "outputs": []}
+    provenance.sidecar(Path("results/smoke/evaluation/evaluation.json"), **test)
+    sidecar = json.loads(Path("results/smoke/evaluation/evaluation.json").read_text())
+    sidecar["outputs"] = dict.fromkeys(answers, "hash")
+    Path("results/smoke/evaluation/evaluation.json").write_text(json.dumps(sidecar))
     for folder in (targets.figures, targets.tables):
         Path(folder).mkdir(parents=True, exist_ok=True)
         drawn = {"rule": "notebook_03", "inputs": made["inputs"][:1], "outputs": []}
@@ -65,6 +73,7 @@ def test_all_that_notebooks_read_is_in_it(run):
         names
     )
     assert "results/smoke/notebooks/01_feature_discovery.ipynb" in names
+    assert "results/smoke/evaluation/predictions_seed1.csv" in names  # beside what they name
     assert "results/smoke/shards/images.npy" not in names  # no notebook reads it
 
 
@@ -84,7 +93,8 @@ def test_the_metadata_say_what_was_made_of_what(run):
     actions = {e["@id"]: e for e in graph if e["@type"] == "CreateAction"}
     action = actions.pop("#made-results/smoke/lensfit/provenance.json")
     assert action["name"] == "merge_fits"
-    assert [other["name"] for other in actions.values()] == ["notebook_03"] * 2  # figure and table
+    made = sorted(other["name"] for other in actions.values())
+    assert made == ["evaluate", "notebook_03", "notebook_03"]  # a figure and a table of the last
     assert [entry["@id"] for entry in action["object"]] == ["results/smoke/dataset/images.npy"]
     results = {entry["@id"].rpartition("/")[2] for entry in action["result"]}
     assert results == {"fits.csv", "residuals.npy", "provenance.json"}
