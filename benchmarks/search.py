@@ -41,6 +41,7 @@ from scipy.optimize import least_squares
 from vitdm import lens
 from vitdm.config import FreeForm, LensFit, Perturbers
 from vitdm.data.observation import Observation
+from vitdm.errors import InputError
 from vitdm.lens import LensModel
 from vitdm.lens.perturbers import Search, search
 from vitdm.lens.perturbers.maps import Marginal, information
@@ -147,15 +148,20 @@ def smooth_row(population: Population, name: str, index: int) -> dict[str, Any]:
     rng = np.random.default_rng([SEED, index])
     system = draw(index, "no_sub", SEED, population)
     model = fitted(seen(system, population, rng), name)
-    found = search(model, SETTINGS)
-    snr, places = found.maps[DETECT].snr, inside(found)
-    told = np.isfinite(snr)
-    return {
+    fit = {
         "converged": model.converged,
         "flags": " ".join(model.flags),
         "chi2": model.chi2,
         "chi2_arcs": model.chi2_arcs,
         "theta_E": model.values[0] - system.theta_E,
+    }
+    try:
+        found = search(model, SETTINGS)
+    except InputError:  # no arcs on which a perturber could be seen
+        return fit
+    snr, places = found.maps[DETECT].snr, inside(found)
+    told = np.isfinite(snr)
+    return fit | {
         "places": int(places.sum()),
         "told": float(told.mean()),
         "mean": float(snr[places].mean()),
@@ -172,7 +178,12 @@ def smooth_row(population: Population, name: str, index: int) -> dict[str, Any]:
 
 def tell_null(name: str, rows: pd.DataFrame) -> None:
     good = rows["converged"] & ~words(rows["flags"]).str.contains("poor|ambiguous|single")
-    print(f"{name}: {len(rows)} smooth lenses, {rows['converged'].mean():.1%} fits converged")
+    print(
+        f"{name}: {len(rows)} smooth lenses, {rows['converged'].mean():.1%} fits converged", end=""
+    )
+    searched = rows["score"].notna()
+    print(f"; {(~searched).sum()} have no arcs to search")
+    rows, good = rows[searched], good[searched]
     for which, some in (("all", rows), ("good fits", rows[good])):
         print(f"  {which}, {len(some)}: chi2 median {some['chi2'].median():.3f}")
         print(f"    mean of S/N {of_lenses(lambda t: t['mean'].mean(), some)}")
