@@ -43,9 +43,9 @@ export VECLIB_MAXIMUM_THREADS := 1
 
 help:
 	@echo 'make results    the article from scratch: data, runs, figures, PDF   (at most 60 min, 2 cores)'
-	@echo 'make test       lint, unit tests, tiny workflow, notebooks, paper    (at most 15 min)'
+	@echo 'make test       lint, unit tests, tiny workflow, notebooks, paper    (at most 30 min)'
 	@echo 'make extended   larger grids (config/extended.yaml), into paper/extended    (hours)'
-	@echo 'make smoke      the whole workflow on tiny data                      (at most 8 min)'
+	@echo 'make smoke      the whole workflow on tiny data                      (at most 10 min)'
 	@echo 'make check      compare results/paper with the committed reference   (seconds)'
 	@echo 'make article    paper, figures and tables anew from results that are there (minutes)'
 	@echo 'make archive    results/paper/vitdm.zip, to deposit: code, results, metadata (minutes)'
