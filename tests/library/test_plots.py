@@ -260,6 +260,10 @@ def test_lenses_of_a_test_are_shown_with_its_seed(tmp_path, monkeypatch):
             "simulate --population marginal --n 3 --out d --figure d/a.png",
             "d/a.png: is, or lies inside, what --out names",
         ),
+        (
+            "simulate --population marginal --n 3 --shard 3/8 --out d --figure a.pdf",
+            r"--figure: found no lens in shard 3/8 of 3",
+        ),
     ],
 )
 def test_wrong_figures_are_refused_before_the_work(

@@ -54,23 +54,34 @@ def run(options: argparse.Namespace) -> None:
     seed = settings.seed if options.seed is None else options.seed
     commands.check_figure(options, [])
     test_seed = settings.test_seed
-    simulate_dataset(population, n_images, seed, options.out, options.shard, test_seed=test_seed)
+    shown = None
     if options.figure is not None:
-        _draw(population, planned(population, n_images, seed, test_seed), options)
+        shown = _shown(planned(population, n_images, seed, test_seed), options.shard)
+    simulate_dataset(population, n_images, seed, options.out, options.shard, test_seed=test_seed)
+    if shown is not None:
+        _draw(population, shown, options)
 
 
-def _draw(population: Population, plan: pd.DataFrame, options: argparse.Namespace) -> None:
-    """Write the first lenses of each class in this shard, and where their perturbers are.
+def _shown(plan: pd.DataFrame, shard: tuple[int, int]) -> pd.DataFrame:
+    """Return the first lenses of each class in a shard, or an InputError if it has none.
 
     They are those with the seed of the shard's first lens: lenses of the test may have another one,
     and a picture names one.
     """
     from vitdm import plots
 
-    (k, of), n = options.shard, len(plan)
-    shown = plan.iloc[n * k // of : n * (k + 1) // of]
+    (k, of), n = shard, len(plan)
+    lenses = plan.iloc[n * k // of : n * (k + 1) // of]
+    if lenses.empty:
+        raise InputError(f"--figure: found no lens in shard {k}/{of} of {n}; expected some to show")
+    lenses = lenses[lenses["seed"] == lenses["seed"].iloc[0]]
+    return lenses.iloc[plots.first_of_each(lenses["class"].tolist(), SHOWN)]
+
+
+def _draw(population: Population, shown: pd.DataFrame, options: argparse.Namespace) -> None:
+    """Write the picture of some lenses, and where their perturbers are."""
+    from vitdm import plots
+
     seed = int(shown["seed"].iloc[0])
-    shown = shown[shown["seed"] == seed]
-    shown = shown.iloc[plots.first_of_each(shown["class"].tolist(), SHOWN)]
     pages = plots.simulated(population, shown.index.tolist(), shown["class"].tolist(), seed)
     plots.save(pages, options.figure, f"Lenses of the population {population.name}")
