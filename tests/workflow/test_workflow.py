@@ -331,8 +331,12 @@ def test_only_the_final_test_reads_the_test_split():
 
 @pytest.mark.parametrize("name", ["SDSSJ0946+1006_npix100.npy", "another.npy"])
 def test_real_lenses_are_fitted_if_something_is_known_of_them(folder, name, tmp_path):
-    np.save(tmp_path / name, np.zeros((100, 100)))
-    options = ("--configfile", "config/smoke.yaml", "--config", f"real_images={tmp_path}")
+    elsewhere, sky = tmp_path / "elsewhere", tmp_path / "sky"
+    elsewhere.mkdir()
+    sky.mkdir()
+    np.save(elsewhere / name, np.zeros((100, 100)))
+    (sky / "linked").symlink_to(elsewhere, target_is_directory=True)
+    options = ("--configfile", "config/smoke.yaml", "--config", f"real_images={sky}")
     status, text, _ = plan(folder, *options)
     assert status == 0, text
     assert "real_lenses.png" in text
