@@ -19,12 +19,10 @@ from vitdm.lens.free_form.problem import Problem
 from vitdm.lens.free_form.source import Mesh
 from vitdm.lens.free_form.start import MassPrior
 from vitdm.lens.free_form.view import Scene
+from vitdm.lens.perturbers import maps
 from vitdm.lens.perturbers.maps import (
-    FAINT,
-    FINER,
+    BESIDE,
     KEPT,
-    SPACING,
-    UNSURE,
     Marginal,
     _brightest,
     _widened,
@@ -39,6 +37,7 @@ from vitdm.threads import one_thread
 
 SCALE, SHAPE = 0.09, (46, 44)
 PSF_SD = 0.05
+CLUMPS, CUSP = BESIDE
 TRUTH = np.array([1.1, 0.1, 0.05, 0.01, -0.02, 0.03, -0.02, 2.05, *[0.0] * 6])
 SD = np.array([np.inf, 0.1, 0.1, 0.03, 0.03, 0.05, 0.05, 0.1, *[0.01] * 6])
 ROUND = Profile("point", SOFTENING), Profile("isothermal", 0.2), Profile("nfw_30", 0.5, 1.5)
@@ -254,7 +253,7 @@ def test_columns_of_the_smooth_model_are_derivatives_of_the_image(problem, margi
     images += [lambda step: rendered(problem, shift=(step, 0))]
     images += [lambda step: rendered(problem, shift=(0, step))]
     images += [lambda step: rendered(problem, growth=step)]
-    assert len(steps) == len(images) + 1 + FINER  # the PSF, and finer splines
+    assert len(steps) == len(images) + 1 + sum(added(problem))  # the PSF, and splines
     for column, image in zip(steps, images, strict=False):
         expected = slope(image, 1e-5)
         np.testing.assert_allclose(column, expected, atol=2e-3 * abs(expected).max())
@@ -263,39 +262,48 @@ def test_columns_of_the_smooth_model_are_derivatives_of_the_image(problem, margi
     np.testing.assert_allclose(steps[len(images)], expected, atol=1e-9)
 
 
-def test_splines_finer_than_the_mesh_lie_where_the_source_is_brightest(problem, marginal):
+@pytest.mark.parametrize("beside", BESIDE, ids=["clumps", "cusp"])
+def test_splines_beside_the_mesh_lie_where_the_source_is_brightest(problem, marginal, beside):
     point, o = problem.point, problem.view.optics
     mesh, modes = point.solution.inversion.mesh, point.solution.source
-    (x, y), spacing, height = _brightest(mesh, modes)
-    assert spacing == pytest.approx(SPACING * mesh.half_width * 3 / math.sinh(3) * 2 / (mesh.n + 2))
+    (x, y), spacing, height = _brightest(mesh, modes, beside)
+    cell = mesh.half_width * 3 / math.sinh(3) * 2 / (mesh.n + 2)
+    assert spacing == pytest.approx(beside.spacing * cell)
     np.testing.assert_allclose(height, mesh.brightness(modes, x, y))
     everywhere = mesh.center[0] + np.linspace(-0.5, 0.5, 201), mesh.center[1] * np.ones(201)
     brightest = mesh.brightness(modes, *everywhere).max()
-    assert 0.9 * brightest < height.max() and FAINT * height.max() < height.min()
-    beside = np.hypot(x[0] + spacing - x, y[0] - y).min()  # a regular grid
-    assert beside == pytest.approx(0, abs=1e-9) or beside >= 0.99 * spacing
+    assert 0.9 * brightest < height.max() and beside.faintest * height.max() < height.min()
+    apart = np.hypot(x[0] + spacing - x, y[0] - y).min()  # a regular grid
+    assert apart == pytest.approx(0, abs=1e-9) or apart >= 0.99 * spacing
     unit = BSpline.basis_element(np.arange(-1.5, 2), extrapolate=False)
-    for k in (0, 40, 99):
+    first = -sum(added(problem)) + (added(problem)[0] if beside is CUSP else 0)
+    for k in (0, 40, len(height) - 1):
         along = (unit((at - middle) / spacing) for at, middle in ((point.x, x[k]), (point.y, y[k])))
         expected = o.seen(math.prod(map(np.nan_to_num, along))) * problem.posterior.weight
-        np.testing.assert_allclose(marginal.matrix[:, k - FINER], expected, atol=1e-9)
-        assert marginal.precision[k - FINER] == pytest.approx((UNSURE * height[k]) ** -2)
+        np.testing.assert_allclose(marginal.matrix[:, first + k], expected, atol=1e-9)
+        assert marginal.precision[first + k] == pytest.approx((beside.sd * height[k]) ** -2)
 
 
-def test_a_cusp_of_the_source_is_no_perturber(problem, marginal):
-    """Light in the middle of the source, sharper than the mesh, is marginalised."""
+def added(problem):
+    """Return how many splines each of ``BESIDE`` adds."""
+    solution = problem.point.solution
+    return [len(_brightest(solution.inversion.mesh, solution.source, one)[2]) for one in BESIDE]
+
+
+@pytest.mark.parametrize(("beside", "far", "most"), [(CUSP, 0, 0.3), (CLUMPS, 30, 0.3)])
+def test_a_cusp_or_clump_of_the_source_is_no_perturber(problem, monkeypatch, beside, far, most):
+    """Light sharper than the mesh is marginalised: in its middle, and where it is fainter."""
     point, o = problem.point, problem.view.optics
-    (x, y), spacing, height = _brightest(point.solution.inversion.mesh, point.solution.source)
-    off = np.hypot(point.x - x[0], point.y - y[0])
-    cusp = o.seen(0.3 * height[0] * np.exp(-off / spacing)) * problem.posterior.weight
-    without = Marginal.__new__(Marginal)
-    without.__dict__ |= marginal.__dict__
-    without.matrix = marginal.matrix[:, :-FINER]
-    without.mean = marginal.mean[:-FINER]
-    normal = without.matrix.T @ without.matrix + np.diag(marginal.precision[:-FINER])
-    without.root = np.linalg.cholesky(normal)
-    left, before = ((one.residual(cusp) ** 2).sum() for one in (marginal, without))
-    assert left < 0.3 * before
+    (x, y), spacing, height = _brightest(
+        point.solution.inversion.mesh, point.solution.source, beside
+    )
+    off = np.hypot(point.x - x[far], point.y - y[far])
+    light = o.seen(0.3 * height[far] * np.exp(-off / spacing)) * problem.posterior.weight
+    left = []
+    for some in ((beside,), ()):
+        monkeypatch.setattr(maps, "BESIDE", some)
+        left.append((Marginal(problem, PSF_SD).residual(light) ** 2).sum())
+    assert left[0] < most * left[1]
 
 
 def test_psf_by_its_width_is_that_of_a_gaussian():
@@ -315,7 +323,7 @@ def test_mean_and_precision_of_the_smooth_model(problem, marginal):
     np.testing.assert_allclose(marginal.mean[known], (TRUTH - problem.values)[free])
     sd = np.minimum(SD[free], 1e3)
     np.testing.assert_allclose(marginal.precision[known], sd**-2.0)
-    assert marginal.precision[-1 - FINER] == pytest.approx(PSF_SD**-2)
+    assert marginal.precision[-1 - sum(added(problem))] == pytest.approx(PSF_SD**-2)
     source = problem.source_prior.precision(problem.point.solution.inversion.mesh)
     np.testing.assert_allclose(marginal.precision[:81], source)
 

@@ -7,8 +7,8 @@ A perturber of unit mass with the deflection a(x - s) changes the image, to firs
 S the source at the rays x, B the PSF and the pixels, :math:`\sigma` the noise. To first order, too,
 the image of the smooth model is :math:`G \theta`, :math:`\theta` being the coefficients of source
 and lens light, steps of the mass, shift and growth of the source's box, the width of the PSF, and
-splines finer than the mesh where the source is brightest, with a normal prior of mean :math:`\mu`
-and inverse covariance Q. With :math:`C = 1 + G Q^{-1} G^T`,
+splines where the source is brightest, for its cusp and clumps (``Beside``), with a normal prior of
+mean :math:`\mu` and inverse covariance Q. With :math:`C = 1 + G Q^{-1} G^T`,
 
 .. math:: N = T^T C^{-1} (d - G \mu), \quad D = T^T C^{-1} T, \quad
     \hat m = N / D \pm D^{-1/2},
@@ -22,6 +22,7 @@ that has a prior. By Woodbury's identity, with :math:`A = G^T G + Q = L L^T`,
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -41,10 +42,27 @@ NEAR = 4.0  # px from a perturber within which rays count one by one, not pixels
 BLOCK = 128  # places at a time
 WIDER = 0.05  # relative step of the derivative by the PSF's width
 FREE = 1e-6  # inverse variance of what has no prior
-FINER = 100  # splines at most, where the source is brightest
-SPACING = 0.5  # between them, of the cells in the middle of the mesh
-UNSURE = 0.3  # s.d. of their height, of the brightness there
-FAINT = 0.02  # of the brightest place: where there are none
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Splines beside those of the mesh, whose prior expects the same roughness everywhere.
+
+    They lie where the source is brightest: ``most`` of them, on a square grid ``spacing`` apart (in
+    cells of the middle of the mesh), none where the brightness is less than ``faintest`` of the
+    largest. The standard deviation of their heights is ``sd`` times the brightness there.
+    """
+
+    most: int
+    spacing: float
+    sd: float
+    faintest: float
+
+
+BESIDE = (
+    Beside(250, 1.5, 1.0, 0.005),  # clumps, spiral arms
+    Beside(100, 0.5, 0.3, 0.02),  # a cusp, which no mesh can follow
+)
 
 
 class Marginal:
@@ -64,9 +82,10 @@ class Marginal:
         if psf_sd:
             columns.append(o.seen(brightness, _widened(o.kernel))[None])
             precision.append(np.array([psf_sd**-2.0]))
-        places, spacing, height = _brightest(mesh, solution.source)
-        columns.append(o.seen(splines(places, spacing, point.x, point.y)))
-        precision.append((UNSURE * height) ** -2.0)
+        for beside in BESIDE:
+            places, spacing, height = _brightest(mesh, solution.source, beside)
+            columns.append(o.seen(splines(places, spacing, point.x, point.y)))
+            precision.append((beside.sd * height) ** -2.0)
         self.matrix = np.hstack([solution.inversion.matrix, (np.vstack(columns) * self.weight).T])
         Q = solution.prior.precision(mesh)
         self.precision = np.concatenate([Q, posterior.light_precision, *precision])
@@ -128,18 +147,15 @@ class Marginal:
         )
 
 
-def _brightest(mesh: Mesh, modes: NDArray) -> tuple[NDArray, float, NDArray]:
-    """Return the brightest places (2, n) ["] of a source, their spacing and brightness (n,).
-
-    They lie on a square grid that is finer than the mesh, which cannot follow a cusp.
-    """
-    spacing = SPACING * mesh.finest_cell
+def _brightest(mesh: Mesh, modes: NDArray, beside: Beside) -> tuple[NDArray, float, NDArray]:
+    """Return the brightest places (2, n) ["] of a source, their spacing and brightness (n,)."""
+    spacing = beside.spacing * mesh.finest_cell
     count = min(math.floor(mesh.half_width / spacing), 2 * mesh.n)
     axis = np.arange(-count, count + 1) * spacing
     x, y = (grid.ravel() for grid in np.meshgrid(*(middle + axis for middle in mesh.center)))
     brightness = mesh.brightness(modes, x, y)
-    order = np.argsort(-brightness, kind="stable")[:FINER]
-    order = order[brightness[order] > FAINT * brightness.max()]
+    order = np.argsort(-brightness, kind="stable")[: beside.most]
+    order = order[brightness[order] > beside.faintest * brightness.max()]
     return np.array([x[order], y[order]]), spacing, brightness[order]
 
 
