@@ -16,7 +16,7 @@ from studies.slacs import Maps
 
 #: where a subhalo was found: Vegetti et al. (2010, doi:10.1111/j.1365-2966.2010.16865.x)
 PUBLISHED = {"J0946+1006": (-0.651, 1.040)}
-SCALE = 10.0  # S/N at the ends of the colours
+TURN = 0.35  # radian, between the numbers of two peaks
 MASSES = (10**8.3, 10**10.7)  # solar masses at the ends of the colours
 APART = 0.3  # of a row, between the two marks of a lens
 
@@ -36,13 +36,15 @@ def searched_lens(
     (a, b, c), (d, e, f) = grid
     show_brightness(a, fit, fit.image - fit.light, fit.arcs)
     _colours(b, show_residual(b, fit), r"residual ($\sigma$)")
-    shown = _map(c, fit, found, found.snr, Normalize(-SCALE, SCALE), "RdBu_r")
+    seen = np.abs(np.concatenate([found.snr, found.left]).astype(float))
+    ends = 2 * np.ceil(np.nanmax(seen) / 2)  # of the colours
+    shown = _map(c, fit, found, found.snr, Normalize(-ends, ends), "RdBu_r")
     _colours(c, shown, "S/N")
     _peaks(c, name, peaks[peaks["name"] == name])
     least = 10 ** found.sensitivity.astype(float)
     shown = _map(d, fit, found, least, LogNorm(*MASSES), "viridis_r")
     _colours(d, shown, r"mass of S/N 5 ($M_\odot$)")
-    shown = _map(e, fit, found, found.left, Normalize(-SCALE, SCALE), "RdBu_r")
+    shown = _map(e, fit, found, found.left, Normalize(-ends, ends), "RdBu_r")
     _colours(e, shown, "S/N")
     _twins(f, found, table.set_index("name").loc[name])
     titles = ("data without lens light", "residual", "clump, S/N", "sensitivity")
@@ -157,12 +159,22 @@ def _map(
 
 
 def _peaks(axes: plt.Axes, name: str, peaks: pd.DataFrame) -> None:
-    """Number the peaks of a search, and mark what was published."""
+    """Number the peaks of a search outside of the ring, and mark what was published."""
     edge = [withStroke(linewidth=2, foreground="white")]
-    for k, peak in enumerate(peaks.itertuples(), 1):
+    half, last = 0.92 * axes.get_xlim()[1], -np.inf
+    angle = np.arctan2(peaks["y"], peaks["x"])
+    numbered = peaks.assign(number=range(1, len(peaks) + 1), angle=angle)
+    for peak in numbered.sort_values("angle").itertuples():
         axes.plot(peak.x, peak.y, "o", mfc="none", mec="black", ms=8, mew=0.9, path_effects=edge)
-        place = {"xytext": (5, 4), "textcoords": "offset points", "path_effects": edge}
-        axes.annotate(str(k), (peak.x, peak.y), fontsize=7.5, **place)
+        last = max(peak.angle, last + TURN)
+        axes.annotate(
+            str(peak.number),
+            (peak.x, peak.y),
+            (half * np.cos(last), half * np.sin(last)),
+            fontsize=7.5,
+            **{"ha": "center", "va": "center", "path_effects": edge},
+            arrowprops={"arrowstyle": "-", "lw": 0.6, "shrinkA": 1, "shrinkB": 4},
+        )
     if name in PUBLISHED:
         axes.plot(*PUBLISHED[name], "x", color="black", ms=6, mew=1.4, path_effects=edge)
 
