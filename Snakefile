@@ -19,7 +19,7 @@ from studies.config.part import text_of
 from studies.contents import NOTEBOOKS, figures, tables
 from studies.stages import stages
 from studies.targets import ARTICLE, COMPARISON, MAPPED, MATRIX, POSTERIOR, RIVALS, RUN, SCORES
-from studies.targets import SKY, SLACS, SLACS_LENS
+from studies.targets import SKY, SLACS, SLACS_LENS, WHERE, WHERE_ROW
 from studies.targets import Targets, any_of
 from vitdm.config import save
 from vitdm.config.reading import read_yaml
@@ -56,6 +56,7 @@ wildcard_constraints:
     mapped=any_of(T.mapped),
     map_row=any_of(CONFIG.maps.rows),
     posterior_row=any_of(CONFIG.posterior.rows),
+    where_row=any_of(CONFIG.where.rows),
     run=any_of(CONFIG.runs),
     arm=any_of(CONFIG.study.arms),
     recipe=any_of(CONFIG.rates.recipes),

@@ -47,10 +47,12 @@ from studies.plots.maps import maps as draw_maps
 from studies.plots.model import attention, position_similarity, training_history
 from studies.plots.model import runs as draw_runs
 from studies.plots.posterior import posterior as draw_posterior
+from studies.plots.where import where as draw_where
 from studies.plots.words import setting_name
 from studies.story import comparison, efficiency, model, rivals, runs
 from studies.story import maps as map_story
 from studies.story import posterior as posterior_story
+from studies.story import where as where_story
 from vitdm.data import dataset
 from vitdm.evaluation import metrics
 from vitdm.model.runs import load_run
@@ -605,7 +607,30 @@ if inferred:
     of_posterior = posterior_story.posterior_numbers(posteriors)
 
 # %% [markdown]
-# ## 3.11 Numbers for the article
+# ## 3.11 Where the subhalos are
+#
+# A score of a lens does not tell where its subhalos lie. Here each token of a transformer answers
+# for the places of its own patch: with which probability is there a subhalo of at least
+# $10^{8.5}$ solar masses within 0.16″? The peaks of this map are compared with the true subhalos,
+# and so are those of the map of S/N itself, for which nothing is learned. A peak finds a subhalo
+# if it lies within 0.25″ of it. The thresholds allow one false peak a lens on average, lenses
+# without substructure included.
+#
+# **Figure 3.12**: (left) the fraction of the subhalos that is found, by mass; dashed: what the
+# peaks of another lens find, by chance; (right) for some lenses with massive subhalos (circles:
+# from $10^9$ and $10^{8.5}$ solar masses on) the S/N of the search and the answer of the network.
+
+# %%
+placed, of_places = where_story.where_folder(settings, out.results), {}
+if placed:
+    places, place_maps = where_story.read_where(placed)
+    out.figure(draw_where(places, place_maps, *where_story.drawn(places)), "where")
+    out.table(places, "where")
+    display(places.round(3))
+    of_places = where_story.where_numbers(places)
+
+# %% [markdown]
+# ## 3.12 Numbers for the article
 #
 # The article takes these values, unrounded, by their names.
 
@@ -616,5 +641,5 @@ of_model |= {"n_parameters": model.n_parameters(settings, side, len(classes), n_
 of_model |= {"images_per_second": trained["images_per_second"].median()}
 out.numbers(
     *(of_model, runs.run_numbers(table), gains, of_curves, together, of_loss),
-    *(equal_terms, of_benchmark, of_maps, of_posterior),
+    *(equal_terms, of_benchmark, of_maps, of_posterior, of_places),
 )

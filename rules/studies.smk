@@ -212,6 +212,50 @@ rule merge_posterior:
         " --out {params.out:q} 2>&1 | tee {log:q}"
 
 
+rule where:  # the subhalos of these lenses are, by a network on the same maps, or by the search
+    input:
+        lambda wildcards: T.seen_by_where(wildcards.mapped),
+        population=lambda wildcards: T.mapped[wildcards.mapped],
+        settings=f"{OUT}/config/where_{{where_row}}.yaml",
+    output:
+        expand(
+            f"{OUT}/maps/{{mapped}}/where/{{where_row}}/{{file}}",
+            file=WHERE_ROW,
+            allow_missing=True,
+        ),
+    log:
+        f"{OUT}/logs/where_{{mapped}}_{{where_row}}.log",
+    conda:
+        "../environment.yml"
+    params:
+        sample=f"{OUT}/maps/{{mapped}}",
+        out=subpath(output[0], parent=True),
+        code=CODE("studies.commands.where"),
+    shell:
+        "python -m studies where {params.sample:q} --population {input.population:q}"
+        " --row {wildcards.where_row:q} --config {input.settings:q}"
+        " --out {params.out:q} 2>&1 | tee {log:q}"
+
+
+rule merge_where:
+    input:
+        expand("{row}/subhalos.csv", row=T.where_rows),
+        settings=f"{OUT}/config/merge_where.yaml",
+    output:
+        expand(f"{OUT}/where/{{file}}", file=WHERE),
+    log:
+        f"{OUT}/logs/merge_where.log",
+    conda:
+        "../environment.yml"
+    params:
+        rows=T.where_rows,
+        out=subpath(output[0], parent=True),
+        code=CODE("studies.commands.merge_where"),
+    shell:
+        "python -m studies merge-where {params.rows:q} --config {input.settings:q}"
+        " --out {params.out:q} 2>&1 | tee {log:q}"
+
+
 rule audit:
     input:
         T.seen_by_audit,

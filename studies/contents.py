@@ -356,7 +356,7 @@ NOTEBOOKS = (
         ),
         settings=("seed", "task", "publish", "preprocess", "features", "model", "train")
         + ("tune.space", "runs", "run_seeds", "efficiency.curves", "compare.rows", "maps.rows")
-        + ("posterior.rows",)
+        + ("posterior.rows", "where.rows")
         + ("benchmark.sets",)
         + ("evaluation.bootstrap",),
         entries=(
@@ -406,6 +406,8 @@ NOTEBOOKS = (
                 lambda t: t.posterior,
             ),
             table("posterior", lambda t: t.posterior, lambda t: t.posterior),
+            figure("where", "where.where", lambda t: t.where, lambda t: t.where),
+            table("where", lambda t: t.where, lambda t: t.where),
         ),
     ),
     Notebook(

@@ -85,6 +85,11 @@ def stages(config: Config, targets: Targets | None = None) -> dict[str, Content]
             contents[f"posterior_{name}"] = _posterior_row(config, name)
         contents["merge_posterior"] = pick(config, "seed", "posterior")
         del contents["merge_posterior"]["posterior"]["populations"]
+    for name in config.where.rows if targets.where_rows else []:
+        contents[f"where_{name}"] = _where_row(config, name)
+    if targets.where_rows:
+        contents["merge_where"] = pick(config, "seed", "evaluation.bootstrap", "where")
+        del contents["merge_where"]["where"]["population"]
     if targets.audited:
         contents["audit"] = _audit(config)
     for name in targets.sky:
@@ -170,6 +175,17 @@ def _posterior_row(config: Config, name: str) -> Content:
     del content["posterior"]["populations"]
     own = content["posterior"]["rows"][name]
     content["posterior"]["rows"] = {name: own | DONE}
+    return content
+
+
+def _where_row(config: Config, name: str) -> Content:
+    """Return what a row of the study of places reads."""
+    content = pick(config, "seed", "task", "features", "where")
+    content |= pick(config.where_row(name), "model", "train")
+    for unread in ("population", "against", "false_peaks"):
+        del content["where"][unread]
+    own = content["where"]["rows"][name]
+    content["where"]["rows"] = {name: own | DONE}
     return content
 
 

@@ -39,6 +39,8 @@ SLACS = (*SLACS_FITS, *SLACS_SEARCH, "slacs.json")
 MAPPED = ("maps.csv", "maps_gains.csv", "maps_trials.csv", "maps_history.csv", "maps.json")
 POSTERIOR = tuple(f"posterior{end}.csv" for end in ("", "_lenses", "_groups", "_history"))
 POSTERIOR += ("posterior.json",)
+WHERE = ("where.csv", "where_history.csv", "where_maps.npz", "where.json")
+WHERE_ROW = ("subhalos.csv", "peaks.csv", "history.csv", "shown.npz", "where.json")
 MATRIX = ("misspecification.csv", "misspecification.json")
 RIVALS = ("benchmark.csv", "benchmark.md", "benchmark.json")
 #: sources of the article and of the report on a user's own images, which name settings
@@ -371,6 +373,12 @@ class Targets:
             files += [f"{folder}/copies/{file}" for file in ("maps.npy", "catalog.csv")]
         return files
 
+    def seen_by_where(self, name: str) -> list[str]:
+        """Return the files that a network sees of a population which tells where subhalos are."""
+        folder = f"{self.out}/maps/{name}"
+        fits = (f"{folder}/lensfit/{file}" for file in ("maps.npy", "residuals.npy"))
+        return [*self.seen(folder, images_only=True), *fits]
+
     @property
     def map_rows(self) -> list[str]:
         """The folders of the rows of the study of maps, of all populations."""
@@ -384,6 +392,14 @@ class Targets:
         rows = self.config.posterior.rows
         mapped = [name for name in named if name in self.mapped]
         return [f"{self.out}/maps/{name}/posterior/{row}" for name in mapped for row in rows]
+
+    @property
+    def where_rows(self) -> list[str]:
+        """The folders of the rows of the study of where subhalos are."""
+        chosen = self.config.where
+        name = population_name(chosen.population) if chosen.population else None
+        rows = chosen.rows if name in self.mapped else {}
+        return [f"{self.out}/maps/{name}/where/{row}" for row in rows]
 
     @property
     def map_bounds(self) -> list[str]:
@@ -586,6 +602,12 @@ class Targets:
         return self.extended(*POSTERIOR[:3]) or own
 
     @property
+    def where(self) -> list[str]:
+        """The study of where subhalos are."""
+        own = self.files("where", (WHERE[0], WHERE[2])) if self.where_rows else []
+        return self.extended(WHERE[0], WHERE[2]) or own
+
+    @property
     def audit(self) -> list[str]:
         """The table of the audit."""
         own = [f"{self.out}/audit/table/audit.csv"] if self.audited else []
@@ -613,6 +635,7 @@ class Targets:
         paths += self.files("compare/all", COMPARISON) if self.rows else []
         paths += self.files("maps/all", MAPPED) if self.map_rows else []
         paths += self.files("posterior", POSTERIOR) if self.posterior_rows else []
+        paths += self.files("where", WHERE) if self.where_rows else []
         paths += self.files("audit/table", ("audit.csv", "audit.json")) if self.audited else []
         paths += self.files("sky/all", SKY) if self.sky else []
         paths += self.files("slacs/all", SLACS) if self.slacs_lenses else []

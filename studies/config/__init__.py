@@ -28,6 +28,7 @@ from studies.config.studies import (
     Slacs,
     SlacsSearch,
     Study,
+    Where,
 )
 from studies.config.workflow import FEATURE_RUNS, Config
 
@@ -50,6 +51,7 @@ __all__ = [
     "Override",
     "Populations",
     "Posterior",
+    "Where",
     "Quickstart",
     "Rates",
     "RealSet",

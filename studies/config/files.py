@@ -37,7 +37,7 @@ def build(content: dict[str, Any], source: str = "configuration") -> Config:
         content |= {"name": f"{name}_{stem}", "publish": False}
         # they are of the article
         content |= {"efficiency": {}, "compare": {}, "audit": {}, "real_sky": {}, "slacs": {}}
-        content |= {"misspecification": {}, "maps": {}, "posterior": {}}
+        content |= {"misspecification": {}, "maps": {}, "posterior": {}, "where": {}}
         from vitdm.data.ingest import known_scale  # pandas and astropy: not for simulated images
 
         ingest = content.get("ingest", {})

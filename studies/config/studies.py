@@ -313,6 +313,43 @@ class Posterior(Section):
         return group_sizes
 
 
+class WhereRow(Override):
+    """A map of where subhalos are: a network's, or that of the search itself."""
+
+    trained: bool = Field(True, description="false: no network, the peaks of its only map")
+
+
+class Where(Section):
+    """Where the subhalos of a lens are (``studies.where``)."""
+
+    population: str | None = Field(None, description="one of maps.populations; null: no study")
+    n_valid: int = Field(500, ge=1, le=MOST_IMAGES, description="lenses that choose the epoch")
+    seeds: int = Field(3, ge=1, le=MOST_PARTS, description="trainings of each network")
+    least_mass: float = Field(
+        10**8.5,
+        gt=0,
+        description="of subhalos that are to be named, and near which a peak is right",
+    )
+    log_masses: list[float] = Field(
+        [8.0, 8.5, 9.0, 9.5, 10.0],
+        min_length=2,
+        description="edges of the bins of log10 of a subhalo's mass, in solar masses",
+    )
+    radius: float = Field(0.25, gt=0, description='", of a subhalo, within which a peak finds it')
+    apart: float = Field(0.3, ge=0, description='", between two peaks')
+    most_peaks: int = Field(8, ge=1, le=MOST_PARTS, description="of a lens, the highest")
+    false_peaks: float = Field(1.0, gt=0, description="a lens, on average")
+    against: Name | None = Field(None, description="the row that all others are compared with")
+    rows: dict[Name, WhereRow] = {}
+
+    @field_validator("log_masses")
+    @classmethod
+    def _rising(cls, log_masses: list[float]) -> list[float]:
+        if sorted(set(log_masses)) != log_masses:
+            raise ValueError("expected rising numbers, each once")
+        return log_masses
+
+
 class Audit(Section):
     """The precursor's recipe, its faults fixed one by one; then ours (``studies.audit``)."""
 

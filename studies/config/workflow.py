@@ -24,6 +24,7 @@ from studies.config.studies import (
     Report,
     Slacs,
     Study,
+    Where,
 )
 from vitdm.bounds import MOST_IMAGES, MOST_PARTS
 from vitdm.config import SPLITS, Features, Model, Preprocess, Settings, Split, Train, Tune
@@ -64,6 +65,7 @@ class Config(Settings):
     compare: Comparison = Comparison()
     maps: Maps = Maps()
     posterior: Posterior = Posterior()
+    where: Where = Where()
     audit: Audit = Audit()
     real_sky: RealSky = RealSky()
     slacs: Slacs = Slacs()
@@ -103,6 +105,10 @@ class Config(Settings):
     def posterior_row(self, name: str) -> Settings:
         """Return the settings of a row of the posteriors, which sees the same lenses."""
         return self._mapped(self.posterior.rows[name])
+
+    def where_row(self, name: str) -> Settings:
+        """Return the settings of a row of the study of places, which sees the same lenses."""
+        return self._mapped(self.where.rows[name])
 
     def _mapped(self, override: Override) -> Settings:
         chosen = self.override(override)
@@ -168,7 +174,7 @@ class Config(Settings):
             )
         self.check()
         lines = self._wrong_runs() + self.settings.wrong_starts() + self._wrong_curves()
-        lines += self._wrong_map_rows() + self._wrong_posteriors()
+        lines += self._wrong_map_rows() + self._wrong_posteriors() + self._wrong_places()
         lines += self._wrong_rows() + self._wrong_audit() + self._wrong_searches()
         lines += self._wrong_real_sets() + self._wrong_rivals()
         if lines:
@@ -301,6 +307,32 @@ class Config(Settings):
             key = f"posterior.rows.{name}"
             settings, wrong_row = self._settings_of(key, row, self.maps.source)
             lines += wrong_row or _selected(key, settings)
+        return lines
+
+    def _wrong_places(self) -> Wrong:
+        """Return what is wrong with the study of where subhalos are."""
+        lines: Wrong = []
+        chosen, known = self.where, self.maps.populations
+        if chosen.population and chosen.population not in known:
+            expected = f"one of maps.populations: {', '.join(known) or 'none'}"
+            lines.append(("where.population", f"found {chosen.population}; expected {expected}"))
+        if chosen.population and not chosen.rows:
+            lines.append(("where.rows", "found none; expected at least one"))
+        if chosen.against and chosen.against not in chosen.rows:
+            found = f"found {shown(chosen.against)}; expected one of where.rows"
+            lines.append(("where.against", found))
+        for name, row in chosen.rows.items():
+            key = f"where.rows.{name}"
+            settings, wrong_row = self._settings_of(key, row, self.maps.source)
+            lines += wrong_row
+            if settings is None:
+                continue
+            if settings.model.features:
+                lines.append((f"{key}.model.features", "found true; expected false"))
+            if not settings.model.maps or (not row.trained and len(settings.model.maps) > 1):
+                expected = "some of the maps" if row.trained else "the map whose peaks are taken"
+                found = ", ".join(settings.model.maps) or "none"
+                lines.append((f"{key}.model.maps", f"found {found}; expected {expected}"))
         return lines
 
     def _wrong_audit(self) -> Wrong:

@@ -29,6 +29,8 @@ from vitdm.threads import one_thread
 #: images (n, C, H, W), features (n, F), F = 0 for none, and targets: labels (n,) from 0 to K - 1,
 #: or whatever a loss of one's own compares the outputs with
 Arrays = tuple[Tensor, Tensor, Tensor]
+#: returns an untrained network of settings, size, ``n_outputs`` and number of features
+Build = Callable[[Model, int | tuple[int, int], int, int], nn.Module]
 #: what is minimised, of outputs (B, K) and targets; by default of logits and labels (B,)
 Loss = Callable[[Tensor, Tensor], Tensor]
 #: whether to end a training, from its validation scores (ROC-AUC) after each epoch so far
@@ -58,8 +60,9 @@ class Batches:
     """Batches of arrays held in memory: images (n, C, H, W), features (n, F), labels (n,).
 
     With a generator they come shuffled and, if ``flips``, with random mirror images, and if
-    ``turns`` with random quarter turns; without, in order and as they are. Images that are kept in
-    half precision come in single.
+    ``turns`` with random quarter turns; without, in order and as they are. What is a map, too, of
+    other arrays (n, H, W), is turned with its image. Images that are kept in half precision come in
+    single.
     """
 
     def __init__(
@@ -88,14 +91,17 @@ class Batches:
         order = torch.randperm(len(self.arrays[0]), generator=self.generator)
         for rows in order.split(self.size):
             images, *others = (array[rows] for array in self.arrays)
+            turned = [images, *(other for other in others if other.ndim > 2)]
             if self.flips:
                 flip_y, flip_x = torch.rand(2, len(rows), 1, 1, 1, generator=self.generator) < 0.5
-                for flip, axis in ((flip_y, 2), (flip_x, 3)):
+                for flip, axis in ((flip_y, -2), (flip_x, -1)):
                     chosen = flip.flatten()
-                    images[chosen] = images[chosen].flip(axis)  # a copy: indexed by rows
+                    for maps in turned:
+                        maps[chosen] = maps[chosen].flip(axis)  # a copy: indexed by rows
             if self.turns:  # a mirror image about the diagonal: with the others every quarter turn
                 chosen = torch.rand(len(rows), generator=self.generator) < 0.5
-                images[chosen] = images[chosen].transpose(2, 3)
+                for maps in turned:
+                    maps[chosen] = maps[chosen].transpose(-2, -1)
             yield in_single(images), *others
 
 
@@ -166,6 +172,7 @@ def learn(
     seed: int = 0,
     loss: Loss | None = None,
     validation: Validation = CLASSES,
+    build: Build = new_network,
     watch: Watch | None = None,
     weights: Tensor | None = None,
     device: str | None = None,
@@ -179,7 +186,8 @@ def learn(
     substructure, against the others) are kept, and training stops after ``train.patience`` epochs
     without a better one; without, all epochs are run and the last weights kept. ``watch`` may end
     it earlier. ``n_outputs`` is the number of classes; ``loss`` replaces cross-entropy with label
-    smoothing, ``validation`` the ROC-AUC; with both, targets need not be labels. ``weights`` (n,)
+    smoothing, ``validation`` the ROC-AUC; with both, targets need not be labels. ``build`` makes
+    the network, by default one of ``model.architecture``. ``weights`` (n,)
     of the training images multiply their losses; only their ratios matter. ``device`` replaces
     ``train.accelerator`` (``device_of``). ``checkpoint`` is a file from which the same training
     continues if it was killed; the result is that of an uninterrupted one, on a CPU to the last
@@ -194,7 +202,7 @@ def learn(
     training = (*training, *_relative(weights, loss))
     with torch.random.fork_rng():  # leaves the caller's random numbers as they are
         torch.manual_seed(seed)  # of the first weights and of dropout
-        network = new_network(model, tuple(images.shape[2:]), n_outputs, features.shape[1])
+        network = build(model, tuple(images.shape[2:]), n_outputs, features.shape[1])
         if features.shape[1]:
             network.standardise(features)
         shuffle = torch.Generator().manual_seed(seed)
