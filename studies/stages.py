@@ -180,7 +180,7 @@ def _posterior_row(config: Config, name: str) -> Content:
 
 def _where_row(config: Config, name: str) -> Content:
     """Return what a row of the study of places reads."""
-    content = pick(config, "seed", "task", "features", "where")
+    content = pick(config, "seed", "task", "where")
     content |= pick(config.where_row(name), "model", "train")
     for unread in ("population", "against", "false_peaks"):
         del content["where"][unread]

@@ -138,15 +138,17 @@ NB = {k: f"notebook_0{k}" for k in range(1, 7)}
 MERGED = ("merge_compare", "merge_real_sky")
 NETWORKS = ("benchmark_resnet",)  # of the benchmark
 POSTERIOR = ("posterior_*", "merge_posterior")
-MAPPED = ("maps_*", "posterior_*")
+WHERE = ("where_*", "merge_where")
+MAPPED = ("maps_*", "posterior_*", "where_*")
 JOINING = (*FITTED, "train_final", "efficiency_*", "rates_*", *SEARCHES, "real_sky_*")
 
 #: keys, and the stages that read them; the first that fits counts
 EXPECTED = {
     "seed": (*MODELS, *RIVALS, "simulate*", "ingest", "select", "ideal_observer", "invariance")
     + ("known_lens", "evaluate", *MERGED, "audit", "real_sky_*", "notebook_*")
-    + ("misspecification", "merge_misspecification", "maps_*", "merge_maps", *POSTERIOR),
-    "task": (*MODELS, "maps_*", "posterior_*", "evaluate", "merge_compare", NB[3]),
+    + ("misspecification", "merge_misspecification", "maps_*", "merge_maps", *POSTERIOR)
+    + WHERE,
+    "task": (*MODELS, *MAPPED, "evaluate", "merge_compare", NB[3]),
     "n_images.*": ("simulate", "ingest"),
     "test_seed": ("simulate", "known_lens"),
     "ingest.*": ("ingest",),
@@ -182,6 +184,8 @@ EXPECTED = {
     "tune.metric": (*SEARCHES, "rates_*", "train_final", NB[4]),
     "tune.space.*": (*SEARCHES, "train_final", NB[3], NB[4]),
     "tune.*": (*SEARCHES, "train_final", NB[4]),
+    "evaluation.bootstrap": ("evaluate", "merge_maps", "audit", *MERGED, NB[2], NB[3], NB[5])
+    + ("merge_where",),
     "evaluation.*": ("evaluate", "merge_maps", "audit", *MERGED, NB[2], NB[3], NB[5]),
     "runs.*.label": ("efficiency_*", NB[2], NB[3]),
     "runs.*": ("train_*", "efficiency_*", NB[2], NB[3]),
@@ -200,13 +204,18 @@ EXPECTED = {
     "maps.copies": ("maps_cnn", "merge_maps"),
     "maps.rates": ("maps_vit", "maps_cnn", "merge_maps"),
     "maps.boosting_rates": ("maps_trees", "merge_maps"),
-    "maps.populations": ("simulate_maps_*", "fit_maps", "maps_*", "merge_maps", *POSTERIOR),
+    "maps.populations": ("simulate_maps_*", "fit_maps", "maps_*", "merge_maps", *POSTERIOR, *WHERE),
     "maps.sizes": ("maps_*", "merge_maps", "simulate_maps_*"),
     "maps.n_*": ("maps_*", "merge_maps", "simulate_maps_*"),
     "maps.*": ("maps_*", "merge_maps"),
     "posterior.populations": POSTERIOR,
     "posterior.rows.*": (*POSTERIOR, NB[3]),
     "posterior.*": POSTERIOR,
+    "where.population": WHERE,
+    "where.against": ("merge_where",),
+    "where.false_peaks": ("merge_where",),
+    "where.rows.*": (*WHERE, NB[3]),
+    "where.*": WHERE,
     "audit.n_*": ("audit", "simulate_audit_lenses"),
     "audit.population": ("simulate_audit_*",),
     "audit.*": ("audit",),
@@ -252,7 +261,7 @@ EXPECTED = {
     "run_seeds": (NB[2], NB[3]),
     "publish": (NB[3], NB[4], NB[5], NB[6]),
     "data": (NB[1], NB[2], NB[5], "simulate_*", "efficiency_*", "real_sky_*", *MERGED, "audit")
-    + ("maps_*", "fit_maps", "merge_maps", *POSTERIOR),
+    + ("maps_*", "fit_maps", "merge_maps", *POSTERIOR, *WHERE),
     "population": (NB[1], NB[2], NB[5]),
     "populations.files": (NB[1], NB[2], "simulate_populations_*"),
     "real_images": (NB[1],),
@@ -263,6 +272,7 @@ SOME = (
     "data",
     "maps.populations",
     "posterior.populations",
+    "where.population",
     "populations.files",
     "study.seeds",
     "efficiency.curves.*",
@@ -274,6 +284,7 @@ PARTS = {
     ("compare", "rows"): "compare_{}",
     ("maps", "rows"): "maps_{}",
     ("posterior", "rows"): "posterior_{}",
+    ("where", "rows"): "where_{}",
     ("rates", "recipes"): "rates_{}",
     ("study", "arms"): "search_{}_0",
     ("real_sky", "sets"): "real_sky_{}",
@@ -324,6 +335,8 @@ def overridden(content, section, name):
         found |= {f"maps_{row}"} if name in entry[section] else set()
     for row, entry in content["posterior"]["rows"].items():
         found |= {f"posterior_{row}"} if name in entry[section] else set()
+    for row, entry in content["where"]["rows"].items():
+        found |= {f"where_{row}"} if name in entry.get(section, {}) else set()
     for recipe, entry in rates["recipes"].items():
         common = rates["model"] if section == "model" else {"epochs": rates["epochs"]}
         found |= {f"rates_{recipe}"} if name in common | entry[section] else set()
