@@ -4,7 +4,9 @@ Networks see the maps of lenses that were simulated and fitted for ``studies.map
 probability of a subhalo at each place (``vitdm.model.where``). Their peaks are compared with the
 subhalos, which are drawn again from the seed of the lenses, and so are the peaks of one of the maps
 themselves, which nothing is learned for. All have as many false peaks a lens on average, smooth
-lenses among them; what is found by chance is told by the peaks of another lens.
+lenses among them; what is found by chance is told by the peaks of another lens. A network also
+learns how far from the middle of a lens the subhalos of a population may be: a row whose peaks are
+limited to that field (``within``) tells what this alone is worth.
 """
 
 from __future__ import annotations
@@ -64,7 +66,7 @@ def train_row(
     axis, maps, history = _maps(row, data, sample, settings, subhalos, rows)
     parts, tops = [], []
     for seed, answers in enumerate(maps):
-        found = places.peaks(answers, axis, chosen.apart, chosen.most_peaks)
+        found = places.peaks(answers, axis, chosen.apart, chosen.most_peaks, row.within)
         _, heights = places.matched(found, scored, chosen.radius)
         others = found.assign(lens=(found["lens"] + 1) % len(answers))
         _, chance = places.matched(others, scored, chosen.radius)

@@ -317,6 +317,9 @@ class WhereRow(Override):
     """A map of where subhalos are: a network's, or that of the search itself."""
 
     trained: bool = Field(True, description="false: no network, the peaks of its only map")
+    within: float | None = Field(
+        None, gt=0, description='", from the middle: the field of which there are peaks; null: all'
+    )
 
 
 class Where(Section):

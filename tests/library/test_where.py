@@ -119,6 +119,9 @@ def test_peaks_are_local_maxima_apart_from_each_other():
     assert found.to_numpy().tolist() == [[0, -2, -3, 3], [0, 0, -3, 2], [0, 3, 3, 1]]
     assert places.peaks(maps, AXIS, 2.5)["height"].tolist() == [3, 1]
     assert places.peaks(maps, AXIS, 0.5, most=1)["height"].tolist() == [3]
+    # what is farther away is no peak, nor does it hide one
+    maps[0, 7, 6] = 0.5
+    assert places.peaks(maps, AXIS, 0.5, within=4.0)["height"].tolist() == [3, 2, 0.5]
 
 
 def test_a_peak_is_right_near_a_subhalo_of_its_own_lens():

@@ -11,16 +11,24 @@ import pandas as pd
 from scipy.ndimage import maximum_filter
 
 
-def peaks(maps: np.ndarray, axis: np.ndarray, apart: float, most: int = 20) -> pd.DataFrame:
+def peaks(
+    maps: np.ndarray,
+    axis: np.ndarray,
+    apart: float,
+    most: int = 20,
+    within: float | None = None,
+) -> pd.DataFrame:
     """Return the highest local maxima of maps (n, g, g): columns lens, x, y, height.
 
     ``axis`` (g,) ["] is that of the places along x and y; of two maxima that are not ``apart`` ["]
-    the higher one is kept, and of each lens at most ``most``. A map that is the same everywhere has
-    none.
+    the higher one is kept, and of each lens at most ``most``. What lies farther than ``within`` ["]
+    from the middle counts as lower than all else. A map that is the same everywhere has none.
     """
     rows = []
-    for lens, values in enumerate(maps):
-        highest = (values == maximum_filter(values, 3)) & (values > values.min())
+    far = np.hypot(axis, axis[:, None]) > (np.inf if within is None else within)
+    for lens, given in enumerate(maps):
+        values = np.where(far, given.min(), given)
+        highest = (values == maximum_filter(values, 3)) & (values > values.min()) & ~far
         row, column = np.nonzero(highest)
         kept: list[tuple[float, float]] = []
         for k in np.argsort(-values[row, column], kind="stable"):
