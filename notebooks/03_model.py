@@ -614,7 +614,8 @@ if inferred:
 # $10^{8.5}$ solar masses within 0.16″? The peaks of this map are compared with the true subhalos,
 # and so are those of the map of S/N itself, for which nothing is learned. A peak finds a subhalo
 # if it lies within 0.25″ of it. The thresholds allow one false peak a lens on average, lenses
-# without substructure included.
+# without substructure included. A network also learns that subhalos of this population lie within
+# 2″ of the middle. What that is worth alone is shown by the peaks of S/N within 2″.
 #
 # **Figure 3.12**: (left) the fraction of the subhalos that is found, by mass; dashed: what the
 # peaks of another lens find, by chance; (right) for some lenses with massive subhalos (circles:

@@ -37,9 +37,8 @@ def where(
         own = shown["subhalos"][shown["subhalos"][:, 0] == lens]
         for axes, row in zip(across, (search, network), strict=True):
             _map(axes, shown[f"{row}_maps"][k].astype(float), shown["axis"], own, row == search)
-    labels = table.drop_duplicates("row").set_index("row")["label"]
-    for axes, row in zip(grid[:, 0], (search, network), strict=True):
-        axes.set_ylabel(labels[row], fontsize=6.5)
+    for axes, label in zip(grid[:, 0], ("S/N of the search", "network"), strict=True):
+        axes.set_ylabel(label, fontsize=7)
     return figure
 
 
