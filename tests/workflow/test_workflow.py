@@ -109,6 +109,7 @@ def test_plan_of_simulated_lenses(folder, smoke, monkeypatch):
     extra |= {"lensfit_maps": mapped, "maps": mapped * len(SMOKE.maps.rows), "merge_maps": 1}
     inferred = len(SMOKE.posterior.populations) * len(SMOKE.posterior.rows)
     extra |= {"posterior": inferred, "merge_posterior": 1}
+    extra |= {"where": len(SMOKE.where.rows), "merge_where": 1}
     extra |= {"known_model": 1, "audit": 1, "gain": 1, "train_final": 2}
     settings = jobs.pop("settings")
     assert settings == len(stages(SMOKE)) - 1  # nothing is ingested
@@ -249,7 +250,7 @@ AFTER_TUNE = {"train_final", "gain", "notebook_04"} | AFTER_TEST
     [
         (
             {"evaluation": {"bootstrap": 201}},
-            {"audit", "merge_compare", "merge_maps", "gain"}
+            {"audit", "merge_compare", "merge_maps", "merge_where", "gain"}
             | {f"notebook_0{k}" for k in range(2, 5)}
             | AFTER_TEST,
         ),
