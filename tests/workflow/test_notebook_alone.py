@@ -40,6 +40,7 @@ def clone(tmp_path_factory):
         "compare",
         "maps",
         "posterior",
+        "where",
         "audit",
         "real_sky",
         "rates",
