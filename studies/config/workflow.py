@@ -329,6 +329,9 @@ class Config(Settings):
                 continue
             if settings.model.features:
                 lines.append((f"{key}.model.features", "found true; expected false"))
+            if settings.model.architecture != "vit":
+                found = f"found {settings.model.architecture}; expected vit"
+                lines.append((f"{key}.model.architecture", found))
             if not settings.model.maps or (not row.trained and len(settings.model.maps) > 1):
                 expected = "some of the maps" if row.trained else "the map whose peaks are taken"
                 found = ", ".join(settings.model.maps) or "none"

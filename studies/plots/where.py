@@ -32,8 +32,7 @@ def where(
     left, right = figure.subfigures(1, 2, width_ratios=(1, 1.15))
     _completeness(left.subplots(), table)
     grid = right.subplots(2, len(lenses), squeeze=False)
-    for across, lens in zip(grid.T, lenses, strict=True):
-        k = list(lenses).index(lens)
+    for k, (across, lens) in enumerate(zip(grid.T, lenses, strict=True)):
         own = shown["subhalos"][shown["subhalos"][:, 0] == lens]
         for axes, row in zip(across, (search, network), strict=True):
             _map(axes, shown[f"{row}_maps"][k].astype(float), shown["axis"], own, row == search)

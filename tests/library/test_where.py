@@ -103,6 +103,9 @@ def test_what_it_cannot_learn_is_refused():
     for nothing in (marked & False, marked | True):
         with pytest.raises(InputError, match="where: found subhalos at .* but not everywhere"):
             learn_where((images, torch.empty(8, 0), nothing), None, Model(**TINY), Train())
+    with pytest.raises(InputError, match="model.architecture: found 'cnn'; expected 'vit'"):
+        model = Model(**TINY, architecture="cnn")
+        learn_where((images, torch.empty(8, 0), marked), None, model, Train())
     with pytest.raises(InputError, match="model.features: found 2 features; expected none"):
         learn_where((images, torch.zeros(8, 2), marked), None, Model(**TINY), Train())
 

@@ -150,6 +150,10 @@ def test_what_does_not_fit_is_refused(lenses, tmp_path):
             r"rows\.search\.model\.maps: found snr_point, snr_clump; expected the map whose peaks",
         ),
         (
+            {"rows": ROWS | {"vit": {"label": "x", "model": MODEL | {"architecture": "cnn"}}}},
+            r"rows\.vit\.model\.architecture: found cnn; expected vit",
+        ),
+        (
             {"rows": ROWS | {"vit": {"label": "x", "model": TINY | {"maps": []}}}},
             r"rows\.vit\.model\.maps: found none; expected some of the maps",
         ),

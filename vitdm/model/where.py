@@ -25,7 +25,7 @@ class PlaceViT(ViT):
     """A ViT whose head turns each token into the logits of the places of its patch.
 
     ``rate`` is the share of places with a subhalo, from which the answers start. InputError if
-    features join: they lie nowhere.
+    features join, for they lie nowhere, or if the settings name another network than the ViT.
     """
 
     def __init__(
@@ -40,6 +40,11 @@ class PlaceViT(ViT):
             raise InputError(
                 f"model.features: found {num_features} features; expected none: a map of places is "
                 "made of maps"
+            )
+        if settings.architecture != "vit":
+            raise InputError(
+                f"model.architecture: found {settings.architecture!r}; expected 'vit', whose "
+                "tokens answer for places"
             )
         super().__init__(settings, image_size, settings.patch_size**2, channels=channels)
         nn.init.constant_(self.head.bias, math.log(rate / (1 - rate)))
